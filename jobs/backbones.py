@@ -1,0 +1,253 @@
+"""From a backbone's name to a tokenizer and a model.
+
+A backbone is a hub name (`hfl/chinese-macbert-large`), a local folder, or `scratch:LAYERSxHIDDENxHEADS`:
+a BERT with random weights, whose vocabulary is the characters of the data, or another tokenizer's when
+`@TOKENIZER` follows. Weights are read from safetensors only, and code from a hub is never run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rapidfuzz import process
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+# Names without an owner that the hub knows; any other bare word is a slip.
+BARE_NAMES = ("bert-base-chinese", "bert-base-multilingual-cased", "bert-base-multilingual-uncased", "xlm-roberta-base", "xlm-roberta-large")
+SCRATCH = re.compile(r"scratch:(?P<layers>\d{1,3})x(?P<hidden>\d{1,5})x(?P<heads>\d{1,3})(?:@(?P<tokenizer>.+))?")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+VOCABULARY = 21_128  # pieces of BERT's Chinese vocabulary; one of characters is smaller
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class BackboneError(RuntimeError):
+    """A backbone that cannot be had, or whose weights do not fit. One line: state, cause, cure."""
+
+
+@dataclass(frozen=True)
+class Size:
+    layers: int
+    hidden: int
+    heads: int
+
+
+def check_name(name: str) -> str | None:
+    """What is wrong with a backbone's name, or None. Looks at folders, never at the network.
+
+    >>> check_name("bert-base-chines")
+    "'bert-base-chines' is no backbone; did you mean 'bert-base-chinese'?"
+    """
+    if name.startswith("scratch:"):
+        return _check_scratch(name)
+    if _is_path(name):
+        return _check_folder(name)
+    if name in BARE_NAMES or (HUB_NAME.fullmatch(name) and ".." not in name):
+        return None
+    nearest = process.extractOne(name, ["scratch:2x128x2", *BARE_NAMES], score_cutoff=60)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "write owner/name as on the hub, a local folder, or scratch:LAYERSxHIDDENxHEADS"
+    return f"{name!r} is no backbone; {hint}"
+
+
+def _check_scratch(name: str) -> str | None:
+    match = SCRATCH.fullmatch(name)
+    if not match:
+        return f"{name!r} is not scratch:LAYERSxHIDDENxHEADS, for instance scratch:6x384x6"
+    size = _size(match)
+    if min(size.layers, size.hidden, size.heads) < 1:
+        return f"{name!r}: layers, hidden size and heads must be at least 1"
+    if size.hidden % size.heads:
+        return f"{name!r}: the hidden size {size.hidden} is not a multiple of the {size.heads} heads"
+    return check_name(match["tokenizer"]) if match["tokenizer"] else None
+
+
+def _check_folder(name: str) -> str | None:
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return f"{name!r}: no such folder"
+    if not any((folder / file).is_file() for file in ("config.json", "tokenizer_config.json", "tokenizer.json")):
+        return f"{name!r}: holds no config.json; a folder as `save_pretrained` writes it is expected"
+    return None
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or Path(name).is_dir()
+
+
+def _size(match: re.Match[str]) -> Size:
+    return Size(int(match["layers"]), int(match["hidden"]), int(match["heads"]))
+
+
+def load_tokenizer(name: str, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """The backbone's fast tokenizer. `texts` give a scratch backbone its vocabulary.
+
+    Raises BackboneError when it cannot be had.
+    """
+    match = SCRATCH.fullmatch(name)
+    if match and not match["tokenizer"]:
+        return character_tokenizer(texts)
+    from transformers import AutoTokenizer
+
+    source = match["tokenizer"] if match else name
+    tokenizer = _from_pretrained(AutoTokenizer, source, use_fast=True)
+    if not tokenizer.is_fast:
+        raise BackboneError(f"{source}: has no fast tokenizer, and spans need its character offsets; choose another backbone")
+    return tokenizer
+
+
+def character_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """BERT's tokenizer over a vocabulary of single characters: every one that `texts` contain, sorted.
+
+    Inside a run of Latin letters or digits a piece is `##` and a character, as WordPiece writes it.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import BertTokenizerFast
+
+    characters = sorted({character for text in texts for character in text if not character.isspace()})
+    pieces = [*SPECIAL, *characters, *(f"##{character}" for character in characters)]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    return BertTokenizerFast(tokenizer_object=tokenizer, do_lower_case=False)
+
+
+def load_model(name: str, auto_class: str, tokenizer: PreTrainedTokenizerFast, positions: int) -> PreTrainedModel:
+    """The backbone with a task's head: `auto_class` is a transformers class such as
+    `AutoModelForQuestionAnswering`; `positions` is the longest input in tokens.
+
+    Raises BackboneError when it cannot be had, is too short, or lacks weights of its encoder.
+    """
+    match = SCRATCH.fullmatch(name)
+    model = _scratch_model(_size(match), auto_class, tokenizer, positions) if match else _pretrained_model(name, auto_class)
+    limit = _position_limit(model.config)
+    if limit < positions:
+        raise BackboneError(f"{name}: reads at most {limit} tokens; lower max_length from {positions}")
+    return model
+
+
+def _scratch_model(size: Size, auto_class: str, tokenizer: PreTrainedTokenizerFast, positions: int) -> PreTrainedModel:
+    import transformers
+
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=size.layers,
+        hidden_size=size.hidden,
+        num_attention_heads=size.heads,
+        intermediate_size=4 * size.hidden,
+        max_position_embeddings=max(512, positions),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return getattr(transformers, auto_class).from_config(config)
+
+
+def _pretrained_model(name: str, auto_class: str) -> PreTrainedModel:
+    import torch
+    import transformers
+
+    loaded = _from_pretrained(
+        getattr(transformers, auto_class), name, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    model, info = loaded
+    if missing := _missing_encoder_weights(model.base_model_prefix, info):
+        raise BackboneError(
+            f"{name}: {len(missing)} weights of the encoder are not in the checkpoint, such as {missing[0]}; "
+            "is it a checkpoint of another architecture than its config.json says?"
+        )
+    return model
+
+
+def _missing_encoder_weights(prefix: str, info: dict[str, Any]) -> list[str]:
+    """Keys that would have stayed random. A head is new, and so may be the pooler a head reads from."""
+    mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+    keys = sorted({*info["missing_keys"], *mismatched})
+    return [key for key in keys if key.startswith(f"{prefix}.") and ".pooler." not in key]
+
+
+def _position_limit(config: Any) -> int:
+    """RoBERTa's families keep `pad_token_id + 1` positions for themselves."""
+    reserved = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "longformer", "camembert") else 0
+    return int(config.max_position_embeddings) - reserved
+
+
+def _from_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
+    """`from_pretrained` whose many ways to fail become one line."""
+    source = str(Path(name).expanduser()) if _is_path(name) else name
+    try:
+        return auto_class.from_pretrained(source, trust_remote_code=False, **options)
+    except RuntimeError as error:
+        raise BackboneError(f"{name}: its weights do not fit the model that its config.json describes") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise BackboneError(f"{name}: {_cause(source, error)}") from error
+
+
+def _cause(source: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if Path(source).is_dir():
+        return f"cannot be loaded from this folder: {first}"
+    if _offline(error):
+        return "is not in the local model cache and the hub cannot be reached; download it where there is a network, or give a local folder"
+    return f"cannot be loaded from the hub: {first}"
+
+
+def _offline(error: BaseException) -> bool:
+    chain: Sequence[BaseException | None] = (error, error.__cause__, error.__context__)
+    words = ("offline", "connect", "couldn't find them in the cached files", "Max retries", "resolve")
+    return any(word.lower() in str(link).lower() for link in chain if link for word in words)
+
+
+def fetch(name: str) -> None:
+    """Make sure `name` can be loaded, downloading it once if it comes from the hub.
+
+    Raises BackboneError when it cannot be had. A scratch backbone needs nothing but its tokenizer.
+    """
+    match = SCRATCH.fullmatch(name)
+    if match and not match["tokenizer"]:
+        return
+    from transformers import AutoConfig, AutoTokenizer
+
+    source = match["tokenizer"] if match else name
+    _from_pretrained(AutoTokenizer, source, use_fast=True)
+    if not match:
+        _from_pretrained(AutoConfig, name)
+        _fetch_weights(name)
+
+
+def _fetch_weights(name: str) -> None:
+    if _is_path(name):
+        if not list(Path(name).expanduser().glob("*.safetensors")):
+            raise BackboneError(f"{name}: holds no *.safetensors; save the weights again with a current transformers")
+        return
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model"])
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"{name}: {_cause(name, error)}") from error
+
+
+def weight_bytes(name: str) -> int | None:
+    """The size of a backbone's weights in fp32, or None where it takes a download to know."""
+    match = SCRATCH.fullmatch(name)
+    if match:
+        size = _size(match)
+        return 4 * (size.layers * 12 * size.hidden**2 + (VOCABULARY + 512) * size.hidden)
+    if not _is_path(name):
+        return None
+    return sum(_fp32_bytes(file) for file in Path(name).expanduser().glob("*.safetensors")) or None
+
+
+def _fp32_bytes(file: Path) -> int:
+    """The header of a safetensors file tells every tensor's shape: 8 bytes of length, then JSON."""
+    with file.open("rb") as handle:
+        header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
+    return sum(4 * math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")

@@ -1,0 +1,262 @@
+"""The assignment's data: read, checked in full, fingerprinted. Standard library only.
+
+A data set is a folder with context.json (a list of paragraphs), train.json, valid.json and, when there
+is something to submit, test.json; or the built-in `sample`. Every mistake is reported at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+SAMPLE = "sample"
+SPLITS = ("train", "valid", "test")
+CANDIDATES = range(2, 9)
+SHOWN = 20
+
+
+class DataError(ValueError):
+    """What is wrong with a data set: `lines` has one line per mistake, naming file, row and id."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = tuple(lines)
+
+
+@dataclass(frozen=True)
+class Question:
+    """`paragraphs` and `relevant` index Data.paragraphs; `start` counts characters in the relevant one.
+
+    A question to be answered has no `relevant`, `answer` and `start`.
+    """
+
+    id: str
+    question: str
+    paragraphs: tuple[int, ...]
+    relevant: int | None = None
+    answer: str | None = None
+    start: int | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    location: str
+    paragraphs: tuple[str, ...]
+    train: tuple[Question, ...]
+    valid: tuple[Question, ...]
+    test: tuple[Question, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the content, the same wherever the files lie and however they are formatted."""
+        content = [self.paragraphs, *([astuple(q) for q in getattr(self, split)] for split in SPLITS)]
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def read(location: str) -> Data:
+    """The data set in the folder `location`, or the built-in one for `sample`.
+
+    >>> read("sample").train[0].id
+    'sample-train-00001'
+
+    Raises DataError with every mistake found.
+    """
+    mistakes: list[str] = []
+    files = _sample() if location == SAMPLE else _files(Path(location), mistakes)
+    data = _parse(location, files, mistakes)
+    if mistakes:
+        raise DataError(_shortened(mistakes))
+    return data
+
+
+def _sample() -> dict[str, Any]:
+    from jobs.sample import files
+
+    return files()
+
+
+def _files(folder: Path, mistakes: list[str]) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise DataError([f"{folder}: no such folder; `data` is a folder with context.json, train.json and valid.json, or the word {SAMPLE}"])
+    names = ["context", "train", "valid"] + (["test"] if (folder / "test.json").exists() else [])
+    return {name: _json(folder / f"{name}.json", mistakes) for name in names}
+
+
+def _json(path: Path, mistakes: list[str]) -> Any:
+    """The content of one file, or an empty list and a line in `mistakes`."""
+    try:
+        return json.loads(_text(path), object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+    except json.JSONDecodeError as error:
+        mistakes.append(f"{path}:{error.lineno}: not JSON: {error.msg}; {_json_cure(path, error)}")
+    except RecursionError:
+        mistakes.append(f"{path}: nested too deeply to be a list of questions")
+    except (OSError, ValueError) as error:
+        mistakes.append(f"{path}: {getattr(error, 'strerror', None) or error}")
+    return []
+
+
+def _text(path: Path) -> str:
+    raw = path.read_bytes()
+    if raw.startswith(b"\x1f\x8b"):
+        raise ValueError("gzip-compressed; unpack it first")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8; convert the file, for instance from Big5 or GB18030") from None
+
+
+def _json_cure(path: Path, error: json.JSONDecodeError) -> str:
+    if not error.doc.strip():
+        return "the file is empty"
+    if error.msg == "Extra data":
+        return "one JSON list is expected, not a value per line"
+    return "is the file complete?" if error.pos >= len(error.doc.rstrip()) else f"look at column {error.colno}"
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} twice in one object; keep one")
+    return dict(pairs)
+
+
+def _no_constants(name: str) -> None:
+    raise ValueError(f"{name} is not JSON; write a number or null")
+
+
+def _parse(location: str, files: Mapping[str, Any], mistakes: list[str]) -> Data:
+    def name(split: str) -> str:
+        return f"{location}: {split}" if location == SAMPLE else str(Path(location) / f"{split}.json")
+
+    paragraphs = _paragraphs(name("context"), files["context"], mistakes)
+    questions = {
+        split: tuple(_questions(name(split), files.get(split, []), paragraphs, split != "test", mistakes))
+        for split in SPLITS
+    }
+    for split in ("train", "valid"):
+        if not questions[split] and not mistakes:
+            mistakes.append(f"{name(split)}: no questions; at least one is needed")
+    mistakes += _repeated_ids({name(split): rows for split, rows in questions.items()})
+    return Data(location, paragraphs, **questions)
+
+
+def _paragraphs(name: str, content: Any, mistakes: list[str]) -> tuple[str, ...]:
+    if not isinstance(content, list):
+        mistakes.append(f"{name}: holds {_kind(content)}; a list of paragraph strings is expected")
+        return ()
+    for row, text in enumerate(content):
+        if problem := _text_problem(text):
+            mistakes.append(f"{name}: row {row}: {problem}")
+    return tuple(content)
+
+
+def _text_problem(text: Any) -> str | None:
+    if not isinstance(text, str):
+        return f"{_kind(text)} where text is expected"
+    if not text.strip():
+        return "empty text"
+    if "\0" in text:
+        return f"a NUL character at {text.index(chr(0))}; remove it"
+    return None
+
+
+def _questions(
+    name: str, content: Any, paragraphs: Sequence[str], labelled: bool, mistakes: list[str]
+) -> Iterator[Question]:
+    if not isinstance(content, list):
+        mistakes.append(f"{name}: holds {_kind(content)}; a list of questions is expected")
+        return
+    for number, row in enumerate(content):
+        problems = list(_row_problems(row, paragraphs, labelled))
+        label = f" (id {row['id']!r})" if isinstance(row, dict) and "id" in row else ""
+        mistakes += [f"{name}: row {number}{label}: {problem}" for problem in problems]
+        if not problems:
+            yield _question(row)
+
+
+def _question(row: Mapping[str, Any]) -> Question:
+    answer = row.get("answer") or {}
+    return Question(
+        row["id"], row["question"], tuple(row["paragraphs"]), row.get("relevant"), answer.get("text"), answer.get("start")
+    )
+
+
+def _row_problems(row: Any, paragraphs: Sequence[str], labelled: bool) -> Iterator[str]:
+    if not isinstance(row, dict):
+        yield f"{_kind(row)} where a question object is expected"
+        return
+    needed = ("id", "question", "paragraphs") + (("relevant", "answer") if labelled else ())
+    if missing := [key for key in needed if key not in row]:
+        yield f"{', '.join(missing)}: missing"
+        return
+    for key in ("id", "question"):
+        if problem := _text_problem(row[key]):
+            yield f"{key}: {problem}"
+    candidates = list(_candidate_problems(row["paragraphs"], len(paragraphs)))
+    yield from candidates
+    if "relevant" in row and "answer" in row and not candidates:
+        yield from _label_problems(row, paragraphs)
+
+
+def _candidate_problems(candidates: Any, count: int) -> Iterator[str]:
+    if not isinstance(candidates, list) or not all(_is_int(index) for index in candidates):
+        yield "paragraphs: a list of whole numbers is expected"
+        return
+    if len(candidates) not in CANDIDATES:
+        yield f"paragraphs: {len(candidates)} of them; {CANDIDATES.start} to {CANDIDATES.stop - 1} are expected"
+    for index in candidates:
+        if not 0 <= index < count:
+            yield f"paragraphs: {index} is not in context.json, which has rows 0 to {count - 1}"
+    if len(set(candidates)) < len(candidates):
+        yield "paragraphs: the same paragraph twice"
+
+
+def _label_problems(row: Mapping[str, Any], paragraphs: Sequence[str]) -> Iterator[str]:
+    relevant, answer = row["relevant"], row["answer"]
+    if not _is_int(relevant) or relevant not in row["paragraphs"]:
+        yield f"relevant: {relevant!r} is none of this question's paragraphs {row['paragraphs']}"
+        return
+    if not isinstance(answer, dict) or not isinstance(answer.get("text"), str) or not _is_int(answer.get("start")):
+        yield 'answer: {"text": a string, "start": a whole number} is expected'
+        return
+    text, start, paragraph = answer["text"], answer["start"], paragraphs[relevant]
+    if not text.strip():
+        yield "answer: empty text"
+    elif isinstance(paragraph, str) and (start < 0 or paragraph[start : start + len(text)] != text):
+        yield f"answer: {text!r} is not at start {start} of paragraph {relevant}; {_where(text, paragraph, start)}"
+
+
+def _where(text: str, paragraph: str, start: int) -> str:
+    places = [at for at in range(len(paragraph)) if paragraph.startswith(text, at)]
+    if not places:
+        return "it stands nowhere in that paragraph"
+    return f"it stands at {min(places, key=lambda at: abs(at - start))} (counted in characters, from 0)"
+
+
+def _repeated_ids(questions: Mapping[str, Sequence[Question]]) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for name, rows in questions.items():
+        for row in rows:
+            if row.id in seen:
+                yield f"{name}: id {row.id!r} already stands in {seen[row.id]}; ids are unique over all files"
+            seen.setdefault(row.id, name)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true/false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _shortened(lines: Sequence[str]) -> list[str]:
+    more = len(lines) - SHOWN
+    return [*lines[:SHOWN], f"… and {more} more"] if more > 0 else list(lines)

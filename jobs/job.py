@@ -1,0 +1,54 @@
+"""The contract between a job and whoever runs it.
+
+A job is data plus one function, so that a toy with a known optimum can stand for training wherever
+the function itself is not the subject. This module is a leaf: it imports nothing of the project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+Direction = Literal["max", "min"]
+
+
+class Report(Protocol):
+    """Called after every evaluation, by every rank.
+
+    `metrics` holds the job's declared metrics and `epoch`, the share of training done so far in
+    epochs. `checkpoint` is a complete folder that lies under the trial's workdir.
+    """
+
+    def __call__(self, metrics: dict[str, float], checkpoint: Path | None = None) -> None: ...
+
+
+class ParamError(ValueError):
+    """A parameter that is wrong by itself or beside the others; `key` names it."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+@dataclass(frozen=True)
+class Job:
+    """One kind of training.
+
+    name     also the registered model's name
+    params   frozen dataclass: every knob with its default, which is what a search space may set. It has
+             at least `backbone`, `seed` and `num_train_epochs`, and raises ParamError for values that
+             do not fit together
+    metrics  what every report holds, and whether more or less of it is better
+    fetch    makes one backbone available to trials, or raises a RuntimeError of one line that says why not
+    train    train(params, data, workdir, report, resume_from=None); `data` is the location that
+             `jobs.data.read` understands, `workdir` an existing folder of the trial's own, whose
+             parent the trials of a sweep share (features are cached there)
+    """
+
+    name: str
+    params: type
+    metrics: Mapping[str, Direction]
+    train: Callable[..., None]
+    fetch: Callable[[str], None] = lambda _: None

@@ -1,0 +1,130 @@
+"""The reader: marks the answer's span in the relevant paragraph.
+
+Long paragraphs are read in overlapping windows. A window without the answer is labelled [CLS]; the best
+span over all windows of a question is its answer, cut from the original text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Le
+
+from jobs.backbones import fetch
+from jobs.job import Job, ParamError, Report
+from jobs.params import TrainingParams, knob
+
+if TYPE_CHECKING:
+    import torch
+
+    from jobs.data import Data, Question
+    from jobs.features import Tokens, Windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class QaParams(TrainingParams):
+    max_length: Annotated[int, Ge(32), Le(8192)] = knob(512, "longest window in tokens: question, paragraph, special tokens")
+    doc_stride: Annotated[int, Ge(0)] = knob(128, "tokens two neighbouring windows share")
+    max_answer_length: Annotated[int, Ge(1)] = knob(30, "longest answer in tokens")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        room = self.max_length // 2 - 4
+        if self.doc_stride >= room:
+            raise ParamError("doc_stride", f"{self.doc_stride} leaves no room in windows of max_length {self.max_length}; use less than {room}")
+
+
+def train(params: QaParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
+    """Train one reader; see jobs.job.Job for the contract."""
+    from transformers import set_seed
+
+    from jobs import backbones, training
+    from jobs.data import read
+
+    set_seed(params.seed)
+    dataset = read(data)
+    tokenizer = backbones.load_tokenizer(params.backbone, vocabulary(dataset))
+    train_windows, valid_windows = windows(tokenizer, dataset, params, workdir.parent / "features")
+    model = backbones.load_model(params.backbone, "AutoModelForQuestionAnswering", tokenizer, params.max_length)
+    training.fit(
+        model,
+        tokenizer,
+        params,
+        training.Inputs(len(train_windows), lambda rows: collate(train_windows, rows)),
+        training.Inputs(len(valid_windows), lambda rows: collate(valid_windows, rows)),
+        lambda logits: evaluate(valid_windows, dataset, logits, params.max_answer_length),
+        workdir,
+        report,
+        resume_from,
+    )
+
+
+def vocabulary(data: Data) -> list[str]:
+    """The texts a from-scratch backbone may take its characters from: all but validation and test questions."""
+    return [*data.paragraphs, *(row.question for row in data.train)]
+
+
+def windows(tokenizer: Any, data: Data, params: QaParams, cache: Path) -> tuple[Windows, Windows]:
+    """Windows of the training and of the validation questions, each over its relevant paragraph."""
+    from jobs.features import cached_tokens, cut_windows
+
+    paragraphs = cached_tokens(cache, tokenizer, data.paragraphs)
+
+    def split(rows: Sequence[Question]) -> Windows:
+        questions = cached_tokens(cache, tokenizer, [row.question for row in rows])
+        return cut_windows(tokenizer, questions, paragraphs, pairs(rows), params.max_length, params.doc_stride)
+
+    return split(data.train), split(data.valid)
+
+
+def pairs(rows: Sequence[Question]) -> list[Any]:
+    """Each labelled question with its relevant paragraph and the characters of its answer."""
+    from jobs.features import Pair
+
+    return [Pair(n, row.relevant, row.start, row.start + len(row.answer)) for n, row in enumerate(rows)]  # type: ignore[operator,arg-type]
+
+
+def collate(source: Windows, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Model input and labels of some windows, padded to the longest of them."""
+    import torch
+
+    batch = {name: torch.from_numpy(values) for name, values in source.batch(rows)._asdict().items()}
+    labels = torch.from_numpy(source.labels[list(rows)].astype("int64"))
+    return {**batch, "start_positions": labels[:, 0], "end_positions": labels[:, 1]}
+
+
+def evaluate(
+    source: Windows, data: Data, logits: tuple[Any, Any], max_answer_length: int
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Metrics and one prediction per validation question, from the start and end logits of its windows."""
+    from jobs.metrics import mean_scores
+
+    predictions = answers(source, [data.paragraphs[row.relevant or 0] for row in data.valid], logits, max_answer_length)
+    given = [prediction["answer"] for prediction in predictions]
+    scores = mean_scores(given, [row.answer or "" for row in data.valid])
+    return scores, [{"id": row.id, **prediction} for row, prediction in zip(data.valid, predictions, strict=True)]
+
+
+def answers(
+    source: Windows, paragraphs: Sequence[str], logits: tuple[Any, Any], max_answer_length: int
+) -> list[dict[str, Any]]:
+    """The best span over all windows of each pair, cut from its paragraph: answer, start and score.
+
+    `logits` are two arrays [windows, positions]; `paragraphs` has one text per pair.
+    """
+    from jobs.spans import Spans, best_spans, best_windows
+
+    start, end = logits
+    spans = best_spans(start, end, source.allowed(start.shape[1]), max_answer_length)
+    chosen = best_windows(spans.scores, source.pair)
+    characters = source.characters(chosen, Spans(*(values[chosen] for values in spans)))
+    return [
+        {"answer": text[first:last], "start": int(first), "score": float(score)}
+        for text, (first, last), score in zip(paragraphs, characters, spans.scores[chosen], strict=True)
+    ]
+
+
+JOB = Job("qa", QaParams, {"exact_match": "max", "f1": "max", "eval_loss": "min", "train_loss": "min"}, train, fetch)

@@ -1,0 +1,33 @@
+"""What sweeper says when it cannot go on: one line per mistake and an exit code, never a traceback.
+
+Failure
+├── ConfigError        2   command line, search space, overrides
+├── DataFailure        3   the data set
+└── EnvironmentFailure 4   disk, tracking server, devices, models that cannot be had
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Failure(Exception):
+    """Ends a command. Each line states what is wrong, why, and what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, lines: str | Sequence[str]) -> None:
+        self.lines = (lines,) if isinstance(lines, str) else tuple(lines)
+        super().__init__("\n".join(self.lines))
+
+
+class ConfigError(Failure):
+    exit_code = 2
+
+
+class DataFailure(Failure):
+    exit_code = 3
+
+
+class EnvironmentFailure(Failure):
+    exit_code = 4
