@@ -93,13 +93,25 @@ def load_tokenizer(name: str, texts: Iterable[str]) -> PreTrainedTokenizerFast:
     match = SCRATCH.fullmatch(name)
     if match and not match["tokenizer"]:
         return character_tokenizer(texts)
+    return _pretrained_tokenizer(match["tokenizer"] if match else name)
+
+
+def _pretrained_tokenizer(source: str) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
-    source = match["tokenizer"] if match else name
     tokenizer = _from_pretrained(AutoTokenizer, source, use_fast=True)
+    if _is_bare(tokenizer):  # Chinese Longformers have BERT's vocabulary; where none is named, RoBERTa's class is tried
+        tokenizer = _from_pretrained(AutoTokenizer, source, tokenizer_type="bert")
+    if _is_bare(tokenizer):
+        raise BackboneError(f"{source}: its tokenizer has no vocabulary; name the right tokenizer_class in its tokenizer_config.json")
     if not tokenizer.is_fast:
         raise BackboneError(f"{source}: has no fast tokenizer, and spans need its character offsets; choose another backbone")
     return tokenizer
+
+
+def _is_bare(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether it knows special tokens only, as one does that found no vocabulary file of its kind."""
+    return len(tokenizer) <= len(set(tokenizer.all_special_ids))
 
 
 def character_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -121,17 +133,26 @@ def character_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     return BertTokenizerFast(tokenizer_object=tokenizer, do_lower_case=False)
 
 
-def load_model(name: str, auto_class: str, tokenizer: PreTrainedTokenizerFast, positions: int) -> PreTrainedModel:
+def load_model(
+    name: str, auto_class: str, tokenizer: PreTrainedTokenizerFast, positions: int, **config: Any
+) -> PreTrainedModel:
     """The backbone with a task's head: `auto_class` is a transformers class such as
-    `AutoModelForQuestionAnswering`; `positions` is the longest input in tokens.
+    `AutoModelForQuestionAnswering`; `positions` is the longest input in tokens; `config` takes the place
+    of values in a checkpoint's config.json.
 
-    Raises BackboneError when it cannot be had, is too short, or lacks weights of its encoder.
+    Raises BackboneError when it cannot be had, is too short, lacks weights of its encoder, or is another
+    tokenizer's.
     """
     match = SCRATCH.fullmatch(name)
-    model = _scratch_model(_size(match), auto_class, tokenizer, positions) if match else _pretrained_model(name, auto_class)
+    model = _scratch_model(_size(match), auto_class, tokenizer, positions) if match else _pretrained_model(name, auto_class, **config)
     limit = _position_limit(model.config)
     if limit < positions:
         raise BackboneError(f"{name}: reads at most {limit} tokens; lower max_length from {positions}")
+    if len(tokenizer) > model.config.vocab_size:
+        raise BackboneError(
+            f"{name}: its tokenizer has {len(tokenizer)} pieces and the model only {model.config.vocab_size}; "
+            "is the right tokenizer_class named in its tokenizer_config.json?"
+        )
     return model
 
 
@@ -150,12 +171,12 @@ def _scratch_model(size: Size, auto_class: str, tokenizer: PreTrainedTokenizerFa
     return getattr(transformers, auto_class).from_config(config)
 
 
-def _pretrained_model(name: str, auto_class: str) -> PreTrainedModel:
+def _pretrained_model(name: str, auto_class: str, **config: Any) -> PreTrainedModel:
     import torch
     import transformers
 
     loaded = _from_pretrained(
-        getattr(transformers, auto_class), name, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        getattr(transformers, auto_class), name, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **config
     )
     model, info = loaded
     if missing := _missing_encoder_weights(model.base_model_prefix, info):
@@ -171,6 +192,18 @@ def _missing_encoder_weights(prefix: str, info: dict[str, Any]) -> list[str]:
     mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
     keys = sorted({*info["missing_keys"], *mismatched})
     return [key for key in keys if key.startswith(f"{prefix}.") and ".pooler." not in key]
+
+
+def architecture(name: str) -> str:
+    """`scratch`, or the model type a checkpoint's config.json tells, such as `bert`.
+
+    Raises BackboneError when there is no config to be had.
+    """
+    if SCRATCH.fullmatch(name):
+        return "scratch"
+    from transformers import AutoConfig
+
+    return str(_from_pretrained(AutoConfig, name).model_type)
 
 
 def _position_limit(config: Any) -> int:
@@ -213,12 +246,9 @@ def fetch(name: str) -> None:
     match = SCRATCH.fullmatch(name)
     if match and not match["tokenizer"]:
         return
-    from transformers import AutoConfig, AutoTokenizer
-
-    source = match["tokenizer"] if match else name
-    _from_pretrained(AutoTokenizer, source, use_fast=True)
+    load_tokenizer(name, ())
     if not match:
-        _from_pretrained(AutoConfig, name)
+        architecture(name)
         _fetch_weights(name)
 
 

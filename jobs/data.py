@@ -75,6 +75,11 @@ def read(location: str) -> Data:
     return data
 
 
+def vocabulary(data: Data) -> list[str]:
+    """The texts a from-scratch backbone may take its characters from: all but validation and test questions."""
+    return [*data.paragraphs, *(row.question for row in data.train)]
+
+
 def _sample() -> dict[str, Any]:
     from jobs.sample import files
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Ints = NDArray[np.int32]
+AnyInts = NDArray[np.integer[Any]]
 UNLABELLED = -1
 
 
@@ -42,6 +43,18 @@ class Tokens:
 
     def lengths(self) -> Ints:
         return np.diff(self.bounds)
+
+    def part(self, text: int, first: int, last: int) -> Ints:
+        """Ids of a text's tokens `first` to `last`, exclusive."""
+        begin = self.bounds[text]
+        return self.ids[begin + first : begin + last]
+
+    def characters(self, first: AnyInts, last: AnyInts, present: NDArray[np.bool_]) -> Ints:
+        """[spans, 2] from the first character of token `first` to the one behind token `last`; 0 and 0 where
+        a span is not `present`. Tokens are counted over all texts, characters in their own."""
+        first, last = np.where(present, first, 0), np.where(present, last, 0)
+        spans = np.stack([self.chars[first, 0], self.chars[last, 1]], axis=1)
+        return np.where(present[:, None], spans, 0).astype(np.int32)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens:
@@ -108,6 +121,11 @@ class Layout(NamedTuple):
     def special(self) -> int:
         return len(self.before) + len(self.between) + len(self.after)
 
+    def around(self, question: Ints, context: Ints) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Ids and token types of a whole input."""
+        parts = (self.before, question, self.between, context, self.after)
+        return np.concatenate(parts), np.repeat(self.types, [len(part) for part in parts])
+
 
 def pair_layout(tokenizer: PreTrainedTokenizerFast) -> Layout:
     """How this tokenizer joins a question and a paragraph, read off one pair it has joined itself."""
@@ -132,11 +150,23 @@ class Pair(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Padded model input [windows, positions] and where each window's paragraph lies in it."""
+    """Padded model input [windows, positions]."""
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
     token_type_ids: NDArray[np.int64]
+
+
+def padded(sequences: Sequence[tuple[NDArray[Any], NDArray[Any]]], pad_id: int, multiple: int = 1) -> Batch:
+    """One line for each (ids, token types); as long as the longest, or the next multiple of `multiple`."""
+    longest = max(len(ids) for ids, _ in sequences)
+    shape = (len(sequences), -(-longest // multiple) * multiple)
+    batch = Batch(np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
+    for line, (ids, types) in enumerate(sequences):
+        batch.input_ids[line, : len(ids)] = ids
+        batch.attention_mask[line, : len(ids)] = 1
+        batch.token_type_ids[line, : len(ids)] = types
+    return batch
 
 
 @dataclass(frozen=True)
@@ -170,40 +200,26 @@ class Windows:
 
     def batch(self, rows: Sequence[int] | Ints) -> Batch:
         """The input of some windows, padded to the longest of them."""
-        shape = (len(rows), int(self.lengths()[rows].max()))
-        batch = Batch(np.full(shape, self.pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
-        for line, row in enumerate(rows):
-            ids, types = self._sequence(row)
-            batch.input_ids[line, : len(ids)] = ids
-            batch.attention_mask[line, : len(ids)] = 1
-            batch.token_type_ids[line, : len(ids)] = types
-        return batch
+        return padded([self._sequence(row) for row in rows], self.pad_id)
 
     def _sequence(self, row: int) -> tuple[NDArray[Any], NDArray[Any]]:
         question, paragraph, *_ = self.pairs[self.pair[row]]
         asked = self.offset[row] - len(self.layout.before) - len(self.layout.between)
-        q, p = self.questions.bounds[question], self.paragraphs.bounds[paragraph]
-        parts = (
-            self.layout.before,
-            self.questions.ids[q : q + asked],
-            self.layout.between,
-            self.paragraphs.ids[p + self.first[row] : p + self.last[row]],
-            self.layout.after,
+        return self.layout.around(
+            self.questions.part(question, 0, asked), self.paragraphs.part(paragraph, self.first[row], self.last[row])
         )
-        return np.concatenate(parts), np.repeat(self.layout.types, [len(part) for part in parts])
 
     def allowed(self, width: int) -> NDArray[np.bool_]:
         """[windows, width] true where a position holds a token of the paragraph."""
         place = np.arange(width)
         return (place >= self.offset[:, None]) & (place < (self.offset + self.last - self.first)[:, None])
 
-    def characters(self, rows: Ints, spans: Spans) -> Ints:
+    def characters(self, rows: AnyInts, spans: Spans) -> Ints:
         """[rows, 2] the characters, in the paragraph, of one span in each of these windows; no characters
         where a window has no token of its paragraph, as of one made of nothing a tokenizer reads."""
         base = self.paragraphs.bounds[self.pairs[self.pair[rows], 1]] + self.first[rows] - self.offset[rows]
         held = self.last[rows] > self.first[rows]
-        first, last = np.where(held, base + spans.first, 0), np.where(held, base + spans.last, 0)
-        return np.stack([self.paragraphs.chars[first, 0], self.paragraphs.chars[last, 1]], axis=1) * held[:, None]
+        return self.paragraphs.characters(base + spans.first, base + spans.last, held)
 
 
 def cut_windows(
@@ -220,20 +236,38 @@ def cut_windows(
     """
     table = np.asarray(list(pairs), np.int32).reshape(-1, 4)
     layout = pair_layout(tokenizer)
-    asked = np.minimum(questions.lengths()[table[:, 0]], (max_length - layout.special) // 2)
-    room = max_length - layout.special - asked
-    total = paragraphs.lengths()[table[:, 1]]
+    cuts = _cuts(layout, questions.lengths()[table[:, 0]], paragraphs.lengths()[table[:, 1]], max_length, doc_stride)
+    labels = _labels(_answer_tokens(paragraphs, table)[cuts.row], cuts)
+    return Windows(questions, paragraphs, layout, tokenizer.pad_token_id, table, *cuts, labels)
+
+
+class Cuts(NamedTuple):
+    """Where windows lie: `row` is the question and text each belongs to, the others as in Windows."""
+
+    row: Ints
+    first: Ints
+    last: Ints
+    offset: Ints
+
+
+def _cuts(layout: Layout, asked: Ints, total: Ints, max_length: int, doc_stride: int) -> Cuts:
+    """Windows over texts of `total` tokens, behind questions of `asked` tokens."""
+    kept = np.minimum(asked, (max_length - layout.special) // 2)
+    room = max_length - layout.special - kept
     if (room <= doc_stride).any():
         raise ValueError(f"doc_stride {doc_stride} leaves no room for new tokens in windows of {max_length}")
-    counts = 1 + np.maximum(0, -(-(total - room) // (room - doc_stride)))
-    pair = np.repeat(np.arange(len(table)), counts)
-    nth = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts)
-    first = nth * (room - doc_stride)[pair]
-    last = np.minimum(first + room[pair], total[pair])
-    offset = (len(layout.before) + asked + len(layout.between))[pair]
-    labels = _labels(_answer_tokens(paragraphs, table)[pair], first, last, offset)
-    ints = (values.astype(np.int32) for values in (pair, first, last, offset, labels))
-    return Windows(questions, paragraphs, layout, tokenizer.pad_token_id, table, *ints)
+    row, nth = _expanded(1 + np.maximum(0, -(-(total - room) // (room - doc_stride))))
+    first = nth * (room - doc_stride)[row]
+    last = np.minimum(first + room[row], total[row])
+    offset = (len(layout.before) + kept + len(layout.between))[row]
+    return Cuts(*(values.astype(np.int32) for values in (row, first, last, offset)))
+
+
+def _expanded(counts: Ints) -> tuple[Ints, Ints]:
+    """Every row as often as it counts, and which time it is: [2, 1] gives [0, 0, 1] and [0, 1, 0]."""
+    row = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    nth = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return row, nth.astype(np.int32)
 
 
 def _answer_tokens(paragraphs: Tokens, table: Ints) -> Ints:
@@ -252,9 +286,10 @@ def token_span(tokens: Tokens, text: int, start: int, end: int) -> tuple[int, in
     return (int(touched[0]), int(touched[-1])) if len(touched) else (UNLABELLED, UNLABELLED)
 
 
-def _labels(answer: Ints, first: Ints, last: Ints, offset: Ints) -> Ints:
-    inside = (answer[:, 0] != UNLABELLED) & (answer[:, 0] >= first) & (answer[:, 1] < last)
-    return np.where(inside[:, None], answer - first[:, None] + offset[:, None], 0)
+def _labels(answer: Ints, cuts: Cuts) -> Ints:
+    """[windows, 2] positions of each window's answer; 0 where there is none or it is not whole."""
+    inside = (answer[:, 0] != UNLABELLED) & (answer[:, 0] >= cuts.first) & (answer[:, 1] < cuts.last)
+    return np.where(inside[:, None], answer + (cuts.offset - cuts.first)[:, None], 0).astype(np.int32)
 
 
 def unrepresentable(paragraphs: Tokens, pairs: Iterable[Pair]) -> int:
@@ -266,3 +301,158 @@ def unrepresentable(paragraphs: Tokens, pairs: Iterable[Pair]) -> int:
     first, last = (tokens[found] + paragraphs.bounds[table[found, 1], None]).T
     exact = (paragraphs.chars[first, 0] == table[found, 2]) & (paragraphs.chars[last, 1] == table[found, 3])
     return int((~found).sum() + (~exact).sum())
+
+
+class Group(NamedTuple):
+    """A question read against several paragraphs as one text, all by row; the answer's characters in the
+    paragraph `relevant` where they are known."""
+
+    question: int
+    paragraphs: tuple[int, ...]
+    relevant: int = UNLABELLED
+    start: int = UNLABELLED
+    end: int = UNLABELLED
+
+
+class Parts(NamedTuple):
+    """What windows hold of paragraphs, by window and within it in reading order.
+
+    window      [parts] the window each is a part of
+    paragraph   [parts] the row of its paragraph
+    first, last [parts] the range of the paragraph's tokens; `last` is exclusive
+    offset      [parts] the position of the first of these tokens in the window
+    """
+
+    window: Ints
+    paragraph: Ints
+    first: Ints
+    last: Ints
+    offset: Ints
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """[parts, longest part] true where a part has a token."""
+        lengths = self.last - self.first
+        return np.arange(max(1, lengths.max()))[None, :] < lengths[:, None]
+
+    def scores(self, windows: NDArray[Any]) -> NDArray[Any]:
+        """[parts, longest part] each part's own scores, out of its window's. Beyond a part's end they mean nothing."""
+        place = self.offset[:, None] + np.arange(self.allowed().shape[1])
+        found: NDArray[Any] = windows[self.window[:, None], np.minimum(place, windows.shape[1] - 1)]
+        return found
+
+
+@dataclass(frozen=True)
+class JoinedWindows:
+    """Overlapping windows over all paragraphs of a question, read one behind the other with a separator
+    token between neighbours; in the order of the groups.
+
+    group       [windows] the group each belongs to
+    first, last [windows] the range of the joined text's tokens each holds; `last` is exclusive
+    offset      [windows] the position of the first of these tokens in the window
+    labels      [windows, 2] as in Windows
+    asked       [groups] the row of each group's question
+    """
+
+    questions: Tokens
+    paragraphs: Tokens
+    layout: Layout
+    pad_id: int
+    separator: int
+    asked: Ints
+    group: Ints
+    first: Ints
+    last: Ints
+    offset: Ints
+    labels: Ints
+    parts: Parts
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def batch(self, rows: Sequence[int] | Ints, multiple: int) -> Batch:
+        """The input of some windows, padded to the next multiple of `multiple` from the longest on."""
+        return padded([self._sequence(row) for row in rows], self.pad_id, multiple)
+
+    def _sequence(self, row: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        kept = self.offset[row] - len(self.layout.before) - len(self.layout.between)
+        return self.layout.around(self.questions.part(self.asked[self.group[row]], 0, kept), self._context(row))
+
+    def _context(self, row: int) -> Ints:
+        """Separators all along, and the paragraphs' tokens laid over them."""
+        ids = np.full(self.last[row] - self.first[row], self.separator, np.int32)
+        mine = slice(*np.searchsorted(self.parts.window, [row, row + 1]))
+        for _, paragraph, first, last, offset in zip(*(values[mine] for values in self.parts), strict=True):
+            place = offset - self.offset[row]
+            ids[place : place + last - first] = self.paragraphs.part(paragraph, first, last)
+        return ids
+
+    def characters(self, parts: AnyInts, spans: Spans) -> Ints:
+        """[parts, 2] the characters, in its paragraph, of one span in each of these parts, whose positions
+        count from the part's first token; no characters where a part has no token."""
+        base = self.paragraphs.bounds[self.parts.paragraph[parts]] + self.parts.first[parts]
+        held = self.parts.last[parts] > self.parts.first[parts]
+        return self.paragraphs.characters(base + spans.first, base + spans.last, held)
+
+
+class Members(NamedTuple):
+    """The paragraphs of all groups, one group behind the other; `base` is the place of a paragraph's first
+    token in its group's joined text, `begin` [groups] each group's first member, `size` [groups] how many."""
+
+    paragraph: Ints
+    base: Ints
+    begin: Ints
+    size: Ints
+
+
+def cut_joined_windows(
+    tokenizer: PreTrainedTokenizerFast,
+    questions: Tokens,
+    paragraphs: Tokens,
+    groups: Sequence[Group],
+    max_length: int,
+    doc_stride: int,
+) -> JoinedWindows:
+    """Windows of at most `max_length` tokens over each group's joined paragraphs; else as `cut_windows`."""
+    layout = pair_layout(tokenizer)
+    members = _members(paragraphs, groups)
+    asked = np.asarray([group.question for group in groups], np.int32)
+    final = members.begin + members.size - 1
+    total = members.base[final] + paragraphs.lengths()[members.paragraph[final]]
+    cuts = _cuts(layout, questions.lengths()[asked], total, max_length, doc_stride)
+    labels = _labels(_joined_answers(paragraphs, groups, members)[cuts.row], cuts)
+    parts = _parts(paragraphs, members, cuts)
+    return JoinedWindows(
+        questions, paragraphs, layout, tokenizer.pad_token_id, tokenizer.sep_token_id, asked, *cuts, labels, parts
+    )
+
+
+def _members(paragraphs: Tokens, groups: Sequence[Group]) -> Members:
+    paragraph = np.asarray([row for group in groups for row in group.paragraphs], np.int32)
+    size = np.asarray([len(group.paragraphs) for group in groups], np.int32)
+    begin = np.cumsum(size) - size
+    steps = paragraphs.lengths()[paragraph] + 1  # with the separator that follows
+    ahead = np.cumsum(steps) - steps
+    return Members(paragraph, ahead - np.repeat(ahead[begin], size), begin, size)
+
+
+def _joined_answers(paragraphs: Tokens, groups: Sequence[Group], members: Members) -> Ints:
+    """[groups, 2] first and last token of each answer, within the joined text; -1 where there is none."""
+    pairs = [Pair(group.question, group.relevant, group.start, group.end) for group in groups]
+    tokens = _answer_tokens(paragraphs, np.asarray(pairs, np.int32).reshape(-1, 4))
+    for row, group in enumerate(groups):
+        if tokens[row, 0] != UNLABELLED:
+            tokens[row] += members.base[members.begin[row] + group.paragraphs.index(group.relevant)]
+    return tokens
+
+
+def _parts(paragraphs: Tokens, members: Members, cuts: Cuts) -> Parts:
+    """Where windows and paragraphs meet. Parts without a token stay if they touch, so that no window is without."""
+    window, nth = _expanded(members.size[cuts.row])
+    member = members.begin[cuts.row][window] + nth
+    base = members.base[member]
+    first = np.maximum(cuts.first[window], base)
+    last = np.minimum(cuts.last[window], base + paragraphs.lengths()[members.paragraph[member]])
+    offset = cuts.offset[window] + first - cuts.first[window]
+    touch = first <= last
+    parts = (window, members.paragraph[member], first - base, last - base, offset)
+    return Parts(*(values[touch].astype(np.int32) for values in parts))

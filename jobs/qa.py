@@ -42,7 +42,7 @@ def train(params: QaParams, data: str, workdir: Path, report: Report, resume_fro
     from transformers import set_seed
 
     from jobs import backbones, training
-    from jobs.data import read
+    from jobs.data import read, vocabulary
 
     set_seed(params.seed)
     dataset = read(data)
@@ -60,11 +60,6 @@ def train(params: QaParams, data: str, workdir: Path, report: Report, resume_fro
         report,
         resume_from,
     )
-
-
-def vocabulary(data: Data) -> list[str]:
-    """The texts a from-scratch backbone may take its characters from: all but validation and test questions."""
-    return [*data.paragraphs, *(row.question for row in data.train)]
 
 
 def windows(tokenizer: Any, data: Data, params: QaParams, cache: Path) -> tuple[Windows, Windows]:

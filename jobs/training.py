@@ -26,6 +26,9 @@ from jobs.params import TrainingParams
 
 Batch = dict[str, torch.Tensor]
 
+# loss(outputs, labels, num_items_in_batch), as Trainer calls it.
+Loss = Callable[..., torch.Tensor]
+
 # From the logits of the validation inputs, in order, to metrics and to one record per question.
 Evaluate = Callable[[Any], tuple[dict[str, float], list[dict[str, Any]]]]
 
@@ -65,8 +68,10 @@ def fit(
     workdir: Path,
     report: Report,
     resume_from: Path | None = None,
+    loss: Loss | None = None,
 ) -> None:
-    """Train `model`, and report after every evaluation, with a complete checkpoint."""
+    """Train `model`, and report after every evaluation, with a complete checkpoint. `loss` takes the place
+    of the model's own."""
     unfinished = workdir / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     reporter = Reporter(evaluate, params.num_train_epochs, workdir, report)
@@ -77,6 +82,7 @@ def fit(
         train_dataset=train,
         eval_dataset=valid,
         processing_class=tokenizer,
+        compute_loss_func=loss,
         compute_metrics=reporter.compute_metrics,
         callbacks=[reporter],
     )
@@ -109,7 +115,6 @@ def arguments(params: TrainingParams, output_dir: Path, workers: int = 1) -> Tra
         save_steps=every,
         logging_steps=every,
         logging_nan_inf_filter=False,  # a loss that is not finite must be seen, not averaged away
-        label_names=["start_positions", "end_positions"],
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),

@@ -1,0 +1,148 @@
+"""The selector: picks the relevant paragraph among a question's candidates.
+
+Each candidate is read beside the question and scored; the candidates of one question compete in a softmax.
+Only the paragraph is cut when both do not fit. Questions may have different numbers of candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Le
+
+from jobs.backbones import fetch
+from jobs.job import Job, Report
+from jobs.params import TrainingParams, knob
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from jobs.data import Data, Question
+    from jobs.features import Windows
+
+ABSENT = -100  # PyTorch's "not a label"
+
+
+@dataclass(frozen=True, kw_only=True)
+class McParams(TrainingParams):
+    max_length: Annotated[int, Ge(32), Le(8192)] = knob(512, "longest input in tokens: question, paragraph, special tokens")
+    per_device_train_batch_size: Annotated[int, Ge(1)] = knob(2, "most questions at once on a device, each with all its candidates")
+    per_device_eval_batch_size: Annotated[int, Ge(1)] = knob(8, "questions at once on a device in evaluation")
+
+
+def train(params: McParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
+    """Train one selector; see jobs.job.Job for the contract."""
+    from transformers import set_seed
+
+    from jobs import backbones, training
+    from jobs.data import read, vocabulary
+
+    set_seed(params.seed)
+    dataset = read(data)
+    tokenizer = backbones.load_tokenizer(params.backbone, vocabulary(dataset))
+    sources = [inputs(tokenizer, dataset, rows, params.max_length, workdir.parent / "features") for rows in (dataset.train, dataset.valid)]
+    model = backbones.load_model(params.backbone, "AutoModelForMultipleChoice", tokenizer, params.max_length)
+    training.fit(
+        model,
+        tokenizer,
+        params,
+        *(training.Inputs(len(source.rows), source.collate) for source in sources),
+        lambda logits: evaluate(dataset.valid, logits),
+        workdir,
+        report,
+        resume_from,
+        loss,
+    )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Questions with the one window of each of their candidates, in the order of the questions.
+
+    bounds  [questions + 1] where each question's windows begin
+    """
+
+    rows: Sequence[Question]
+    windows: Windows
+    bounds: NDArray[np.int64]
+
+    def collate(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Model input [questions, candidates, positions]. Questions with fewer candidates are filled up with
+        inputs of one token, which `loss` and `evaluate` leave out."""
+        import numpy as np
+        import torch
+
+        counts = np.diff(self.bounds)[list(numbers)]
+        most = int(counts.max())
+        batch = self.windows.batch(np.concatenate([np.arange(self.bounds[n], self.bounds[n + 1]) for n in numbers]))
+        present = (np.arange(most) < counts[:, None]).ravel()
+        filled = {name: _spread(values, present).reshape(len(numbers), most, -1) for name, values in batch._asdict().items()}
+        filled["attention_mask"][..., 0] = 1
+        labels = np.full((len(numbers), most), ABSENT)
+        for line, number in enumerate(numbers):
+            row = self.rows[number]
+            labels[line, row.paragraphs.index(row.relevant)] = counts[line]  # type: ignore[arg-type]
+        return {name: torch.from_numpy(values) for name, values in {**filled, "labels": labels}.items()}
+
+
+def _spread(values: NDArray[np.int64], present: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Rows of a batch laid out over the places that are `present`; the first row's first token elsewhere."""
+    import numpy as np
+
+    spread = np.zeros((len(present), values.shape[1]), values.dtype)
+    spread[:, 0] = values[0, 0]
+    spread[present] = values
+    return spread
+
+
+def inputs(tokenizer: Any, data: Data, rows: Sequence[Question], max_length: int, cache: Path) -> Candidates:
+    """The candidates of some questions as windows, one each, cut behind `max_length`."""
+    import dataclasses
+
+    import numpy as np
+
+    from jobs.features import Pair, cached_tokens, cut_windows
+
+    paragraphs = cached_tokens(cache, tokenizer, data.paragraphs)
+    questions = cached_tokens(cache, tokenizer, [row.question for row in rows])
+    pairs = [Pair(number, paragraph) for number, row in enumerate(rows) for paragraph in row.paragraphs]
+    windows = cut_windows(tokenizer, questions, paragraphs, pairs, max_length, doc_stride=0)
+    opening = np.flatnonzero(windows.first == 0)
+    per_window = {name: getattr(windows, name)[opening] for name in ("pair", "first", "last", "offset", "labels")}
+    bounds = np.concatenate([[0], np.cumsum([len(row.paragraphs) for row in rows])])
+    return Candidates(rows, dataclasses.replace(windows, **per_window), bounds)
+
+
+def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+    """Cross-entropy over each question's candidates. `labels` [questions, candidates] has one entry that is not
+    ABSENT a question: at the relevant candidate, how many candidates there are. So Trainer, which counts
+    such entries, counts questions."""
+    import torch
+
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+    counts = labels.max(dim=1, keepdim=True).values
+    beyond = torch.arange(labels.shape[1], device=labels.device) >= counts
+    target = (labels != ABSENT).int().argmax(dim=1)
+    total = torch.nn.functional.cross_entropy(logits.masked_fill(beyond, float("-inf")), target, reduction="sum")
+    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+
+def evaluate(rows: Sequence[Question], logits: NDArray[np.floating[Any]]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Accuracy, and one prediction per question: the paragraph it picks and every candidate's score.
+
+    `logits` is [questions, candidates]; what lies beyond a question's own candidates is not looked at.
+    """
+    predictions = []
+    for row, scores in zip(rows, logits, strict=True):
+        own = scores[: len(row.paragraphs)]
+        predictions.append({"id": row.id, "paragraph": row.paragraphs[int(own.argmax())], "scores": [float(score) for score in own]})
+    right = [prediction["paragraph"] == row.relevant for prediction, row in zip(predictions, rows, strict=True)]
+    return {"accuracy": sum(right) / len(right)}, predictions
+
+
+JOB = Job("mc", McParams, {"accuracy": "max", "eval_loss": "min", "train_loss": "min"}, train, fetch)

@@ -1,0 +1,188 @@
+"""The command line: parses, calls, prints. Everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sweeper.errors import Failure
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sweeper.ledger import Ledger
+
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """Ends a command that fails, or is interrupted, with one line for each reason and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Failure as failure:
+            for line in failure.lines:
+                click.echo(line, err=True)
+            ctx.exit(failure.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted; nothing that was finished is lost, and the same command goes on", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sweeper")
+def main() -> None:
+    """Find the best Chinese question-answering models for a data set.
+
+    Write a search space as one YAML file; `sweeper run` trains its trials side by side, stops weak ones
+    early, and ends with a table.
+    """
+
+
+@main.command()
+@click.argument("file")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--new", is_flag=True, help="Run beside a sweep of this name instead of going on with it.")
+def run(file: str, overrides: tuple[str, ...], new: bool) -> None:
+    """Train the trials of a search space and print their table.
+
+    FILE is a path, or a name in search_spaces/. Overrides are dotted: search.trials=2.
+    A sweep that was interrupted goes on; one that is finished is not run again.
+    """
+    from sweeper.capacity import local_machine
+    from sweeper.search_space import find, read_search_space
+    from sweeper.stores import read_stores
+
+    stores = read_stores()
+    space = read_search_space(find(file), overrides)
+    with terminal() as console:
+        what = f"{space.name}: {space.search.trials} trials of {space.job} on {space.data}, by {space.objective}"
+        console.print(what, markup=False, soft_wrap=True)
+        from sweeper.driver import run_sweep
+
+        outcome = run_sweep(space, stores, local_machine(), console, new)
+    show(outcome.name, "table")
+    if outcome.mirror_failure:
+        click.echo(f"{outcome.mirror_failure}; the ledger has everything", err=True)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    click.echo(f"next: sweeper compare {outcome.name} --md   or   sweeper ui", err=True)
+    sys.exit(0 if outcome.good else 1)
+
+
+@main.command()
+@click.argument("file")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--first", default=5, show_default=True, help="How many configurations to show.")
+def plan(file: str, overrides: tuple[str, ...], first: int) -> None:
+    """Show what `run` would do: branches, trials at once and why, first configurations, disk."""
+    from sweeper.capacity import local_machine
+    from sweeper.plan import lines
+    from sweeper.search_space import find, read_search_space
+
+    for line in lines(read_search_space(find(file), overrides), local_machine(), first):
+        click.echo(line)
+    click.echo(f"next: sweeper run {' '.join([file, *overrides])}", err=True)
+
+
+@main.command()
+def ls() -> None:
+    """List the sweeps in the ledger."""
+    from rich.table import Table
+
+    from sweeper.ledger import existing_storage
+    from sweeper.plan import overview
+    from sweeper.stores import read_stores
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("sweep", "job", "trials", "running", "failed", "objective", "best"):
+        table.add_column(name)
+    for row in overview(existing_storage(read_stores().ledger)):
+        table.add_row(*map(str, row))
+    screen().print(table)
+    click.echo("next: sweeper compare SWEEP", err=True)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--md", "form", flag_value="md", help="Markdown.")
+@click.option("--csv", "form", flag_value="csv", help="Comma-separated values.")
+@click.option("--json", "form", flag_value="json", help="One array, best first, a row per trial.")
+@click.option("--table", "form", flag_value="table", default="table", help="For the terminal (the default).")
+def compare(name: str, form: str) -> None:
+    """Print a sweep's trials, best first."""
+    show(name, form)
+
+
+@main.command()
+@click.option("--port", type=int, help="Instead of the one in mlflow.ini.")
+def ui(port: int | None) -> None:
+    """Serve the MLflow pages of all sweeps on this machine's loopback address."""
+    from sweeper.stores import read_stores
+    from sweeper.tracking import serve
+
+    serve(read_stores(), port, lambda url: click.echo(f"MLflow is at {url} until Ctrl-C", err=True))
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of search-space files, for editors."""
+    from sweeper.schema import json_schema_text
+
+    click.echo(json_schema_text(), nl=False)
+
+
+@main.command()
+def doctor() -> None:
+    """Check versions, devices, stores and offline switches."""
+    from sweeper.doctor import findings
+    from sweeper.stores import read_stores
+
+    results = findings(read_stores())
+    for finding in results:
+        click.echo(f"{'ok  ' if finding.good else 'BAD '} {finding.what:<18} {finding.detail}")
+    sys.exit(0 if all(finding.good for finding in results) else 4)
+
+
+def show(name: str, form: str) -> None:
+    """Print a sweep's table in one of its forms."""
+    from sweeper import comparison
+
+    ledger = ledger_of(name)
+    table, objective = comparison.rows(ledger.records(), ledger.direction), ledger.objective
+    if form == "table":
+        screen().print(comparison.rich_table(table, objective))
+        return
+    texts = {"md": comparison.markdown, "csv": comparison.csv_text}
+    click.echo(comparison.json_text(table) if form == "json" else texts[form](table, objective), nl=False)
+
+
+def ledger_of(name: str) -> Ledger:
+    """The ledger of a sweep that exists."""
+    from sweeper.ledger import existing_storage, load_ledger
+    from sweeper.stores import read_stores
+
+    return load_ledger(existing_storage(read_stores().ledger), name)
+
+
+@contextmanager
+def terminal() -> Iterator[Console]:
+    """For talk: standard error, through a copy of its descriptor that stays on the terminal while the
+    original is sent to a log."""
+    from rich.console import Console
+
+    with os.fdopen(os.dup(2), "w", encoding="utf-8") as stream:
+        yield Console(file=stream, highlight=False)
+
+
+def screen() -> Console:
+    """For data: standard output, never wrapped when it is not a terminal."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)

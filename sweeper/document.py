@@ -1,0 +1,470 @@
+"""A YAML file and dotted overrides become plain values, with the place of every key; and back.
+
+A small, strict YAML: no anchors, tags, merge keys or second document, no key twice, and the scalars of
+YAML 1.2's core schema. What the keys mean is left to `search_space`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rapidfuzz import fuzz, process
+
+from sweeper.errors import ConfigError
+
+Key = tuple[str | int, ...]
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 16
+MAX_INTEGER = 2**63 - 1
+SHOWN = 50
+
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
+_FOREIGN = {
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"\x00\x00\xfe\xff": "UTF-32",
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """`values` is the file with its overrides applied. `lines` tells where each key stands: "12", or
+    "override 'search.trials=2'"."""
+
+    path: Path
+    values: dict[str, Any]
+    lines: Mapping[Key, str]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    place: str
+    key: Key
+    text: str
+
+    def line(self, path: Path) -> str:
+        """`file:line: dotted.key: what is wrong; cure`."""
+        where = f"{path}:{self.place}" if self.place.isdecimal() else f"{path}: {self.place}"
+        return ": ".join(part for part in (where, dotted(self.key), self.text) if part)
+
+    @property
+    def order(self) -> float:
+        return float(self.place) if self.place.isdecimal() else float("inf")
+
+
+class Mistakes:
+    """Collects what is wrong with one file, so that all of it is said at once.
+
+    >>> note = Mistakes(Path("qa.yaml"), {("search", "trials"): "7"})
+    >>> note(("search", "trials"), "found 0; must be at least 1")
+    >>> note.raise_any()                # ConfigError: qa.yaml:7: search.trials: found 0; must be at least 1
+    """
+
+    def __init__(self, path: Path, lines: Mapping[Key, str]) -> None:
+        self._path = path
+        self._lines = lines
+        self._found: dict[Mistake, None] = {}
+
+    def __call__(self, key: Key, text: str, place: str | None = None) -> None:
+        """Note a mistake at `key`; its place is that of the nearest key above it that the file has."""
+        ancestors = (key[:depth] for depth in range(len(key), -1, -1))
+        found = next((self._lines[ancestor] for ancestor in ancestors if ancestor in self._lines), "1")
+        self._found[Mistake(found if place is None else place, key, text)] = None
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def under(self, *sections: str) -> bool:
+        """Whether anything below one of the top-level `sections` is wrong."""
+        return any(mistake.key[:1] == (section,) for mistake in self._found for section in sections)
+
+    def lines(self) -> list[str]:
+        """One line for each mistake, in the order of the file, overrides last; of very many the first."""
+        ordered = sorted(self._found, key=lambda m: m.order)
+        more = [f"{self._path}: … and {len(ordered) - SHOWN} more mistakes"] if len(ordered) > SHOWN else []
+        return [mistake.line(self._path) for mistake in ordered[:SHOWN]] + more
+
+    def raise_any(self) -> None:
+        """Raise ConfigError if anything was noted."""
+        if self._found:
+            raise ConfigError(self.lines())
+
+
+def read_document(path: Path, overrides: Sequence[str] = ()) -> Document:
+    """The values of a YAML file with `dotted.key=value` overrides applied in turn.
+
+    >>> read_document(Path("qa.yaml"), ["search.trials=2"]).values["search"]["trials"]
+    2
+
+    Raises ConfigError with every mistake that can be found.
+    """
+    return parse_document(_text(path), path, overrides)
+
+
+def parse_document(text: str, path: Path, overrides: Sequence[str] = ()) -> Document:
+    """The same for text that was read already; `path` is what messages name."""
+    lines: dict[Key, str] = {}
+    note = Mistakes(path, lines)
+    values = _values(text, (), lines, note)
+    if values is not None and not isinstance(values, dict):
+        note((), f"the file holds {kind(values)}, not a mapping; write `key: value` lines", place="1")
+    values = values if isinstance(values, dict) else {}
+    for override in overrides:
+        _override(override, values, lines, note)
+    note.raise_any()
+    if not values:
+        raise ConfigError(f"{path}: is empty; write name, job, data, objective, parameters and search")
+    return Document(path, values, lines)
+
+
+def plain_scalar(text: str) -> str | int | float | bool | None:
+    """What an unquoted scalar means: YAML 1.2's core schema, decimal numbers only.
+
+    >>> [plain_scalar(text) for text in ("1e-5", "no", "010", "1:30", "true", "~")]
+    [1e-05, 'no', '010', '1:30', True, None]
+
+    Raises ValueError for a whole number beyond 64 bits.
+    """
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.fullmatch(text):
+        return _integer(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return float(text.replace(".", "")) if _NOT_FINITE.fullmatch(text) else text
+
+
+def yaml_text(values: dict[str, Any]) -> str:
+    """Plain values as YAML that `read_document` gives back unchanged."""
+    return yaml.dump(
+        values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text that `plain_scalar` would take for something else, and writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if _is_text(text) else '"')
+
+
+def _is_text(scalar: str) -> bool:
+    with suppress(ValueError):
+        return isinstance(plain_scalar(scalar), str)
+    return False
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or abs(int(text)) > MAX_INTEGER:
+        raise ValueError(
+            f"a whole number of {len(text.lstrip('+-'))} digits is too large; use at most 18 digits"
+        )
+    return int(text)
+
+
+def dotted(key: Key) -> str:
+    """A key as an override would write it; odd names are quoted so that they can be seen."""
+    return ".".join(
+        part if re.fullmatch(r"[\w/@+-]+", part := str(segment)) else repr(part) for segment in key
+    )
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: short, on one line, in YAML's words."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = text if text.isprintable() else json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def kind(value: object) -> str:
+    """What a value is, in words: "a list"."""
+    names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", type(None): "nothing"}
+    return names.get(type(value), "a number")
+
+
+def unknown(what: str, name: str, known: Iterable[str], homes: Mapping[str, str] | None = None) -> str:
+    """One line about a name that is not among `known`: the nearest right one, and all of them.
+
+    `homes` tells where else a name would be right: "under search".
+
+    >>> unknown("key", "trails", ["sampler", "trials"])
+    "unknown key 'trails'; did you mean 'trials'? known here: sampler, trials"
+    """
+    names = sorted(known)
+    if homes and name in homes:
+        return f"unknown {what} {name!r} here; it belongs {homes[name]}"
+    hint = f"did you mean {near!r}? " if (near := nearest(name, names)) else ""
+    return f"unknown {what} {name!r}; {hint}known here: {', '.join(names)}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The name most like `name`, whatever its case and width, or None when none is like it."""
+    found = process.extractOne(name, list(known), scorer=fuzz.ratio, processor=_folded, score_cutoff=55)
+    return found[0] if found else None
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold().strip()
+
+
+def _text(path: Path) -> str:
+    raw = _bytes(path)
+    for mark, name in _FOREIGN.items():
+        if raw.startswith(mark):
+            raise ConfigError(f"{path}: the file is {name}; save it as UTF-8")
+    if (zero := raw.find(b"\0")) >= 0:
+        raise ConfigError(
+            f"{path}:{_line_of(raw, zero)}: holds a NUL byte; save the file as plain UTF-8 text"
+        )
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = _line_of(raw, error.start)
+        raise ConfigError(f"{path}:{line}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+
+
+def _bytes(path: Path) -> bytes:
+    """At most MAX_BYTES of a regular file: a pipe would block, a device would never end."""
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+            raise ConfigError(f"{path}: is {what}; name a YAML file")
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; check the path") from None
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read ({cause}); check its path and permissions") from None
+    if len(raw) > MAX_BYTES:
+        raise ConfigError(
+            f"{path}: is larger than 1 MB; a search space has a few dozen lines: is it the right file?"
+        )
+    return raw
+
+
+def _line_of(raw: bytes | str, position: int) -> int:
+    before = raw[:position]
+    return 1 + (before.count(b"\n") if isinstance(before, bytes) else before.count("\n"))
+
+
+class _YamlError(Exception):
+    """Ends the reading of one text: what follows cannot be trusted."""
+
+    def __init__(self, line: int, text: str, key: Key = ()) -> None:
+        super().__init__(text)
+        self.line, self.text, self.key = line, text, key
+
+
+def _values(text: str, root: Key, lines: dict[Key, str], note: Mistakes, place: str | None = None) -> Any:
+    """The plain value of one YAML text. Mistakes are noted; `place` stands for all its lines."""
+    reading = _Reading(text, lines, note, place)
+    try:
+        return reading.document(root)
+    except _YamlError as error:
+        note(error.key or root, error.text, place or str(error.line))
+        return None
+
+
+class _Reading:
+    """Builds values straight from parser events, so that nothing is composed before it is refused.
+
+    The recursion is as deep as the document, which MAX_DEPTH bounds.
+    """
+
+    def __init__(self, text: str, lines: dict[Key, str], note: Mistakes, place: str | None) -> None:
+        self._events = _events(text)
+        self._lines = lines
+        self._note = note
+        self._place = place
+
+    def document(self, root: Key) -> Any:
+        value = None
+        for count, event in enumerate(e for e in self._events if isinstance(e, yaml.DocumentStartEvent)):
+            if count:
+                self._note(
+                    root, "a second document starts here; keep one document in the file", self._where(event)
+                )
+                break
+            start = next(self._events)
+            self._lines.setdefault(root, self._where(start))
+            value = self._node(start, root)
+        return value
+
+    def _where(self, event: yaml.Event) -> str:
+        return self._place or str(_line(event))
+
+    def _node(self, event: yaml.Event, key: Key) -> Any:
+        if len(key) > MAX_DEPTH:
+            raise _YamlError(
+                _line(event),
+                f"nested more than {MAX_DEPTH} levels deep; a search space needs about five",
+                key[:2],
+            )
+        self._refuse_extras(event, key)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(key)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._sequence(key)
+        return self._scalar(event, key) if isinstance(event, yaml.ScalarEvent) else None
+
+    def _refuse_extras(self, event: yaml.Event, key: Key) -> None:
+        if isinstance(event, yaml.AliasEvent):
+            alias = f"*{event.anchor}"
+            text = f'`{alias}` is a YAML alias, which is not read; if it is text, write "{alias}" in quotes'
+            self._note(key, text, self._where(event))
+        elif isinstance(event, yaml.NodeEvent) and event.anchor:
+            self._note(
+                key,
+                f"the anchor &{event.anchor} is not read; write the value out where it is needed",
+                self._where(event),
+            )
+        if tag := getattr(event, "tag", None):
+            self._note(key, f"the tag {shown(tag)} is not read; write the plain value", self._where(event))
+
+    def _sequence(self, key: Key) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            item = (*key, len(items))
+            self._lines[item] = self._where(event)
+            items.append(self._node(event, item))
+        return items
+
+    def _mapping(self, key: Key) -> dict[str, Any]:
+        items: dict[str, Any] = {}
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            name = self._key(event, key)
+            entry = (*key, name)
+            if name in items:
+                first = "" if self._place else f", first on line {self._lines[entry]}"
+                self._note(entry, f"stands twice{first}; keep one of the two", self._where(event))
+            else:
+                self._lines[entry] = self._where(event)
+            items[name] = self._node(next(self._events), entry)
+        return items
+
+    def _key(self, event: yaml.Event, key: Key) -> str:
+        collection = isinstance(event, yaml.CollectionStartEvent)
+        value = self._node(event, (*key, "?") if collection else key)
+        if isinstance(event, yaml.ScalarEvent) and event.style is None and event.value == "<<":
+            self._note(key, "the merge key << is not read; write the keys out", self._where(event))
+        elif not isinstance(value, str) and not isinstance(event, yaml.AliasEvent):
+            self._note(
+                key,
+                f"the key {shown(value)} is {kind(value)}, not text; put it in quotes",
+                self._where(event),
+            )
+        return value if isinstance(value, str) else shown(value)
+
+    def _scalar(self, event: yaml.ScalarEvent, key: Key) -> Any:
+        text: str = event.value
+        if any(
+            unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t" for character in text
+        ):
+            self._note(key, f"{shown(text)} holds a control character; remove it", self._where(event))
+        if event.style is not None:
+            return text
+        try:
+            return plain_scalar(text)
+        except ValueError as error:
+            self._note(key, str(error), self._where(event))
+            return None
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
+
+
+def _events(text: str) -> Iterator[yaml.Event]:
+    """PyYAML's events, and every way in which its scanner gives up as one exception."""
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        cause = f"character U+{int(error.character):04X} is not allowed in YAML; remove it"
+        raise _YamlError(_line_of(text, error.position), cause) from None
+    try:
+        while loader.check_event():
+            yield loader.get_event()  # type: ignore[no-untyped-call]
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise _YamlError(mark.line + 1 if mark else 1, _syntax(error)) from None
+    except (ValueError, OverflowError):
+        # An escape beyond Unicode or a %YAML version of thousands of digits passes through PyYAML's scanner
+        # to chr() and int().
+        raise _YamlError(
+            loader.line + 1, "an escape or directive has an impossible number; remove it"
+        ) from None
+
+
+def _syntax(error: yaml.MarkedYAMLError) -> str:
+    problem = (error.problem or "unreadable").replace("\n", " ")
+    if r"'\t'" in problem:
+        return "a tab stands where YAML allows only spaces; indent with spaces"
+    if "alias" in (error.context or ""):
+        return 'text that begins with * needs quotes; write "*..."'
+    if "mapping values are not allowed" in problem:
+        return "a second `:` on this line, or wrong indentation; put text that holds `: ` in quotes"
+    return f"not YAML: {problem}; check indentation, brackets and quotes here and on the line before"
+
+
+def _override(text: str, values: dict[str, Any], lines: dict[Key, str], note: Mistakes) -> None:
+    """Apply one `dotted.key=value`, whose value is read as the file's values are."""
+    place = f"override {text!r}" if len(text) <= 80 else f"override {text[:79] + '…'!r}"
+    name, equals, value = text.partition("=")
+    path: list[str] = name.strip().split(".")
+    if not equals or not all(path):
+        note((), "is not dotted.key=value; write for instance search.trials=2", place)
+    elif len(path) > MAX_DEPTH:
+        note((), f"has more than {MAX_DEPTH} levels; a search space needs about five", place)
+    else:
+        _set(path, value, values, lines, note, place)
+
+
+def _set(path: list[str], text: str, values: Any, lines: dict[Key, str], note: Mistakes, place: str) -> None:
+    container: Any = values
+    key: Key = ()
+    for segment, following in zip(path, [*path[1:], None], strict=True):
+        index = _index(container, segment)
+        if index is None:
+            note(key, f"is {kind(container)} without an entry {segment!r}; override the whole value", place)
+            return
+        key = (*key, index)
+        if following is None:
+            for old in [k for k in lines if k[: len(key)] == key]:
+                del lines[old]
+            lines[key] = place
+            container[index] = _values(text, key, lines, note, place)
+        elif isinstance(container, dict) and container.get(segment) is None:
+            container[index] = {}
+            lines[key] = place
+        container = container[index]
+
+
+def _index(container: Any, segment: str) -> str | int | None:
+    """Where `segment` leads inside a mapping (anywhere) or a list (to an entry it has)."""
+    if isinstance(container, dict):
+        return segment
+    if isinstance(container, list) and re.fullmatch(r"[0-9]{1,6}", segment) and int(segment) < len(container):
+        return int(segment)
+    return None

@@ -1,0 +1,83 @@
+"""What a running sweep shows: a live table on a terminal, one line per trial that ends elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from jobs.job import Direction
+from sweeper.ledger import TrialRecord
+from sweeper.retention import best
+
+STATES = {"RUNNING": "running", "COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
+
+
+class Progress:
+    """Shows every change it is told of.
+
+    >>> with Progress(console, "exact_match", "max", trials=8, names=["backbone", "learning_rate"]) as progress:
+    ...     progress.update(record)
+    """
+
+    def __init__(self, console: Console, objective: str, direction: Direction, trials: int, names: list[str]) -> None:
+        self.console = console
+        self.objective = objective
+        self.direction = direction
+        self.trials = trials
+        self.names = names
+        self.records: dict[int, TrialRecord] = {}
+        self.began = time.monotonic()
+        self.live = Live(console=console, get_renderable=self.view, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.live.stop()
+
+    def update(self, record: TrialRecord) -> None:
+        before = self.records.get(record.number)
+        self.records[record.number] = record
+        if record.state != "RUNNING" and (before is None or before.state == "RUNNING"):
+            self.console.print(Text(self.line(record)), soft_wrap=True)
+
+    def line(self, record: TrialRecord) -> str:
+        """A trial that has ended, in one line: which, how, how good, with what."""
+        score = f"{self.objective} {record.value:.4f}" if record.value is not None else record.reason or ""
+        settings = " ".join(f"{name}={short(record.params[name])}" for name in self.names)
+        how = f"{STATES[record.state]:<13} {record.epochs:>4g} epochs {record.seconds:>7.1f} s"
+        return f"trial {record.number:>3}  {how}  {score}  {settings}"
+
+    def view(self) -> Group:
+        """The live table: a line of totals, then the trials that are running."""
+        return Group(Text(self.totals()), self.running())
+
+    def totals(self) -> str:
+        records = list(self.records.values())
+        ended = sum(record.state != "RUNNING" for record in records)
+        leaders = best(records, self.direction)
+        leader = f", best {leaders[0].value:.4f} (trial {leaders[0].number})" if leaders else ""
+        return f"{ended} of {self.trials} trials, {time.monotonic() - self.began:.0f} s{leader}"
+
+    def running(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        for name in ("trial", "epoch", self.objective, *self.names):
+            table.add_column(name, style="dim")
+        for record in self.records.values():
+            if record.state == "RUNNING":
+                epoch = f"{record.epochs:g}/{record.params['num_train_epochs']}"
+                value = "–" if record.value is None else f"{record.value:.4f}"
+                table.add_row(str(record.number), epoch, value, *(Text(short(record.params[n])) for n in self.names))
+        return table
+
+
+def short(value: object) -> str:
+    """A parameter's value in little room: three digits of a float."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

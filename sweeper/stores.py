@@ -1,0 +1,336 @@
+"""Where records live: the root folder, the ledger, MLflow's store and the address of its pages.
+
+Reads `mlflow.ini` and the environment; connects to nothing and imports nothing heavy. As addresses hold
+passwords, the rule for hiding secrets lives here too.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Mapping
+from configparser import ConfigParser, DuplicateOptionError, DuplicateSectionError
+from configparser import Error as SyntaxMistake
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from rapidfuzz import process
+
+from sweeper.errors import ConfigError
+
+FILE = "mlflow.ini"
+KEYS = {"storage": ("root", "ledger"), "mlflow": ("tracking_uri", "artifacts"), "ui": ("host", "port")}
+ENVIRONMENT = {
+    "SWEEPER_ROOT": ("storage", "root"),
+    "SWEEPER_LEDGER": ("storage", "ledger"),
+    "MLFLOW_TRACKING_URI": ("mlflow", "tracking_uri"),
+}
+DATABASES = ("sqlite", "postgresql")
+SERVERS = ("http", "https")
+
+_T = TypeVar("_T")
+_Place = tuple[str, str]
+
+
+@dataclass(frozen=True, repr=False)
+class Stores:
+    """Absolute places of everything that outlives a command. Printing one shows no password.
+
+    root       folder of sweeps, features, logs and local databases
+    ledger     Optuna storage address
+    tracking   MLflow tracking address: a database, or a server (`remote`)
+    artifacts  URI below which runs written to a database keep their files; None when a server decides
+    host, port where `sweeper ui` listens
+    """
+
+    root: Path
+    ledger: str
+    tracking: str
+    artifacts: str | None
+    host: str = "127.0.0.1"
+    port: int = 5000
+
+    @property
+    def remote(self) -> bool:
+        """Whether MLflow is a server that runs already."""
+        return urlsplit(self.tracking).scheme in SERVERS
+
+    @property
+    def address(self) -> str:
+        """Where a browser finds MLflow's pages, without any password."""
+        return redacted(self.tracking) if self.remote else f"http://{self.host}:{self.port}"
+
+    def __repr__(self) -> str:
+        parts = (f"{name}={value!r}" for name, value in vars(self).items())
+        return redacted(f"Stores({', '.join(parts)})")
+
+
+class _Setting(NamedTuple):
+    """A value as the user wrote it, where it stands, and the folder its relative paths start from."""
+
+    place: str
+    text: str
+    folder: Path
+
+
+def read_stores(folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> Stores:
+    """The stores that `mlflow.ini` in `folder` (default: the current one) and `environ` name.
+
+    >>> read_stores(Path("/data"), {}).ledger
+    'sqlite:////data/sweeps/ledger.db'
+
+    Creates nothing. Raises ConfigError with one line per mistake.
+    """
+    folder = Path.cwd() if folder is None else folder.absolute()
+    settings, mistakes = _read_file(folder)
+    settings |= _read_environment(environ)
+    settings.setdefault(("storage", "root"), _Setting(f"{FILE}: [storage] root", "sweeps", folder))
+
+    def get(section: str, key: str, parse: Callable[[str, Path], _T], default: _T) -> _T:
+        setting = settings.get((section, key))
+        if setting is None:
+            return default
+        try:
+            return parse(setting.text, setting.folder)
+        except ValueError as error:
+            mistakes.append(f"{setting.place}: {error}")
+            return default
+
+    root = get("storage", "root", _path, folder / "sweeps")
+    tracking = get("mlflow", "tracking_uri", _tracking, f"sqlite:///{(root / 'mlflow.db').as_posix()}")
+    stores = Stores(
+        root=root,
+        ledger=get("storage", "ledger", _database, f"sqlite:///{(root / 'ledger.db').as_posix()}"),
+        tracking=tracking,
+        artifacts=get("mlflow", "artifacts", _artifacts, (root / "artifacts").as_uri()),
+        host=get("ui", "host", _host, "127.0.0.1"),
+        port=get("ui", "port", _port, 5000),
+    )
+    if stores.remote:
+        stores = _without_artifacts(stores, settings, mistakes)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return stores
+
+
+def create_private(address: str) -> None:
+    """Make a SQLite address's file (mode 0600), or a file address's folder (0700), where it is missing.
+
+    Missing folders above are made 0700 too. SQLite gives its journals the file's mode. Any other address
+    is left alone. Raises OSError.
+    """
+    if address.startswith("sqlite:///"):
+        path = Path(address.removeprefix("sqlite:///").partition("?")[0])
+        _create_folder(path.parent)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    elif address.startswith("file:"):
+        _create_folder(Path(url2pathname(urlsplit(address).path)))
+
+
+def _create_folder(folder: Path) -> None:
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+
+# repetitions are bounded: a long text without spaces must not take quadratic time
+_USERINFO = re.compile(r"(?i)(\w://[^\s:/@]{0,200}):\S{0,2000}@|(https?://)[^\s:/@]{1,2000}@")
+_WORD = r"(?:token|passw(?:or)?d|secret|credentials?|authorization|(?:api|access|private)[_-]?key)"
+_NAMED = re.compile(
+    rf"""(?ix) ( --[\w-]{{0,40}}{_WORD}[=\s]\s*
+              | {_WORD}["']?\s*[=:]\s*["']?(?:(?:basic|bearer)\s+)?
+              ) [^\s"',;&}}]+"""
+)
+_SHAPES = re.compile(
+    r"\b(?:hf_\w{16,}|gh[oprsu]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|sk-[\w-]{20,}|AKIA[A-Z0-9]{16}"
+    r"|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+)"
+)
+_SECRET_NAME = re.compile(r"(?i)passw(?:or)?d|secret|credential|(?:api|access|private)[_-]?key|token$")
+_SHORTEST_SECRET = 8
+
+
+def redacted(text: str, environ: Mapping[str, str] = os.environ) -> str:
+    """`text` without its secrets, safe to print, log and store.
+
+    >>> redacted("postgresql://me:hunter2@db/mlflow")
+    'postgresql://me:***@db/mlflow'
+
+    Hides logins in addresses, what follows a name like `password=`, tokens of well-known shapes, and
+    values of the environment's own secrets (variables named like one).
+    """
+    for name, value in environ.items():
+        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    text = _USERINFO.sub(lambda match: f"{match[1]}:***@" if match[1] else f"{match[2]}***@", text)
+    return _SHAPES.sub("***", _NAMED.sub(r"\1***", text))
+
+
+def redacted_values(values: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """`values` with strings redacted and whatever is kept under a secret's name hidden.
+
+    >>> redacted_values({"hf_token": "abc", "tokenizer": "bert", "seed": 1})
+    {'hf_token': '***', 'tokenizer': 'bert', 'seed': 1}
+    """
+
+    def hide(key: str, value: Any) -> Any:
+        if _SECRET_NAME.search(key):
+            return "***"
+        return redacted(value, environ) if isinstance(value, str) else value
+
+    return {key: hide(key, value) for key, value in values.items()}
+
+
+def _read_file(folder: Path) -> tuple[dict[_Place, _Setting], list[str]]:
+    """The file's settings by section and key, and what is wrong with its form and names."""
+    try:
+        text = (folder / FILE).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return {}, []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{FILE}: {error}; make it a UTF-8 text file, or remove it") from None
+    parser, lines = _parse(text), _lines(text)
+    settings, mistakes = {}, []
+    for section in parser.sections():
+        for key, value in parser.items(section):
+            place = f"{FILE}:{lines.get((section, key), 0)}: [{section}] {key}"
+            if mistake := _misplaced(section, key, value):
+                mistakes.append(f"{place}: {mistake}")
+            elif value:
+                settings[section, key] = _Setting(place, value, folder)
+        if section not in KEYS:
+            cure = _did_you_mean(section, KEYS)
+            mistakes.append(f"{FILE}:{lines[section, '']}: [{section}]: unknown section; {cure}")
+    return settings, mistakes
+
+
+def _parse(text: str) -> ConfigParser:
+    # an empty default section switches off [DEFAULT], whose keys would turn up in every other section
+    parser = ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"), default_section="")
+    try:
+        parser.read_string(text)
+    except DuplicateSectionError as error:
+        raise ConfigError(f"{FILE}:{error.lineno}: [{error.section}]: stands twice; join the two") from None
+    except DuplicateOptionError as error:
+        place = f"{FILE}:{error.lineno}: [{error.section}] {error.option}"
+        raise ConfigError(f"{place}: stands twice; keep one of the two") from None
+    except SyntaxMistake as error:
+        bad = getattr(error, "errors", None) or [(getattr(error, "lineno", 0), getattr(error, "line", ""))]
+        raise ConfigError([_not_understood(number, found) for number, found in bad]) from None
+    return parser
+
+
+def _not_understood(number: int, found: str) -> str:
+    line = found.strip("'\"").removesuffix("\\n").strip()  # ConfigParser hands out the line's repr
+    return f"{FILE}:{number}: {redacted(line)}: not understood; write `key = value` below a [section]"
+
+
+def _lines(text: str) -> dict[_Place, int]:
+    """Line numbers of sections, as (section, ""), and of keys, which ConfigParser does not keep."""
+    section, lines = "", {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := ConfigParser.SECTCRE.match(line):
+            section = header["header"]
+            lines[section, ""] = number
+        elif option := ConfigParser.OPTCRE.match(line):
+            lines.setdefault((section, option["option"].strip().lower()), number)
+    return lines
+
+
+def _misplaced(section: str, key: str, value: str) -> str | None:
+    """What is wrong with a key's name or form; None when nothing is, or when its section is the mistake."""
+    if section not in KEYS:
+        return None
+    if key not in KEYS[section]:
+        return f"unknown key; {_did_you_mean(key, KEYS[section])}"
+    if "\n" in value:
+        return "runs on into the next line, as that one is indented; start every key at the line's beginning"
+    return None
+
+
+def _did_you_mean(name: str, right: Mapping[str, Any] | tuple[str, ...]) -> str:
+    names = list(right)
+    nearest = process.extractOne(name.lower(), names, score_cutoff=60)
+    guess = f"did you mean {nearest[0]}? " if nearest else ""
+    return f"{guess}There {'are' if len(names) > 1 else 'is'} {', '.join(names)}"
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[_Place, _Setting]:
+    return {
+        place: _Setting(name, environ[name], Path.cwd())
+        for name, place in ENVIRONMENT.items()
+        if environ.get(name)
+    }
+
+
+def _without_artifacts(stores: Stores, settings: Mapping[_Place, _Setting], mistakes: list[str]) -> Stores:
+    if setting := settings.get(("mlflow", "artifacts")):
+        mistakes.append(
+            f"{setting.place}: {stores.address} decides where its runs keep files; remove this key"
+        )
+    return replace(stores, artifacts=None)
+
+
+def _path(text: str, folder: Path) -> Path:
+    path = folder / Path(text).expanduser()
+    if odd := set("?#%") & set(str(path)):
+        raise ValueError(f"{path} holds {' '.join(odd)}, special in addresses; choose another folder")
+    return Path(os.path.normpath(path))
+
+
+def _database(text: str, folder: Path) -> str:
+    scheme = _scheme(text, DATABASES)
+    if scheme != "sqlite":
+        return text
+    path, mark, options = text.removeprefix("sqlite:///").partition("?")
+    if not text.startswith("sqlite:///") or path in ("", ":memory:"):
+        raise ValueError(f"{redacted(text)} names no file; write sqlite:///FILE with three slashes")
+    return f"sqlite:///{_path(path, folder).as_posix()}{mark}{options}"
+
+
+def _tracking(text: str, folder: Path) -> str:
+    if urlsplit(text).scheme == "file" or (":" not in text and not text.endswith((".db", ".sqlite"))):
+        raise ValueError(
+            f"{text} is neither database nor server, and MLflow no longer keeps runs in folders; "
+            "write sqlite:///mlflow.db"
+        )
+    if _scheme(text, DATABASES + SERVERS) not in SERVERS:
+        return _database(text, folder)
+    if not urlsplit(text).hostname:
+        raise ValueError(f"{redacted(text)} names no host; write http://HOST:PORT")
+    return text.rstrip("/")
+
+
+def _scheme(text: str, known: tuple[str, ...]) -> str:
+    """The address's scheme without a driver: sqlite, postgresql (also of postgresql+psycopg), http."""
+    scheme = text.partition(":")[0].partition("+")[0] if ":" in text else ""
+    if scheme in known:
+        return scheme
+    if not scheme:
+        raise ValueError(f"{text} is no address; write sqlite:///{text} if it is a file")
+    raise ValueError(f"{redacted(text)}: unknown scheme {scheme}; {_did_you_mean(scheme, known)}")
+
+
+def _artifacts(text: str, folder: Path) -> str:
+    return text.rstrip("/") if "://" in text else _path(text, folder).as_uri()
+
+
+def _host(text: str, _folder: Path) -> str:
+    try:
+        loopback = text == "localhost" or ipaddress.IPv4Address(text).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ValueError(
+            f"{text} can be reached by others and MLflow's pages ask for no password; keep 127.0.0.1 "
+            "and come in through `ssh -L`, or run an MLflow server and name it in tracking_uri"
+        )
+    return text
+
+
+def _port(text: str, _folder: Path) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65_535):
+        raise ValueError(f"{text} is no port; write a whole number from 1 to 65535")
+    return int(text)

@@ -1,0 +1,190 @@
+"""The command line from outside: exit codes, what is printed where, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sweeper.cli import main
+from sweeper.ledger import create_ledger, open_storage
+from sweeper.search_space import SearchSpace
+
+ROOT = Path(__file__).parents[2]
+Make = Callable[..., SearchSpace]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for name in ("SWEEPER_ROOT", "SWEEPER_LEDGER", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in main.commands)])
+def test_every_command_has_help(command: list[str]) -> None:
+    result = invoke(*command, "--help")
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 4
+
+
+GOOD = """\
+name: toy
+job: tests.toy:JOB
+data: sample
+objective: height
+parameters:
+  backbone: {values: [hill, valley]}
+  learning_rate: {min: 1e-5, max: 1e-1, log: true}
+  num_train_epochs: 4
+search: {sampler: tpe, trials: 8, seed: 1}
+"""
+
+# What is changed in GOOD, the exit code, and the lines that must be said, in order.
+WRONG = [
+    ("unknown key", ("parameters:", "parametres:"), 2, ["toy.yaml:5: parametres: ", "did you mean 'parameters'"]),
+    ("two mistakes", ("sampler: tpe, trials: 8", "sampler: tpee, trials: 0"), 2, ["toy.yaml:9: search.sampler", "toy.yaml:9: search.trials"]),
+    ("duplicate key", ("objective: height", "objective: height\nname: other"), 2, ["toy.yaml:5: name: "]),
+    ("range upside down", ("min: 1e-5, max: 1e-1", "min: 1e-1, max: 1e-5"), 2, ["toy.yaml:7: parameters.learning_rate"]),
+    ("backbone word", ("[hill, valley]", "[hill, vally]"), 2, ["toy.yaml:6: parameters.backbone", "'vally'"]),
+    ("metric the job does not report", ("objective: height", "objective: hight"), 2, ["toy.yaml:4: objective", "'height'"]),
+    ("missing data folder", ("data: sample", "data: nowhere"), 3, ["toy.yaml:3: data", "nowhere"]),
+]
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize(("change", "code", "said"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
+def test_a_wrong_file_is_answered_line_by_line_and_nothing_is_created(
+    here: Path, command: str, change: tuple[str, str], code: int, said: list[str]
+) -> None:
+    assert change[0] in GOOD
+    (here / "toy.yaml").write_text(GOOD.replace(*change), encoding="utf-8")
+    result = invoke(command, "toy.yaml")
+    assert result.exit_code == code
+    assert "Traceback" not in result.output
+    for part in said:
+        assert part in result.stderr
+    assert result.stdout == ""
+    assert [path.name for path in here.iterdir()] == ["toy.yaml"]
+
+
+def test_an_answer_that_is_not_at_its_offset_ends_in_exit_3(here: Path) -> None:
+    row = {"id": "q0", "question": "在哪？", "paragraphs": [0, 1], "relevant": 0, "answer": {"text": "南投", "start": 5}}
+    (here / "data").mkdir()
+    for name, content in {"context": ["日月潭在南投。", "旁邊"], "train": [row], "valid": [{**row, "id": "q1"}]}.items():
+        (here / "data" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    (here / "toy.yaml").write_text(GOOD.replace("data: sample", "data: data"), encoding="utf-8")
+    result = invoke("run", "toy.yaml")
+    assert result.exit_code == 3
+    assert "train.json: row 0 (id 'q0'): answer: '南投' is not at start 5 of paragraph 0; it stands at 4" in result.stderr
+    assert not (here / "sweeps").exists()
+
+
+def test_a_number_may_be_written_1e_5(here: Path) -> None:
+    (here / "toy.yaml").write_text(GOOD, encoding="utf-8")
+    result = invoke("plan", "toy.yaml", "--first", "2")
+    assert result.exit_code == 0
+    assert "learning_rate: 1e-5 … 0.1 log" in result.stdout
+    assert result.stderr.splitlines()[-1] == "next: sweeper run toy.yaml"
+
+
+def test_a_missing_backbone_is_refused_before_anything_is_created(here: Path) -> None:
+    result = invoke("run", str(ROOT / "search_spaces/quickstart.yaml"), "parameters.backbone=hfl/chinese-no-such-model")
+    assert result.exit_code == 4
+    lines = result.stderr.splitlines()
+    assert lines[-1].startswith("backbone hfl/chinese-no-such-model: is not in the local model cache and the hub cannot be reached")
+    assert not list(here.iterdir())
+
+
+def test_more_gpus_than_there_are_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (here / "toy.yaml").write_text(GOOD, encoding="utf-8")
+    result = invoke("run", "toy.yaml", "resources={gpus: 1}")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (
+        4, "resources.gpus: a trial wants 1 and this machine has 0; run on the CPU with resources.gpus=0",
+    )  # fmt: skip
+    assert [path.name for path in here.iterdir()] == ["toy.yaml"]
+
+
+def test_compare_and_ls_read_the_ledger(here: Path, toy_space: Make) -> None:
+    space = toy_space()
+    ledger = create_ledger(open_storage(f"sqlite:///{here}/sweeps/ledger.db"), space, "toy")
+    for value in (0.25, 0.75):
+        record = ledger.ask(space)
+        assert record is not None
+        ledger.report(record.number, {"height": value, "eval_loss": 0.5, "epoch": 4.0, "seconds": 3.0}, None)
+        ledger.finish(record.number, "COMPLETE")
+    rows = json.loads(invoke("compare", "toy", "--json").stdout)
+    assert [(row["trial"], row["value"], row["state"]) for row in rows] == [(1, 0.75, "COMPLETE"), (0, 0.25, "COMPLETE")]
+    assert invoke("compare", "toy", "--md").stdout.startswith("| trial | state | height |")
+    assert invoke("compare", "toy", "--csv").stdout.startswith("trial,state,height,")
+    assert "0.75" in invoke("compare", "toy").stdout
+    assert "toy" in invoke("ls").stdout
+    wrong = invoke("compare", "toi")
+    assert (wrong.exit_code, wrong.stderr.strip()) == (2, "sweep toi: not in the ledger; did you mean 'toy'?")
+
+
+@pytest.mark.parametrize("command", [["ls"], ["compare", "toy"]])
+def test_reading_where_nothing_was_run_creates_nothing(here: Path, command: list[str]) -> None:
+    result = invoke(*command)
+    assert result.exit_code == 2
+    assert "run a sweep first" in result.stderr
+    assert not list(here.iterdir())
+
+
+def test_the_schema_in_the_folder_is_the_one_that_is_printed() -> None:
+    assert invoke("schema").stdout == (ROOT / "search_spaces/schema.json").read_text(encoding="utf-8")
+
+
+def test_doctor_finds_this_installation_whole(here: Path) -> None:
+    result = invoke("doctor")
+    assert result.exit_code == 0, result.output
+    assert {"python", "torch", "ray", "mlflow", "devices", "disk", "ledger"} <= {line.split()[1] for line in result.stdout.splitlines()}
+    assert not list(here.iterdir())
+
+
+def sweeper(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", "from sweeper.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=200, check=False)
+
+
+@pytest.mark.timeout(300)
+def test_a_sweep_from_empty_to_its_table_and_not_twice(here: Path) -> None:
+    (here / "toy.yaml").write_text(GOOD, encoding="utf-8")
+    done = sweeper("run", "toy.yaml", "search.trials=3", "parameters.warmup_ratio=0.0", cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("COMPLETE") == 3
+    lines = done.stderr.splitlines()
+    assert lines[0] == "toy: 3 trials of tests.toy:JOB on sample, by height"
+    assert sorted(line[:9] for line in lines[1:4]) == ["trial   0", "trial   1", "trial   2"]
+    assert lines[4] == "next: sweeper compare toy --md   or   sweeper ui"
+    assert len(lines) == 5, "third-party chatter on the terminal"
+    rows = json.loads(sweeper("compare", "toy", "--json", cwd=here).stdout)
+    assert all(row["run_id"] for row in rows)
+    assert len([path for path in (here / "sweeps/toy/trials").glob("*/checkpoint-*")]) == 3
+
+    again = sweeper("run", "toy.yaml", "search.trials=3", "parameters.warmup_ratio=0.0", cwd=here)
+    assert (again.returncode, json.loads(sweeper("compare", "toy", "--json", cwd=here).stdout)) == (0, rows)
+
+    other = sweeper("run", "toy.yaml", "search.trials=3", "search.seed=9", "parameters.warmup_ratio=0.0", cwd=here)
+    assert other.returncode == 2
+    assert other.stderr.splitlines()[-1].strip() == "search.seed: was 1, is 9"
+
+    failed = sweeper("run", "toy.yaml", "search.trials=1", "parameters.trouble=raise", "name=bad", cwd=here)
+    assert failed.returncode == 1
+    assert "RuntimeError: the hill is closed" in failed.stderr
