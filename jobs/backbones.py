@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 # Names without an owner that the hub knows; any other bare word is a slip.
-BARE_NAMES = ("bert-base-chinese", "bert-base-multilingual-cased", "bert-base-multilingual-uncased", "xlm-roberta-base", "xlm-roberta-large")
+BARE_NAMES = (
+    "bert-base-chinese",
+    "bert-base-multilingual-cased",
+    "bert-base-multilingual-uncased",
+    "xlm-roberta-base",
+    "xlm-roberta-large",
+)
 SCRATCH = re.compile(r"scratch:(?P<layers>\d{1,3})x(?P<hidden>\d{1,5})x(?P<heads>\d{1,3})(?:@(?P<tokenizer>.+))?")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 VOCABULARY = 21_128  # pieces of BERT's Chinese vocabulary; one of characters is smaller
@@ -52,7 +58,11 @@ def check_name(name: str) -> str | None:
     if name in BARE_NAMES or (HUB_NAME.fullmatch(name) and ".." not in name):
         return None
     nearest = process.extractOne(name, ["scratch:2x128x2", *BARE_NAMES], score_cutoff=60)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else "write owner/name as on the hub, a local folder, or scratch:LAYERSxHIDDENxHEADS"
+    hint = (
+        f"did you mean {nearest[0]!r}?"
+        if nearest
+        else "write owner/name as on the hub, a local folder, or scratch:LAYERSxHIDDENxHEADS"
+    )
     return f"{name!r} is no backbone; {hint}"
 
 
@@ -69,8 +79,12 @@ def _check_scratch(name: str) -> str | None:
 
 
 def _check_folder(name: str) -> str | None:
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
+    try:
+        folder = Path(name).expanduser()
+        found = folder.is_dir()
+    except (OSError, RuntimeError):  # a name too long, or ~somebody who is not there
+        found = False
+    if not found:
         return f"{name!r}: no such folder"
     if not any((folder / file).is_file() for file in ("config.json", "tokenizer_config.json", "tokenizer.json")):
         return f"{name!r}: holds no config.json; a folder as `save_pretrained` writes it is expected"
@@ -78,7 +92,7 @@ def _check_folder(name: str) -> str | None:
 
 
 def _is_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or Path(name).is_dir()
+    return name.startswith((".", "/", "~")) or (len(name) < 256 and Path(name).is_dir())
 
 
 def _size(match: re.Match[str]) -> Size:
@@ -103,9 +117,13 @@ def _pretrained_tokenizer(source: str) -> PreTrainedTokenizerFast:
     if _is_bare(tokenizer):  # Chinese Longformers have BERT's vocabulary; where none is named, RoBERTa's class is tried
         tokenizer = _from_pretrained(AutoTokenizer, source, tokenizer_type="bert")
     if _is_bare(tokenizer):
-        raise BackboneError(f"{source}: its tokenizer has no vocabulary; name the right tokenizer_class in its tokenizer_config.json")
+        raise BackboneError(
+            f"{source}: its tokenizer has no vocabulary; name the right tokenizer_class in its tokenizer_config.json"
+        )
     if not tokenizer.is_fast:
-        raise BackboneError(f"{source}: has no fast tokenizer, and spans need its character offsets; choose another backbone")
+        raise BackboneError(
+            f"{source}: has no fast tokenizer, and spans need its character offsets; choose another backbone"
+        )
     return tokenizer
 
 
@@ -144,7 +162,11 @@ def load_model(
     tokenizer's.
     """
     match = SCRATCH.fullmatch(name)
-    model = _scratch_model(_size(match), auto_class, tokenizer, positions) if match else _pretrained_model(name, auto_class, **config)
+    model = (
+        _scratch_model(_size(match), auto_class, tokenizer, positions)
+        if match
+        else _pretrained_model(name, auto_class, **config)
+    )
     limit = _position_limit(model.config)
     if limit < positions:
         raise BackboneError(f"{name}: reads at most {limit} tokens; lower max_length from {positions}")
@@ -176,7 +198,12 @@ def _pretrained_model(name: str, auto_class: str, **config: Any) -> PreTrainedMo
     import transformers
 
     loaded = _from_pretrained(
-        getattr(transformers, auto_class), name, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **config
+        getattr(transformers, auto_class),
+        name,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+        **config,
     )
     model, info = loaded
     if missing := _missing_encoder_weights(model.base_model_prefix, info):
@@ -208,7 +235,9 @@ def architecture(name: str) -> str:
 
 def _position_limit(config: Any) -> int:
     """RoBERTa's families keep `pad_token_id + 1` positions for themselves."""
-    reserved = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "longformer", "camembert") else 0
+    reserved = (
+        config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "longformer", "camembert") else 0
+    )
     return int(config.max_position_embeddings) - reserved
 
 
@@ -228,7 +257,10 @@ def _cause(source: str, error: Exception) -> str:
     if Path(source).is_dir():
         return f"cannot be loaded from this folder: {first}"
     if _offline(error):
-        return "is not in the local model cache and the hub cannot be reached; download it where there is a network, or give a local folder"
+        return (
+            "is not in the local model cache and the hub cannot be reached; "
+            "download it where there is a network, or give a local folder"
+        )
     return f"cannot be loaded from the hub: {first}"
 
 

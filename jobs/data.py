@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 SAMPLE = "sample"
 SPLITS = ("train", "valid", "test")
+REFERENCES = "references.json"
 CANDIDATES = range(2, 9)
 SHOWN = 20
 
@@ -80,6 +81,57 @@ def vocabulary(data: Data) -> list[str]:
     return [*data.paragraphs, *(row.question for row in data.train)]
 
 
+def references(location: str, file: Path | None = None) -> dict[str, list[str]]:
+    """Every answer that counts as right, by question id: what `jobs.metrics.mean_scores` compares with.
+
+    They stand in `file`, or where none is given in the folder's references.json if it has one:
+    `{"id": ["日月潭", "潭"]}`, or objects with such a list under `references`. A question that is not in
+    there has its own answer; a test question with neither is left out.
+
+    Raises DataError with every mistake found.
+    """
+    data = read(location)
+    rows = [*data.train, *data.valid, *data.test]
+    own = {row.id: [row.answer] for row in rows if row.answer is not None}
+    path = file or Path(location) / REFERENCES
+    if not file and (location == SAMPLE or not path.exists()):
+        return own
+    return {**own, **_reference_lists(path, {row.id for row in rows})}
+
+
+def _reference_lists(path: Path, ids: Set[str]) -> dict[str, list[str]]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        refuse([f"{path}: holds {_kind(content)}; an object is expected, with a list of answers for each id"])
+    lists = {key: one.get("references", []) if isinstance(one, dict) else one for key, one in content.items()}
+    unknown = [key for key in lists if key not in ids]
+    mistakes = [f"{path}: id {key!r} is no question of this data set; remove it" for key in unknown]
+    mistakes += [
+        f"{path}: id {key!r}: a list of answers is expected, none of them empty"
+        for key, answers in lists.items()
+        if not isinstance(answers, list) or not answers or any(_text_problem(answer) for answer in answers)
+    ]
+    refuse(mistakes)
+    return lists
+
+
+def read_json(path: Path) -> Any:
+    """The content of one JSON file: UTF-8 with or without a byte order mark, no key twice, no NaN.
+
+    Raises DataError with one line that names the file.
+    """
+    mistakes: list[str] = []
+    content = _json(path, mistakes)
+    refuse(mistakes)
+    return content
+
+
+def refuse(mistakes: Sequence[str]) -> None:
+    """Raise DataError with the first of the mistakes, if there are any."""
+    if mistakes:
+        raise DataError(_shortened(mistakes))
+
+
 def _sample() -> dict[str, Any]:
     from jobs.sample import files
 
@@ -88,7 +140,8 @@ def _sample() -> dict[str, Any]:
 
 def _files(folder: Path, mistakes: list[str]) -> dict[str, Any]:
     if not folder.is_dir():
-        raise DataError([f"{folder}: no such folder; `data` is a folder with context.json, train.json and valid.json, or the word {SAMPLE}"])
+        wanted = f"a folder with context.json, train.json and valid.json, or the word {SAMPLE}"
+        raise DataError([f"{folder}: no such folder; `data` is {wanted}"])
     names = ["context", "train", "valid"] + (["test"] if (folder / "test.json").exists() else [])
     return {name: _json(folder / f"{name}.json", mistakes) for name in names}
 
@@ -113,7 +166,9 @@ def _text(path: Path) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} is not UTF-8; convert the file, for instance from Big5 or GB18030") from None
+        raise ValueError(
+            f"byte {error.start} is not UTF-8; convert the file, for instance from Big5 or GB18030"
+        ) from None
 
 
 def _json_cure(path: Path, error: json.JSONDecodeError) -> str:
@@ -188,7 +243,12 @@ def _questions(
 def _question(row: Mapping[str, Any]) -> Question:
     answer = row.get("answer") or {}
     return Question(
-        row["id"], row["question"], tuple(row["paragraphs"]), row.get("relevant"), answer.get("text"), answer.get("start")
+        row["id"],
+        row["question"],
+        tuple(row["paragraphs"]),
+        row.get("relevant"),
+        answer.get("text"),
+        answer.get("start"),
     )
 
 

@@ -60,7 +60,13 @@ class Tokens:
 def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens:
     """Tokens of `texts` with their characters. Spaces at a token's border do not count as part of it,
     since SentencePiece hands a word the space before it."""
-    encodings = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
+    encodings = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
     lengths = [len(ids) for ids in encodings["input_ids"]]
     chars = [
         _trimmed(text, first, last)
@@ -136,7 +142,10 @@ def pair_layout(tokenizer: PreTrainedTokenizerFast) -> Layout:
     last_second = len(ids) - 1 - sequences[::-1].index(1)
     before, between, after = ids[:first], ids[last_first + 1 : second], ids[last_second + 1 :]
     return Layout(
-        tuple(before), tuple(between), tuple(after), (types[0], types[first], types[second - 1], types[second], types[-1])
+        tuple(before),
+        tuple(between),
+        tuple(after),
+        (types[0], types[first], types[second - 1], types[second], types[-1]),
     )
 
 
@@ -206,7 +215,8 @@ class Windows:
         question, paragraph, *_ = self.pairs[self.pair[row]]
         asked = self.offset[row] - len(self.layout.before) - len(self.layout.between)
         return self.layout.around(
-            self.questions.part(question, 0, asked), self.paragraphs.part(paragraph, self.first[row], self.last[row])
+            self.questions.part(question, 0, asked),
+            self.paragraphs.part(paragraph, self.first[row], self.last[row]),
         )
 
     def allowed(self, width: int) -> NDArray[np.bool_]:
@@ -422,7 +432,15 @@ def cut_joined_windows(
     labels = _labels(_joined_answers(paragraphs, groups, members)[cuts.row], cuts)
     parts = _parts(paragraphs, members, cuts)
     return JoinedWindows(
-        questions, paragraphs, layout, tokenizer.pad_token_id, tokenizer.sep_token_id, asked, *cuts, labels, parts
+        questions,
+        paragraphs,
+        layout,
+        tokenizer.pad_token_id,
+        tokenizer.sep_token_id,
+        asked,
+        *cuts,
+        labels,
+        parts,
     )
 
 

@@ -30,8 +30,12 @@ ABSENT = -100  # PyTorch's "not a label"
 
 @dataclass(frozen=True, kw_only=True)
 class McParams(TrainingParams):
-    max_length: Annotated[int, Ge(32), Le(8192)] = knob(512, "longest input in tokens: question, paragraph, special tokens")
-    per_device_train_batch_size: Annotated[int, Ge(1)] = knob(2, "most questions at once on a device, each with all its candidates")
+    max_length: Annotated[int, Ge(32), Le(8192)] = knob(
+        512, "longest input in tokens: question, paragraph, special tokens"
+    )
+    per_device_train_batch_size: Annotated[int, Ge(1)] = knob(
+        2, "most questions at once on a device, each with all its candidates"
+    )
     per_device_eval_batch_size: Annotated[int, Ge(1)] = knob(8, "questions at once on a device in evaluation")
 
 
@@ -45,13 +49,17 @@ def train(params: McParams, data: str, workdir: Path, report: Report, resume_fro
     set_seed(params.seed)
     dataset = read(data)
     tokenizer = backbones.load_tokenizer(params.backbone, vocabulary(dataset))
-    sources = [inputs(tokenizer, dataset, rows, params.max_length, workdir.parent / "features") for rows in (dataset.train, dataset.valid)]
+    cache = workdir.parent / "features"
+    trained, asked = (
+        inputs(tokenizer, dataset, rows, params.max_length, cache) for rows in (dataset.train, dataset.valid)
+    )
     model = backbones.load_model(params.backbone, "AutoModelForMultipleChoice", tokenizer, params.max_length)
     training.fit(
         model,
         tokenizer,
         params,
-        *(training.Inputs(len(source.rows), source.collate) for source in sources),
+        training.Inputs(len(trained.rows), trained.collate),
+        training.Inputs(len(asked.rows), asked.collate),
         lambda logits: evaluate(dataset.valid, logits),
         workdir,
         report,
@@ -81,12 +89,14 @@ class Candidates:
         most = int(counts.max())
         batch = self.windows.batch(np.concatenate([np.arange(self.bounds[n], self.bounds[n + 1]) for n in numbers]))
         present = (np.arange(most) < counts[:, None]).ravel()
-        filled = {name: _spread(values, present).reshape(len(numbers), most, -1) for name, values in batch._asdict().items()}
+        filled = {
+            name: _spread(values, present).reshape(len(numbers), most, -1) for name, values in batch._asdict().items()
+        }
         filled["attention_mask"][..., 0] = 1
         labels = np.full((len(numbers), most), ABSENT)
         for line, number in enumerate(numbers):
             row = self.rows[number]
-            labels[line, row.paragraphs.index(row.relevant)] = counts[line]  # type: ignore[arg-type]
+            labels[line, row.paragraphs.index(row.relevant)] = counts[line]
         return {name: torch.from_numpy(values) for name, values in {**filled, "labels": labels}.items()}
 
 
@@ -132,7 +142,9 @@ def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | 
     return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
-def evaluate(rows: Sequence[Question], logits: NDArray[np.floating[Any]]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def evaluate(
+    rows: Sequence[Question], logits: NDArray[np.floating[Any]]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Accuracy, and one prediction per question: the paragraph it picks and every candidate's score.
 
     `logits` is [questions, candidates]; what lies beyond a question's own candidates is not looked at.
@@ -140,7 +152,13 @@ def evaluate(rows: Sequence[Question], logits: NDArray[np.floating[Any]]) -> tup
     predictions = []
     for row, scores in zip(rows, logits, strict=True):
         own = scores[: len(row.paragraphs)]
-        predictions.append({"id": row.id, "paragraph": row.paragraphs[int(own.argmax())], "scores": [float(score) for score in own]})
+        predictions.append(
+            {
+                "id": row.id,
+                "paragraph": row.paragraphs[int(own.argmax())],
+                "scores": [float(score) for score in own],
+            }
+        )
     right = [prediction["paragraph"] == row.relevant for prediction, row in zip(predictions, rows, strict=True)]
     return {"accuracy": sum(right) / len(right)}, predictions
 

@@ -15,7 +15,13 @@ from jobs.backbones import check_name
 from jobs.job import ParamError
 
 LrSchedulerType = Literal[
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
 ]
 
 
@@ -34,10 +40,13 @@ class TrainingParams:
     warmup_steps: Annotated[int, Ge(0)] = knob(0, "the same as a count; set one of the two")
     weight_decay: Annotated[float, Ge(0), Le(1)] = knob(0.0, "AdamW's, not applied to biases and norms")
     max_grad_norm: Annotated[float, Gt(0)] = knob(1.0, "gradients are clipped to this norm")
+    bf16: bool = knob(False, "matrix products in bfloat16, on devices that have it; CPUs with AVX512-BF16 too")
     num_train_epochs: Annotated[int, Ge(1), Le(10_000)] = knob(3, "passes over the training questions")
     eval_steps: Annotated[int, Ge(0)] = knob(0, "evaluate every N optimizer steps; 0: after each epoch")
     effective_batch_size: Annotated[int, Ge(1), Le(65_536)] = knob(8, "windows per optimizer step, over all workers")
-    per_device_train_batch_size: Annotated[int, Ge(1)] = knob(8, "most windows at once on a device; accumulation makes up the rest")
+    per_device_train_batch_size: Annotated[int, Ge(1)] = knob(
+        8, "most windows at once on a device; accumulation makes up the rest"
+    )
     per_device_eval_batch_size: Annotated[int, Ge(1)] = knob(32, "windows at once on a device in evaluation")
 
     def __post_init__(self) -> None:

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     import torch
 
     from jobs.data import Data, Question
-    from jobs.features import Tokens, Windows
+    from jobs.features import Windows
 
 
 @dataclass(frozen=True, kw_only=True)
 class QaParams(TrainingParams):
-    max_length: Annotated[int, Ge(32), Le(8192)] = knob(512, "longest window in tokens: question, paragraph, special tokens")
+    max_length: Annotated[int, Ge(32), Le(8192)] = knob(
+        512, "longest window in tokens: question, paragraph, special tokens"
+    )
     doc_stride: Annotated[int, Ge(0)] = knob(128, "tokens two neighbouring windows share")
     max_answer_length: Annotated[int, Ge(1)] = knob(30, "longest answer in tokens")
 
@@ -34,7 +36,10 @@ class QaParams(TrainingParams):
         super().__post_init__()
         room = self.max_length // 2 - 4
         if self.doc_stride >= room:
-            raise ParamError("doc_stride", f"{self.doc_stride} leaves no room in windows of max_length {self.max_length}; use less than {room}")
+            raise ParamError(
+                "doc_stride",
+                f"{self.doc_stride} leaves no room in windows of max_length {self.max_length}; use less than {room}",
+            )
 
 
 def train(params: QaParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
@@ -115,7 +120,7 @@ def answers(
     start, end = logits
     spans = best_spans(start, end, source.allowed(start.shape[1]), max_answer_length)
     chosen = best_windows(spans.scores, source.pair)
-    characters = source.characters(chosen, Spans(*(values[chosen] for values in spans)))
+    characters = source.characters(chosen, Spans(spans.scores[chosen], spans.first[chosen], spans.last[chosen]))
     return [
         {"answer": text[first:last], "start": int(first), "score": float(score)}
         for text, (first, last), score in zip(paragraphs, characters, spans.scores[chosen], strict=True)

@@ -33,7 +33,7 @@ Loss = Callable[..., torch.Tensor]
 Evaluate = Callable[[Any], tuple[dict[str, float], list[dict[str, Any]]]]
 
 
-class Inputs(Dataset[int]):
+class Inputs(Dataset[int]):  # type: ignore[misc]
     """`count` inputs, and the function from some of their numbers to a batch of tensors.
 
     PyTorch asks a dataset that has `__getitems__` for a whole batch at once.
@@ -104,6 +104,7 @@ def arguments(params: TrainingParams, output_dir: Path, workers: int = 1) -> Tra
         warmup_steps=params.warmup_steps or params.warmup_ratio,
         weight_decay=params.weight_decay,
         max_grad_norm=params.max_grad_norm,
+        bf16=params.bf16,
         num_train_epochs=params.num_train_epochs,
         per_device_train_batch_size=per_device,
         gradient_accumulation_steps=params.effective_batch_size // (per_device * workers),
@@ -137,7 +138,7 @@ def device_batch(effective: int, most: int, workers: int = 1) -> int:
     return max(size for size in range(1, min(most, share) + 1) if share % size == 0)
 
 
-class Reporter(TrainerCallback):
+class Reporter(TrainerCallback):  # type: ignore[misc]
     """Reports an evaluation once its checkpoint is whole: Trainer logs, evaluates, then saves."""
 
     def __init__(self, evaluate: Evaluate, epochs: int, workdir: Path, report: Report) -> None:
@@ -158,12 +159,22 @@ class Reporter(TrainerCallback):
             control.should_log = True
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **_: Any,
     ) -> None:
         self.train_loss = logs.get("loss", self.train_loss)
 
     def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **_: Any,
     ) -> None:
         own = {key: value for key, value in metrics.items() if not key.endswith(("_per_second", "_runtime", "epoch"))}
         self.metrics = {key if key == "eval_loss" else key.removeprefix("eval_"): value for key, value in own.items()}
@@ -171,7 +182,12 @@ class Reporter(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         finished = state.global_step >= state.max_steps
         epoch = float(self.epochs) if finished else round(float(state.epoch or 0), 6)
-        metrics = {**self.metrics, "train_loss": self.train_loss, "epoch": epoch, "step": float(state.global_step)}
+        metrics = {
+            **self.metrics,
+            "train_loss": self.train_loss,
+            "epoch": epoch,
+            "step": float(state.global_step),
+        }
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         checkpoint.write_json(folder / checkpoint.PREDICTIONS, self.predictions)
         checkpoint.write_json(folder / "metrics.json", metrics)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.errors import EnvironmentFailure
-from sweeper.search_space import Resources, SearchSpace, possible_resources, resources_of
+from sweeper.search_space import SearchSpace, possible_resources, resources_of
+from sweeper.section import Resources
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def _gpus() -> int:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
     import torch
 
-    return torch.cuda.device_count()
+    return int(torch.cuda.device_count())
 
 
 def share(resources: Resources | None, machine: Machine, trials: int) -> Share:
@@ -56,11 +57,12 @@ def share(resources: Resources | None, machine: Machine, trials: int) -> Share:
     spare = 1 if gpus else max(1, machine.cpus // trials)
     cpus = resources.cpus if resources and resources.cpus is not None else float(spare)
     if gpus > machine.gpus:
-        raise EnvironmentFailure(
-            f"resources.gpus: a trial wants {gpus:g} and this machine has {machine.gpus}; run on the CPU with resources.gpus=0"
-        )
+        cure = "run on the CPU with resources.gpus=0"
+        raise EnvironmentFailure(f"resources.gpus: a trial wants {gpus:g} and this machine has {machine.gpus}; {cure}")
     if cpus > machine.cpus:
-        raise EnvironmentFailure(f"resources.cpus: a trial wants {cpus:g} and this machine has {machine.cpus}; lower it")
+        raise EnvironmentFailure(
+            f"resources.cpus: a trial wants {cpus:g} and this machine has {machine.cpus}; lower it"
+        )
     by_cpu = int(machine.cpus / cpus)
     return Share(cpus, gpus, min(by_cpu, _by_gpu(gpus, machine.gpus)) if gpus else by_cpu)
 

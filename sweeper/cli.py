@@ -43,6 +43,7 @@ def main() -> None:
     Write a search space as one YAML file; `sweeper run` trains its trials side by side, stops weak ones
     early, and ends with a table.
     """
+    os.umask(0o077)  # records, checkpoints and logs are their owner's alone
 
 
 @main.command()
@@ -72,7 +73,8 @@ def run(file: str, overrides: tuple[str, ...], new: bool) -> None:
         click.echo(f"{outcome.mirror_failure}; the ledger has everything", err=True)
     if outcome.interrupted:
         raise KeyboardInterrupt
-    click.echo(f"next: sweeper compare {outcome.name} --md   or   sweeper ui", err=True)
+    page = f", then open {outcome.page}" if outcome.page else ""
+    click.echo(f"next: sweeper compare {outcome.name} --md   or   sweeper ui{page}", err=True)
     sys.exit(0 if outcome.good else 1)
 
 
@@ -124,8 +126,8 @@ def compare(name: str, form: str) -> None:
 @click.option("--port", type=int, help="Instead of the one in mlflow.ini.")
 def ui(port: int | None) -> None:
     """Serve the MLflow pages of all sweeps on this machine's loopback address."""
+    from sweeper.server import serve
     from sweeper.stores import read_stores
-    from sweeper.tracking import serve
 
     serve(read_stores(), port, lambda url: click.echo(f"MLflow is at {url} until Ctrl-C", err=True))
 

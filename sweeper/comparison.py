@@ -82,11 +82,17 @@ def rich_table(table: Sequence[Row], objective: str) -> Table:
     from rich.text import Text
 
     view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    text_columns = {"state", *(name for row in table for name, value in row["params"].items() if isinstance(value, str))}
+    text_columns = {
+        "state",
+        *(name for row in table for name, value in row["params"].items() if isinstance(value, str)),
+    }
     for name in header(table, objective):
         view.add_column(name, justify="left" if name in text_columns else "right", no_wrap=name not in text_columns)
     for place, line in enumerate(cells(table, objective)):
-        view.add_row(*(Text(cell) for cell in line), style="bold" if place == 0 and table[0]["value"] is not None else None)
+        view.add_row(
+            *(Text(cell) for cell in line),
+            style="bold" if place == 0 and table[0]["value"] is not None else None,
+        )
     return view
 
 

@@ -16,7 +16,15 @@ from sweeper.capacity import local_machine
 from sweeper.errors import Failure
 from sweeper.stores import Stores, redacted
 
-SWITCHES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HOME", "CUDA_VISIBLE_DEVICES", "MLFLOW_TRACKING_URI", "SWEEPER_ROOT", "SWEEPER_LEDGER")
+SWITCHES = (
+    "HF_HUB_OFFLINE",
+    "HF_DATASETS_OFFLINE",
+    "HF_HOME",
+    "CUDA_VISIBLE_DEVICES",
+    "MLFLOW_TRACKING_URI",
+    "SWEEPER_ROOT",
+    "SWEEPER_LEDGER",
+)
 LOW_DISK = 5 * 2**30
 
 
@@ -61,7 +69,11 @@ def disk(root: Path) -> Finding:
     place = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     good = free > LOW_DISK and os.access(place, os.W_OK)
-    return Finding("disk", f"{free / 2**30:.1f} GiB free at {place}" + ("" if good else "; make room, or set SWEEPER_ROOT"), good)
+    return Finding(
+        "disk",
+        f"{free / 2**30:.1f} GiB free at {place}" + ("" if good else "; make room, or set SWEEPER_ROOT"),
+        good,
+    )
 
 
 def reachable(stores: Stores) -> list[Finding]:

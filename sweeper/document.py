@@ -149,15 +149,13 @@ def plain_scalar(text: str) -> str | int | float | bool | None:
 
 def yaml_text(values: dict[str, Any]) -> str:
     """Plain values as YAML that `read_document` gives back unchanged."""
-    return yaml.dump(
-        values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
-    )
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
 
 class _Dumper(yaml.SafeDumper):
     """Quotes the text that `plain_scalar` would take for something else, and writes no aliases."""
 
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+    def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
@@ -176,17 +174,13 @@ _Dumper.add_representer(str, _represent_text)
 
 def _integer(text: str) -> int:
     if len(text) > 20 or abs(int(text)) > MAX_INTEGER:
-        raise ValueError(
-            f"a whole number of {len(text.lstrip('+-'))} digits is too large; use at most 18 digits"
-        )
+        raise ValueError(f"a whole number of {len(text.lstrip('+-'))} digits is too large; use at most 18 digits")
     return int(text)
 
 
 def dotted(key: Key) -> str:
     """A key as an override would write it; odd names are quoted so that they can be seen."""
-    return ".".join(
-        part if re.fullmatch(r"[\w/@+-]+", part := str(segment)) else repr(part) for segment in key
-    )
+    return ".".join(part if re.fullmatch(r"[\w/@+-]+", part := str(segment)) else repr(part) for segment in key)
 
 
 def shown(value: object) -> str:
@@ -233,9 +227,7 @@ def _text(path: Path) -> str:
         if raw.startswith(mark):
             raise ConfigError(f"{path}: the file is {name}; save it as UTF-8")
     if (zero := raw.find(b"\0")) >= 0:
-        raise ConfigError(
-            f"{path}:{_line_of(raw, zero)}: holds a NUL byte; save the file as plain UTF-8 text"
-        )
+        raise ConfigError(f"{path}:{_line_of(raw, zero)}: holds a NUL byte; save the file as plain UTF-8 text")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -258,9 +250,7 @@ def _bytes(path: Path) -> bytes:
         cause = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: cannot be read ({cause}); check its path and permissions") from None
     if len(raw) > MAX_BYTES:
-        raise ConfigError(
-            f"{path}: is larger than 1 MB; a search space has a few dozen lines: is it the right file?"
-        )
+        raise ConfigError(f"{path}: is larger than 1 MB; a search space has a few dozen lines: is it the right file?")
     return raw
 
 
@@ -303,9 +293,7 @@ class _Reading:
         value = None
         for count, event in enumerate(e for e in self._events if isinstance(e, yaml.DocumentStartEvent)):
             if count:
-                self._note(
-                    root, "a second document starts here; keep one document in the file", self._where(event)
-                )
+                self._note(root, "a second document starts here; keep one document in the file", self._where(event))
                 break
             start = next(self._events)
             self._lines.setdefault(root, self._where(start))
@@ -379,9 +367,7 @@ class _Reading:
 
     def _scalar(self, event: yaml.ScalarEvent, key: Key) -> Any:
         text: str = event.value
-        if any(
-            unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t" for character in text
-        ):
+        if any(unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t" for character in text):
             self._note(key, f"{shown(text)} holds a control character; remove it", self._where(event))
         if event.style is not None:
             return text
@@ -412,9 +398,7 @@ def _events(text: str) -> Iterator[yaml.Event]:
     except (ValueError, OverflowError):
         # An escape beyond Unicode or a %YAML version of thousands of digits passes through PyYAML's scanner
         # to chr() and int().
-        raise _YamlError(
-            loader.line + 1, "an escape or directive has an impossible number; remove it"
-        ) from None
+        raise _YamlError(loader.line + 1, "an escape or directive has an impossible number; remove it") from None
 
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:

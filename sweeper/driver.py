@@ -22,7 +22,15 @@ from jobs.checkpoint import PREDICTIONS
 from sweeper import comparison
 from sweeper.capacity import Machine, shares
 from sweeper.errors import ConfigError, EnvironmentFailure
-from sweeper.ledger import Ledger, TrialRecord, create_ledger, load_ledger, open_storage, reachable, sweep_names
+from sweeper.ledger import (
+    Ledger,
+    TrialRecord,
+    create_ledger,
+    load_ledger,
+    open_storage,
+    reachable,
+    sweep_names,
+)
 from sweeper.progress import Progress
 from sweeper.retention import disposable
 from sweeper.search_space import SearchSpace, backbones, resolved, searched, to_yaml
@@ -37,12 +45,14 @@ FLUSH_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `interrupted`: trials are left that the next run goes on with."""
+    """How a run ended. `interrupted`: trials are left that the next run goes on with. `page`: where MLflow
+    shows the sweep, once `sweeper ui` runs."""
 
     name: str
     records: list[TrialRecord]
     interrupted: bool
     mirror_failure: str | None
+    page: str | None
 
     @property
     def good(self) -> bool:
@@ -100,7 +110,12 @@ def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
     ledger = load_ledger(storage, name)
     if changes := differences(ledger.attributes["search_space"], resolved(space)):
         cure = "add --new to run beside it, or name=… for another name"
-        raise ConfigError([f"sweep {name}: exists with another search space; {cure}", *(f"  {change}" for change in changes)])
+        raise ConfigError(
+            [
+                f"sweep {name}: exists with another search space; {cure}",
+                *(f"  {change}" for change in changes),
+            ]
+        )
     return ledger
 
 
@@ -110,7 +125,9 @@ def differences(before: Any, now: Any, key: str = "") -> list[str]:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
         names = list(dict.fromkeys([*before, *now]))
-        return [line for name in names for line in differences(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))]
+        return [
+            line for name in names for line in differences(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
+        ]
     return [] if before == now else [f"{key}: was {before}, is {now}"]
 
 
@@ -134,14 +151,22 @@ def _run(sweep: Sweep, stores: Stores, console: Console) -> Outcome:
         name=ledger.name,
         key=f"{stores.root.absolute()}/{ledger.name}",
         objective=space.objective,
+        direction=space.direction,
+        columns=searched(space),
         tags={"data": space.data, "data_fingerprint": space.data_fingerprint, **versions()},
         texts={"search_space.yaml": to_yaml(space)},
     )
     progress = Progress(console, space.objective, space.direction, space.search.trials or 0, searched(space))
-    with output_to(sweep.log), Mirror(stores.tracking, stores.artifacts, space.name, info) as mirror, progress:
+    with (
+        output_to(sweep.log),
+        Mirror(stores.tracking, stores.artifacts, space.name, info) as mirror,
+        progress,
+    ):
         run_unfinished(sweep, Listeners(sweep, mirror, progress))
         records = finish(ledger, mirror)
-    return Outcome(ledger.name, records, any(r.state == "RUNNING" for r in records), mirror.failure)
+        page = f"{stores.address}/{mirror.page}" if mirror.page else None
+    interrupted = any(record.state == "RUNNING" for record in records)
+    return Outcome(ledger.name, records, interrupted, mirror.failure, page)
 
 
 @dataclass(frozen=True)
@@ -188,7 +213,10 @@ def finish(ledger: Ledger, mirror: Mirror) -> list[TrialRecord]:
     records = ledger.records()
     interrupted = any(record.state == "RUNNING" for record in records)
     table, objective = comparison.rows(records, ledger.direction), ledger.objective
-    texts = {"comparison.md": comparison.markdown(table, objective), "comparison.csv": comparison.csv_text(table, objective)}
+    texts = {
+        "comparison.md": comparison.markdown(table, objective),
+        "comparison.csv": comparison.csv_text(table, objective),
+    }
     best = {f"best_{objective}": table[0]["value"]} if table and table[0]["value"] is not None else {}
     mirror.finish("STOPPED" if interrupted else "COMPLETE", texts, best)
     mirror.flush(FLUSH_SECONDS)

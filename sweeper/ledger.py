@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,14 +26,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from jobs import get_job
-from jobs.job import Direction
+from jobs.job import Direction, ParamError
+from sweeper.domain import Choice, Constant, Domain, Range, contains
 from sweeper.errors import ConfigError, EnvironmentFailure
-from sweeper.schema import contains
 from sweeper.search_space import (
-    Choice,
-    Constant,
-    Domain,
-    Range,
     SearchSpace,
     assign,
     grid,
@@ -92,7 +88,9 @@ def reachable(url: str) -> Iterator[None]:
     except (DBAPIError, optuna.exceptions.StorageInternalError, OSError) as error:
         shown = make_url(url).render_as_string(hide_password=True)
         cause = str(getattr(error.__cause__ or error, "orig", error)).splitlines()[0]
-        raise EnvironmentFailure(f"ledger {shown}: {cause}; check that it can be reached, is writable and not full") from error
+        raise EnvironmentFailure(
+            f"ledger {shown}: {cause}; check that it can be reached, is writable and not full"
+        ) from error
 
 
 def open_storage(url: str) -> RDBStorage:
@@ -107,7 +105,9 @@ def existing_storage(url: str) -> RDBStorage:
     """The same, for commands that only read. Raises ConfigError where nothing has been run yet."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
-        raise ConfigError(f"ledger {parsed.database}: not there; run a sweep first, or look from the folder where it was run")
+        raise ConfigError(
+            f"ledger {parsed.database}: not there; run a sweep first, or look from the folder where it was run"
+        )
     return open_storage(url)
 
 
@@ -167,8 +167,8 @@ class Ledger:
             self.study.sampler = sampler(space, len(self.study.get_trials(deepcopy=False)))
             trial = self.study.ask()
             params = draw(trial, space)
-            key = trial_key(space.job, params, space.data_fingerprint)
-            if key not in known:
+            key = trial_key(space.job, params, space.data_fingerprint) if params else None
+            if key and key not in known:
                 trial.set_user_attr("key", key)
                 trial.set_user_attr("params", params)
                 return self.record(trial.number)
@@ -222,12 +222,15 @@ class Ledger:
         )
 
 
-def create_ledger(storage: RDBStorage, space: SearchSpace, name: str, versions: Mapping[str, str] | None = None) -> Ledger:
+def create_ledger(
+    storage: RDBStorage, space: SearchSpace, name: str, versions: Mapping[str, str] | None = None
+) -> Ledger:
     """A new sweep's ledger, with the settings to be tried first already waiting in it.
 
     Raises ConfigError when there is a sweep of that name.
     """
-    direction = "maximize" if space.direction == "max" else "minimize"
+    directions = optuna.study.StudyDirection
+    direction = directions.MAXIMIZE if space.direction == "max" else directions.MINIMIZE
     try:
         study = optuna.create_study(storage=storage, study_name=name, direction=direction)
     except optuna.exceptions.DuplicatedStudyError:
@@ -243,7 +246,8 @@ def create_ledger(storage: RDBStorage, space: SearchSpace, name: str, versions: 
     }
     for attribute, value in noted.items():
         study.set_user_attr(attribute, value)
-    for settings in grid(space) if space.search.sampler == "grid" else space.search.enqueue:
+    combinations = grid(space) if space.search.sampler == "grid" else ()
+    for settings in chain(space.search.enqueue, combinations):
         study.enqueue_trial(within(space, settings), user_attrs={"fixed": dict(settings)})
     return Ledger(storage, study)
 
@@ -253,16 +257,26 @@ def load_ledger(storage: RDBStorage, name: str) -> Ledger:
     names = sweep_names(storage)
     if name not in names:
         nearest = process.extractOne(name, names, score_cutoff=50)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else "`sweeper ls` lists them" if names else "none has been run here yet"
+        hint = (
+            f"did you mean {nearest[0]!r}?"
+            if nearest
+            else "`sweeper ls` lists them"
+            if names
+            else "none has been run here yet"
+        )
         raise ConfigError(f"sweep {name}: not in the ledger; {hint}")
     return Ledger(storage, optuna.load_study(study_name=name, storage=storage))
 
 
-def draw(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any]:
-    """All parameters of the job for this trial, with what an enqueued setting fixes in its place."""
+def draw(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any] | None:
+    """All parameters of the job for this trial, with what an enqueued setting fixes in its place; None where
+    the values do not fit together, which is known of pairs beforehand but not of three."""
     fixed = trial.user_attrs.get("fixed", {})
     assignment = assign(space, lambda label, domain: suggest(trial, label, domain), fixed)
-    return asdict(params_of(space, assignment))
+    try:
+        return asdict(params_of(space, assignment))
+    except ParamError:
+        return None
 
 
 def suggest(trial: optuna.Trial, label: str, domain: Domain) -> Any:

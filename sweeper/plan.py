@@ -8,7 +8,6 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
-from jobs import get_job
 from jobs.backbones import weight_bytes
 from sweeper.capacity import Machine, shares
 from sweeper.ledger import create_ledger, open_storage
@@ -20,14 +19,17 @@ ADAM = 3  # a checkpoint to go on from holds the weights and AdamW's two moments
 
 def lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str]:
     """The plan: the space branch by branch, trials at once, first configurations, disk."""
-    yield f"{space.name}: {space.search.trials} trials of {space.job} on {space.data}, by {space.objective} ({space.direction})"
+    search = space.search
+    goal = f"{space.objective} ({space.direction})"
+    yield f"{space.name}: {search.trials} trials of {space.job} on {space.data}, by {goal}"
     for number, case in enumerate(branches(space), 1):
         yield f"branch {number}"
         yield from (f"  {name}: {domain}" for name, domain in case.domains.items())
     yield from (f"trials: {share.why(machine)}" for share in shares(space, machine))
     yield stopping(space)
     yield f"first {first} configurations"
-    yield from (f"  {' '.join(f'{name}={short(params[name])}' for name in searched(space))}" for params in draws(space, first))
+    shown = dict.fromkeys([*searched(space), *(name for settings in space.search.enqueue for name in settings)])
+    yield from (f"  {' '.join(f'{name}={short(params[name])}' for name in shown)}" for params in draws(space, first))
     yield disk(space, max(share.slots for share in shares(space, machine)))
 
 
@@ -35,14 +37,18 @@ def stopping(space: SearchSpace) -> str:
     rule = space.early_stopping
     if rule is None:
         return "early stopping: none"
-    return f"early stopping: {rule.scheduler}, after {rule.grace_period} epochs the best 1/{rule.reduction_factor:g} go on"
+    return (
+        f"early stopping: {rule.scheduler}, after {rule.grace_period} epochs the best 1/{rule.reduction_factor:g} go on"
+    )
 
 
 def draws(space: SearchSpace, count: int) -> list[dict[str, Any]]:
     """The parameters `run` would try first, as long as none of them has taught the sampler anything."""
     ledger = create_ledger(open_storage("sqlite:///:memory:"), space, space.name)
     records = iter(partial(ledger.ask, space), None)
-    return [dict(record.params) for record, _ in zip(records, range(min(count, space.search.trials or count)), strict=False)]
+    return [
+        dict(record.params) for record, _ in zip(records, range(min(count, space.search.trials or count)), strict=False)
+    ]
 
 
 def disk(space: SearchSpace, slots: int) -> str:
@@ -67,4 +73,12 @@ def overview(storage: RDBStorage) -> Iterator[tuple[Any, ...]]:
         states = [record.state for record in records]
         leaders = best(records, ledger.direction)
         value = f"{leaders[0].value:.4f}" if leaders else "–"
-        yield name, ledger.attributes["job"], len(records), states.count("RUNNING"), states.count("FAIL"), ledger.objective, value
+        yield (
+            name,
+            ledger.attributes["job"],
+            len(records),
+            states.count("RUNNING"),
+            states.count("FAIL"),
+            ledger.objective,
+            value,
+        )

@@ -30,29 +30,31 @@ from sweeper.document import (
     unknown,
     yaml_text,
 )
-from sweeper.errors import ConfigError, DataFailure
-from sweeper.schema import (
-    HOMES,
-    IMPORT_PATH,
+from sweeper.domain import (
     Branch,
-    Budget,
     Choice,
     Constant,
     Domain,
-    EarlyStopping,
-    File,
-    Keep,
     Knobs,
     Range,
     Reservation,
-    Resources,
-    Search,
     as_text,
     grid_values,
     is_number,
     read_enqueue,
     read_parameters,
     read_reservations,
+)
+from sweeper.errors import ConfigError, DataFailure
+from sweeper.section import (
+    HOMES,
+    IMPORT_PATH,
+    Budget,
+    EarlyStopping,
+    File,
+    Keep,
+    Resources,
+    Search,
     validated,
 )
 
@@ -155,9 +157,7 @@ def branches(space: SearchSpace) -> list[Case]:
     for cut in _cuts(space.parameters, space.resources, _defaults(space.job)):
         reserved = _first(space.resources, {**_defaults(space.job), **cut.first})
         groups.setdefault((*cut.matched.items(), reserved), []).append(cut)
-    return [
-        Case(_merged(space.parameters, cuts), resources_of(space, cuts[0].first)) for cuts in groups.values()
-    ]
+    return [Case(_merged(space.parameters, cuts), resources_of(space, cuts[0].first)) for cuts in groups.values()]
 
 
 def labels(space: SearchSpace) -> Iterator[tuple[str, str, Domain]]:
@@ -389,9 +389,7 @@ def _errors_in(job: Job, cuts: list[_Cut]) -> Iterator[ParamError]:
     """What the job has against the first values of each part, then with one and with two others in turn."""
     settled = [_settled(job, cut.first) for cut in cuts]
     yield from (error for errors, _ in settled for error in errors)
-    varied = (
-        (cut, base, change) for cut, (_, base) in zip(cuts, settled, strict=True) for change in _changes(cut)
-    )
+    varied = ((cut, base, change) for cut, (_, base) in zip(cuts, settled, strict=True) for change in _changes(cut))
     for cut, base, change in islice(varied, MAX_PROBES):
         error = _error(job, {**base, **change})
         # A parameter that was taken out stands at a default, which no trial may have.
@@ -491,9 +489,7 @@ class _Conditional(Protocol):
 
 def _first(branches: Sequence[_Conditional], known: Mapping[str, Any]) -> int | None:
     """The first branch all of whose conditions `known` meets."""
-    held = (
-        i for i, b in enumerate(branches) if all(_fits(known[name], glob) for name, glob in b.when.items())
-    )
+    held = (i for i, b in enumerate(branches) if all(_fits(known[name], glob) for name, glob in b.when.items()))
     return next(held, None)
 
 
@@ -559,9 +555,7 @@ class _Cut:
     first: Mapping[str, Any]
 
 
-def _cuts(
-    parameters: Parameters, resources: Sequence[Reservation], defaults: Mapping[str, Any]
-) -> list[_Cut]:
+def _cuts(parameters: Parameters, resources: Sequence[Reservation], defaults: Mapping[str, Any]) -> list[_Cut]:
     """The parts of a space, at most one more than MAX_CUTS."""
     conditional: list[_Conditional] = [
         *(branch for branches in parameters.values() for branch in branches),
@@ -603,9 +597,7 @@ def _parts(domain: Domain, globs: list[str]) -> list[tuple[Domain, Any]]:
     groups: dict[tuple[bool, ...], list[Any]] = {}
     for value in listed or (*_ends(domain), *named):
         groups.setdefault(tuple(_fits(value, glob) for glob in globs), []).append(value)
-    exact = [
-        len(groups) > 1 and (listed is not None or set(group) <= set(named)) for group in groups.values()
-    ]
+    exact = [len(groups) > 1 and (listed is not None or set(group) <= set(named)) for group in groups.values()]
     parts = zip(exact, groups.values(), strict=True)
     return [(Choice(tuple(dict.fromkeys(group))) if cut else domain, group[0]) for cut, group in parts]
 

@@ -259,17 +259,13 @@ def _did_you_mean(name: str, right: Mapping[str, Any] | tuple[str, ...]) -> str:
 
 def _read_environment(environ: Mapping[str, str]) -> dict[_Place, _Setting]:
     return {
-        place: _Setting(name, environ[name], Path.cwd())
-        for name, place in ENVIRONMENT.items()
-        if environ.get(name)
+        place: _Setting(name, environ[name], Path.cwd()) for name, place in ENVIRONMENT.items() if environ.get(name)
     }
 
 
 def _without_artifacts(stores: Stores, settings: Mapping[_Place, _Setting], mistakes: list[str]) -> Stores:
     if setting := settings.get(("mlflow", "artifacts")):
-        mistakes.append(
-            f"{setting.place}: {stores.address} decides where its runs keep files; remove this key"
-        )
+        mistakes.append(f"{setting.place}: {stores.address} decides where its runs keep files; remove this key")
     return replace(stores, artifacts=None)
 
 

@@ -13,22 +13,17 @@ import json
 import logging
 import math
 import os
-import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sweeper.errors import EnvironmentFailure
 from sweeper.stores import Stores, create_private, redacted, redacted_values
@@ -56,7 +51,6 @@ LONGEST_PARAM, LONGEST_TAG = 6000, 8000  # MLflow's limits, in characters
 METRICS_PER_BATCH, PARAMS_PER_BATCH, TAGS_PER_BATCH = 500, 40, 10  # a batch stays below a megabyte
 HOPELESS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
 PATIENCE = 5.0  # seconds a store has to answer before a sweep
-STARTUP_SECONDS = 120.0  # five are usual, a loaded machine takes far longer
 LONGEST_PAUSE = 30.0  # seconds between attempts while a store is away
 REASON = "sweeper.reason"
 VIEW = "sweeper"  # name of the saved view that `Mirror.page` opens
@@ -596,9 +590,7 @@ def _cure(error: Exception, stores: Stores) -> str:
 def _probe(tracking_uri: str) -> None:
     """Fail within PATIENCE seconds where MLflow would try for minutes: it retries whatever goes wrong."""
     if tracking_uri.startswith("sqlite:"):
-        database = sqlite3.connect(
-            tracking_uri.removeprefix("sqlite:///").partition("?")[0], timeout=PATIENCE
-        )
+        database = sqlite3.connect(tracking_uri.removeprefix("sqlite:///").partition("?")[0], timeout=PATIENCE)
         try:
             database.execute("BEGIN IMMEDIATE")
         finally:
@@ -615,90 +607,3 @@ def _probe(tracking_uri: str) -> None:
         engine = sqlalchemy.create_engine(tracking_uri, connect_args={"connect_timeout": math.ceil(PATIENCE)})
         engine.connect().close()
         engine.dispose()
-
-
-def serve(stores: Stores, port: int | None, announce: Callable[[str], None]) -> None:
-    """Show the store's runs in a browser until interrupted; `announce` is called with the address once.
-
-    A store that is `remote` has its server already and is announced only. What the server prints goes to
-    `mlflow.log` in the root folder. Raises EnvironmentFailure when it does not start or ends by itself.
-    """
-    if stores.remote:
-        announce(stores.address)
-        return
-    stores = replace(stores, port=port or stores.port)
-    _refuse_taken_port(stores)
-    create_private(stores.tracking)
-    create_private(stores.root.as_uri())
-    log = stores.root / "mlflow.log"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with log.open("ab") as output, _server(stores, output) as process:
-        try:
-            wait_until_up(stores.address, STARTUP_SECONDS, lambda: process.poll() is None)
-            announce(stores.address)
-            process.wait()
-        except KeyboardInterrupt:
-            return
-    raise EnvironmentFailure(f"MLflow's server for {stores.address} ended by itself; {log} says why")
-
-
-@contextlib.contextmanager
-def _server(stores: Stores, output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    command, environment = server_command(stores), server_environment(stores)
-    process = subprocess.Popen(command, env=environment, umask=0o077, stdout=output, stderr=output)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _refuse_taken_port(stores: Stores) -> None:
-    try:
-        socket.create_server((stores.host, stores.port)).close()
-    except (OSError, OverflowError) as error:
-        cure = "choose another port with --port, or in mlflow.ini: [ui] port"
-        raise EnvironmentFailure(f"{stores.address}: {error}; {cure}") from None
-
-
-def server_command(stores: Stores) -> list[str]:
-    """The command that shows a local store's runs at `stores.address`; run it with `server_environment`.
-
-    Only for a store that is not `remote`: such a server runs already.
-    """
-    hosts = ",".join(f"{host},{host}:*" for host in dict.fromkeys((stores.host, "localhost", "127.0.0.1")))
-    command = [sys.executable, "-m", "mlflow", "server", "--host", stores.host, "--port", str(stores.port)]
-    files = ["--artifacts-destination", stores.artifacts] if stores.artifacts else []
-    return [*command, "--workers", "1", "--allowed-hosts", hosts, *files]
-
-
-def server_environment(stores: Stores) -> dict[str, str]:
-    """The whole environment for `server_command`.
-
-    The database's address travels here, since every user of a machine can read a command line.
-    """
-    return {**SWITCHES, **os.environ, "MLFLOW_BACKEND_STORE_URI": stores.tracking}
-
-
-def wait_until_up(url: str, deadline: float, alive: Callable[[], bool] = lambda: True) -> None:
-    """Return once an MLflow server answers at `url`.
-
-    Raises EnvironmentFailure after `deadline` seconds, or as soon as `alive` says that it has ended.
-    """
-    end = time.monotonic() + deadline
-    while not _answers(url):
-        if not alive():
-            raise EnvironmentFailure(
-                f"MLflow's server for {url} ended before it answered; mlflow.log in the root folder says why"
-            )
-        if time.monotonic() > end:
-            raise EnvironmentFailure(f"MLflow's server at {url} did not answer within {deadline:.0f} s")
-        time.sleep(0.1)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,7 +59,10 @@ def run_trials(sweep: Sweep, on_change: Callable[[TrialRecord], None]) -> None:
                 time_budget_s=space.budget.time,
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=str(sweep.ray_folder), callbacks=[Bookkeeper(sweep, on_change)], verbose=0
+                name="tune",
+                storage_path=str(sweep.ray_folder),
+                callbacks=[Bookkeeper(sweep, on_change)],
+                verbose=0,
             ),
         )
         try:
@@ -148,7 +150,7 @@ class Unpickled:
         return {}
 
 
-class LedgerSearcher(Unpickled, Searcher):
+class LedgerSearcher(Unpickled, Searcher):  # type: ignore[misc]
     """Gives Tune the ledger's trials: those left unfinished, then new ones while trials and budget last."""
 
     def __init__(self, sweep: Sweep, on_change: Callable[[TrialRecord], None]) -> None:
@@ -161,7 +163,7 @@ class LedgerSearcher(Unpickled, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         record = self.left.pop(0) if self.left else self._new()
         if record is None:
-            return Searcher.FINISHED
+            return str(Searcher.FINISHED)
         self.on_change(record)
         return asdict(assignment(self.sweep, record))
 
@@ -169,7 +171,9 @@ class LedgerSearcher(Unpickled, Searcher):
         records = self.sweep.ledger.records()
         space = self.sweep.space
         failed = sum(record.state == "FAIL" for record in records)
-        if len(records) >= (space.search.trials or 0) or (space.budget.failed_trials and failed >= space.budget.failed_trials):
+        if len(records) >= (space.search.trials or 0) or (
+            space.budget.failed_trials and failed >= space.budget.failed_trials
+        ):
             return None
         return self.sweep.ledger.ask(space)
 
@@ -183,7 +187,7 @@ class LedgerSearcher(Unpickled, Searcher):
         raise NotImplementedError("a sweep goes on from its ledger")
 
 
-class Bookkeeper(Unpickled, tune.Callback):
+class Bookkeeper(Unpickled, tune.Callback):  # type: ignore[misc]
     """Writes what Tune sees into the ledger, before anyone else is told."""
 
     def __init__(self, sweep: Sweep, on_change: Callable[[TrialRecord], None]) -> None:
@@ -207,7 +211,9 @@ class Bookkeeper(Unpickled, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         number = trial.config["number"]
-        self.on_change(self.sweep.ledger.finish(number, "FAIL", trial_process.failure_reason(self.sweep.workdir(number))))
+        self.on_change(
+            self.sweep.ledger.finish(number, "FAIL", trial_process.failure_reason(self.sweep.workdir(number)))
+        )
 
 
 def close_unfinished(ledger: Ledger, reason: str, on_change: Callable[[TrialRecord], None]) -> None:

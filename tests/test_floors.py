@@ -22,7 +22,9 @@ JOBS = [
 SWEEPER = [
     ["errors"],
     ["document", "stores"],
-    ["schema", "tracking"],
+    ["section", "tracking"],
+    ["domain", "server"],
+    ["schema"],
     ["search_space"],
     ["capacity", "ledger", "trial"],
     ["comparison", "retention", "sweep"],
@@ -58,7 +60,10 @@ def imports(path: Path) -> set[str]:
     """Dotted names of everything a file imports, at any depth, but for type checking alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
-        id(inner) for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) for inner in ast.walk(node)
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
     }
     found = set()
     for node in ast.walk(tree):
@@ -73,11 +78,17 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(("package", "floors"), [("jobs", JOBS), ("sweeper", SWEEPER)])
 def test_stairs_go_one_way(package: str, floors: list[list[str]]) -> None:
-    assert sorted(sum(floors, [])) == modules(package), "a module has no floor here, or a floor no module"
+    assert sorted(name for floor in floors for name in floor) == modules(package), (
+        "a module has no floor here, or a floor no module"
+    )
     for level, floor in enumerate(floors):
         below = {name for lower in floors[:level] for name in lower}
         for module in floor:
-            used = {name.split(".")[1] for name in imports(ROOT / package / f"{module}.py") if name.startswith(f"{package}.")}
+            used = {
+                name.split(".")[1]
+                for name in imports(ROOT / package / f"{module}.py")
+                if name.startswith(f"{package}.")
+            }
             wrong = (used & set(modules(package))) - below
             assert not wrong, f"{package}/{module}.py imports {', '.join(sorted(wrong))}, which is not below it"
 
@@ -90,7 +101,9 @@ def test_nobody_imports_what_it_must_not_know(place: str) -> None:
         assert not wrong, f"{path.name} imports {', '.join(sorted(wrong))}"
 
 
-@pytest.mark.parametrize("module", ["sweeper.cli", "sweeper.search_space", "sweeper.schema", "jobs.qa", "jobs.params", "jobs.data"])
+@pytest.mark.parametrize(
+    "module", ["sweeper.cli", "sweeper.search_space", "sweeper.schema", "jobs.qa", "jobs.params", "jobs.data"]
+)
 def test_what_every_command_imports_is_light(module: str) -> None:
     code = f"import sys, {module}; print(*sorted(set(m.split('.')[0] for m in sys.modules) & {HEAVY!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -100,6 +113,10 @@ def test_what_every_command_imports_is_light(module: str) -> None:
 def test_every_loader_is_told_not_to_run_code_from_a_hub() -> None:
     for path in sorted((ROOT / "jobs").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained":
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "from_pretrained"
+            ):
                 told = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
                 assert told.get("trust_remote_code") == "False", f"{path.name}:{node.lineno}"

@@ -21,7 +21,10 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["bert-base-chinese", "hfl/chinese-macbert-large", "scratch:6x384x6", "scratch:2x64x2@bert-base-chinese"])
+@pytest.mark.parametrize(
+    "name",
+    ["bert-base-chinese", "hfl/chinese-macbert-large", "scratch:6x384x6", "scratch:2x64x2@bert-base-chinese"],
+)
 def test_right_names_pass(name: str) -> None:
     assert check_name(name) is None
 
@@ -35,6 +38,9 @@ WRONG = [
     ("scratch:2x128x2@bert-base-chines", "did you mean 'bert-base-chinese'?"),
     ("./nowhere", "no such folder"),
     ("../../etc/passwd", "no such folder"),
+    ("~nobody-of-this-name/x", "no such folder"),
+    ("/" + "x" * 5000, "no such folder"),
+    ("x" * 5000, "is no backbone"),
     ("owner/..", "is no backbone"),
     ("no", "is no backbone; write owner/name"),
 ]
@@ -61,7 +67,18 @@ def test_a_character_tokenizer_is_the_same_after_saving(tmp_path: Path) -> None:
     tokenizer = backbones.character_tokenizer(["台灣1985年abc"])
     tokenizer.save_pretrained(tmp_path)
     again = backbones.load_tokenizer(str(tmp_path), [])
-    assert again.tokenize("台灣1985年ab龘") == ["台", "灣", "1", "##9", "##8", "##5", "年", "a", "##b", "[UNK]"]
+    assert again.tokenize("台灣1985年ab龘") == [
+        "台",
+        "灣",
+        "1",
+        "##9",
+        "##8",
+        "##5",
+        "年",
+        "a",
+        "##b",
+        "[UNK]",
+    ]
 
 
 def test_a_local_folder_is_loaded(saved: Path) -> None:
@@ -73,13 +90,18 @@ def test_a_local_folder_is_loaded(saved: Path) -> None:
 def test_weights_of_the_encoder_that_did_not_load_are_an_error(saved: Path) -> None:
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
-    with pytest.raises(BackboneError, match=r"16 weights of the encoder are not in the checkpoint, such as bert.encoder.layer.1"):
+    with pytest.raises(
+        BackboneError,
+        match=r"16 weights of the encoder are not in the checkpoint, such as bert.encoder.layer.1",
+    ):
         backbones.load_model(str(saved), QA, backbones.load_tokenizer(str(saved), []), 64)
 
 
 def test_weights_of_another_architecture_are_an_error(saved: Path) -> None:
     config = json.loads((saved / "config.json").read_text())
-    (saved / "config.json").write_text(json.dumps({**config, "model_type": "electra", "architectures": ["ElectraModel"]}))
+    (saved / "config.json").write_text(
+        json.dumps({**config, "model_type": "electra", "architectures": ["ElectraModel"]})
+    )
     with pytest.raises(BackboneError, match="its weights do not fit the model"):
         backbones.load_model(str(saved), QA, backbones.load_tokenizer(str(saved), []), 64)
 
@@ -112,7 +134,9 @@ def test_a_backbone_that_is_missing_offline_is_one_clear_line(fetch: Any) -> Non
     with pytest.raises(BackboneError) as caught:
         fetch("hfl/chinese-no-such-model")
     message = str(caught.value)
-    assert message.startswith("hfl/chinese-no-such-model: is not in the local model cache and the hub cannot be reached")
+    assert message.startswith(
+        "hfl/chinese-no-such-model: is not in the local model cache and the hub cannot be reached"
+    )
     assert "\n" not in message
 
 

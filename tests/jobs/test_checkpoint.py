@@ -36,7 +36,9 @@ SPOIL: list[Callable[[Path], object]] = [
 
 
 @pytest.mark.parametrize("spoil", SPOIL)
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
     whole = published(tmp_path, 1)
     damaged = published(tmp_path, 2)
     spoil(damaged)

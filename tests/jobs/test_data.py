@@ -16,7 +16,13 @@ CONTEXT = ["日月潭在南投縣。", "阿里山在嘉義縣。", "玉山很高
 
 
 def row(number: int, relevant: int, text: str, start: int) -> dict[str, Any]:
-    return {"id": f"q{number}", "question": "在哪裡？", "paragraphs": [0, 1, 2, 3], "relevant": relevant, "answer": {"text": text, "start": start}}
+    return {
+        "id": f"q{number}",
+        "question": "在哪裡？",
+        "paragraphs": [0, 1, 2, 3],
+        "relevant": relevant,
+        "answer": {"text": text, "start": start},
+    }
 
 
 GOOD: dict[str, Any] = {
@@ -133,7 +139,7 @@ FILES = [
     ("a value per line", b"{}\n{}\n", "a value per line"),
     ("NaN", b"[NaN]", "NaN is not JSON"),
     ("key twice", b'[{"id": "a", "id": "b"}]', "key 'id' twice in one object"),
-    ("Big5", "[\"台灣\"]".encode("big5"), "is not UTF-8"),
+    ("Big5", '["台灣"]'.encode("big5"), "is not UTF-8"),
     ("gzip", b"\x1f\x8b\x08\x00", "gzip-compressed"),
     ("too deep", b"[" * 100_000, "train.json: nested too deeply"),
 ]
@@ -155,7 +161,11 @@ def test_a_missing_file_or_folder_is_named(tmp_path: Path) -> None:
 
 def test_offsets_do_not_move_under_normalisation(tmp_path: Path) -> None:
     text = "e\u0301cole１２Ａ\u200b🎉台灣\r\n湖"
-    content = {**GOOD, "context": [*CONTEXT, text], "train": [{**row(0, 4, "台灣", text.index("台灣")), "paragraphs": [4, 0, 1, 2]}]}
+    content = {
+        **GOOD,
+        "context": [*CONTEXT, text],
+        "train": [{**row(0, 4, "台灣", text.index("台灣")), "paragraphs": [4, 0, 1, 2]}],
+    }
     data = read(str(write(tmp_path, content)))
     assert data.paragraphs[4] == text
 

@@ -22,7 +22,9 @@ def tokenizer() -> Any:
     return backbones.character_tokenizer(VOCABULARY)
 
 
-def windows_of(tokenizer: Any, question: str, text: str, answer: tuple[int, int], max_length: int, stride: int) -> features.Windows:
+def windows_of(
+    tokenizer: Any, question: str, text: str, answer: tuple[int, int], max_length: int, stride: int
+) -> features.Windows:
     questions, paragraphs = tokenize(tokenizer, [question]), tokenize(tokenizer, [text])
     return cut_windows(tokenizer, questions, paragraphs, [Pair(0, 0, *answer)], max_length, stride)
 
@@ -64,7 +66,11 @@ def test_windows_overlap_by_the_stride_and_label_cls_without_the_answer(tokenize
     text = "日月潭在南投縣魚池鄉是台"  # 12 tokens; 10 - 3 special - 1 question = 6 a window, 4 new ones each
     windows = windows_of(tokenizer, "湖", text, (7, 9), 10, 2)
     assert list(zip(windows.first.tolist(), windows.last.tolist(), strict=True)) == [(0, 6), (4, 10), (8, 12)]
-    assert windows.labels.tolist() == [[0, 0], [6, 7], [0, 0]]  # 魚池 is tokens 7 and 8; windows 1 and 3 hold half of it or none
+    assert windows.labels.tolist() == [
+        [0, 0],
+        [6, 7],
+        [0, 0],
+    ]  # 魚池 is tokens 7 and 8; windows 1 and 3 hold half of it or none
     assert cut_back(windows, text) == ["魚池"]
 
 
@@ -109,7 +115,11 @@ def test_windows_are_those_of_transformers(name: str, tokenizer: Any, request: p
     assert batch.token_type_ids[same].tolist() == theirs["token_type_ids"][same]
 
 
-TEXT = st.text(st.one_of(st.sampled_from("日月潭在南投縣1987ab ，。「」龘🎉"), st.characters(exclude_categories=["Cs"])), min_size=1, max_size=60)
+TEXT = st.text(
+    st.one_of(st.sampled_from("日月潭在南投縣1987ab ，。「」龘🎉"), st.characters(exclude_categories=["Cs"])),
+    min_size=1,
+    max_size=60,
+)
 
 
 @given(text=TEXT, data=st.data())
@@ -129,14 +139,19 @@ def test_any_span_comes_back_or_is_counted(kind: str, text: str, data: st.DataOb
 @pytest.fixture(scope="module")
 def readers(tokenizer: Any, request: pytest.FixtureRequest) -> dict[str, Any]:
     shared = request.getfixturevalue("shared")
-    return {"scratch": tokenizer, "sentencepiece": backbones.load_tokenizer(str(shared / "models/me5-small-zh"), [])}
+    return {
+        "scratch": tokenizer,
+        "sentencepiece": backbones.load_tokenizer(str(shared / "models/me5-small-zh"), []),
+    }
 
 
 def test_tokens_are_made_once_and_read_again(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = features.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
     monkeypatch.setattr(features, "tokenize", lambda *_: pytest.fail("tokenized again"))
     again = features.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
-    assert [a.tolist() for a in (made.ids, made.chars, made.bounds)] == [a.tolist() for a in (again.ids, again.chars, again.bounds)]
+    assert [a.tolist() for a in (made.ids, made.chars, made.bounds)] == [
+        a.tolist() for a in (again.ids, again.chars, again.bounds)
+    ]
     assert isinstance(again.ids, np.memmap)
 
 

@@ -15,9 +15,20 @@ from jobs.job import ParamError
 from jobs.qa import QaParams
 
 PARAMS = QaParams(
-    backbone="scratch:1x32x2", learning_rate=5e-3, num_train_epochs=2, effective_batch_size=8, max_length=64, doc_stride=8, max_answer_length=12
+    backbone="scratch:1x32x2",
+    learning_rate=5e-3,
+    num_train_epochs=2,
+    effective_batch_size=8,
+    max_length=64,
+    doc_stride=8,
+    max_answer_length=12,
 )
-PARAGRAPHS = ["日月潭在南投縣，湖很大。", "阿里山在嘉義縣，山很高。", "淡水在新北市，河很長。", "墾丁在屏東縣，海很藍。"]
+PARAGRAPHS = [
+    "日月潭在南投縣，湖很大。",
+    "阿里山在嘉義縣，山很高。",
+    "淡水在新北市，河很長。",
+    "墾丁在屏東縣，海很藍。",
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +52,13 @@ Reports = list[tuple[dict[str, float], Path]]
 def trained(params: QaParams, folder: Path, workdir: Path, resume_from: Path | None = None) -> Reports:
     reports: Reports = []
     workdir.mkdir(parents=True, exist_ok=True)
-    qa.train(params, str(folder), workdir, lambda metrics, checkpoint: reports.append((metrics, checkpoint)), resume_from)  # type: ignore[arg-type]
+    qa.train(
+        params,
+        str(folder),
+        workdir,
+        lambda metrics, checkpoint: reports.append((metrics, checkpoint)),
+        resume_from,
+    )  # type: ignore[arg-type]
     return reports
 
 
@@ -82,7 +99,9 @@ def test_a_checkpoint_loads_without_the_sweep(reports: Reports) -> None:
     assert not list(Path(saved).parent.glob("unfinished*"))
 
 
-def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(reports: Reports, folder: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(
+    reports: Reports, folder: Path, tmp_path: Path
+) -> None:
     again = trained(PARAMS, folder, tmp_path / "again")
     assert [metrics for metrics, _ in again] == [metrics for metrics, _ in reports]
     other = trained(dataclasses.replace(PARAMS, seed=7), folder, tmp_path / "other")

@@ -30,7 +30,8 @@ def test_accumulation_makes_up_for_small_devices(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "steps", "expected"), [(0.1, 0, 100), (0.0, 1500, 1500), (0.0, 1, 1), (0.0, 0, 0), (0.999, 0, 999)]
+    ("ratio", "steps", "expected"),
+    [(0.1, 0, 100), (0.0, 1500, 1500), (0.0, 1, 1), (0.0, 0, 0), (0.999, 0, 999)],
 )
 def test_warm_up_by_ratio_or_by_steps(tmp_path: Path, ratio: float, steps: int, expected: int) -> None:
     args = arguments(TrainingParams(warmup_ratio=ratio, warmup_steps=steps), tmp_path)
@@ -38,7 +39,10 @@ def test_warm_up_by_ratio_or_by_steps(tmp_path: Path, ratio: float, steps: int, 
 
 
 def test_evaluation_checkpoint_and_log_share_their_rhythm(tmp_path: Path) -> None:
-    by_epoch, by_steps = arguments(TrainingParams(), tmp_path), arguments(TrainingParams(eval_steps=7), tmp_path)
+    by_epoch, by_steps = (
+        arguments(TrainingParams(), tmp_path),
+        arguments(TrainingParams(eval_steps=7), tmp_path),
+    )
     assert {by_epoch.eval_strategy, by_epoch.save_strategy, by_epoch.logging_strategy} == {"epoch"}
     assert {by_steps.eval_strategy, by_steps.save_strategy, by_steps.logging_strategy} == {"steps"}
     assert by_steps.eval_steps == by_steps.save_steps == by_steps.logging_steps == 7

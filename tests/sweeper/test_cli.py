@@ -56,12 +56,32 @@ search: {sampler: tpe, trials: 8, seed: 1}
 
 # What is changed in GOOD, the exit code, and the lines that must be said, in order.
 WRONG = [
-    ("unknown key", ("parameters:", "parametres:"), 2, ["toy.yaml:5: parametres: ", "did you mean 'parameters'"]),
-    ("two mistakes", ("sampler: tpe, trials: 8", "sampler: tpee, trials: 0"), 2, ["toy.yaml:9: search.sampler", "toy.yaml:9: search.trials"]),
+    (
+        "unknown key",
+        ("parameters:", "parametres:"),
+        2,
+        ["toy.yaml:5: parametres: ", "did you mean 'parameters'"],
+    ),
+    (
+        "two mistakes",
+        ("sampler: tpe, trials: 8", "sampler: tpee, trials: 0"),
+        2,
+        ["toy.yaml:9: search.sampler", "toy.yaml:9: search.trials"],
+    ),
     ("duplicate key", ("objective: height", "objective: height\nname: other"), 2, ["toy.yaml:5: name: "]),
-    ("range upside down", ("min: 1e-5, max: 1e-1", "min: 1e-1, max: 1e-5"), 2, ["toy.yaml:7: parameters.learning_rate"]),
+    (
+        "range upside down",
+        ("min: 1e-5, max: 1e-1", "min: 1e-1, max: 1e-5"),
+        2,
+        ["toy.yaml:7: parameters.learning_rate"],
+    ),
     ("backbone word", ("[hill, valley]", "[hill, vally]"), 2, ["toy.yaml:6: parameters.backbone", "'vally'"]),
-    ("metric the job does not report", ("objective: height", "objective: hight"), 2, ["toy.yaml:4: objective", "'height'"]),
+    (
+        "metric the job does not report",
+        ("objective: height", "objective: hight"),
+        2,
+        ["toy.yaml:4: objective", "'height'"],
+    ),
     ("missing data folder", ("data: sample", "data: nowhere"), 3, ["toy.yaml:3: data", "nowhere"]),
 ]
 
@@ -83,14 +103,26 @@ def test_a_wrong_file_is_answered_line_by_line_and_nothing_is_created(
 
 
 def test_an_answer_that_is_not_at_its_offset_ends_in_exit_3(here: Path) -> None:
-    row = {"id": "q0", "question": "在哪？", "paragraphs": [0, 1], "relevant": 0, "answer": {"text": "南投", "start": 5}}
+    row = {
+        "id": "q0",
+        "question": "在哪？",
+        "paragraphs": [0, 1],
+        "relevant": 0,
+        "answer": {"text": "南投", "start": 5},
+    }
     (here / "data").mkdir()
-    for name, content in {"context": ["日月潭在南投。", "旁邊"], "train": [row], "valid": [{**row, "id": "q1"}]}.items():
+    for name, content in {
+        "context": ["日月潭在南投。", "旁邊"],
+        "train": [row],
+        "valid": [{**row, "id": "q1"}],
+    }.items():
         (here / "data" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     (here / "toy.yaml").write_text(GOOD.replace("data: sample", "data: data"), encoding="utf-8")
     result = invoke("run", "toy.yaml")
     assert result.exit_code == 3
-    assert "train.json: row 0 (id 'q0'): answer: '南投' is not at start 5 of paragraph 0; it stands at 4" in result.stderr
+    assert (
+        "train.json: row 0 (id 'q0'): answer: '南投' is not at start 5 of paragraph 0; it stands at 4" in result.stderr
+    )
     assert not (here / "sweeps").exists()
 
 
@@ -106,7 +138,9 @@ def test_a_missing_backbone_is_refused_before_anything_is_created(here: Path) ->
     result = invoke("run", str(ROOT / "search_spaces/quickstart.yaml"), "parameters.backbone=hfl/chinese-no-such-model")
     assert result.exit_code == 4
     lines = result.stderr.splitlines()
-    assert lines[-1].startswith("backbone hfl/chinese-no-such-model: is not in the local model cache and the hub cannot be reached")
+    assert lines[-1].startswith(
+        "backbone hfl/chinese-no-such-model: is not in the local model cache and the hub cannot be reached"
+    )
     assert not list(here.iterdir())
 
 
@@ -129,7 +163,10 @@ def test_compare_and_ls_read_the_ledger(here: Path, toy_space: Make) -> None:
         ledger.report(record.number, {"height": value, "eval_loss": 0.5, "epoch": 4.0, "seconds": 3.0}, None)
         ledger.finish(record.number, "COMPLETE")
     rows = json.loads(invoke("compare", "toy", "--json").stdout)
-    assert [(row["trial"], row["value"], row["state"]) for row in rows] == [(1, 0.75, "COMPLETE"), (0, 0.25, "COMPLETE")]
+    assert [(row["trial"], row["value"], row["state"]) for row in rows] == [
+        (1, 0.75, "COMPLETE"),
+        (0, 0.25, "COMPLETE"),
+    ]
     assert invoke("compare", "toy", "--md").stdout.startswith("| trial | state | height |")
     assert invoke("compare", "toy", "--csv").stdout.startswith("trial,state,height,")
     assert "0.75" in invoke("compare", "toy").stdout
@@ -153,7 +190,9 @@ def test_the_schema_in_the_folder_is_the_one_that_is_printed() -> None:
 def test_doctor_finds_this_installation_whole(here: Path) -> None:
     result = invoke("doctor")
     assert result.exit_code == 0, result.output
-    assert {"python", "torch", "ray", "mlflow", "devices", "disk", "ledger"} <= {line.split()[1] for line in result.stdout.splitlines()}
+    assert {"python", "torch", "ray", "mlflow", "devices", "disk", "ledger"} <= {
+        line.split()[1] for line in result.stdout.splitlines()
+    }
     assert not list(here.iterdir())
 
 
@@ -172,11 +211,11 @@ def test_a_sweep_from_empty_to_its_table_and_not_twice(here: Path) -> None:
     lines = done.stderr.splitlines()
     assert lines[0] == "toy: 3 trials of tests.toy:JOB on sample, by height"
     assert sorted(line[:9] for line in lines[1:4]) == ["trial   0", "trial   1", "trial   2"]
-    assert lines[4] == "next: sweeper compare toy --md   or   sweeper ui"
+    assert lines[4].startswith("next: sweeper compare toy --md   or   sweeper ui, then open http://127.0.0.1:5000/#/exp")
     assert len(lines) == 5, "third-party chatter on the terminal"
     rows = json.loads(sweeper("compare", "toy", "--json", cwd=here).stdout)
     assert all(row["run_id"] for row in rows)
-    assert len([path for path in (here / "sweeps/toy/trials").glob("*/checkpoint-*")]) == 3
+    assert len(list((here / "sweeps/toy/trials").glob("*/checkpoint-*"))) == 3
 
     again = sweeper("run", "toy.yaml", "search.trials=3", "parameters.warmup_ratio=0.0", cwd=here)
     assert (again.returncode, json.loads(sweeper("compare", "toy", "--json", cwd=here).stdout)) == (0, rows)

@@ -20,7 +20,9 @@ def record(number: int, value: float | None, state: Any = "COMPLETE", **changes:
         "key": f"key-{number}",
         "state": state,
         "params": {"backbone": "hill", "learning_rate": 10.0**-number, "seed": 42},
-        "evaluations": ({"epoch": 1.0, "seconds": 2.5, "height": value, "checkpoint": f"{number}/a"},) if value is not None else (),
+        "evaluations": ({"epoch": 1.0, "seconds": 2.5, "height": value, "checkpoint": f"{number}/a"},)
+        if value is not None
+        else (),
         "value": value,
         "metrics": {"height": value, "eval_loss": 0.5} if value is not None else {},
         "checkpoint": f"{number}/a" if value is not None else None,
@@ -32,7 +34,13 @@ def record(number: int, value: float | None, state: Any = "COMPLETE", **changes:
     return TrialRecord(**{**given, **changes})
 
 
-RECORDS = [record(0, 0.4), record(1, None, "FAIL", reason="why"), record(2, 0.9, "PRUNED"), record(3, 0.9), record(4, 0.1)]
+RECORDS = [
+    record(0, 0.4),
+    record(1, None, "FAIL", reason="why"),
+    record(2, 0.9, "PRUNED"),
+    record(3, 0.9),
+    record(4, 0.1),
+]
 
 
 def test_rows_are_best_first_and_trials_without_a_value_last() -> None:
@@ -42,16 +50,36 @@ def test_rows_are_best_first_and_trials_without_a_value_last() -> None:
 
 def test_json_is_one_array_with_the_promised_keys() -> None:
     parsed = json.loads(comparison.json_text(comparison.rows(RECORDS, "max")))
-    assert list(parsed[0]) == ["trial", "state", "value", "params", "metrics", "epochs", "duration_s", "run_id", "checkpoint", "reason"]
+    assert list(parsed[0]) == [
+        "trial",
+        "state",
+        "value",
+        "params",
+        "metrics",
+        "epochs",
+        "duration_s",
+        "run_id",
+        "checkpoint",
+        "reason",
+    ]
     assert parsed[0] == {
         "trial": 2, "state": "PRUNED", "value": 0.9, "params": {"backbone": "hill", "learning_rate": 0.01, "seed": 42},
-        "metrics": {"height": 0.9, "eval_loss": 0.5}, "epochs": 1.0, "duration_s": 2.5, "run_id": "run-2", "checkpoint": None, "reason": None,
+        "metrics": {"height": 0.9, "eval_loss": 0.5},
+        "epochs": 1.0, "duration_s": 2.5, "run_id": "run-2", "checkpoint": None, "reason": None,
     }  # fmt: skip
 
 
 def test_only_parameters_that_change_are_columns() -> None:
     rows = comparison.rows(RECORDS, "max")
-    assert comparison.header(rows, "height") == ["trial", "state", "height", "eval_loss", "learning_rate", "epochs", "seconds"]
+    assert comparison.header(rows, "height") == [
+        "trial",
+        "state",
+        "height",
+        "eval_loss",
+        "learning_rate",
+        "epochs",
+        "seconds",
+    ]
     assert "backbone" in comparison.header(rows[:1], "height")
     assert comparison.header([], "height") == ["trial", "state", "height", "epochs", "seconds"]
 
@@ -67,7 +95,10 @@ def test_markdown_is_a_table() -> None:
 
 
 def test_csv_keeps_full_precision_and_is_harmless_in_a_spreadsheet() -> None:
-    nasty = [record(0, 0.123456789, params={"backbone": "=cmd|' /C calc'!A0", "x": 'a,"b"\nc'}), record(1, 0.1, params={"backbone": "b", "x": "d"})]
+    nasty = [
+        record(0, 0.123456789, params={"backbone": "=cmd|' /C calc'!A0", "x": 'a,"b"\nc'}),
+        record(1, 0.1, params={"backbone": "b", "x": "d"}),
+    ]
     lines = list(csv.DictReader(io.StringIO(comparison.csv_text(comparison.rows(nasty, "max"), "height"))))
     assert lines[0]["height"] == "0.123456789"
     assert lines[0]["backbone"] == "'=cmd|' /C calc'!A0"
@@ -81,12 +112,24 @@ def test_a_pipe_does_not_break_a_markdown_table() -> None:
 
 def test_the_terminal_shows_markup_as_text() -> None:
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(comparison.rich_table(comparison.rows([record(0, 0.5, params={"backbone": "[red]x[/red]"})], "max"), "height"))
+    console.print(
+        comparison.rich_table(comparison.rows([record(0, 0.5, params={"backbone": "[red]x[/red]"})], "max"), "height")
+    )
     assert "[red]x[/red]" in console.export_text()
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.12345, "0.1235"), (3e-5, "3e-05"), (0.0, "0"), (None, "–"), (12, "12"), (1.0, "1"), (-0.5, "-0.5"), (1234.5, "1234.5")]
+    ("value", "text"),
+    [
+        (0.12345, "0.1235"),
+        (3e-5, "3e-05"),
+        (0.0, "0"),
+        (None, "–"),
+        (12, "12"),
+        (1.0, "1"),
+        (-0.5, "-0.5"),
+        (1234.5, "1234.5"),
+    ],
 )
 def test_numbers_are_short(value: Any, text: str) -> None:
     assert comparison._cell(value) == text

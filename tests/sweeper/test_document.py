@@ -267,10 +267,7 @@ def test_an_override_that_cannot_be_applied_is_refused(override: str, expected: 
 
 def test_a_wrong_name_is_answered_with_the_nearest_and_all_right_ones() -> None:
     known = ["trials", "sampler"]
-    assert (
-        unknown("key", "trails", known)
-        == "unknown key 'trails'; did you mean 'trials'? known here: sampler, trials"
-    )
+    assert unknown("key", "trails", known) == "unknown key 'trails'; did you mean 'trials'? known here: sampler, trials"
     assert unknown("key", "zebra", known) == "unknown key 'zebra'; known here: sampler, trials"
 
 
@@ -285,9 +282,7 @@ scalars = (
     | st.integers(-(2**63) + 1, 2**63 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cc", "Cs"]))
-    | st.sampled_from(
-        ["1e-5", "no", "010", "~", "null", "*-large", "<<", "- x", "a: b", "#", "1:30", ".inf", "x\ny"]
-    )
+    | st.sampled_from(["1e-5", "no", "010", "~", "null", "*-large", "<<", "- x", "a: b", "#", "1:30", ".inf", "x\ny"])
 )
 keys = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=8)
 trees = st.recursive(

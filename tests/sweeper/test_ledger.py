@@ -53,7 +53,14 @@ def test_a_trial_from_asking_to_its_end(storage: RDBStorage, toy_space: Make) ->
     assert (record.state, record.value, record.checkpoint) == ("COMPLETE", 0.7, "b")
     assert record.metrics == {"height": 0.7, "eval_loss": pytest.approx(0.3)}
     assert (record.epochs, record.seconds, len(record.evaluations)) == (3, 6, 3)
-    assert set(record.params) == {"backbone", "seed", "learning_rate", "warmup_ratio", "num_train_epochs", "trouble"}
+    assert set(record.params) == {
+        "backbone",
+        "seed",
+        "learning_rate",
+        "warmup_ratio",
+        "num_train_epochs",
+        "trouble",
+    }
 
 
 def test_any_optuna_tool_sees_the_best_value_and_the_epochs(storage: RDBStorage, toy_space: Make) -> None:
@@ -135,7 +142,9 @@ def test_tpe_learns_from_what_was_told(storage: RDBStorage, toy_space: Make) -> 
 
 
 def test_enqueued_settings_go_first_in_the_space_or_not(storage: RDBStorage, toy_space: Make) -> None:
-    space = toy_space("search.enqueue=[{backbone: valley, learning_rate: 0.5, num_train_epochs: 9}, {learning_rate: 1e-3}]")
+    space = toy_space(
+        "search.enqueue=[{backbone: valley, learning_rate: 0.5, num_train_epochs: 9}, {learning_rate: 1e-3}]"
+    )
     first, second = draws(create_ledger(storage, space, "toy"), space, 2)
     assert (first["backbone"], first["learning_rate"], first["num_train_epochs"]) == ("valley", 0.5, 9)
     assert (second["learning_rate"], second["num_train_epochs"]) == (1e-3, 4)
@@ -144,7 +153,7 @@ def test_enqueued_settings_go_first_in_the_space_or_not(storage: RDBStorage, toy
 def test_the_same_trial_is_never_asked_for_twice_and_a_small_space_ends(storage: RDBStorage, toy_space: Make) -> None:
     space = toy_space("parameters.learning_rate={values: [1e-3, 1e-2]}", "search.trials=50")
     ledger = create_ledger(storage, space, "toy")
-    records = [record for record in iter(lambda: ledger.ask(space), None)]
+    records = list(iter(lambda: ledger.ask(space), None))
     assert len(records) == 4
     assert len({record.key for record in records}) == 4
     assert [record.number for record in ledger.records()] == [record.number for record in records]
@@ -165,7 +174,12 @@ def test_a_conditional_parameter_is_drawn_from_its_branch(storage: RDBStorage, t
 
 def test_the_trial_key_does_not_depend_on_the_order_of_parameters() -> None:
     assert trial_key("qa", {"a": 1, "b": 2}, "f") == trial_key("qa", {"b": 2, "a": 1}, "f")
-    keys = {trial_key("qa", {"a": 1}, "f"), trial_key("mc", {"a": 1}, "f"), trial_key("qa", {"a": 2}, "f"), trial_key("qa", {"a": 1}, "g")}
+    keys = {
+        trial_key("qa", {"a": 1}, "f"),
+        trial_key("mc", {"a": 1}, "f"),
+        trial_key("qa", {"a": 2}, "f"),
+        trial_key("qa", {"a": 1}, "g"),
+    }
     assert len(keys) == 4
 
 

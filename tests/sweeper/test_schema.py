@@ -12,7 +12,8 @@ from jsonschema.protocols import Validator
 
 from jobs import JOBS
 from sweeper.document import parse_document
-from sweeper.schema import duration, json_schema, json_schema_text
+from sweeper.schema import json_schema, json_schema_text
+from sweeper.section import duration
 
 COMMITTED = Path(__file__).parents[2] / "search_spaces" / "schema.json"
 GOOD = """
@@ -139,8 +140,6 @@ def test_the_schema_is_told_as_one_json_text() -> None:
     assert json.loads(json_schema_text()) == json_schema()
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(45, "45s"), (5400, "1h30m"), (43200, "12h"), (3661, "1h1m1s")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(45, "45s"), (5400, "1h30m"), (43200, "12h"), (3661, "1h1m1s")])
 def test_a_duration_is_written_as_the_file_has_it(seconds: int, text: str) -> None:
     assert duration(seconds) == text

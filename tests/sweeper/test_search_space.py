@@ -24,8 +24,8 @@ from jobs.data import read
 from jobs.job import Job, ParamError
 from sweeper import search_space as module
 from sweeper.document import plain_scalar
+from sweeper.domain import contains
 from sweeper.errors import ConfigError, DataFailure, Failure
-from sweeper.schema import contains
 from sweeper.search_space import (
     Branch,
     Choice,
@@ -110,9 +110,7 @@ def parameters(text: str, **sections: Any) -> SearchSpace:
 def _no_data() -> Iterator[None]:
     """Reading data is another module's; two tests below do it in earnest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            module, "read", lambda location: SimpleNamespace(fingerprint=f"fingerprint of {location}")
-        )
+        patch.setattr(module, "read", lambda location: SimpleNamespace(fingerprint=f"fingerprint of {location}"))
         yield
 
 
@@ -589,9 +587,7 @@ def test_values_that_no_branch_brings_together_are_no_mistake() -> None:
 def test_a_wrong_first_value_does_not_hide_other_mistakes_nor_invent_any(
     check: Callable[..., tuple[str, ...]],
 ) -> None:
-    lines = check(
-        document(parameters="{backbone: {values: [a/b, base, c/d]}, doc_stride: 600, max_length: 512}")
-    )
+    lines = check(document(parameters="{backbone: {values: [a/b, base, c/d]}, doc_stride: 600, max_length: 512}"))
     assert lines == (
         ":5: parameters.backbone: there is no backbone 'a/b'",
         ":5: parameters.doc_stride: 600 is not below max_length 512",
@@ -749,9 +745,7 @@ def test_wrong_data_is_told_in_its_own_lines(tmp_path: Path, monkeypatch: pytest
     assert all(line.startswith(str(tmp_path)) for line in caught.value.lines)
 
 
-def test_wrong_data_is_told_only_when_the_file_is_right(
-    tmp_path: Path, check: Callable[..., tuple[str, ...]]
-) -> None:
+def test_wrong_data_is_told_only_when_the_file_is_right(tmp_path: Path, check: Callable[..., tuple[str, ...]]) -> None:
     lines = check(document(data=str(tmp_path / "missing"), objective="accuracy"))
     assert [line.split(": ")[1] for line in lines] == ["objective"]
 
@@ -794,9 +788,7 @@ def test_parameters_come_after_those_their_conditions_name() -> None:
 
 
 def first(_: str, domain: Domain) -> Any:
-    return (
-        domain.values[0] if isinstance(domain, Choice) else domain.low if isinstance(domain, Range) else None
-    )
+    return domain.values[0] if isinstance(domain, Choice) else domain.low if isinstance(domain, Range) else None
 
 
 def test_assign_takes_the_first_branch_that_matches() -> None:
@@ -809,9 +801,7 @@ def test_assign_takes_the_first_branch_that_matches() -> None:
     - {when: {backbone: large, shape: cosine}, value: 0.5}
     - {when: {backbone: "[h]uge"}, values: [0.7]}"""
     )
-    answers = {
-        backbone: assign(found, first, {"backbone": backbone}) for backbone in ("base", "large", "huge")
-    }
+    answers = {backbone: assign(found, first, {"backbone": backbone}) for backbone in ("base", "large", "huge")}
     assert answers == {
         "base": {"backbone": "base", "shape": "cosine", "learning_rate": 1e-3},
         "large": {"backbone": "large", "shape": "cosine", "learning_rate": 0.5},
@@ -849,9 +839,7 @@ def test_numbers_match_by_text_and_by_value(value: str, glob: str, matches: bool
 
 
 def test_booleans_match_as_the_file_writes_them() -> None:
-    found = parameters(
-        "{balanced: {values: [true, false]}, seed: [{when: {balanced: true}, value: 1}, {value: 2}]}"
-    )
+    found = parameters("{balanced: {values: [true, false]}, seed: [{when: {balanced: true}, value: 1}, {value: 2}]}")
     assert assign(found, lambda *_: True)["seed"] == 1
     assert assign(found, lambda *_: False)["seed"] == 2
 
@@ -893,9 +881,7 @@ BRANCHES = "{{backbone: {{values: [base, large]}}, {name}: [{{when: {{backbone: 
         ("seed", "min: 1, max: 2", "min: 3, max: 9, step: 2", ["seed", "seed"]),
     ],
 )
-def test_one_label_never_stands_for_two_kinds_of_domain(
-    name: str, one: str, two: str, expected: list[str]
-) -> None:
+def test_one_label_never_stands_for_two_kinds_of_domain(name: str, one: str, two: str, expected: list[str]) -> None:
     found = parameters(BRANCHES.format(name=name, one=one, two=two))
     assert [label for key, label, _ in labels(found) if key == name] == expected
     asked: list[str] = []
@@ -991,10 +977,7 @@ def test_branches_tell_each_combination_that_can_occur() -> None:
   seed: [{when: {backbone: "c-*"}, value: 1}]""",
         resources='[{when: {backbone: "b-*"}, gpus: 1}, {gpus: 0}]',
     )
-    told = [
-        ({name: str(domain) for name, domain in case.domains.items()}, case.resources)
-        for case in branches(found)
-    ]
+    told = [({name: str(domain) for name, domain in case.domains.items()}, case.resources) for case in branches(found)]
     small, large = "2e-5 … 8e-5 log", "1e-5 … 4e-5 log"
     assert told == [
         ({"backbone": "a-base", "learning_rate": small}, Resources(gpus=0.0)),
@@ -1045,13 +1028,9 @@ def test_endless_lists_are_refused(sections: dict[str, str], check: Callable[...
 def test_too_many_cases_are_refused(check: Callable[..., tuple[str, ...]]) -> None:
     names = ["seed", "warmup_steps", "max_length"]
     watched = [f"{name}: {{min: 100, max: 120}}" for name in names]
-    conditions = [
-        f"{{when: {{{name}: {value}}}, value: base}}" for name in names for value in range(100, 120)
-    ]
+    conditions = [f"{{when: {{{name}: {value}}}, value: base}}" for name in names for value in range(100, 120)]
     lines = check(document(parameters=f"{{{', '.join(watched)}, backbone: [{', '.join(conditions)}]}}"))
-    assert lines == (
-        ":5: parameters: the `when` conditions make more than 1000 cases; use fewer different ones",
-    )
+    assert lines == (":5: parameters: the `when` conditions make more than 1000 cases; use fewer different ones",)
 
 
 def test_the_most_epochs_are_those_any_trial_can_have() -> None:
@@ -1069,9 +1048,7 @@ def test_the_most_epochs_are_those_any_trial_can_have() -> None:
 
 
 def test_the_backbones_of_a_space_are_named_once_each() -> None:
-    found = parameters(
-        "{backbone: {values: [a, b]}}", search="{trials: 1, enqueue: [{backbone: c}, {backbone: a}]}"
-    )
+    found = parameters("{backbone: {values: [a, b]}}", search="{trials: 1, enqueue: [{backbone: c}, {backbone: a}]}")
     assert backbones(found) == ["a", "b", "c"]
     assert backbones(space()) == ["base"]
 
@@ -1165,12 +1142,8 @@ def documents(draw: st.DrawFn) -> dict[str, str]:
             lines.append(f"  {name}: [{{{branch}}}]")
     optional = {
         "early_stopping": st.sampled_from([None, "{}", "{grace_period: 2}"]),
-        "budget": st.sampled_from(
-            [None, "{time: 90m}", "{failed_trials: 2}", "{time: 3601s, failed_trials: 1}"]
-        ),
-        "resources": st.sampled_from(
-            [None, "{gpus: 0.5}", '[{when: {backbone: "x*"}, gpus: 2}, {cpus: 1.5}]', "[{}]"]
-        ),
+        "budget": st.sampled_from([None, "{time: 90m}", "{failed_trials: 2}", "{time: 3601s, failed_trials: 1}"]),
+        "resources": st.sampled_from([None, "{gpus: 0.5}", '[{when: {backbone: "x*"}, gpus: 2}, {cpus: 1.5}]', "[{}]"]),
         "search": st.sampled_from(
             ["{trials: 3}", "{sampler: random, trials: 9, seed: 1, enqueue: [{seed: 5}, {backbone: '010'}]}"]
         ),
@@ -1209,9 +1182,7 @@ def draws(seed: int) -> Callable[[str, Domain], Any]:
 
 @given(documents(), st.integers(0, 100))
 @settings(max_examples=60, deadline=None)
-def test_assign_gives_each_parameter_a_value_of_the_branch_it_matched(
-    sections: dict[str, str], seed: int
-) -> None:
+def test_assign_gives_each_parameter_a_value_of_the_branch_it_matched(sections: dict[str, str], seed: int) -> None:
     found = space(**sections)
     chosen = assign(found, draws(seed))
     cases = [case.domains for case in branches(found)]
@@ -1223,9 +1194,7 @@ def test_assign_gives_each_parameter_a_value_of_the_branch_it_matched(
 
 @given(documents(), st.integers(0, 100), st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
-def test_the_order_of_keys_changes_nothing(
-    sections: dict[str, str], seed: int, chance: random.Random
-) -> None:
+def test_the_order_of_keys_changes_nothing(sections: dict[str, str], seed: int, chance: random.Random) -> None:
     lines = sections["parameters"].strip("\n").split("\n")
     chance.shuffle(lines)
     one, other = space(**sections), space(**{**sections, "parameters": "\n" + "\n".join(lines)})
@@ -1236,9 +1205,7 @@ def test_the_order_of_keys_changes_nothing(
 
 @given(documents(), st.data())
 @settings(max_examples=80, deadline=None)
-def test_a_spoiled_file_is_refused_or_valid_but_never_crashes(
-    sections: dict[str, str], data: st.DataObject
-) -> None:
+def test_a_spoiled_file_is_refused_or_valid_but_never_crashes(sections: dict[str, str], data: st.DataObject) -> None:
     text = document(**sections)
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(text)))

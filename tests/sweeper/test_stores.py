@@ -50,9 +50,7 @@ def test_the_shipped_file_says_what_its_absence_means(tmp_path: Path) -> None:
 
 def test_paths_in_the_file_start_at_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
-    text = (
-        "[storage]\nroot = ../here\nledger = sqlite:///l.db?timeout=60\n[mlflow]\nartifacts = files # all\n"
-    )
+    text = "[storage]\nroot = ../here\nledger = sqlite:///l.db?timeout=60\n[mlflow]\nartifacts = files # all\n"
     stores = read_stores(write(tmp_path, text), {})
     assert stores.root == tmp_path.parent / "here"
     assert stores.ledger == f"sqlite:///{tmp_path}/l.db?timeout=60"
@@ -66,9 +64,7 @@ def test_the_environment_wins_and_its_paths_start_at_the_current_folder(
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    write(
-        folder, "[storage]\nroot = here\nledger = sqlite:///l.db\n[mlflow]\ntracking_uri = sqlite:///m.db\n"
-    )
+    write(folder, "[storage]\nroot = here\nledger = sqlite:///l.db\n[mlflow]\ntracking_uri = sqlite:///m.db\n")
     environ = {
         "SWEEPER_ROOT": "there",
         "SWEEPER_LEDGER": "postgresql+psycopg://me:pw@db/ledger",

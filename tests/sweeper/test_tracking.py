@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from sweeper import tracking
+from sweeper import server, tracking
 from sweeper.errors import EnvironmentFailure
 from sweeper.stores import Stores, read_stores
 from sweeper.tracking import (
@@ -90,7 +90,7 @@ def open_mirror(stores: Stores, sweep: SweepInfo = SWEEP, **options: Any) -> Mir
 
 
 def record(stores: Stores, *trials: dict[str, Any], sweep: SweepInfo = SWEEP) -> Mirror:
-    """One session: every snapshot written, then the end."""
+    """A whole mirror: every snapshot written, then the end."""
     with open_mirror(stores, sweep) as mirror:
         for trial in trials:
             mirror.put(trial)
@@ -238,9 +238,7 @@ def test_the_parent_has_the_search_space_and_the_results(stores: Stores) -> None
 @pytest.mark.parametrize(
     ("error", "status"), [(None, "FINISHED"), (ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")]
 )
-def test_a_sweep_that_is_left_is_closed(
-    stores: Stores, error: type[BaseException] | None, status: str
-) -> None:
+def test_a_sweep_that_is_left_is_closed(stores: Stores, error: type[BaseException] | None, status: str) -> None:
     with contextlib.suppress(*[error] if error else []), open_mirror(stores):
         if error:
             raise error
@@ -408,9 +406,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield f"http://me:hunter2@127.0.0.1:{closed.getsockname()[1]}"
 
 
-def test_a_server_that_never_answers_makes_nobody_wait(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_never_answers_makes_nobody_wait(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -439,9 +435,7 @@ def test_a_server_that_is_away_is_told_in_one_line(nowhere: str) -> None:
 
 def test_check_tells_an_unreachable_server_in_one_line(nowhere: str, tmp_path: Path) -> None:
     stores = read_stores(tmp_path, {"MLFLOW_TRACKING_URI": nowhere})
-    with pytest.raises(
-        EnvironmentFailure, match=r"^MLflow at http://me:\*\*\*@.*; start or unblock it"
-    ) as caught:
+    with pytest.raises(EnvironmentFailure, match=r"^MLflow at http://me:\*\*\*@.*; start or unblock it") as caught:
         check(stores)
     assert len(caught.value.lines) == 1
     assert "hunter2" not in caught.value.lines[0]
@@ -470,9 +464,7 @@ def test_check_names_a_lock(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> 
 def test_check_names_a_missing_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     stores = read_stores(tmp_path, {"MLFLOW_TRACKING_URI": "postgresql+psycopg://me:pw@127.0.0.1:9/runs"})
-    with pytest.raises(
-        EnvironmentFailure, match=r"me:\*\*\*@127.0.0.1:9/runs: .*; `pip install psycopg\[binary\]`"
-    ):
+    with pytest.raises(EnvironmentFailure, match=r"me:\*\*\*@127.0.0.1:9/runs: .*; `pip install psycopg\[binary\]`"):
         check(stores)
 
 
@@ -483,9 +475,7 @@ def test_a_record_that_can_never_be_written_holds_up_no_other(stores: Stores) ->
         assert mirror.flush(20)
         assert mirror.failure is not None
         assert "no$such" in mirror.failure
-        assert history(stores, runs(stores)["trial 1"], "exact_match") == [
-            (n, n / 10 + 0.01) for n in (1, 2, 3, 4)
-        ]
+        assert history(stores, runs(stores)["trial 1"], "exact_match") == [(n, n / 10 + 0.01) for n in (1, 2, 3, 4)]
         mirror.put(snapshot(0))
         assert mirror.flush(20)
         assert mirror.failure is None
@@ -553,10 +543,10 @@ def test_what_mlflow_writes_is_closed_to_others(blank: Path) -> None:
 def test_the_servers_command_line_holds_no_address_of_a_database(tmp_path: Path) -> None:
     environ = {"MLFLOW_TRACKING_URI": "postgresql://me:hunter2@db/runs"}
     stores = read_stores(tmp_path, environ)
-    command = " ".join(tracking.server_command(stores))
+    command = " ".join(server.server_command(stores))
     assert "--host 127.0.0.1 --port 5000" in command
     assert "hunter2" not in command
-    environment = tracking.server_environment(stores)
+    environment = server.server_environment(stores)
     assert environment["MLFLOW_BACKEND_STORE_URI"] == stores.tracking
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
 
@@ -567,7 +557,7 @@ def test_the_servers_command_line_holds_no_address_of_a_database(tmp_path: Path)
 def test_a_remote_store_is_announced_and_not_served(tmp_path: Path) -> None:
     announced: list[str] = []
     stores = read_stores(tmp_path, {"MLFLOW_TRACKING_URI": "https://me:pw@mlflow.example.org"})
-    tracking.serve(stores, None, announced.append)
+    server.serve(stores, None, announced.append)
     assert announced == ["https://me:***@mlflow.example.org"]
 
 
@@ -575,12 +565,12 @@ def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(EnvironmentFailure, match=rf"^http://127.0.0.1:{port}: .*in use.*--port"):
-            tracking.serve(read_stores(tmp_path, {}), port, print)
+            server.serve(read_stores(tmp_path, {}), port, print)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_waiting_ends_when_the_server_has_ended_or_time_is_up(nowhere: str) -> None:
     with pytest.raises(EnvironmentFailure, match="ended before it answered"):
-        tracking.wait_until_up(nowhere, 60, alive=lambda: False)
+        server.wait_until_up(nowhere, 60, alive=lambda: False)
     with pytest.raises(EnvironmentFailure, match="did not answer within 0 s"):
-        tracking.wait_until_up(nowhere, 0)
+        server.wait_until_up(nowhere, 0)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import ray
 from optuna.storages import RDBStorage
 
 from sweeper.capacity import Machine
@@ -44,7 +43,11 @@ def run(storage: RDBStorage, toy_space: Make, tmp_path: Path) -> Callable[..., L
 
 
 def outcome(record: TrialRecord) -> tuple[object, ...]:
-    return record.state, dict(record.params), [{k: v for k, v in e.items() if k in ("height", "epoch")} for e in record.evaluations]
+    return (
+        record.state,
+        dict(record.params),
+        [{k: v for k, v in e.items() if k in ("height", "epoch")} for e in record.evaluations],
+    )
 
 
 def test_every_trial_runs_to_its_end_and_is_measured_right(run: Callable[..., Ledger]) -> None:
@@ -84,7 +87,10 @@ TROUBLES = [
 
 def test_a_trial_that_fails_is_a_result_and_the_others_go_on(run: Callable[..., Ledger]) -> None:
     names = ", ".join(trouble for trouble, _ in TROUBLES)
-    space = "search={sampler: grid, seed: 1}", "parameters={trouble: {values: [%s, none]}, num_train_epochs: 4}" % names
+    space = (
+        "search={sampler: grid, seed: 1}",
+        f"parameters={{trouble: {{values: [{names}, none]}}, num_train_epochs: 4}}",
+    )
     records = run(*space).records()
     found = {record.params["trouble"]: record for record in records}
     assert found["none"].state == "COMPLETE"
@@ -103,7 +109,13 @@ def test_two_trials_run_side_by_side(run: Callable[..., Ledger], tmp_path: Path)
 
 def test_a_trial_has_as_many_threads_as_it_reserved(run: Callable[..., Ledger], tmp_path: Path) -> None:
     for cpus in (1, 2):
-        overrides = "search.trials=1", "job=tests.meeting:JOB", "parameters={alone: true}", "objective=met", f"resources={{cpus: {cpus}}}"
+        overrides = (
+            "search.trials=1",
+            "job=tests.meeting:JOB",
+            "parameters={alone: true}",
+            "objective=met",
+            f"resources={{cpus: {cpus}}}",
+        )
         record = run(*overrides, name=f"threads-{cpus}").records()[0]
         assert record.metrics["threads"] == cpus
 
@@ -144,7 +156,13 @@ def test_too_many_failures_end_the_sweep(run: Callable[..., Ledger]) -> None:
 
 
 def test_a_spent_time_budget_ends_the_sweep_and_says_so(run: Callable[..., Ledger], tmp_path: Path) -> None:
-    record = run("search.trials=1", "job=tests.meeting:JOB", f"parameters={{folder: '{tmp_path}'}}", "objective=met", "budget={time: 3s}").records()[0]
+    record = run(
+        "search.trials=1",
+        "job=tests.meeting:JOB",
+        f"parameters={{folder: '{tmp_path}'}}",
+        "objective=met",
+        "budget={time: 3s}",
+    ).records()[0]
     assert (record.state, record.reason) == ("FAIL", "the time budget of 3 s was spent")
 
 

@@ -29,15 +29,13 @@ from sweeper.tracking import Mirror, SweepInfo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SWEEP = SweepInfo(
-    name="qa_backbones", key="sweep1", objective="exact_match", columns=["backbone", "learning_rate"]
-)
+SWEEP = SweepInfo(name="qa_backbones", key="sweep1", objective="exact_match", columns=["backbone", "learning_rate"])
 BACKBONES = ("bert-base-chinese", "hfl/chinese-lert-base", "hfl/chinese-macbert-large")
 CLIMB = (0.0, 0.06, 0.25, 0.3)  # uneven, so that a drawn curve can be told from any other
 SERVE = """
 from pathlib import Path
 from sweeper.stores import read_stores
-from sweeper.tracking import serve
+from sweeper.server import serve
 serve(read_stores(Path({folder!r}), {{}}), {port}, lambda url: print(url, flush=True))
 """
 
@@ -266,9 +264,7 @@ FLAGS = (
     "--disable-sync",
     "--window-size=1700,1000",
 )
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium found; on Debian `apt install chromium`"
-)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found; on Debian `apt install chromium`")
 
 
 class Page:
@@ -303,9 +299,7 @@ def page(folder: Path, name: str, url: str, wanted: Callable[[Page], bool]) -> P
 
 
 @needs_browser
-def test_the_runs_page_shows_the_sweep_with_its_trials_folded(
-    address: str, mirror: Mirror, tmp_path: Path
-) -> None:
+def test_the_runs_page_shows_the_sweep_with_its_trials_folded(address: str, mirror: Mirror, tmp_path: Path) -> None:
     url = f"{address}/{mirror.page}".partition("?")[0]
     found = page(tmp_path, "runs", url, lambda page: "4 matching runs" in page.text)
     assert "4 matching runs" in found.text
@@ -316,9 +310,7 @@ def test_the_runs_page_shows_the_sweep_with_its_trials_folded(
 
 
 @needs_browser
-def test_the_saved_view_ranks_the_trials_with_their_values(
-    address: str, mirror: Mirror, tmp_path: Path
-) -> None:
+def test_the_saved_view_ranks_the_trials_with_their_values(address: str, mirror: Mirror, tmp_path: Path) -> None:
     found = page(tmp_path, "ranking", f"{address}/{mirror.page}", lambda page: "0.7512" in page.text)
     assert "best_exact_match" in found.text
     assert "3 matching runs" in found.text
@@ -343,9 +335,7 @@ def test_a_trials_page_names_its_parent_and_its_values(address: str, mirror: Mir
 
 
 @needs_browser
-def test_a_trials_metrics_page_draws_exact_match_per_evaluation(
-    address: str, mirror: Mirror, tmp_path: Path
-) -> None:
+def test_a_trials_metrics_page_draws_exact_match_per_evaluation(address: str, mirror: Mirror, tmp_path: Path) -> None:
     runs = f"{address}/{mirror.page}".partition("?")[0]
     url = f"{runs}/{mirror.run_ids['sweep1-1']}/model-metrics"
     found = page(tmp_path, "metrics", url, lambda page: "trial 1 (exact_match)" in page.text)
@@ -353,7 +343,5 @@ def test_a_trials_metrics_page_draws_exact_match_per_evaluation(
     assert [chart.partition(")")[0] for chart in charts[1:]] == ["best_exact_match", "epoch", "exact_match"]
     points = re.findall(r'class="point" transform="translate\(([\d.]+),([\d.]+)\)"', charts[2])
     heights = [float(points[0][1]) - float(y) for _, y in points]
-    assert [height / heights[-1] for height in heights] == pytest.approx(
-        [rise / 0.3 for rise in CLIMB], abs=0.01
-    )
+    assert [height / heights[-1] for height in heights] == pytest.approx([rise / 0.3 for rise in CLIMB], abs=0.01)
     assert (tmp_path / "metrics.png").stat().st_size > 20_000

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from jobs import backbones, checkpoint, get_job, mc
+from jobs.data import Data, Question
+from jobs.mc import ABSENT, McParams
+
+PARAGRAPHS = ["日月潭在南投縣，湖很大。" * 9, "阿里山在嘉義縣。", "淡水在新北市。", "墾丁在屏東縣。"]
+PARAMS = McParams(
+    backbone="scratch:1x32x2", learning_rate=5e-3, num_train_epochs=2, effective_batch_size=8,
+    per_device_train_batch_size=4, max_length=64,
+)  # fmt: skip
+
+
+def question(number: int, relevant: int, paragraphs: tuple[int, ...]) -> Question:
+    name = PARAGRAPHS[relevant][:2]
+    return Question(f"q{number}", f"{name}在哪裡？", paragraphs, relevant, name, 0)
+
+
+# Two, three and four candidates.
+ROWS = tuple(question(n, n % 4, tuple(sorted({n % 4, (n + 1) % 4, *range(n % 3 + 1)}))) for n in range(24))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> mc.Candidates:
+    data = Data("-", tuple(PARAGRAPHS), ROWS, ROWS, ())
+    tokenizer = backbones.character_tokenizer([*PARAGRAPHS, "哪裡？"])
+    return mc.inputs(tokenizer, data, ROWS, 64, tmp_path_factory.mktemp("features"))
+
+
+def test_each_candidate_is_one_input_with_only_the_paragraph_cut(source: mc.Candidates) -> None:
+    assert np.diff(source.bounds).tolist() == [len(row.paragraphs) for row in ROWS]
+    assert source.windows.lengths().max() == 64
+    assert set(source.windows.offset.tolist()) == {1 + len("日月在哪裡？") + 1}
+
+
+def test_questions_with_fewer_candidates_are_filled_up(source: mc.Candidates) -> None:
+    batch = source.collate([0, 1, 2])
+    counts = [len(ROWS[n].paragraphs) for n in range(3)]
+    assert batch["input_ids"].shape[:2] == (3, max(counts))
+    for line, count in enumerate(counts):
+        assert batch["attention_mask"][line, count:].sum(dim=1).tolist() == [1] * (max(counts) - count)
+        labels = batch["labels"][line]
+        assert (labels != ABSENT).nonzero().flatten().tolist() == [ROWS[line].paragraphs.index(ROWS[line].relevant or 0)]
+        assert labels.max() == count
+
+
+def test_the_loss_is_that_of_each_questions_own_candidates() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0], [0.5, 9.0, 99.0]])
+    labels = torch.tensor([[ABSENT, ABSENT, 3], [1, ABSENT, ABSENT]])
+    own = [torch.nn.functional.cross_entropy(logits[0], torch.tensor(2)), torch.tensor(0.0)]  # one candidate: no doubt
+    assert mc.loss({"logits": logits}, labels) == pytest.approx(float(sum(own)) / 2)
+    assert mc.loss({"logits": logits}, labels, num_items_in_batch=8) == pytest.approx(float(sum(own)) / 8)
+
+
+def test_what_lies_beyond_a_questions_candidates_is_not_picked() -> None:
+    rows = [question(0, 1, (0, 1)), question(1, 2, (0, 1, 2))]
+    metrics, predictions = mc.evaluate(rows, np.array([[0.0, 1.0, 99.0], [5.0, 0.0, 1.0]]))
+    assert metrics == {"accuracy": 0.5}
+    assert predictions == [
+        {"id": "q0", "paragraph": 1, "scores": [0.0, 1.0]},
+        {"id": "q1", "paragraph": 0, "scores": [5.0, 0.0, 1.0]},
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    rows = [
+        {"id": row.id, "question": row.question, "paragraphs": row.paragraphs, "relevant": row.relevant,
+         "answer": {"text": row.answer, "start": 0}}
+        for row in ROWS
+    ]  # fmt: skip
+    for name, content in {"context": PARAGRAPHS, "train": rows[:20], "valid": rows[20:]}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+Reports = list[tuple[dict[str, float], Path]]
+
+
+def trained(folder: Path, workdir: Path, resume_from: Path | None = None) -> Reports:
+    reports: Reports = []
+    workdir.mkdir(parents=True, exist_ok=True)
+    listen: Any = lambda metrics, saved: reports.append((metrics, saved))  # noqa: E731
+    mc.train(PARAMS, str(folder), workdir, listen, resume_from)
+    return reports
+
+
+def test_a_selector_keeps_the_contract_of_jobs(folder: Path, tmp_path: Path) -> None:
+    reports = trained(folder, tmp_path / "sweep/a")
+    assert [(metrics["epoch"], metrics["step"]) for metrics, _ in reports] == [(1.0, 3.0), (2.0, 6.0)]
+    for metrics, saved in reports:
+        assert {*get_job("mc").metrics, "epoch", "step"} == set(metrics)
+        assert checkpoint.damage(saved) is None
+        predictions = json.loads((saved / "predictions.json").read_text(encoding="utf-8"))
+        assert [prediction["id"] for prediction in predictions] == [row.id for row in ROWS[20:]]
+        right = [p["paragraph"] == row.relevant for p, row in zip(predictions, ROWS[20:], strict=True)]
+        assert metrics["accuracy"] == sum(right) / len(right)
+    assert [metrics for metrics, _ in trained(folder, tmp_path / "sweep/b")] == [metrics for metrics, _ in reports]
+    (reports[1][1]).rename(tmp_path / "elsewhere")
+    assert trained(folder, tmp_path / "sweep/a", reports[0][1])[0][0] == reports[1][0]
