@@ -55,7 +55,14 @@ def measure(windows: int, length: int) -> dict[str, float]:
     times = [(seconds(ours, start, end), seconds(loop, start, end)) for _ in range(ROUNDS)]
     mine, theirs = (statistics.median(column) * 1000 / windows for column in zip(*times, strict=True))
     agree = sum(abs(m[0] - t[0]) < 1e-6 for m, t in pairs) / windows
-    return {"windows": windows, "length": length, "ours_ms": mine, "loop_ms": theirs, "ratio": theirs / mine, "agree": agree}
+    return {
+        "windows": windows,
+        "length": length,
+        "ours_ms": mine,
+        "loop_ms": theirs,
+        "ratio": theirs / mine,
+        "agree": agree,
+    }
 
 
 def main() -> None:
@@ -65,7 +72,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     result = measure(given.windows, given.length)
-    text = "{windows} windows of {length}: ours {ours_ms:.4f} ms, loop {loop_ms:.4f} ms, ratio {ratio:.1f}, agree {agree:.3f}"
+    text = "{windows} windows of {length}: ours {ours_ms:.4f} ms, loop {loop_ms:.4f} ms, ratio {ratio:.1f}, "
+    text += "agree {agree:.3f}"
     print(json.dumps(result) if given.json else text.format(**result))
 
 

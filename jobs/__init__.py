@@ -8,6 +8,7 @@ from typing import cast
 from jobs.job import Job
 
 JOBS = {
+    "longformer": "jobs.longformer:JOB",
     "mc": "jobs.mc:JOB",
     "qa": "jobs.qa:JOB",
 }

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 JOBS = [
     ["job", "checkpoint", "metrics", "spans", "sample"],
     ["data", "backbones", "features"],
-    ["params"],
+    ["params", "conversion"],
     ["training"],
-    ["qa"],
+    ["longformer", "mc", "qa"],
 ]
 SWEEPER = [
     ["errors"],

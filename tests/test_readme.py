@@ -73,4 +73,9 @@ def test_a_shipped_search_space_is_right_and_opens_with_its_command(path: Path) 
 
 def test_the_reports_recipe_is_tried_first() -> None:
     first = read_search_space(ROOT / "search_spaces/qa_backbones.yaml").search.enqueue[0]
-    assert first == {"backbone": "hfl/chinese-pert-large", "learning_rate": 3e-5, "warmup_ratio": 0.0, "warmup_steps": 1500}
+    assert first == {
+        "backbone": "hfl/chinese-pert-large",
+        "learning_rate": 3e-5,
+        "warmup_ratio": 0.0,
+        "warmup_steps": 1500,
+    }

@@ -48,7 +48,9 @@ def test_questions_with_fewer_candidates_are_filled_up(source: mc.Candidates) ->
     for line, count in enumerate(counts):
         assert batch["attention_mask"][line, count:].sum(dim=1).tolist() == [1] * (max(counts) - count)
         labels = batch["labels"][line]
-        assert (labels != ABSENT).nonzero().flatten().tolist() == [ROWS[line].paragraphs.index(ROWS[line].relevant or 0)]
+        assert (labels != ABSENT).nonzero().flatten().tolist() == [
+            ROWS[line].paragraphs.index(ROWS[line].relevant or 0)
+        ]
         assert labels.max() == count
 
 

@@ -1,0 +1,195 @@
+"""The end-to-end reader: marks the answer's span in all of a question's paragraphs at once.
+
+The paragraphs are joined in their order, a separator token between neighbours, and read in overlapping
+windows where they are long. [CLS], the question and the separator behind it see every token and are seen
+by every token; the others see their neighbours. A span lies within one paragraph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from jobs.conversion import fetch
+from jobs.job import Direction, Job, ParamError, Report
+from jobs.params import TrainingParams, knob
+
+if TYPE_CHECKING:
+    import torch
+
+    from jobs.data import Data, Question
+    from jobs.features import Group, JoinedWindows
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongformerParams(TrainingParams):
+    backbone: str = knob(
+        "scratch:2x128x2",
+        "a Longformer, or a BERT to be made one; named as for other jobs: hub, folder or scratch",
+    )
+    learning_rate: Annotated[float, Gt(0), Le(1)] = knob(5e-5, "peak of the schedule")
+    warmup_ratio: Annotated[float, Ge(0), Lt(1)] = knob(
+        0.1, "share of all steps spent warming up; 0 beside warmup_steps"
+    )
+    num_train_epochs: Annotated[int, Ge(1), Le(10_000)] = knob(1, "passes over the training questions")
+    effective_batch_size: Annotated[int, Ge(1), Le(65_536)] = knob(2, "windows per optimizer step, over all workers")
+    per_device_train_batch_size: Annotated[int, Ge(1)] = knob(
+        2, "most windows at once on a device; accumulation makes up the rest"
+    )
+    per_device_eval_batch_size: Annotated[int, Ge(1)] = knob(4, "windows at once on a device in evaluation")
+    max_length: Annotated[int, Ge(32), Le(16_384)] = knob(
+        4096, "longest window in tokens: question, paragraphs, special tokens"
+    )
+    doc_stride: Annotated[int, Ge(0)] = knob(256, "tokens two neighbouring windows share")
+    max_answer_length: Annotated[int, Ge(1)] = knob(30, "longest answer in tokens")
+    attention_window: Annotated[int, Ge(2)] = knob(
+        512, "neighbours each token sees, half on each side; inputs are padded to a multiple of it"
+    )
+    gradient_checkpointing: bool = knob(False, "compute activations again for the gradient: less memory, more time")
+
+    def __post_init__(self) -> None:
+        if self.warmup_ratio and self.warmup_steps:
+            raise ParamError("warmup_steps", f"set beside a warmup_ratio of {self.warmup_ratio}: set warmup_ratio to 0")
+        super().__post_init__()
+        room = self.max_length // 2 - 4
+        if self.doc_stride >= room:
+            raise ParamError(
+                "doc_stride",
+                f"{self.doc_stride} leaves no room in windows of max_length {self.max_length}; use less than {room}",
+            )
+        if self.attention_window % 2:
+            raise ParamError("attention_window", f"{self.attention_window} is odd, and half of it lies on each side")
+        if self.attention_window > self.max_length:
+            raise ParamError(
+                "attention_window",
+                f"{self.attention_window} is more than max_length {self.max_length}: inputs would be mostly padding",
+            )
+
+
+def train(params: LongformerParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
+    """Train one end-to-end reader; see jobs.job.Job for the contract."""
+    from transformers import set_seed
+
+    from jobs import backbones, conversion, training
+    from jobs.data import read, vocabulary
+
+    set_seed(params.seed)
+    dataset = read(data)
+    tokenizer = backbones.load_tokenizer(params.backbone, vocabulary(dataset))
+    cache = workdir.parent / "features"
+    train_windows = windows(tokenizer, dataset, dataset.train, params, cache)
+    valid_windows = windows(tokenizer, dataset, dataset.valid, params, cache)
+    model = conversion.load_model(params.backbone, tokenizer, params.attention_window, params.max_length)
+    if params.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    training.fit(
+        model,
+        tokenizer,
+        params,
+        training.Inputs(len(train_windows), lambda rows: collate(train_windows, rows, params.attention_window)),
+        training.Inputs(len(valid_windows), lambda rows: collate(valid_windows, rows, params.attention_window)),
+        lambda logits: evaluate(valid_windows, dataset, logits, params.max_answer_length),
+        workdir,
+        report,
+        resume_from,
+    )
+
+
+def windows(
+    tokenizer: Any, data: Data, rows: Sequence[Question], params: LongformerParams, cache: Path
+) -> JoinedWindows:
+    """Windows of some questions, each over its joined paragraphs."""
+    from jobs.features import cached_tokens, cut_joined_windows
+
+    paragraphs = cached_tokens(cache, tokenizer, data.paragraphs)
+    questions = cached_tokens(cache, tokenizer, [row.question for row in rows])
+    return cut_joined_windows(tokenizer, questions, paragraphs, groups(rows), params.max_length, params.doc_stride)
+
+
+def groups(rows: Sequence[Question]) -> list[Group]:
+    """Each question with its paragraphs, and the characters of its answer where it is known. The answer's
+    text may stand in other paragraphs too; only its place in the relevant one is a label."""
+    from jobs.features import Group
+
+    return [
+        Group(number, row.paragraphs)
+        if row.relevant is None or row.start is None or row.answer is None
+        else Group(number, row.paragraphs, row.relevant, row.start, row.start + len(row.answer))
+        for number, row in enumerate(rows)
+    ]
+
+
+def collate(source: JoinedWindows, rows: Sequence[int], attention_window: int) -> dict[str, torch.Tensor]:
+    """Model input and labels of some windows, padded as a Longformer needs it and no further. Global
+    attention lies on all that stands before the paragraphs."""
+    import torch
+
+    batch = {name: torch.from_numpy(values) for name, values in source.batch(rows, attention_window)._asdict().items()}
+    offset = torch.from_numpy(source.offset[list(rows)])
+    labels = torch.from_numpy(source.labels[list(rows)].astype("int64"))
+    before = torch.arange(batch["input_ids"].shape[1]) < offset[:, None]
+    return {
+        **batch,
+        "global_attention_mask": before.long(),
+        "start_positions": labels[:, 0],
+        "end_positions": labels[:, 1],
+    }
+
+
+def evaluate(
+    source: JoinedWindows, data: Data, logits: tuple[Any, Any], max_answer_length: int
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Metrics and one prediction per validation question, from the start and end logits of its windows.
+
+    `paragraph_accuracy` is how often the answer was taken from the relevant paragraph. An answer from
+    another one that has the same text still is an exact match, as the assignment scores it.
+    """
+    from jobs.metrics import mean_scores
+
+    predictions = answers(source, data.paragraphs, logits, max_answer_length)
+    pairs = list(zip(data.valid, predictions, strict=True))
+    scores = mean_scores([prediction["answer"] for prediction in predictions], [row.answer or "" for row in data.valid])
+    right = [prediction["paragraph"] == row.relevant for row, prediction in pairs]
+    scores["paragraph_accuracy"] = sum(right) / len(right)
+    return scores, [{"id": row.id, **prediction} for row, prediction in pairs]
+
+
+def answers(
+    source: JoinedWindows, paragraphs: Sequence[str], logits: tuple[Any, Any], max_answer_length: int
+) -> list[dict[str, Any]]:
+    """The best span of each question, over all windows and within one paragraph: that paragraph (its place
+    in `paragraphs`, the texts of the whole data set), answer, start and score.
+
+    `logits` are two arrays [windows, positions].
+    """
+    from jobs.spans import Spans, best_spans, best_windows
+
+    start, end = (source.parts.scores(scores) for scores in logits)
+    spans = best_spans(start, end, source.parts.allowed(), max_answer_length)
+    chosen = best_windows(spans.scores, source.group[source.parts.window])
+    best = Spans(spans.scores[chosen], spans.first[chosen], spans.last[chosen])
+    return [
+        {
+            "paragraph": int(paragraph),
+            "answer": paragraphs[paragraph][first:last],
+            "start": int(first),
+            "score": float(score),
+        }
+        for paragraph, (first, last), score in zip(
+            source.parts.paragraph[chosen], source.characters(chosen, best), best.scores, strict=True
+        )
+    ]
+
+
+METRICS: dict[str, Direction] = {
+    "exact_match": "max",
+    "f1": "max",
+    "paragraph_accuracy": "max",
+    "eval_loss": "min",
+    "train_loss": "min",
+}
+JOB = Job("longformer", LongformerParams, METRICS, train, fetch)
