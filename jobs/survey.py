@@ -48,7 +48,7 @@ class TokenLengths:
     relevant, joined        a question with its relevant paragraph; with all of its paragraphs, a separator between two
     *_longer                by limit, the share of inputs that are longer than that many tokens
     *_answer_ends_past      by limit, the share of answers that end behind that many tokens of the input
-    answers_within_tokens   share of answers that begin or end inside a token, and so are never given exactly
+    answers_cutting_tokens   share of answers that begin or end inside a token, and so are never given exactly
     """
 
     tokenizer: str
@@ -61,14 +61,14 @@ class TokenLengths:
     relevant_answer_ends_past: dict[int, float]
     joined_longer: dict[int, float]
     joined_answer_ends_past: dict[int, float]
-    answers_within_tokens: float
+    answers_cutting_tokens: float
 
     def lines(self) -> list[str]:
         return [
             f"tokens of {self.tokenizer}",
             f"  paragraph: {self.paragraph}",
             f"  question: {self.question}",
-            f"  answer: {self.answer}; {self.answers_within_tokens:.1%} begin or end inside a token",
+            f"  answer: {self.answer}; {self.answers_cutting_tokens:.1%} begin or end inside a token",
             f"  question and relevant paragraph: {self.relevant}",
             f"    longer than {_shares(self.relevant_longer)}",
             f"    answer ends past {_shares(self.relevant_answer_ends_past)}",
@@ -234,7 +234,7 @@ def _token_lengths(data: Data, rows: Sequence[Question], labelled: Sequence[Ques
         relevant_answer_ends_past=_past(behind),
         joined_longer=_past(joined),
         joined_answer_ends_past=_past(behind + _before_relevant(sizes, labelled)),
-        answers_within_tokens=unrepresentable(paragraphs, pairs) / max(1, len(pairs)),
+        answers_cutting_tokens=unrepresentable(paragraphs, pairs) / max(1, len(pairs)),
     )
 
 

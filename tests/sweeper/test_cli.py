@@ -35,7 +35,10 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in main.commands)])
+SUBCOMMANDS = [["data", name] for name in main.commands["data"].commands]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in main.commands), *SUBCOMMANDS])
 def test_every_command_has_help(command: list[str]) -> None:
     result = invoke(*command, "--help")
     assert result.exit_code == 0
@@ -196,6 +199,31 @@ def test_doctor_finds_this_installation_whole(here: Path) -> None:
     assert not list(here.iterdir())
 
 
+def test_the_sample_can_be_written_checked_and_is_not_overwritten(here: Path) -> None:
+    assert invoke("data", "sample", "--output", "mine").exit_code == 0
+    described = json.loads(invoke("data", "check", "mine", "--json").stdout)
+    built_in = json.loads(invoke("data", "check", "sample", "--json").stdout)
+    assert described["questions"] == built_in["questions"] == {"train": 1728, "valid": 352, "test": 352}
+    assert "answer" not in json.loads((here / "mine/test.json").read_text(encoding="utf-8"))[0]
+    again = invoke("data", "sample", "--output", "mine")
+    assert (again.exit_code, again.stderr.strip()) == (3, "mine: is there already and not empty; name a new folder")
+
+
+def test_a_corpus_is_converted_and_its_mistakes_are_told(here: Path) -> None:
+    def article(n: int) -> dict[str, object]:
+        asked = {"id": f"q{n}", "question": "在哪？", "answers": [{"id": "1", "text": "台灣", "answer_start": 2}]}
+        return {"title": f"t{n}", "paragraphs": [{"context": f"湖在台灣{n}號。", "qas": [asked]}]}
+
+    (here / "corpus.json").write_text(json.dumps({"data": [article(n) for n in range(12)]}), encoding="utf-8")
+    done = invoke("data", "convert", "out", "--train", "corpus.json", "--valid-share", "0.4")
+    assert done.exit_code == 0, done.output
+    assert invoke("data", "check", "out").exit_code == 0
+    wrong = invoke("data", "convert", "other", "--train", "nowhere.json", "--valid-share", "0.4")
+    assert wrong.exit_code == 3
+    assert "nowhere.json" in wrong.stderr
+    assert not (here / "other").exists()
+
+
 def sweeper(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", "from sweeper.cli import main; main()", *arguments]
@@ -211,7 +239,9 @@ def test_a_sweep_from_empty_to_its_table_and_not_twice(here: Path) -> None:
     lines = done.stderr.splitlines()
     assert lines[0] == "toy: 3 trials of tests.toy:JOB on sample, by height"
     assert sorted(line[:9] for line in lines[1:4]) == ["trial   0", "trial   1", "trial   2"]
-    assert lines[4].startswith("next: sweeper compare toy --md   or   sweeper ui, then open http://127.0.0.1:5000/#/exp")
+    assert lines[4].startswith(
+        "next: sweeper compare toy --md   or   sweeper ui, then open http://127.0.0.1:5000/#/exp"
+    )
     assert len(lines) == 5, "third-party chatter on the terminal"
     rows = json.loads(sweeper("compare", "toy", "--json", cwd=here).stdout)
     assert all(row["run_id"] for row in rows)
