@@ -157,6 +157,17 @@ def test_an_answer_past_the_first_window_is_found(before: int) -> None:
     assert predictions == [{"id": "q", "answer": "答案", "start": before, "score": 18.0}]
 
 
+def test_a_share_of_the_windows_without_the_answer_is_kept() -> None:
+    source, _ = windows("湖" * 900 + "答案" + "湖" * 900, 32)
+    answered = np.flatnonzero(source.labels[:, 0]).tolist()
+    assert qa.kept_windows(source, 1.0, 42).tolist() == list(range(len(source)))
+    assert qa.kept_windows(source, 0.0, 42).tolist() == answered
+    few = qa.kept_windows(source, 0.2, 42).tolist()
+    assert set(answered) < set(few)
+    assert 0.1 < len(few) / len(source) < 0.3
+    assert few == qa.kept_windows(source, 0.2, 42).tolist() != qa.kept_windows(source, 0.2, 43).tolist()
+
+
 def test_padding_and_question_never_win() -> None:
     source, data = windows("湖" * 30 + "答案", 32)
     start, end = perfect_logits(source)

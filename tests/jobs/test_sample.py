@@ -74,5 +74,5 @@ def test_it_is_written_in_traditional_characters(sample: dict[str, Any]) -> None
 
 def test_it_has_the_nasty_things_that_reading_must_survive(sample: dict[str, Any]) -> None:
     text = "".join(sample["context"])
-    for nasty in ("「", "《", "，", "１", "民國", "No."):
+    for nasty in ("「", "《", "，", "１", "民國", "No.", "‧"):
         assert nasty in text
