@@ -256,7 +256,7 @@ def terminal() -> Iterator[Console]:
 
 
 def screen() -> Console:
-    """For data: standard output, never wrapped when it is not a terminal."""
+    """For data: standard output. Wide enough for any table; a narrow terminal wraps lines, and nothing is cut."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    return Console(highlight=False, width=200)

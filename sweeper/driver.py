@@ -179,6 +179,7 @@ class Listeners:
 
     def __call__(self, record: TrialRecord) -> None:
         self.progress.update(record)
+        keep_predictions(record)
         self.mirror.put(snapshot(record))
         records, space = self.sweep.ledger.records(), self.sweep.space
         for checkpoint in disposable(records, space.direction, space.keep.checkpoints):
@@ -196,9 +197,16 @@ def run_unfinished(sweep: Sweep, listeners: Listeners) -> None:
         run_trials(sweep, listeners)
 
 
+def keep_predictions(record: TrialRecord) -> None:
+    """Beside the checkpoints, since the mirror comes later and most checkpoints do not stay."""
+    best = Path(record.checkpoint or "") / PREDICTIONS
+    if record.state != "RUNNING" and record.checkpoint and best.is_file():
+        shutil.copyfile(best, best.parents[1] / PREDICTIONS)
+
+
 def snapshot(record: TrialRecord) -> dict[str, Any]:
     """A trial as the mirror takes it. The answers of the best evaluation go along once it has ended."""
-    predictions = Path(record.checkpoint or "") / PREDICTIONS
+    predictions = Path(record.checkpoint or "").parent / PREDICTIONS
     ended = record.state != "RUNNING" and record.checkpoint is not None and predictions.is_file()
     return {
         **asdict(record),

@@ -32,7 +32,14 @@ class Progress:
         self.names = names
         self.records: dict[int, TrialRecord] = {}
         self.began = time.monotonic()
-        self.live = Live(console=console, get_renderable=self.view, refresh_per_second=2, transient=True)
+        self.live = Live(
+            console=console,
+            get_renderable=self.view,
+            refresh_per_second=2,
+            transient=True,
+            redirect_stdout=False,  # what libraries print belongs in the log, not above the table
+            redirect_stderr=False,
+        )
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:

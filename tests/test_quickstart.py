@@ -29,7 +29,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     folder = tmp_path_factory.mktemp("quickstart")
     ours, its = pty.openpty()
     seen = folder / "terminal"
-    reader = subprocess.Popen(["cat"], stdin=ours, stdout=seen.open("wb"), stderr=subprocess.DEVNULL)
+    with seen.open("wb") as file:
+        reader = subprocess.Popen(["cat"], stdin=ours, stdout=file, stderr=subprocess.DEVNULL)
     result = sweeper("run", str(ROOT / "search_spaces/quickstart.yaml"), cwd=folder, stdout=its, stderr=its)
     os.close(its)
     reader.wait(timeout=30)
