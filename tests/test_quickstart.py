@@ -43,10 +43,15 @@ def rows(done: tuple[Path, int, str]) -> list[dict[str, Any]]:
     return list(json.loads(sweeper("compare", "quickstart", "--json", cwd=done[0], capture_output=True).stdout))
 
 
+def plain(terminal: str) -> str:
+    """What was shown, without the escape sequences that colour and move it."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal)
+
+
 def test_it_ends_well_and_says_what_comes_next(done: tuple[Path, int, str]) -> None:
     _, code, terminal = done
     assert code == 0, terminal
-    last = terminal.rstrip().splitlines()[-1]
+    last = plain(terminal).rstrip().splitlines()[-1]
     assert last.startswith("next: sweeper compare quickstart --md   or   sweeper ui, then open http://127.0.0.1:5000")
 
 
@@ -64,7 +69,7 @@ def test_every_trial_has_its_run_and_the_best_their_checkpoints(rows: list[dict[
 
 
 def test_the_terminal_shows_nothing_but_sweepers_own_words(done: tuple[Path, int, str]) -> None:
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done[2])
+    shown = plain(done[2])
     for chatter in (
         "Traceback",
         "Warning",
@@ -75,7 +80,7 @@ def test_the_terminal_shows_nothing_but_sweepers_own_words(done: tuple[Path, int
         "it/s",
         "DeprecationWarning",
     ):
-        assert chatter not in plain
+        assert chatter not in shown
 
 
 def test_the_same_file_and_seed_give_the_same_trials_and_metrics(
