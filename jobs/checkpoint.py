@@ -35,7 +35,7 @@ def publish(folder: Path, workdir: Path, step: int) -> Path:
 def damage(checkpoint: Path) -> str | None:
     """What does not match the manifest, or None when every file is as it was written."""
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(checkpoint / MANIFEST)
     except (OSError, ValueError):
         return f"{checkpoint}: no readable {MANIFEST}"
     for name, expected in manifest.items():
@@ -53,6 +53,10 @@ def latest(workdir: Path) -> Path | None:
 
 def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ SWEEPER = [
     ["search_space"],
     ["capacity", "ledger", "trial"],
     ["comparison", "retention", "sweep"],
-    ["progress", "tuning"],
+    ["progress", "reference", "tuning"],
     ["doctor", "driver", "plan"],
     ["cli"],
 ]

@@ -1,0 +1,108 @@
+"""What a person writes to mean a trial or its checkpoint: `SWEEP`, which is its best trial, or `SWEEP/NUMBER`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.storages import RDBStorage
+
+from jobs.checkpoint import PREDICTIONS, damage, read_json
+from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
+from sweeper.ledger import Ledger, TrialRecord, existing_storage, load_ledger
+from sweeper.retention import best
+from sweeper.stores import Stores
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of one sweep, and where its files lie."""
+
+    ledger: Ledger
+    record: TrialRecord
+
+    @property
+    def name(self) -> str:
+        return f"{self.ledger.name}/{self.record.number}"
+
+    @property
+    def job(self) -> str:
+        return str(self.ledger.attributes["job"])
+
+    @property
+    def data(self) -> str:
+        return str(self.ledger.attributes["data"])
+
+    def checkpoint(self) -> Path:
+        """The whole checkpoint of its best evaluation. Raises EnvironmentFailure when it is not kept or is damaged."""
+        folder = Path(self.record.checkpoint or "")
+        if not self.record.checkpoint or not folder.is_dir():
+            raise EnvironmentFailure(
+                f"trial {self.name}: its checkpoint is not kept; name a better trial, or keep more checkpoints"
+            )
+        return whole(folder)
+
+    def predictions(self) -> list[dict[str, object]]:
+        """Its answers to the validation questions, at its best evaluation, in the order of the data.
+
+        Raises DataFailure when it has none.
+        """
+        file = Path(self.record.checkpoint or "").parent / PREDICTIONS
+        if not self.record.checkpoint or not file.is_file():
+            raise DataFailure(
+                f"trial {self.name}: has left no {PREDICTIONS}; name one that has been evaluated and ended"
+            )
+        rows: list[dict[str, object]] = read_json(file)
+        return rows
+
+
+def find_trial(text: str, storage: RDBStorage) -> Trial:
+    """The trial that `text` means.
+
+    >>> find_trial("qa_backbones/3", storage).record.number
+    3
+
+    Raises ConfigError when there is no such sweep or trial, or none of the sweep has a value yet.
+    """
+    name, number = split(text)
+    ledger = load_ledger(storage, name)
+    records = ledger.records()
+    if number is None:
+        ranked = best(records, ledger.direction)
+        if not ranked:
+            raise ConfigError(f"sweep {name}: no trial has ended with a value yet; run it first")
+        return Trial(ledger, ranked[0])
+    for record in records:
+        if record.number == number:
+            return Trial(ledger, record)
+    known = ", ".join(str(record.number) for record in records) or "none"
+    raise ConfigError(f"trial {text}: sweep {name} has no trial {number}; it has {known}")
+
+
+def split(text: str) -> tuple[str, int | None]:
+    """The sweep's name and the trial's number, if one is given.
+
+    >>> split("qa_backbones/3")
+    ('qa_backbones', 3)
+    """
+    match = re.fullmatch(r"(?P<name>[^/]+)/(?P<number>\d{1,9})", text)
+    return (match["name"], int(match["number"])) if match else (text, None)
+
+
+def find_checkpoint(text: str, stores: Stores) -> Path:
+    """The checkpoint folder that `text` means: one on disk, or a trial's.
+
+    Raises ConfigError when nothing of this name is there, EnvironmentFailure when it is damaged.
+    """
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return whole(folder)
+    return find_trial(text, existing_storage(stores.ledger)).checkpoint()
+
+
+def whole(folder: Path) -> Path:
+    """`folder`, a checkpoint that is as it was written; else raises EnvironmentFailure."""
+    if problem := damage(folder):
+        raise EnvironmentFailure(f"checkpoint {problem}; name another trial's, or train this one again")
+    return folder
