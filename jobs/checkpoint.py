@@ -1,7 +1,8 @@
 """A checkpoint is a folder that is either whole or not there. Standard library only.
 
-It holds what `save_pretrained` writes, what training needs to go on, predictions.json with the answers
-to the validation questions, and manifest.json with the size and SHA-256 of every other file.
+It holds what `save_pretrained` writes, what training needs to go on, job.json with the job's name, its
+params and the fingerprint of its data, predictions.json with the answers to the validation questions, and
+manifest.json with the size and SHA-256 of every other file.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 PREDICTIONS = "predictions.json"
+IDENTITY = "job.json"
 
 
 def publish(folder: Path, workdir: Path, step: int) -> Path:

@@ -81,7 +81,7 @@ def vocabulary(data: Data) -> list[str]:
     return [*data.paragraphs, *(row.question for row in data.train)]
 
 
-def references(location: str, file: Path | None = None) -> dict[str, list[str]]:
+def references(data: Data, file: Path | None = None) -> dict[str, list[str]]:
     """Every answer that counts as right, by question id: what `jobs.metrics.mean_scores` compares with.
 
     They stand in `file`, or where none is given in the folder's references.json if it has one:
@@ -90,11 +90,10 @@ def references(location: str, file: Path | None = None) -> dict[str, list[str]]:
 
     Raises DataError with every mistake found.
     """
-    data = read(location)
     rows = [*data.train, *data.valid, *data.test]
     own = {row.id: [row.answer] for row in rows if row.answer is not None}
-    path = file or Path(location) / REFERENCES
-    if not file and (location == SAMPLE or not path.exists()):
+    path = file or Path(data.location) / REFERENCES
+    if not file and (data.location == SAMPLE or not path.exists()):
         return own
     return {**own, **_reference_lists(path, {row.id for row in rows})}
 

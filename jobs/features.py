@@ -379,6 +379,10 @@ class JoinedWindows:
     def __len__(self) -> int:
         return len(self.group)
 
+    def lengths(self) -> Ints:
+        """[windows] tokens in each, special ones included."""
+        return self.offset + (self.last - self.first) + len(self.layout.after)
+
     def batch(self, rows: Sequence[int] | Ints, multiple: int) -> Batch:
         """The input of some windows, padded to the next multiple of `multiple` from the longest on."""
         return padded([self._sequence(row) for row in rows], self.pad_id, multiple)

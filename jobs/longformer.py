@@ -16,7 +16,8 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from jobs.conversion import fetch
 from jobs.job import Direction, Job, ParamError, Report
-from jobs.params import TrainingParams, knob
+from jobs.params import MetricProfile, TrainingParams, knob
+from jobs.task import Task
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,7 @@ class LongformerParams(TrainingParams):
     attention_window: Annotated[int, Ge(2)] = knob(
         512, "neighbours each token sees, half on each side; inputs are padded to a multiple of it"
     )
+    metric_profile: MetricProfile = knob("strict", "definition of exact_match and f1")
     gradient_checkpointing: bool = knob(False, "compute activations again for the gradient: less memory, more time")
 
     def __post_init__(self) -> None:
@@ -72,31 +74,18 @@ class LongformerParams(TrainingParams):
 
 def train(params: LongformerParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
     """Train one end-to-end reader; see jobs.job.Job for the contract."""
-    from transformers import set_seed
+    from jobs import training
 
-    from jobs import backbones, conversion, training
-    from jobs.data import read, vocabulary
+    training.train(TASK, params, data, workdir, report, resume_from)
 
-    set_seed(params.seed)
-    dataset = read(data)
-    tokenizer = backbones.load_tokenizer(params.backbone, vocabulary(dataset))
-    cache = workdir.parent / "features"
-    train_windows = windows(tokenizer, dataset, dataset.train, params, cache)
-    valid_windows = windows(tokenizer, dataset, dataset.valid, params, cache)
-    model = conversion.load_model(params.backbone, tokenizer, params.attention_window, params.max_length)
+
+def model(params: LongformerParams, tokenizer: Any) -> Any:
+    from jobs.conversion import load_model
+
+    longformer = load_model(params.backbone, tokenizer, params.attention_window, params.max_length)
     if params.gradient_checkpointing:
-        model.activation_checkpointing_enable()
-    training.fit(
-        model,
-        tokenizer,
-        params,
-        training.Inputs(len(train_windows), lambda rows: collate(train_windows, rows, params.attention_window)),
-        training.Inputs(len(valid_windows), lambda rows: collate(valid_windows, rows, params.attention_window)),
-        lambda logits: evaluate(valid_windows, dataset, logits, params.max_answer_length),
-        workdir,
-        report,
-        resume_from,
-    )
+        longformer.activation_checkpointing_enable()
+    return longformer
 
 
 def windows(
@@ -141,18 +130,20 @@ def collate(source: JoinedWindows, rows: Sequence[int], attention_window: int) -
 
 
 def evaluate(
-    source: JoinedWindows, data: Data, logits: tuple[Any, Any], max_answer_length: int
+    source: JoinedWindows, data: Data, logits: tuple[Any, Any], max_answer_length: int, profile: str = "strict"
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics and one prediction per validation question, from the start and end logits of its windows.
 
     `paragraph_accuracy` is how often the answer was taken from the relevant paragraph. An answer from
     another one that has the same text still is an exact match, as the assignment scores it.
     """
+    from jobs.data import references
     from jobs.metrics import mean_scores
 
     predictions = answers(source, data.paragraphs, logits, max_answer_length)
     pairs = list(zip(data.valid, predictions, strict=True))
-    scores = mean_scores([prediction["answer"] for prediction in predictions], [row.answer or "" for row in data.valid])
+    given, right_answers = [prediction["answer"] for prediction in predictions], references(data)
+    scores = mean_scores(given, [right_answers[row.id] for row in data.valid], profile)
     right = [prediction["paragraph"] == row.relevant for row, prediction in pairs]
     scores["paragraph_accuracy"] = sum(right) / len(right)
     return scores, [{"id": row.id, **prediction} for row, prediction in pairs]
@@ -192,4 +183,13 @@ METRICS: dict[str, Direction] = {
     "eval_loss": "min",
     "train_loss": "min",
 }
+TASK = Task(
+    "longformer",
+    model,
+    lambda params, tokenizer, data, rows, cache: windows(tokenizer, data, rows, params, cache),
+    lambda source, numbers, params: collate(source, numbers, params.attention_window),
+    lambda source, data, logits, params: evaluate(
+        source, data, logits, params.max_answer_length, params.metric_profile
+    ),
+)
 JOB = Job("longformer", LongformerParams, METRICS, train, fetch)

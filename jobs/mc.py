@@ -16,6 +16,7 @@ from annotated_types import Ge, Le
 from jobs.backbones import fetch
 from jobs.job import Job, Report
 from jobs.params import TrainingParams, knob
+from jobs.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,31 +42,15 @@ class McParams(TrainingParams):
 
 def train(params: McParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
     """Train one selector; see jobs.job.Job for the contract."""
-    from transformers import set_seed
+    from jobs import training
 
-    from jobs import backbones, training
-    from jobs.data import read, vocabulary
+    training.train(TASK, params, data, workdir, report, resume_from)
 
-    set_seed(params.seed)
-    dataset = read(data)
-    tokenizer = backbones.load_tokenizer(params.backbone, vocabulary(dataset))
-    cache = workdir.parent / "features"
-    trained, asked = (
-        inputs(tokenizer, dataset, rows, params.max_length, cache) for rows in (dataset.train, dataset.valid)
-    )
-    model = backbones.load_model(params.backbone, "AutoModelForMultipleChoice", tokenizer, params.max_length)
-    training.fit(
-        model,
-        tokenizer,
-        params,
-        training.Inputs(len(trained.rows), trained.collate),
-        training.Inputs(len(asked.rows), asked.collate),
-        lambda logits: evaluate(dataset.valid, logits),
-        workdir,
-        report,
-        resume_from,
-        loss,
-    )
+
+def model(params: McParams, tokenizer: Any) -> Any:
+    from jobs.backbones import load_model
+
+    return load_model(params.backbone, "AutoModelForMultipleChoice", tokenizer, params.max_length)
 
 
 @dataclass(frozen=True)
@@ -78,6 +63,15 @@ class Candidates:
     rows: Sequence[Question]
     windows: Windows
     bounds: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def lengths(self) -> NDArray[np.integer[Any]]:
+        """[questions] tokens in the longest candidate of each."""
+        import numpy as np
+
+        return np.maximum.reduceat(self.windows.lengths(), self.bounds[:-1])
 
     def collate(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         """Model input [questions, candidates, positions]. Questions with fewer candidates are filled up with
@@ -96,7 +90,8 @@ class Candidates:
         labels = np.full((len(numbers), most), ABSENT)
         for line, number in enumerate(numbers):
             row = self.rows[number]
-            labels[line, row.paragraphs.index(row.relevant)] = counts[line]
+            if row.relevant is not None:
+                labels[line, row.paragraphs.index(row.relevant)] = counts[line]
         return {name: torch.from_numpy(values) for name, values in {**filled, "labels": labels}.items()}
 
 
@@ -163,4 +158,12 @@ def evaluate(
     return {"accuracy": sum(right) / len(right)}, predictions
 
 
+TASK = Task(
+    "mc",
+    model,
+    lambda params, tokenizer, data, rows, cache: inputs(tokenizer, data, rows, params.max_length, cache),
+    lambda source, numbers, params: source.collate(numbers),
+    lambda source, data, logits, params: evaluate(data.valid, logits),
+    loss=loss,
+)
 JOB = Job("mc", McParams, {"accuracy": "max", "eval_loss": "min", "train_loss": "min"}, train, fetch)

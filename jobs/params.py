@@ -24,6 +24,8 @@ LrSchedulerType = Literal[
     "inverse_sqrt",
 ]
 
+MetricProfile = Literal["strict", "drcd", "cmrc2018"]
+
 
 def knob(default: Any, help: str) -> Any:
     """A dataclass field that carries its one-line explanation, as `HfArgumentParser` reads it."""

@@ -15,13 +15,14 @@ from annotated_types import Ge, Le
 
 from jobs.backbones import fetch
 from jobs.job import Job, ParamError, Report
-from jobs.params import TrainingParams, knob
+from jobs.params import MetricProfile, TrainingParams, knob
+from jobs.task import Task
 
 if TYPE_CHECKING:
     import torch
 
     from jobs.data import Data, Question
-    from jobs.features import Ints, Windows
+    from jobs.features import Ints, Pair, Windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,8 @@ class QaParams(TrainingParams):
     )
     doc_stride: Annotated[int, Ge(0)] = knob(128, "tokens two neighbouring windows share")
     max_answer_length: Annotated[int, Ge(1)] = knob(30, "longest answer in tokens")
-
     unanswered_share: Annotated[float, Ge(0), Le(1)] = knob(1.0, "share kept of training windows without the answer")
+    metric_profile: MetricProfile = knob("strict", "definition of exact_match and f1")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,44 +47,34 @@ class QaParams(TrainingParams):
 
 def train(params: QaParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
     """Train one reader; see jobs.job.Job for the contract."""
-    from transformers import set_seed
+    from jobs import training
 
-    from jobs import backbones, training
-    from jobs.data import read, vocabulary
-
-    set_seed(params.seed)
-    dataset = read(data)
-    tokenizer = backbones.load_tokenizer(params.backbone, vocabulary(dataset))
-    train_windows, valid_windows = windows(tokenizer, dataset, params, workdir.parent / "features")
-    kept = kept_windows(train_windows, params.unanswered_share, params.seed)
-    model = backbones.load_model(params.backbone, "AutoModelForQuestionAnswering", tokenizer, params.max_length)
-    training.fit(
-        model,
-        tokenizer,
-        params,
-        training.Inputs(len(kept), lambda rows: collate(train_windows, kept[list(rows)])),
-        training.Inputs(len(valid_windows), lambda rows: collate(valid_windows, rows)),
-        lambda logits: evaluate(valid_windows, dataset, logits, params.max_answer_length),
-        workdir,
-        report,
-        resume_from,
-    )
+    training.train(TASK, params, data, workdir, report, resume_from)
 
 
-def windows(tokenizer: Any, data: Data, params: QaParams, cache: Path) -> tuple[Windows, Windows]:
-    """Windows of the training and of the validation questions, each over its relevant paragraph."""
+def model(params: QaParams, tokenizer: Any) -> Any:
+    from jobs.backbones import load_model
+
+    return load_model(params.backbone, "AutoModelForQuestionAnswering", tokenizer, params.max_length)
+
+
+def windows(params: QaParams, tokenizer: Any, data: Data, rows: Sequence[Question], cache: Path) -> Windows:
+    """Windows of some questions, each over its relevant paragraph."""
+    return windows_of(params, tokenizer, data, rows, pairs(rows), cache)
+
+
+def windows_of(
+    params: QaParams, tokenizer: Any, data: Data, rows: Sequence[Question], pairs: Sequence[Pair], cache: Path
+) -> Windows:
+    """Windows of any `pairs` of these questions and the data set's paragraphs."""
     from jobs.features import cached_tokens, cut_windows
 
     paragraphs = cached_tokens(cache, tokenizer, data.paragraphs)
-
-    def split(rows: Sequence[Question]) -> Windows:
-        questions = cached_tokens(cache, tokenizer, [row.question for row in rows])
-        return cut_windows(tokenizer, questions, paragraphs, pairs(rows), params.max_length, params.doc_stride)
-
-    return split(data.train), split(data.valid)
+    questions = cached_tokens(cache, tokenizer, [row.question for row in rows])
+    return cut_windows(tokenizer, questions, paragraphs, pairs, params.max_length, params.doc_stride)
 
 
-def pairs(rows: Sequence[Question]) -> list[Any]:
+def pairs(rows: Sequence[Question]) -> list[Pair]:
     """Each labelled question with its relevant paragraph and the characters of its answer."""
     from jobs.features import Pair
 
@@ -111,14 +102,16 @@ def collate(source: Windows, rows: Sequence[int] | Ints) -> dict[str, torch.Tens
 
 
 def evaluate(
-    source: Windows, data: Data, logits: tuple[Any, Any], max_answer_length: int
+    source: Windows, data: Data, logits: tuple[Any, Any], max_answer_length: int, profile: str = "strict"
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics and one prediction per validation question, from the start and end logits of its windows."""
+    from jobs.data import references
     from jobs.metrics import mean_scores
 
     predictions = answers(source, [data.paragraphs[row.relevant or 0] for row in data.valid], logits, max_answer_length)
+    right = references(data)
     given = [prediction["answer"] for prediction in predictions]
-    scores = mean_scores(given, [row.answer or "" for row in data.valid])
+    scores = mean_scores(given, [right[row.id] for row in data.valid], profile)
     return scores, [{"id": row.id, **prediction} for row, prediction in zip(data.valid, predictions, strict=True)]
 
 
@@ -141,4 +134,14 @@ def answers(
     ]
 
 
+TASK = Task(
+    "qa",
+    model,
+    windows,
+    lambda source, numbers, params: collate(source, numbers),
+    lambda source, data, logits, params: evaluate(
+        source, data, logits, params.max_answer_length, params.metric_profile
+    ),
+    trained=lambda source, params: kept_windows(source, params.unanswered_share, params.seed).tolist(),
+)
 JOB = Job("qa", QaParams, {"exact_match": "max", "f1": "max", "eval_loss": "min", "train_loss": "min"}, train, fetch)

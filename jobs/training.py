@@ -1,36 +1,37 @@
-"""Params to a Hugging Face Trainer, and its evaluations to reports. Knows no job's input or metrics."""
+"""A task and its params to a Hugging Face Trainer, and its evaluations to reports; a model to its logits.
+Knows no job's input or metrics."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    set_seed,
 )
 
-from jobs import checkpoint
+from jobs import backbones, checkpoint
+from jobs.data import read, vocabulary
 from jobs.job import Report
 from jobs.params import TrainingParams
+from jobs.task import Task
 
-Batch = dict[str, torch.Tensor]
-
-# loss(outputs, labels, num_items_in_batch), as Trainer calls it.
-Loss = Callable[..., torch.Tensor]
-
-# From the logits of the validation inputs, in order, to metrics and to one record per question.
-Evaluate = Callable[[Any], tuple[dict[str, float], list[dict[str, Any]]]]
+Batch = Mapping[str, torch.Tensor]
+Floats = NDArray[np.floating[Any]]
 
 
 class Inputs(Dataset[int]):  # type: ignore[misc]
@@ -58,36 +59,73 @@ def as_it_is(batch: Batch) -> Batch:
     return batch
 
 
-def fit(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
+def train(
+    task: Task,
     params: TrainingParams,
-    train: Inputs,
-    valid: Inputs,
-    evaluate: Evaluate,
+    data: str,
     workdir: Path,
     report: Report,
     resume_from: Path | None = None,
-    loss: Loss | None = None,
 ) -> None:
-    """Train `model`, and report after every evaluation, with a complete checkpoint. `loss` takes the place
-    of the model's own."""
+    """Train one model, and report after every evaluation, with a complete checkpoint; see jobs.job.Job."""
+    set_seed(params.seed)
+    dataset = read(data)
+    tokenizer = backbones.load_tokenizer(params.backbone, vocabulary(dataset))
+    cache = workdir.parent / "features"
+    trained = task.inputs(params, tokenizer, dataset, dataset.train, cache)
+    asked = task.inputs(params, tokenizer, dataset, dataset.valid, cache)
+    numbers = task.trained(trained, params)
     unfinished = workdir / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    reporter = Reporter(evaluate, params.num_train_epochs, workdir, report)
+    identity = {"job": task.name, "params": asdict(params), "data": dataset.fingerprint}
+    reporter = Reporter(
+        lambda logits: task.evaluate(asked, dataset, logits, params), params.num_train_epochs, identity, workdir, report
+    )
     trainer = Trainer(
-        model=model,
+        model=task.model(params, tokenizer),
         args=arguments(params, unfinished),
         data_collator=as_it_is,
-        train_dataset=train,
-        eval_dataset=valid,
+        train_dataset=Inputs(
+            len(numbers), lambda rows: task.collate(trained, [int(numbers[row]) for row in rows], params)
+        ),
+        eval_dataset=Inputs(len(asked), lambda rows: task.collate(asked, rows, params)),
         processing_class=tokenizer,
-        compute_loss_func=loss,
+        compute_loss_func=task.loss,
         compute_metrics=reporter.compute_metrics,
         callbacks=[reporter],
     )
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def predict(task: Task, model: PreTrainedModel, inputs: Any, params: TrainingParams) -> tuple[Floats, ...]:
+    """The model's logits for all inputs, in their order: arrays [inputs, positions], 0 beyond an input's own.
+
+    Neighbours in length share a batch, so that little is padding.
+    """
+    lengths = inputs.lengths()
+    order = np.argsort(-lengths, kind="stable")
+    size = params.per_device_eval_batch_size
+    batches = [order[at : at + size] for at in range(0, len(order), size)]
+    outputs = [_logits(model.eval(), task.collate(inputs, rows, params)) for rows in batches]
+    return tuple(_in_order(batches, parts) for parts in zip(*outputs, strict=True))
+
+
+LABELS = ("labels", "start_positions", "end_positions")
+
+
+def _logits(model: PreTrainedModel, batch: Batch) -> list[Floats]:
+    with torch.inference_mode():
+        output = model(**{name: tensor.to(model.device) for name, tensor in batch.items() if name not in LABELS})
+    return [output[name].float().cpu().numpy() for name in output if name.endswith("logits")]
+
+
+def _in_order(batches: Sequence[NDArray[np.integer[Any]]], parts: Sequence[Floats]) -> Floats:
+    """The rows of all batches, each where it came from, as wide as the widest."""
+    table = np.zeros((sum(map(len, batches)), max(part.shape[1] for part in parts)), np.float32)
+    for rows, part in zip(batches, parts, strict=True):
+        table[rows, : part.shape[1]] = part
+    return table
 
 
 def arguments(params: TrainingParams, output_dir: Path, workers: int = 1) -> TrainingArguments:
@@ -141,9 +179,17 @@ def device_batch(effective: int, most: int, workers: int = 1) -> int:
 class Reporter(TrainerCallback):  # type: ignore[misc]
     """Reports an evaluation once its checkpoint is whole: Trainer logs, evaluates, then saves."""
 
-    def __init__(self, evaluate: Evaluate, epochs: int, workdir: Path, report: Report) -> None:
+    def __init__(
+        self,
+        evaluate: Callable[[Any], tuple[dict[str, float], list[dict[str, Any]]]],
+        epochs: int,
+        identity: Mapping[str, Any],
+        workdir: Path,
+        report: Report,
+    ) -> None:
         self.evaluate = evaluate
         self.epochs = epochs
+        self.identity = identity
         self.workdir = workdir
         self.report = report
         self.metrics: dict[str, float] = {}
@@ -191,4 +237,5 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         checkpoint.write_json(folder / checkpoint.PREDICTIONS, self.predictions)
         checkpoint.write_json(folder / "metrics.json", metrics)
+        checkpoint.write_json(folder / checkpoint.IDENTITY, self.identity)
         self.report(metrics, checkpoint.publish(folder, self.workdir, state.global_step))

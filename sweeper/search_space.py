@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import sweeper
 from jobs import JOBS, get_job
-from jobs.data import SAMPLE, DataError, read
+from jobs.data import SAMPLE, DataError, read, references
 from jobs.job import Direction, Job, ParamError
 from sweeper.document import (
     Mistakes,
@@ -254,9 +254,11 @@ def _fingerprint(data: str, note: Mistakes) -> str:
         note(("data",), f"there is no folder {data!r}; {hint}")
         raise DataFailure(note.lines())
     try:
-        return read(data).fingerprint
+        content = read(data)
+        references(content)
     except DataError as error:
         raise DataFailure(error.lines) from None
+    return content.fingerprint
 
 
 def _folders_in(folder: Path) -> list[str]:

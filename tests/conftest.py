@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 from optuna.storages import RDBStorage
 
@@ -17,6 +18,9 @@ from sweeper.search_space import SearchSpace, read_search_space
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models; more threads only wait for each other
+hypothesis.settings.register_profile("sweeper", deadline=None)  # a busy machine is no mistake of the code
+hypothesis.settings.load_profile("sweeper")
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import, within the project, only modules of earlier lines.
 JOBS = [
-    ["job", "checkpoint", "metrics", "spans", "sample", "retrieval"],
+    ["job", "checkpoint", "metrics", "spans", "sample", "retrieval", "task"],
     ["data", "backbones", "features"],
     ["params", "conversion", "corpus", "survey"],
     ["labels"],

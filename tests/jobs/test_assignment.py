@@ -218,7 +218,7 @@ def test_test_questions_are_written_without_labels_and_can_be_scored(tmp_path: P
     labels = json.loads((folder / "test_labels.json").read_text(encoding="utf-8"))
     assert [set(row) for row in rows] == [{"id", "question", "paragraphs"}] * 6
     assert [row["id"] for row in rows] == [row["id"] for row in labels]
-    assert references(str(folder))["i0"] == ["南投縣"]
+    assert references(read(str(folder)))["i0"] == ["南投縣"]
 
 
 def test_several_answers_are_kept_with_the_written_one_first(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_several_answers_are_kept_with_the_written_one_first(tmp_path: Path) -> 
     answers[:0] = [{"text": "南投", "answer_start": 0}, {"text": "", "answer_start": 0}]
     answers += [{"text": "南投縣", "answer_start": 4}]
     convert({"train": [write(tmp_path, train)], "valid": [write(tmp_path, VALID, "v.json")]}, tmp_path / "out")
-    found = references(str(tmp_path / "out"))
+    found = references(read(str(tmp_path / "out")))
     assert found["m0"] == ["南投縣", "南投"]
     assert found["m1"] == ["嘉義縣"]
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -20,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sweeper
-from jobs.data import read
+from jobs.data import Data, read
 from jobs.job import Job, ParamError
 from sweeper import search_space as module
 from sweeper.document import plain_scalar
@@ -106,11 +105,15 @@ def parameters(text: str, **sections: Any) -> SearchSpace:
     return space(parameters=text, **sections)
 
 
+def no_data(location: str) -> Data:
+    return Data(location, (), (), (), ())
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _no_data() -> Iterator[None]:
     """Reading data is another module's; two tests below do it in earnest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "read", lambda location: SimpleNamespace(fingerprint=f"fingerprint of {location}"))
+        patch.setattr(module, "read", no_data)
         yield
 
 
@@ -633,7 +636,7 @@ def test_a_whole_file_is_read() -> None:
         Resources(gpus=0.5, cpus=2.0),
     ]
     assert found.keep.checkpoints == 2
-    assert found.data_fingerprint == "fingerprint of sample"
+    assert found.data_fingerprint == no_data("sample").fingerprint
 
 
 QA = """
