@@ -17,6 +17,7 @@ from typing import Any
 SAMPLE = "sample"
 SPLITS = ("train", "valid", "test")
 REFERENCES = "references.json"
+LABELS = "test_labels.json"
 CANDIDATES = range(2, 9)
 SHOWN = 20
 
@@ -79,6 +80,23 @@ def read(location: str) -> Data:
 def vocabulary(data: Data) -> list[str]:
     """The texts a from-scratch backbone may take its characters from: all but validation and test questions."""
     return [*data.paragraphs, *(row.question for row in data.train)]
+
+
+def labelled(data: Data, split: str) -> tuple[Question, ...]:
+    """The questions of `train`, `valid` or `test` with their labels; for a test set that hides them, those of
+    test_labels.json beside it. Raises DataError when there are none."""
+    rows: tuple[Question, ...] = getattr(data, split)
+    if rows and all(row.answer is not None for row in rows):
+        return rows
+    path = Path(data.location) / LABELS
+    if not path.is_file():
+        refuse([f"{data.location}: {split} has no labelled questions, and there is no {LABELS}; choose another split"])
+    mistakes: list[str] = []
+    labels = tuple(_questions(str(path), read_json(path), data.paragraphs, True, mistakes))
+    if [row.id for row in labels] != [row.id for row in rows]:
+        mistakes.append(f"{path}: its ids are not those of test.json, in their order")
+    refuse(mistakes)
+    return labels
 
 
 def references(data: Data, file: Path | None = None) -> dict[str, list[str]]:

@@ -20,6 +20,8 @@ JOBS = [
     ["assignment"],
     ["training"],
     ["longformer", "mc", "qa"],
+    ["answering"],
+    ["evaluation"],
 ]
 SWEEPER = [
     ["errors"],

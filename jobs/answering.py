@@ -1,0 +1,157 @@
+"""From checkpoints to answers. One path for validation, comparison and submission.
+
+Two stages: a selector picks the paragraph and a reader marks the span in it. Soft: the reader reads every
+paragraph, and a weighted sum of both scores decides. End to end: one model does it all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+
+from jobs import get_job, longformer, qa
+from jobs.checkpoint import IDENTITY, read_json
+from jobs.data import Data, Question
+from jobs.features import Pair
+from jobs.params import TrainingParams
+from jobs.task import Task
+
+Floats = NDArray[np.floating[Any]]
+WEIGHTS = np.linspace(0, 1, 101)  # of the reader's score, tried when one is fitted
+
+
+class CheckpointError(RuntimeError):
+    """A folder that is no checkpoint of the job it is wanted for. One line: state, cause, cure."""
+
+
+class Answer(NamedTuple):
+    """`paragraph` indexes Data.paragraphs, `start` counts characters in it; `score` compares answers of one model."""
+
+    id: str
+    paragraph: int
+    start: int
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model, ready to answer. `params` are those it was trained with; features are cached in `cache`."""
+
+    task: Task
+    params: TrainingParams
+    tokenizer: Any
+    network: Any
+    cache: Path
+
+    def logits(self, inputs: Any) -> tuple[Floats, ...]:
+        from jobs.training import predict
+
+        return predict(self.task, self.network, inputs, self.params)
+
+
+def load(folder: Path, job: str, cache: Path) -> Model:
+    """The model of a checkpoint that `job` has made, on a GPU where there is one.
+
+    Raises CheckpointError when it is another job's or none at all, BackboneError when it cannot be loaded.
+    """
+    import torch
+
+    from jobs.backbones import load_tokenizer
+
+    identity = _identity(folder)
+    if identity["job"] != job:
+        raise CheckpointError(f"{folder}: is of the job {identity['job']}; name a checkpoint of {job}")
+    params = replace(get_job(job).params(**identity["params"]), backbone=str(folder))
+    task = cast(Task, import_module(f"jobs.{job}").TASK)
+    tokenizer = load_tokenizer(str(folder), ())
+    network = task.model(params, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
+    return Model(task, params, tokenizer, network, cache)
+
+
+def _identity(folder: Path) -> Any:
+    try:
+        return read_json(folder / IDENTITY)
+    except (OSError, ValueError):
+        raise CheckpointError(f"{folder}: has no readable {IDENTITY}; name a checkpoint of a trial") from None
+
+
+def select(selector: Model, data: Data, rows: Sequence[Question]) -> list[Floats]:
+    """[candidates] for each question: the log-probability that the selector gives each of its paragraphs."""
+    inputs = selector.task.inputs(selector.params, selector.tokenizer, data, rows, selector.cache)
+    (logits,) = selector.logits(inputs)
+    return [log_softmax(scores[: len(row.paragraphs)]) for row, scores in zip(rows, logits, strict=True)]
+
+
+def picks(rows: Sequence[Question], scores: Sequence[Floats]) -> list[int]:
+    """The paragraph of each question that scores highest; the first one of equals."""
+    return [row.paragraphs[int(own.argmax())] for row, own in zip(rows, scores, strict=True)]
+
+
+def read(reader: Model, data: Data, rows: Sequence[Question], paragraphs: Sequence[int]) -> list[Answer]:
+    """The best span of each question in the one paragraph given for it."""
+    return _read(reader, data, rows, [Pair(number, paragraph) for number, paragraph in enumerate(paragraphs)])
+
+
+def read_all(reader: Model, data: Data, rows: Sequence[Question]) -> list[list[Answer]]:
+    """The best span of each question in each of its paragraphs."""
+    pairs = [Pair(number, paragraph) for number, row in enumerate(rows) for paragraph in row.paragraphs]
+    found = iter(_read(reader, data, rows, pairs))
+    return [[next(found) for _ in row.paragraphs] for row in rows]
+
+
+def _read(reader: Model, data: Data, rows: Sequence[Question], pairs: Sequence[Pair]) -> list[Answer]:
+    params = cast(qa.QaParams, reader.params)
+    windows = qa.windows_of(params, reader.tokenizer, data, rows, pairs, reader.cache)
+    texts = [data.paragraphs[pair.paragraph] for pair in pairs]
+    start, end = reader.logits(windows)
+    spans = qa.answers(windows, texts, (start, end), params.max_answer_length)
+    return [
+        Answer(rows[pair.question].id, pair.paragraph, span["start"], span["answer"], span["score"])
+        for pair, span in zip(pairs, spans, strict=True)
+    ]
+
+
+def combine(selection: Sequence[Floats], readings: Sequence[Sequence[Answer]], weight: float) -> list[Answer]:
+    """For each question the reading with the highest (1 - weight) x log-probability of its paragraph + weight x
+    span score, as BERTserini interpolates retriever and reader (Yang et al. 2019, arXiv 1902.01718,
+    section 3.2). Weight 0 is the plain pipeline.
+    """
+    totals = (
+        (1 - weight) * scores + weight * np.array([answer.score for answer in own])
+        for scores, own in zip(selection, readings, strict=True)
+    )
+    return [own[int(total.argmax())] for own, total in zip(readings, totals, strict=True)]
+
+
+def fit_weight(
+    selection: Sequence[Floats], readings: Sequence[Sequence[Answer]], right: Sequence[Iterable[str]]
+) -> float:
+    """The weight for `combine` with the most exact matches; the smallest one of equals, which stays nearest
+    to the plain pipeline. `right` holds the answers that count for each question."""
+    accepted = [set(answers) for answers in right]
+
+    def matches(weight: float) -> int:
+        chosen = combine(selection, readings, weight)
+        return sum(answer.text in own for answer, own in zip(chosen, accepted, strict=True))
+
+    return float(max(WEIGHTS, key=matches))
+
+
+def end_to_end(model: Model, data: Data, rows: Sequence[Question]) -> list[Answer]:
+    """The best span of each question over all its paragraphs joined."""
+    params = cast(longformer.LongformerParams, model.params)
+    windows = longformer.windows(model.tokenizer, data, rows, params, model.cache)
+    start, end = model.logits(windows)
+    spans = longformer.answers(windows, data.paragraphs, (start, end), params.max_answer_length)
+    return [
+        Answer(row.id, span["paragraph"], span["start"], span["answer"], span["score"])
+        for row, span in zip(rows, spans, strict=True)
+    ]
