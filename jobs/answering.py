@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from jobs import get_job, longformer, qa
-from jobs.checkpoint import IDENTITY, read_json
+from jobs.checkpoint import IDENTITY, CheckpointError, read_json
 from jobs.data import Data, Question
 from jobs.features import Pair
 from jobs.params import TrainingParams
@@ -25,10 +25,6 @@ from jobs.task import Task
 
 Floats = NDArray[np.floating[Any]]
 WEIGHTS = np.linspace(0, 1, 101)  # of the reader's score, tried when one is fitted
-
-
-class CheckpointError(RuntimeError):
-    """A folder that is no checkpoint of the job it is wanted for. One line: state, cause, cure."""
 
 
 class Answer(NamedTuple):

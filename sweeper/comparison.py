@@ -97,8 +97,13 @@ def rich_table(table: Sequence[Row], objective: str) -> Table:
 
 
 def markdown(table: Sequence[Row], objective: str) -> str:
-    lines = [header(table, objective), ["---"] * len(header(table, objective)), *cells(table, objective)]
-    return "".join(f"| {' | '.join(map(_markdown_cell, line))} |\n" for line in lines)
+    return markdown_table(header(table, objective), cells(table, objective))
+
+
+def markdown_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A GitHub table of any cells: line breaks and bars in them are harmless."""
+    every = [names, ["---"] * len(names), *lines]
+    return "".join(f"| {' | '.join(map(_markdown_cell, line))} |\n" for line in every)
 
 
 def _markdown_cell(cell: str) -> str:
