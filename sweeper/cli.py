@@ -297,4 +297,4 @@ def screen() -> Console:
     """For data: standard output. Wide enough for any table; a narrow terminal wraps lines, and nothing is cut."""
     from rich.console import Console
 
-    return Console(highlight=False, width=200)
+    return Console(highlight=False, width=1000)

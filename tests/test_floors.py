@@ -21,7 +21,7 @@ JOBS = [
     ["training"],
     ["longformer", "mc", "qa"],
     ["answering"],
-    ["evaluation"],
+    ["evaluation", "submission"],
 ]
 SWEEPER = [
     ["errors"],

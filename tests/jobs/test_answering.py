@@ -20,7 +20,7 @@ def model(checkpoints: Mapping[str, Path], job: str, tmp_path: Path) -> answerin
 
 def test_the_reader_answers_as_it_did_in_training(few: Data, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     paragraphs = [row.relevant or 0 for row in few.valid]
-    answers = answering.read(model(checkpoints, "qa", tmp_path), few, few.valid, paragraphs)
+    answers = answering.read([model(checkpoints, "qa", tmp_path)], few, few.valid, paragraphs)
     said = read_json(checkpoints["qa"] / PREDICTIONS)
     assert [(one.id, one.text, one.start) for one in answers] == [(s["id"], s["answer"], s["start"]) for s in said]
     assert [one.score for one in answers] == pytest.approx([one["score"] for one in said], abs=1e-4)
@@ -29,9 +29,9 @@ def test_the_reader_answers_as_it_did_in_training(few: Data, checkpoints: dict[s
 
 def test_reading_everything_includes_reading_one(few: Data, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     reader = model(checkpoints, "qa", tmp_path)
-    every = answering.read_all(reader, few, few.valid)
+    every = answering.read_all([reader], few, few.valid)
     assert [[one.paragraph for one in own] for own in every] == [list(row.paragraphs) for row in few.valid]
-    third = answering.read(reader, few, few.valid, [row.paragraphs[2] for row in few.valid])
+    third = answering.read([reader], few, few.valid, [row.paragraphs[2] for row in few.valid])
     assert [(one.text, one.start) for one in third] == [(own[2].text, own[2].start) for own in every]
 
 
@@ -51,7 +51,7 @@ def test_end_to_end_answers_as_in_training(few: Data, checkpoints: dict[str, Pat
 def test_questions_without_labels_are_answered(few: Data, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     assert few.test[0].relevant is None
     chosen = answering.picks(few.test, answering.select(model(checkpoints, "mc", tmp_path), few, few.test))
-    answers = answering.read(model(checkpoints, "qa", tmp_path), few, few.test, chosen)
+    answers = answering.read([model(checkpoints, "qa", tmp_path)], few, few.test, chosen)
     assert [one.id for one in answers] == [row.id for row in few.test]
     assert all(one.paragraph in row.paragraphs for one, row in zip(answers, few.test, strict=True))
     assert len(answering.end_to_end(model(checkpoints, "longformer", tmp_path), few, few.test)) == len(few.test)
@@ -98,3 +98,26 @@ def test_labels_of_the_test_questions_stand_beside_them(few: Data, tmp_path: Pat
         (tmp_path / f"{name}.json").write_bytes((Path(few.location) / f"{name}.json").read_bytes())
     with pytest.raises(DataError, match=r"test has no labelled questions, and there is no test_labels\.json"):
         labelled(read(str(tmp_path)), "test")
+
+
+def test_readers_vote_by_characters(few: Data, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """A reader that votes with itself gives the spans whose token chances multiply to the most: its own."""
+    reader = model(checkpoints, "qa", tmp_path)
+    alone = answering.read_all([reader], few, few.valid)
+    twice = answering.read_all([reader, reader], few, few.valid)
+    same = [one.text == two.text for a, b in zip(alone, twice, strict=True) for one, two in zip(a, b, strict=True)]
+    assert sum(same) / len(same) > 0.9  # several windows of one paragraph are not normalised together
+    assert all(few.paragraphs[one.paragraph][one.start :].startswith(one.text) for own in twice for one in own)
+
+
+def test_a_vote_by_hand() -> None:
+    """Two readers over 玉山高: one cuts by characters, the other has 玉山 as one token."""
+    first = np.array([[0.6, 0.1, 0.3], [0.2, 0.5, 0.3]])
+    second = np.array([[0.9, 0.0, 0.1], [0.0, 0.8, 0.2]])
+    span = answering.averaged("玉山高", [first, second], 3)
+    assert (span["answer"], span["start"]) == ("玉山", 0)
+    assert span["score"] == pytest.approx(np.log(0.75 * 0.65))
+    assert (
+        answering.averaged("玉山高", [first, second], 1)["answer"] == "玉"
+    )  # 0.75 x 0.10 beats 0.05 x 0.65, 0.2 x 0.25
+    assert answering.averaged("  ", [np.zeros((2, 2))], 2)["start"] == 0
