@@ -29,7 +29,7 @@ def shared() -> Path:
     return SHARED
 
 
-TOY = """
+TOY = """\
 name: toy
 job: tests.toy:JOB
 data: sample
