@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -26,6 +25,7 @@ from jobs.mc import McParams
 from jobs.params import TrainingParams
 from jobs.qa import QaParams
 from jobs.sample import files
+from tests.network import refuse_connections
 
 SIZES = {"train": 16, "valid": 8}
 EPOCHS = 3
@@ -177,27 +177,13 @@ def test_another_seed_gives_other_metrics(trained: Trained) -> None:
     assert metrics["eval_loss"] != trained.metrics[0]["eval_loss"]
 
 
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No connection is allowed, and none may be tried. Libraries are not told that they are offline."""
-    tried: list[Any] = []
-
-    def refuse(_: socket.socket, address: Any) -> None:
-        tried.append(address)
-        raise OSError(f"a connection to {address} was tried")
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: refuse(None, host))  # type: ignore[arg-type]
-    yield
-    assert tried == []
-
-
-@pytest.mark.usefixtures("no_network")
-def test_a_checkpoint_is_a_backbone_of_its_job_that_predicts_the_same(trained: Trained) -> None:
+def test_a_checkpoint_is_a_backbone_of_its_job_that_predicts_the_same(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trained on at a rate that moves no weight: 1e-30 is lost beside any that matters in fp32."""
-    saved = trained.reports[-1][1]
+    tried, saved = refuse_connections(monkeypatch), trained.reports[-1][1]
     trained.job.fetch(str(saved))
     ((metrics, copy),) = trained.again("reloaded", backbone=str(saved), learning_rate=1e-30, num_train_epochs=1)
     assert predictions(copy) == predictions(saved)
     assert metrics["eval_loss"] == trained.metrics[-1]["eval_loss"]
+    assert tried == []
