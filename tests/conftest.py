@@ -38,7 +38,7 @@ def shared() -> Path:
     return SHARED
 
 
-TOY = """
+TOY = """\
 name: toy
 job: tests.toy:JOB
 data: sample
