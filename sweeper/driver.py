@@ -21,6 +21,7 @@ from jobs import get_job
 from jobs.checkpoint import PREDICTIONS
 from sweeper import comparison
 from sweeper.capacity import Machine, shares
+from sweeper.confirmation import expected, missing, searched
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.ledger import (
     Ledger,
@@ -33,7 +34,8 @@ from sweeper.ledger import (
 )
 from sweeper.progress import Progress
 from sweeper.retention import disposable
-from sweeper.search_space import SearchSpace, backbones, resolved, searched, to_yaml
+from sweeper.search_space import SearchSpace, backbones, resolved, to_yaml
+from sweeper.search_space import searched as searched_parameters
 from sweeper.stores import Stores
 from sweeper.sweep import Sweep
 from sweeper.tracking import Mirror, SweepInfo, check
@@ -152,11 +154,12 @@ def _run(sweep: Sweep, stores: Stores, console: Console) -> Outcome:
         key=f"{stores.root.absolute()}/{ledger.name}",
         objective=space.objective,
         direction=space.direction,
-        columns=searched(space),
+        columns=searched_parameters(space),
         tags={"data": space.data, "data_fingerprint": space.data_fingerprint, **versions()},
         texts={"search_space.yaml": to_yaml(space)},
     )
-    progress = Progress(console, space.objective, space.direction, space.search.trials or 0, searched(space))
+    names = searched_parameters(space)
+    progress = Progress(console, space.objective, space.direction, expected(space), names)
     with (
         output_to(sweep.log),
         Mirror(stores.tracking, stores.artifacts, space.name, info) as mirror,
@@ -180,7 +183,7 @@ class Listeners:
     def __call__(self, record: TrialRecord) -> None:
         self.progress.update(record)
         keep_predictions(record)
-        self.mirror.put(snapshot(record))
+        self.mirror.put(snapshot(record, self.sweep.ledger))
         records, space = self.sweep.ledger.records(), self.sweep.space
         for checkpoint in disposable(records, space.direction, space.keep.checkpoints):
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -191,7 +194,8 @@ def run_unfinished(sweep: Sweep, listeners: Listeners) -> None:
     records = sweep.ledger.records()
     for record in records:
         listeners(record)
-    if len(records) < (sweep.space.search.trials or 0) or any(record.state == "RUNNING" for record in records):
+    open_ended = len(searched(records)) < (sweep.space.search.trials or 0) or any(missing(records, sweep.space))
+    if open_ended or any(record.state == "RUNNING" for record in records):
         from sweeper.tuning import run_trials
 
         run_trials(sweep, listeners)
@@ -204,13 +208,16 @@ def keep_predictions(record: TrialRecord) -> None:
         shutil.copyfile(best, best.parents[1] / PREDICTIONS)
 
 
-def snapshot(record: TrialRecord) -> dict[str, Any]:
-    """A trial as the mirror takes it. The answers of the best evaluation go along once it has ended."""
+def snapshot(record: TrialRecord, ledger: Ledger) -> dict[str, Any]:
+    """A trial as the mirror takes it, a repeat below the one it repeats. The answers of the best evaluation go
+    along once it has ended."""
+    again = record.repeat_of is not None
     predictions = Path(record.checkpoint or "").parent / PREDICTIONS
     ended = record.state != "RUNNING" and record.checkpoint is not None and predictions.is_file()
     return {
         **asdict(record),
-        "name": f"trial {record.number}",
+        "name": f"trial {record.repeat_of}, seed {record.params['seed']}" if again else f"trial {record.number}",
+        "parent": ledger.record(record.repeat_of).key if record.repeat_of is not None else None,
         "evaluations": [{k: v for k, v in e.items() if k != "checkpoint"} for e in record.evaluations],
         "artifacts": [predictions] if ended else [],
     }

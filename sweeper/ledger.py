@@ -56,6 +56,7 @@ class TrialRecord:
     evaluations  every report in order: the job's metrics, `epoch`, `seconds` since the trial began
     checkpoint   the folder that belongs to the best evaluation
     reason       why a trial is PRUNED or FAIL
+    repeat_of    the number of the trial that this one repeats with another seed
     """
 
     number: int
@@ -70,6 +71,7 @@ class TrialRecord:
     run_id: str | None
     started: datetime | None
     ended: datetime | None
+    repeat_of: int | None = None
 
     @property
     def epochs(self) -> float:
@@ -175,6 +177,19 @@ class Ledger:
             self.study.tell(trial, state=TrialState.FAIL)
         return None
 
+    def repeat(self, number: int, seed: int) -> TrialRecord:
+        """A new trial with the parameters of another and this seed. The sampler has no part in it."""
+        params = {**self.record(number).params, "seed": seed}
+        trial_id = self.storage.create_new_trial(self.storage.get_study_id_from_name(self.name))
+        fingerprint = self.attributes["data_fingerprint"]
+        for attribute, value in (
+            ("repeat_of", number),
+            ("key", trial_key(self.attributes["job"], params, fingerprint)),
+            ("params", params),
+        ):
+            self.storage.set_trial_user_attr(trial_id, attribute, value)
+        return self.record(self.storage.get_trial_number_from_id(trial_id))
+
     def report(self, number: int, metrics: Mapping[str, Any], checkpoint: str | None) -> TrialRecord:
         """Record one evaluation. The same epoch reported again, as after a restart, replaces the first."""
         trial_id = self._id(number)
@@ -219,6 +234,7 @@ class Ledger:
             run_id=self.study.user_attrs.get(f"run:{trial.number}"),
             started=trial.datetime_start,
             ended=trial.datetime_complete,
+            repeat_of=attrs.get("repeat_of"),
         )
 
 

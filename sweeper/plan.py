@@ -27,6 +27,9 @@ def lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str]:
         yield from (f"  {name}: {domain}" for name, domain in case.domains.items())
     yield from (f"trials: {share.why(machine)}" for share in shares(space, machine))
     yield stopping(space)
+    if space.repeats:
+        seeds = ", ".join(map(str, space.repeats.seeds))
+        yield f"repeats: then the best {space.repeats.top} again, with seeds {seeds}"
     yield f"first {first} configurations"
     shown = dict.fromkeys([*searched(space), *(name for settings in space.search.enqueue for name in settings)])
     yield from (f"  {' '.join(f'{name}={short(params[name])}' for name in shown)}" for params in draws(space, first))

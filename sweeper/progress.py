@@ -62,7 +62,8 @@ class Progress:
         score = f"{self.objective} {record.value:.4f}" if record.value is not None else record.reason or ""
         settings = " ".join(f"{name}={short(record.params[name])}" for name in self.names)
         how = f"{STATES[record.state]:<13} {record.epochs:>4g} epochs {record.seconds:>7.1f} s"
-        return f"trial {record.number:>3}  {how}  {score}  {settings}"
+        again = f"seed={record.params['seed']} of trial {record.repeat_of}  " if record.repeat_of is not None else ""
+        return f"trial {record.number:>3}  {how}  {score}  {again}{settings}"
 
     def view(self) -> Group:
         """The live table: a line of totals, then the trials that are running."""

@@ -53,6 +53,7 @@ from sweeper.section import (
     EarlyStopping,
     File,
     Keep,
+    Repeats,
     Resources,
     Search,
     validated,
@@ -84,6 +85,7 @@ class SearchSpace:
     parameters: Parameters
     search: Search
     early_stopping: EarlyStopping | None
+    repeats: Repeats | None
     budget: Budget
     resources: tuple[Reservation, ...]
     keep: Keep
@@ -198,6 +200,7 @@ def resolved(space: SearchSpace) -> dict[str, Any]:
     sections = {
         "early_stopping": space.early_stopping and space.early_stopping.model_dump(),
         "budget": space.budget.model_dump(exclude_none=True),
+        "repeats": space.repeats and space.repeats.model_dump(mode="json"),
         "resources": [_plain_reservation(reservation) for reservation in space.resources],
     }
     return {
@@ -300,6 +303,7 @@ def _space(values: dict[str, Any], note: Mistakes) -> SearchSpace:
         parameters=parameters,
         search=search,
         early_stopping=file.early_stopping,
+        repeats=file.repeats,
         budget=file.budget or Budget(),
         resources=resources,
         keep=file.keep,

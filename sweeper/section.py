@@ -66,6 +66,12 @@ def _whole_above_one(gpus: float) -> float:
     return gpus
 
 
+def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"found a seed twice in {list(seeds)}; give each once")
+    return seeds
+
+
 def _single(workers: int) -> int:
     if workers > 1:
         text = "several workers per trial are not available yet; write 1 or leave it out"
@@ -137,6 +143,17 @@ class Budget(Section):
     failed_trials: Annotated[int | None, about("the sweep ends when this many trials have failed", ge=1)] = None
 
 
+class Repeats(Section):
+    """The best trials trained again with other seeds, when the search is over. Without this section none is."""
+
+    top: Annotated[int, about("how many of the best trials", ge=1, le=100)] = 3
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=2**32)], ...],
+        about("each is trained with all of these", strict=False, min_length=1, max_length=100),
+        AfterValidator(_different),
+    ]
+
+
 class Resources(Section):
     """What one trial reserves. What is left out is the planner's to decide."""
 
@@ -183,6 +200,7 @@ class File(Section):
     search: Search
     early_stopping: EarlyStopping | None = None
     budget: Budget | None = None
+    repeats: Repeats | None = None
     resources: Annotated[Any, about("what one trial reserves; a list of these with `when` is conditional")] = None
     keep: Keep = Keep()
 
@@ -191,6 +209,7 @@ _SECTIONS: dict[str | int, type[Section]] = {
     "search": Search,
     "early_stopping": EarlyStopping,
     "budget": Budget,
+    "repeats": Repeats,
     "resources": Resources,
     "keep": Keep,
 }

@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 from jobs.checkpoint import latest
 from sweeper import trial as trial_process
 from sweeper.capacity import Machine, share_of
+from sweeper.confirmation import missing, searched
 from sweeper.ledger import Ledger, TrialRecord
 from sweeper.search_space import SearchSpace, max_epochs
 from sweeper.sweep import Sweep
@@ -48,29 +49,46 @@ def run_trials(sweep: Sweep, on_change: Callable[[TrialRecord], None]) -> None:
     """
     space = sweep.space
     began = time.monotonic()
+
+    def left() -> float | None:
+        return None if space.budget.time is None else space.budget.time - (time.monotonic() - began)
+
     with ray_session(sweep.machine):
-        tuner = tune.Tuner(
-            tune.with_resources(trial_process.run, bundle),
-            tune_config=tune.TuneConfig(
-                search_alg=LedgerSearcher(sweep, on_change),
-                scheduler=scheduler(sweep.ledger, sweep.space),
-                num_samples=-1,
-                reuse_actors=True,
-                time_budget_s=space.budget.time,
-            ),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=str(sweep.ray_folder),
-                callbacks=[Bookkeeper(sweep, on_change)],
-                verbose=0,
-            ),
-        )
-        try:
-            tuner.fit()
-        finally:
-            shutil.rmtree(sweep.ray_folder, ignore_errors=True)
-    if space.budget.time is not None and time.monotonic() - began >= space.budget.time:
+        for kind, stopping in ((Search, scheduler(sweep.ledger, space)), (Confirmation, FIFOScheduler())):
+            seconds = left()
+            searcher = kind(sweep, on_change)
+            if seconds is None or seconds > 0:
+                _tune(sweep, searcher, stopping, seconds, on_change)
+            if searcher.unfinished():  # interrupted: who the finalists are is not known yet
+                break
+    seconds = left()
+    if seconds is not None and seconds <= 0:
         close_unfinished(sweep.ledger, f"the time budget of {space.budget.time:g} s was spent", on_change)
+
+
+def _tune(
+    sweep: Sweep,
+    searcher: LedgerSearcher,
+    stopping: TrialScheduler,
+    seconds: float | None,
+    on_change: Callable[[TrialRecord], None],
+) -> None:
+    """Run the searcher's trials to their end, for at most so many seconds."""
+    if not searcher.any():
+        return
+    tuner = tune.Tuner(
+        tune.with_resources(trial_process.run, bundle),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher, scheduler=stopping, num_samples=-1, reuse_actors=True, time_budget_s=seconds
+        ),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=str(sweep.ray_folder), callbacks=[Bookkeeper(sweep, on_change)], verbose=0
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(sweep.ray_folder, ignore_errors=True)
 
 
 def assignment(sweep: Sweep, record: TrialRecord) -> trial_process.Assignment:
@@ -135,7 +153,7 @@ def scheduler(ledger: Ledger, space: SearchSpace) -> TrialScheduler:
         reduction_factor=space.early_stopping.reduction_factor,
         max_t=epochs,
     )
-    for record in ledger.records():
+    for record in searched(ledger.records()):
         earlier = SimpleNamespace(trial_id=f"ledger-{record.number}")
         asha.on_trial_add(None, earlier)
         for evaluation in record.evaluations:
@@ -151,31 +169,36 @@ class Unpickled:
 
 
 class LedgerSearcher(Unpickled, Searcher):  # type: ignore[misc]
-    """Gives Tune the ledger's trials: those left unfinished, then new ones while trials and budget last."""
+    """Gives Tune the ledger's trials: those left unfinished, then new ones while there are any."""
 
     def __init__(self, sweep: Sweep, on_change: Callable[[TrialRecord], None]) -> None:
-        space = sweep.space
-        super().__init__(metric=space.objective, mode=space.direction)
+        super().__init__(metric=sweep.space.objective, mode=sweep.space.direction)
         self.sweep = sweep
         self.on_change = on_change
-        self.left = [record for record in sweep.ledger.records() if record.state == "RUNNING"]
+        self.left = self.unfinished()
+
+    def unfinished(self) -> list[TrialRecord]:
+        return [record for record in self.sweep.ledger.records() if record.state == "RUNNING" and self.mine(record)]
+
+    def any(self) -> bool:
+        """Whether there is anything to run."""
+        return bool(self.left) or self.wanted()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        record = self.left.pop(0) if self.left else self._new()
+        record = self.left.pop(0) if self.left else self.new() if self.wanted() else None
         if record is None:
             return str(Searcher.FINISHED)
         self.on_change(record)
         return asdict(assignment(self.sweep, record))
 
-    def _new(self) -> TrialRecord | None:
-        records = self.sweep.ledger.records()
-        space = self.sweep.space
-        failed = sum(record.state == "FAIL" for record in records)
-        if len(records) >= (space.search.trials or 0) or (
-            space.budget.failed_trials and failed >= space.budget.failed_trials
-        ):
-            return None
-        return self.sweep.ledger.ask(space)
+    def mine(self, record: TrialRecord) -> bool:
+        raise NotImplementedError
+
+    def wanted(self) -> bool:
+        raise NotImplementedError
+
+    def new(self) -> TrialRecord | None:
+        raise NotImplementedError
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Bookkeeper has written it down."""
@@ -185,6 +208,35 @@ class LedgerSearcher(Unpickled, Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a sweep goes on from its ledger")
+
+
+class Search(LedgerSearcher):
+    """What the sampler proposes, while trials and budget last."""
+
+    def mine(self, record: TrialRecord) -> bool:
+        return record.repeat_of is None
+
+    def wanted(self) -> bool:
+        records, space = searched(self.sweep.ledger.records()), self.sweep.space
+        failed = sum(record.state == "FAIL" for record in records)
+        spent = space.budget.failed_trials is not None and failed >= space.budget.failed_trials
+        return len(records) < (space.search.trials or 0) and not spent
+
+    def new(self) -> TrialRecord | None:
+        return self.sweep.ledger.ask(self.sweep.space)
+
+
+class Confirmation(LedgerSearcher):
+    """The finalists once more, with other seeds."""
+
+    def mine(self, record: TrialRecord) -> bool:
+        return record.repeat_of is not None
+
+    def wanted(self) -> bool:
+        return next(missing(self.sweep.ledger.records(), self.sweep.space), None) is not None
+
+    def new(self) -> TrialRecord | None:
+        return self.sweep.ledger.repeat(*next(missing(self.sweep.ledger.records(), self.sweep.space)))
 
 
 class Bookkeeper(Unpickled, tune.Callback):  # type: ignore[misc]

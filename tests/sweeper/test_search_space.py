@@ -145,7 +145,12 @@ P, S, R = "parameters", "search", "resources"
             {"zebra": "x"},
             ":7: zebra: unknown key 'zebra'; known here: budget, data, early_stopping, job, keep, name",
         ),
-        ({"repeats": "{top: 3}"}, ":7: repeats: unknown key 'repeats'; known here"),
+        ({"repeat": "{top: 3}"}, ":7: repeat: unknown key 'repeat'; did you mean 'repeats'?"),
+        ({"repeats": "{top: 3}"}, ":7: repeats.seeds: is missing; add it"),
+        ({"repeats": "{top: 0, seeds: [1]}"}, ":7: repeats.top: found 0; must be greater"),
+        ({"repeats": "{seeds: []}"}, ":7: repeats.seeds: is empty; give at least one"),
+        ({"repeats": "{seeds: [1, 2, 1]}"}, ":7: repeats.seeds: found a seed twice in [1, 2, 1]; give each once"),
+        ({"repeats": "{seeds: [-1]}"}, ":7: repeats.seeds.0: found -1; must be greater"),
         ({"Search": "1"}, ":7: Search: unknown key 'Search'; did you mean 'search'?"),
         ({"ｎａｍｅ": "x"}, ":7: ｎａｍｅ: unknown key 'ｎａｍｅ'; did you mean 'name'?"),
         ({'"name "': "x"}, ":7: 'name ': unknown key 'name '; did you mean 'name'?"),
@@ -1145,6 +1150,7 @@ def documents(draw: st.DrawFn) -> dict[str, str]:
             lines.append(f"  {name}: [{{{branch}}}]")
     optional = {
         "early_stopping": st.sampled_from([None, "{}", "{grace_period: 2}"]),
+        "repeats": st.sampled_from([None, "{seeds: [1]}", "{top: 2, seeds: [4, 0]}"]),
         "budget": st.sampled_from([None, "{time: 90m}", "{failed_trials: 2}", "{time: 3601s, failed_trials: 1}"]),
         "resources": st.sampled_from([None, "{gpus: 0.5}", '[{when: {backbone: "x*"}, gpus: 2}, {cpus: 1.5}]', "[{}]"]),
         "search": st.sampled_from(

@@ -12,6 +12,7 @@ from optuna.storages import RDBStorage
 
 from sweeper.capacity import Machine
 from sweeper.ledger import Ledger, TrialRecord, create_ledger
+from sweeper.retention import best
 from sweeper.search_space import SearchSpace
 from sweeper.sweep import Sweep
 from sweeper.tuning import ray_session, run_trials
@@ -185,3 +186,34 @@ def test_changes_are_told_after_the_ledger_has_them(storage: RDBStorage, toy_spa
     states = [record.state for record in told if record.number == 0]
     assert states == ["RUNNING"] * 5 + ["COMPLETE"]
     assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_finalists_are_trained_again_with_other_seeds(run: Callable[..., Ledger]) -> None:
+    records = run("search.trials=4", "repeats={top: 2, seeds: [1, 42, 3]}", ASHA).records()
+    search, repeats = records[:4], records[4:]
+    first, second = (record.number for record in best(search, "max")[:2])
+    assert [(record.repeat_of, record.params["seed"]) for record in repeats] == [
+        (first, 1),
+        (first, 3),
+        (second, 1),
+        (second, 3),
+    ]  # 42 is the seed they had
+    assert all(record.state == "COMPLETE" and record.epochs == 4 for record in repeats)  # never stopped early
+    for record in repeats:
+        assert {**search[record.repeat_of or 0].params, "seed": record.params["seed"]} == record.params
+
+
+def test_repeats_go_on_where_they_were_left(
+    run: Callable[..., Ledger], toy_space: Make, tmp_path: Path, storage: RDBStorage
+) -> None:
+    overrides = ("search.trials=2", "repeats={top: 1, seeds: [1, 2]}")
+    space = toy_space(*overrides)
+    ledger = create_ledger(storage, space, "left")
+    sweep = Sweep(ledger, space, tmp_path / "left", MACHINE)
+    run_trials(Sweep(ledger, toy_space("search.trials=2"), tmp_path / "left", MACHINE), lambda record: None)
+    (winner, *_) = best(ledger.records(), "max")
+    ledger.repeat(winner.number, 1)  # as a driver that was killed leaves it
+    run_trials(sweep, lambda record: None)
+    run_trials(sweep, lambda record: None)
+    repeats = ledger.records()[2:]
+    assert [(record.params["seed"], record.state) for record in repeats] == [(1, "COMPLETE"), (2, "COMPLETE")]
