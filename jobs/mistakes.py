@@ -115,7 +115,7 @@ def sort_answer(given: str, span: Span | None, label: Span, places: Sequence[Spa
     span    where the answer stands in the relevant paragraph; None when it stands in another one
     label   where the labelled answer stands
     places  every place of a right answer in the relevant paragraph: the same name a second time is as good a
-            place to be near to. The one whose borders are nearest decides.
+            place to be near to. Of those it shares characters with, the one whose borders are nearest decides.
     counts  whether the text counts as a right answer
     """
     if counts:
@@ -124,7 +124,7 @@ def sort_answer(given: str, span: Span | None, label: Span, places: Sequence[Spa
         return "empty", 0
     if span is None:
         return "wrong paragraph", 0
-    nearest = min([label, *places], key=lambda place: abs(span.first - place.first) + abs(span.last - place.last))
+    nearest = min([label, *places], key=lambda place: (not shared(span, place), distance(span, place)))
     common = shared(span, nearest)
     if not common:
         return "disjoint", 0
@@ -135,6 +135,11 @@ def sort_answer(given: str, span: Span | None, label: Span, places: Sequence[Spa
 def shared(left: Span, right: Span) -> int:
     """How many characters two spans have in common."""
     return max(0, min(left.last, right.last) - max(left.first, right.first))
+
+
+def distance(left: Span, right: Span) -> int:
+    """How many characters the borders of two spans lie apart, both borders together."""
+    return abs(left.first - right.first) + abs(left.last - right.last)
 
 
 def occurrences(text: str, paragraph: str) -> Iterator[Span]:
