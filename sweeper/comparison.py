@@ -133,7 +133,7 @@ def models(ledgers: Sequence[Ledger], every: bool = False) -> list[Row]:
 
     Keys: sweep, job, objective, direction, those of `rows`, backbone (None where the job has none), weights_m
     (millions of parameters, None where no checkpoint is kept to count them in), settings (the parameters that
-    some trial of these sweeps has different from another). Trials of one job and objective are ranked among each other,
+    differ between these sweeps' trials of one job). Trials of one job and objective are ranked among each other,
     jobs stand in the order of their sweeps. Of a backbone whose trials all failed, the first is shown.
     """
     tables = [list(_sweep_rows(ledger)) for ledger in ledgers]
@@ -178,10 +178,13 @@ def _ranked(table: Sequence[Row]) -> list[Row]:
 
 
 def varied(table: Sequence[Row]) -> list[str]:
-    """The parameters of which some trials that have them differ; one that only one job has is not such by that."""
-    names = dict.fromkeys(name for row in table for name in row["params"])
-    differ = {name: {repr(row["params"][name]) for row in table if name in row["params"]} for name in names}
-    return [name for name in names if len(differ[name]) > 1]
+    """The parameters that differ between trials of one job: that jobs have different ones and other defaults says
+    nothing of a setting."""
+    seen: dict[tuple[str, str], set[str]] = {}
+    for row in table:
+        for name, value in row["params"].items():
+            seen.setdefault((name, row["job"]), set()).add(repr(value))
+    return list(dict.fromkeys(name for (name, _), values in seen.items() if len(values) > 1))
 
 
 def _millions(checkpoint: str | None) -> float | None:

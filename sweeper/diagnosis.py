@@ -13,7 +13,7 @@ from sweeper.errors import ConfigError, DataFailure
 from sweeper.reference import Trial
 from sweeper.sheet import Sheet, plain
 
-ROOM = 40  # characters of an example's text in a table; a terminal shows four of them side by side
+ROOM = 40  # columns of an example's text in a terminal, which shows up to four side by side; two to a Chinese character
 
 
 @dataclass(frozen=True)
@@ -242,8 +242,11 @@ def named(verdict: Verdict) -> str:
 
 
 def short(text: str) -> str:
+    """The beginning of a text, as much as ROOM holds."""
+    from rich.cells import cell_len, chop_cells
+
     line = plain(text)
-    return line if len(line) <= ROOM else f"{line[: ROOM - 1]}…"
+    return line if cell_len(line) <= ROOM else f"{chop_cells(line, ROOM - 1)[0]}…"
 
 
 def share(part: int, whole: int) -> str:

@@ -84,7 +84,13 @@ def rich_table(sheet: Sheet) -> Table:
     )
     for name in sheet.columns:
         words = name in sheet.texts
-        view.add_column(Text(plain(name)), justify="left" if words else "right", no_wrap=not words)
+        view.add_column(
+            Text(plain(name)),
+            justify="left" if words else "right",
+            no_wrap=not words,
+            overflow="fold",
+            min_width=len(name),
+        )
     for place, row in enumerate(sheet.rows):
         view.add_row(*(Text(cell(value)) for value in row), style="bold" if place in sheet.bold else None)
     return view

@@ -15,7 +15,7 @@ from jobs.assignment import write_sample
 from jobs.data import Question, read
 from jobs.metrics import mean_scores
 from sweeper import sheet
-from sweeper.diagnosis import diagnose, errors, named, share, versus
+from sweeper.diagnosis import diagnose, errors, named, share, short, versus
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.ledger import create_ledger, open_storage
 from sweeper.reference import Trial, find_trial
@@ -29,7 +29,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set whose first validation question and answer try to be more than text."""
     target = tmp_path_factory.mktemp("data") / "set"
     write_sample(target)
-    rows = json.loads((target / "valid.json").read_text(encoding="utf-8"))[:8]
+    for split in ("train", "valid", "test"):
+        rows = json.loads((target / f"{split}.json").read_text(encoding="utf-8"))[:8]
+        (target / f"{split}.json").write_text(json.dumps(rows), encoding="utf-8")
+    rows = json.loads((target / "valid.json").read_text(encoding="utf-8"))
     rows[0]["question"] = "[red]哪裡[/red]？<script>alert(1)</script>\x1b[31m\u202e|"
     (target / "valid.json").write_text(json.dumps(rows), encoding="utf-8")
     return target
@@ -151,7 +154,7 @@ def test_a_longformer_s_wrong_paragraphs_are_told(ended: Callable[..., Trial]) -
 def test_text_of_the_data_is_harmless_wherever_it_is_shown(ended: Callable[..., Trial]) -> None:
     tables, values = errors(ended("a", short_of_one), ended("b", right))
     terminal = printed(tables)
-    assert "[red]哪裡[/red]？<script>alert(1)</scr" in terminal
+    assert "[red]哪裡[/red]？<script>alert(1)" in terminal
     markdown = "".join(map(sheet.markdown, tables))
     assert "&lt;script>" in markdown
     assert "<script" not in markdown
@@ -197,3 +200,9 @@ def test_answers_that_cannot_be_judged_are_refused(ended: Callable[..., Trial]) 
 def test_a_boundary_is_named_with_its_characters(ended: Callable[..., Trial]) -> None:
     verdict = diagnose(ended("a", short_of_one)).verdicts[0]
     assert (named(verdict), share(1, 8), share(0, 0)) == ("boundary -1", "12.5 %", "–")
+
+
+def test_long_texts_are_cut_to_the_same_width_in_any_script() -> None:
+    assert short("字" * 20) == "字" * 20
+    assert short("字" * 21) == "字" * 19 + "…"
+    assert short("a" * 41) == "a" * 39 + "…"

@@ -60,6 +60,14 @@ def test_the_terminal_shows_nasty_text_as_text() -> None:
     assert not {"\x1b", "\x9b", "\u202e"} & set(text)
 
 
+def test_a_table_that_is_too_wide_wraps_its_texts_and_keeps_its_columns() -> None:
+    one = Sheet(["sweep", "f1"], [["q" * 70, 0.25]], frozenset({"sweep"}))
+    console = Console(width=40, record=True, file=io.StringIO())
+    console.print(sheet.rich_table(one))
+    text = console.export_text()
+    assert (text.count("q"), "sweep" in text, "0.25" in text) == (70, True, True)
+
+
 def test_markdown_shows_nasty_text_as_text() -> None:
     text = sheet.markdown(Sheet(["c", "d"], [[NASTY, 1]], title="<b>", caption="[x](y)"))
     title, _, head, rule, row, _, caption = text.splitlines()
