@@ -14,21 +14,19 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 from jobs import get_job, longformer, qa
-from jobs.checkpoint import IDENTITY, read_json
+from jobs.checkpoint import IDENTITY, CheckpointError, read_json
 from jobs.data import Data, Question
-from jobs.features import Pair
+from jobs.features import Pair, Windows
 from jobs.params import TrainingParams
+from jobs.spans import best_spans
 from jobs.task import Task
 
 Floats = NDArray[np.floating[Any]]
+LEAST = 1e-30  # a chance for what no reader thinks possible, so that its logarithm can be weighed
 WEIGHTS = np.linspace(0, 1, 101)  # of the reader's score, tried when one is fitted
-
-
-class CheckpointError(RuntimeError):
-    """A folder that is no checkpoint of the job it is wanted for. One line: state, cause, cure."""
 
 
 class Answer(NamedTuple):
@@ -95,28 +93,71 @@ def picks(rows: Sequence[Question], scores: Sequence[Floats]) -> list[int]:
     return [row.paragraphs[int(own.argmax())] for row, own in zip(rows, scores, strict=True)]
 
 
-def read(reader: Model, data: Data, rows: Sequence[Question], paragraphs: Sequence[int]) -> list[Answer]:
-    """The best span of each question in the one paragraph given for it."""
-    return _read(reader, data, rows, [Pair(number, paragraph) for number, paragraph in enumerate(paragraphs)])
+def read(readers: Sequence[Model], data: Data, rows: Sequence[Question], paragraphs: Sequence[int]) -> list[Answer]:
+    """The best span of each question in the one paragraph given for it. Several readers vote: see `averaged`."""
+    return _read(readers, data, rows, [Pair(number, paragraph) for number, paragraph in enumerate(paragraphs)])
 
 
-def read_all(reader: Model, data: Data, rows: Sequence[Question]) -> list[list[Answer]]:
+def read_all(readers: Sequence[Model], data: Data, rows: Sequence[Question]) -> list[list[Answer]]:
     """The best span of each question in each of its paragraphs."""
     pairs = [Pair(number, paragraph) for number, row in enumerate(rows) for paragraph in row.paragraphs]
-    found = iter(_read(reader, data, rows, pairs))
+    found = iter(_read(readers, data, rows, pairs))
     return [[next(found) for _ in row.paragraphs] for row in rows]
 
 
-def _read(reader: Model, data: Data, rows: Sequence[Question], pairs: Sequence[Pair]) -> list[Answer]:
-    params = cast(qa.QaParams, reader.params)
-    windows = qa.windows_of(params, reader.tokenizer, data, rows, pairs, reader.cache)
+def _read(readers: Sequence[Model], data: Data, rows: Sequence[Question], pairs: Sequence[Pair]) -> list[Answer]:
     texts = [data.paragraphs[pair.paragraph] for pair in pairs]
-    start, end = reader.logits(windows)
-    spans = qa.answers(windows, texts, (start, end), params.max_answer_length)
+    spans = (
+        _spans(readers[0], data, rows, pairs, texts) if len(readers) == 1 else _votes(readers, data, rows, pairs, texts)
+    )
     return [
         Answer(rows[pair.question].id, pair.paragraph, span["start"], span["answer"], span["score"])
         for pair, span in zip(pairs, spans, strict=True)
     ]
+
+
+def _spans(
+    reader: Model, data: Data, rows: Sequence[Question], pairs: Sequence[Pair], texts: Sequence[str]
+) -> list[dict[str, Any]]:
+    params = cast(qa.QaParams, reader.params)
+    windows = qa.windows_of(params, reader.tokenizer, data, rows, pairs, reader.cache)
+    start, end = reader.logits(windows)
+    return qa.answers(windows, texts, (start, end), params.max_answer_length)
+
+
+def _votes(
+    readers: Sequence[Model], data: Data, rows: Sequence[Question], pairs: Sequence[Pair], texts: Sequence[str]
+) -> list[dict[str, Any]]:
+    votes = []
+    for reader in readers:
+        params = cast(qa.QaParams, reader.params)
+        windows = qa.windows_of(params, reader.tokenizer, data, rows, pairs, reader.cache)
+        votes.append(character_chances(windows, reader.logits(windows), texts))
+    longest = max(cast(qa.QaParams, reader.params).max_answer_length for reader in readers)
+    return [averaged(text, [vote[number] for vote in votes], longest) for number, text in enumerate(texts)]
+
+
+def character_chances(windows: Windows, logits: tuple[Floats, ...], texts: Sequence[str]) -> list[Floats]:
+    """[2, characters] for each pair: how likely its answer starts, and ends, with each character. A token's chance
+    goes to its first character for starts and to its last for ends; where windows overlap the higher score counts.
+    """
+    chances = [np.full((2, len(text)), -np.inf) for text in texts]
+    for row, number in enumerate(windows.pair):
+        base = windows.paragraphs.bounds[windows.pairs[number, 1]]
+        chars = windows.paragraphs.chars[base + windows.first[row] : base + windows.last[row]]
+        own = slice(windows.offset[row], windows.offset[row] + len(chars))
+        for side, places in enumerate((chars[:, 0], chars[:, 1] - 1)):
+            np.maximum.at(chances[number][side], places, logits[side][row, own])
+    return [softmax(one, axis=1) if np.isfinite(one).any() else np.zeros_like(one) for one in chances]
+
+
+def averaged(text: str, votes: Sequence[Floats], longest: int) -> dict[str, Any]:
+    """The span of at most `longest` characters with the highest log-probability, start and end averaged over the
+    `votes` of several readers, whose tokenizers may differ: characters are what they have in common."""
+    start, end = np.log(np.maximum(np.mean(votes, axis=0), LEAST))
+    spans = best_spans(start[None], end[None], np.ones((1, len(text)), bool), longest)
+    first, last, score = int(spans.first[0]), int(spans.last[0]) + 1, float(spans.scores[0])
+    return {"answer": text[first:last], "start": first, "score": score}
 
 
 def combine(selection: Sequence[Floats], readings: Sequence[Sequence[Answer]], weight: float) -> list[Answer]:

@@ -18,6 +18,10 @@ PREDICTIONS = "predictions.json"
 IDENTITY = "job.json"
 
 
+class CheckpointError(RuntimeError):
+    """A folder that is no checkpoint of the job it is wanted for. One line: state, cause, cure."""
+
+
 def publish(folder: Path, workdir: Path, step: int) -> Path:
     """Give a finished folder its manifest and its name under `workdir`, in one rename.
 

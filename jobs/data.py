@@ -77,6 +77,21 @@ def read(location: str) -> Data:
     return data
 
 
+def read_unlabelled(context: Path, questions: Path) -> Data:
+    """Questions to be answered, as `test`, and the paragraphs they index; there are no others.
+
+    Raises DataError with every mistake found.
+    """
+    mistakes: list[str] = []
+    paragraphs = _paragraphs(str(context), _json(context, mistakes), mistakes)
+    rows = tuple(_questions(str(questions), _json(questions, mistakes), paragraphs, False, mistakes))
+    mistakes += _repeated_ids({str(questions): rows})
+    if not rows and not mistakes:
+        mistakes.append(f"{questions}: no questions; at least one is needed")
+    refuse(mistakes)
+    return Data(str(questions.parent), paragraphs, (), (), rows)
+
+
 def vocabulary(data: Data) -> list[str]:
     """The texts a from-scratch backbone may take its characters from: all but validation and test questions."""
     return [*data.paragraphs, *(row.question for row in data.train)]
@@ -141,6 +156,14 @@ def read_json(path: Path) -> Any:
     content = _json(path, mistakes)
     refuse(mistakes)
     return content
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file with or without a byte order mark. Raises DataError with one line that names it."""
+    try:
+        return _text(path)
+    except (OSError, ValueError) as error:
+        raise DataError([f"{path}: {getattr(error, 'strerror', None) or error}"]) from None
 
 
 def refuse(mistakes: Sequence[str]) -> None:

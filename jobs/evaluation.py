@@ -152,7 +152,7 @@ def evaluate(exam: Exam, checkpoints: Mapping[str, Path], cache: Path) -> Iterat
     if mc and qa:
         selection, selecting = timed(lambda: answering.select(mc, exam.data, exam.rows))
         chosen = answering.picks(exam.rows, selection)
-        answers, reading = timed(lambda: answering.read(qa, exam.data, exam.rows, chosen))
+        answers, reading = timed(lambda: answering.read([qa], exam.data, exam.rows, chosen))
         yield exam.row("two stages", answers, selecting + reading)
         yield soft(exam, mc, qa, selection, selecting)
     if longformer:
@@ -169,14 +169,14 @@ def label_free(exam: Exam, reader: Model | None) -> Row:
         right = np.array([pick == row.relevant for pick, row in zip(chosen, exam.rows, strict=True)], float)
         accuracy = estimate(mean, right)
         return Row("BM25", len(right), accuracy, None, None, None, None, None, len(right) / seconds)
-    answers, reading = timed(lambda: answering.read(reader, exam.data, exam.rows, chosen))
+    answers, reading = timed(lambda: answering.read([reader], exam.data, exam.rows, chosen))
     return exam.row("BM25, then read", answers, seconds + reading)
 
 
 def soft(exam: Exam, selector: Model, reader: Model, selection: Sequence[Floats], selecting: float) -> Row:
     """Both scores weighed against each other. The weight is fitted on the validation questions; when they are
     the exam themselves, each fifth of them is answered with the weight fitted on the others."""
-    readings, reading = timed(lambda: answering.read_all(reader, exam.data, exam.rows))
+    readings, reading = timed(lambda: answering.read_all([reader], exam.data, exam.rows))
     if exam.split == "valid":
         right = [exam.right[row.id] for row in exam.rows]
         answers, weight = cross_fitted(selection, readings, right)
@@ -191,7 +191,7 @@ def fitted_weight(data: Data, selector: Model, reader: Model) -> float:
     right = references(data)
     return answering.fit_weight(
         answering.select(selector, data, data.valid),
-        answering.read_all(reader, data, data.valid),
+        answering.read_all([reader], data, data.valid),
         [right[row.id] for row in data.valid],
     )
 

@@ -124,6 +124,41 @@ def compare(name: str, form: str) -> None:
 
 
 @main.command()
+@click.argument("data")
+@click.option("--mc", metavar="MODEL", help="Picks the paragraph.")
+@click.option("--qa", metavar="MODEL", help="Reads it.")
+@click.option("--longformer", metavar="MODEL", help="Does both at once.")
+@click.option("--split", type=click.Choice(["valid", "test"]), default="valid", show_default=True)
+@click.option("--profile", type=click.Choice(["strict", "drcd", "cmrc2018"]), default="strict", show_default=True)
+@click.option("--md", "form", flag_value="md", help="Markdown.")
+@click.option("--json", "form", flag_value="json", help="One object, full precision.")
+@click.option("--table", "form", flag_value="table", default="table", help="For the terminal (the default).")
+def evaluate(data: str, split: str, profile: str, form: str, **named: str | None) -> None:
+    """Compare two stages, soft two stages, end to end and BM25 on the labelled questions of DATA.
+
+    A MODEL is a sweep, which means its best trial, SWEEP/NUMBER, or a checkpoint's folder.
+    """
+    from sweeper import systems
+    from sweeper.reference import find_checkpoint
+    from sweeper.stores import read_stores
+
+    stores = read_stores()
+    checkpoints = {job: find_checkpoint(name, stores) for job, name in named.items() if name}
+    with data_mistakes():
+        from jobs import evaluation
+        from jobs.data import read
+
+        exam = evaluation.exam(read(data), split, profile)
+        rows = list(evaluation.evaluate(exam, checkpoints, stores.root / "features"))
+    if form == "table":
+        screen().print(systems.rich_table(rows))
+        click.echo(systems.caption(rows, split, profile), err=True)
+    else:
+        text = systems.markdown(rows) if form == "md" else systems.json_text(rows, split, profile)
+        click.echo(text, nl=False)
+
+
+@main.command()
 @click.option("--port", type=int, help="Instead of the one in mlflow.ini.")
 def ui(port: int | None) -> None:
     """Serve the MLflow pages of all sweeps on this machine's loopback address."""
@@ -214,6 +249,7 @@ def sample(output: Path) -> None:
 def data_mistakes() -> Iterator[None]:
     """What a job's own errors are for the command line."""
     from jobs.backbones import BackboneError
+    from jobs.checkpoint import CheckpointError
     from jobs.data import DataError
 
     try:
@@ -221,7 +257,9 @@ def data_mistakes() -> Iterator[None]:
     except DataError as error:
         raise DataFailure(error.lines) from None
     except BackboneError as error:
-        raise EnvironmentFailure(f"tokenizer {error}") from None
+        raise EnvironmentFailure(f"backbone {error}") from None
+    except CheckpointError as error:
+        raise EnvironmentFailure(f"checkpoint {error}") from None
 
 
 def show(name: str, form: str) -> None:
@@ -259,4 +297,4 @@ def screen() -> Console:
     """For data: standard output. Wide enough for any table; a narrow terminal wraps lines, and nothing is cut."""
     from rich.console import Console
 
-    return Console(highlight=False, width=200)
+    return Console(highlight=False, width=1000)

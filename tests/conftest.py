@@ -5,14 +5,19 @@ the project; without them those tests skip and say so.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 from optuna.storages import RDBStorage
 
+from jobs import get_job
+from jobs.data import Data, read
+from jobs.sample import files
 from sweeper.ledger import open_storage
 from sweeper.search_space import SearchSpace, read_search_space
 
@@ -33,7 +38,7 @@ def shared() -> Path:
     return SHARED
 
 
-TOY = """
+TOY = """\
 name: toy
 job: tests.toy:JOB
 data: sample
@@ -61,3 +66,38 @@ def toy_space(tmp_path: Path) -> Callable[..., SearchSpace]:
 @pytest.fixture
 def storage(tmp_path: Path) -> RDBStorage:
     return open_storage(f"sqlite:///{tmp_path}/ledger.db")
+
+
+SMALL: Mapping[str, Mapping[str, Any]] = {
+    "mc": {"max_length": 96},
+    "qa": {"max_length": 64, "doc_stride": 16, "max_answer_length": 12},
+    "longformer": {"max_length": 256, "doc_stride": 32, "attention_window": 32, "max_answer_length": 12},
+}
+EPOCH = {"backbone": "scratch:1x32x2", "num_train_epochs": 1, "learning_rate": 1e-3, "seed": 7}
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """The first questions of the sample, as a folder that hides the labels of its test questions."""
+    folder = tmp_path_factory.mktemp("few")
+    content = files()
+    rows = {"train": content["train"][:16], "valid": content["valid"][:12], "test": content["test"][:8]}
+    hidden = [{key: row[key] for key in ("id", "question", "paragraphs")} for row in rows["test"]]
+    for name, value in {**rows, "context": content["context"], "test": hidden, "test_labels": rows["test"]}.items():
+        (folder / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
+    return read(str(folder))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(few: Data, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One trained for an epoch by each job."""
+    made: dict[str, Path] = {}
+    for name, params in SMALL.items():
+        job, workdir = get_job(name), tmp_path_factory.mktemp(name)
+        job.train(
+            job.params(**EPOCH, **params),
+            few.location,
+            workdir,
+            lambda metrics, checkpoint, name=name: made.update({name: checkpoint}),
+        )
+    return made

@@ -21,7 +21,7 @@ JOBS = [
     ["training"],
     ["longformer", "mc", "qa"],
     ["answering"],
-    ["evaluation"],
+    ["evaluation", "submission"],
 ]
 SWEEPER = [
     ["errors"],
@@ -33,7 +33,7 @@ SWEEPER = [
     ["capacity", "ledger", "trial"],
     ["comparison", "retention", "sweep"],
     ["progress", "reference", "tuning"],
-    ["doctor", "driver", "plan"],
+    ["doctor", "driver", "plan", "systems"],
     ["cli"],
 ]
 HEAVY = {"torch", "transformers", "ray", "mlflow", "optuna", "datasets", "pandas"}

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jobs import backbones, checkpoint, conversion, features, longformer
+from jobs import backbones, features, longformer
 from jobs.data import Data, Question, read
 from jobs.features import Group, cut_joined_windows, tokenize
 from jobs.job import ParamError
@@ -50,12 +49,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Reports = list[tuple[dict[str, float], Path]]
 
 
-def trained(params: LongformerParams, folder: Path, workdir: Path, resume_from: Path | None = None) -> Reports:
+def trained(params: LongformerParams, folder: Path, workdir: Path) -> Reports:
     reports: Reports = []
-    workdir.mkdir(parents=True, exist_ok=True)
-    longformer.train(
-        params, str(folder), workdir, lambda metrics, checkpoint: reports.append((metrics, checkpoint)), resume_from  # type: ignore[arg-type]
-    )  # fmt: skip
+    workdir.mkdir(parents=True)
+    longformer.train(params, str(folder), workdir, lambda metrics, saved: reports.append((metrics, saved)))  # type: ignore[arg-type]
     return reports
 
 
@@ -64,62 +61,19 @@ def reports(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Reports:
     return trained(PARAMS, folder, tmp_path_factory.mktemp("sweep") / "trial")
 
 
-# The contract of a job
-
-
-def test_every_epoch_reports_the_declared_metrics_with_a_whole_checkpoint(reports: Reports) -> None:
-    assert [metrics["epoch"] for metrics, _ in reports] == [1.0, 2.0]
-    assert [metrics["step"] for metrics, _ in reports] == [4.0, 8.0]
-    for metrics, folder in reports:
-        assert {*JOB.metrics, "epoch", "step"} == set(metrics)
-        assert all(np.isfinite(value) for value in metrics.values())
-        assert checkpoint.damage(folder) is None
+# Training
 
 
 def test_the_loss_falls(reports: Reports) -> None:
     assert reports[1][0]["train_loss"] < reports[0][0]["train_loss"]
 
 
-def test_predictions_of_the_validation_set_travel_with_the_checkpoint(reports: Reports, folder: Path) -> None:
+def test_a_right_paragraph_is_one_the_answer_was_taken_from(reports: Reports, folder: Path) -> None:
     metrics, saved = reports[-1]
     predictions = json.loads((saved / "predictions.json").read_text(encoding="utf-8"))
-    valid = read(str(folder)).valid
-    assert [prediction["id"] for prediction in predictions] == [question.id for question in valid]
-    pairs = list(zip(predictions, valid, strict=True))
-    assert metrics["exact_match"] == sum(p["answer"] == q.answer for p, q in pairs) / len(pairs)
+    pairs = list(zip(predictions, read(str(folder)).valid, strict=True))
     assert metrics["paragraph_accuracy"] == sum(p["paragraph"] == q.relevant for p, q in pairs) / len(pairs)
     assert all(PARAGRAPHS[p["paragraph"]].startswith(p["answer"], p["start"]) for p in predictions)
-
-
-def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(
-    reports: Reports, folder: Path, tmp_path: Path
-) -> None:
-    again = trained(PARAMS, folder, tmp_path / "again")
-    assert [metrics for metrics, _ in again] == [metrics for metrics, _ in reports]
-    other = trained(dataclasses.replace(PARAMS, seed=7), folder, tmp_path / "other")
-    assert other[0][0]["eval_loss"] != reports[0][0]["eval_loss"]
-
-
-def test_a_resumed_trial_ends_where_an_uninterrupted_one_does(reports: Reports, folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(reports[0][1], tmp_path / "trial" / "checkpoint-000004")
-    resumed = trained(PARAMS, folder, tmp_path / "trial", tmp_path / "trial" / "checkpoint-000004")
-    assert [metrics for metrics, _ in resumed] == [reports[1][0]]
-
-
-def test_a_checkpoint_is_a_longformer_that_gives_the_same_answers(
-    reports: Reports, folder: Path, tmp_path: Path
-) -> None:
-    metrics, saved = reports[-1]
-    JOB.fetch(str(saved))
-    data, tokenizer = read(str(folder)), backbones.load_tokenizer(str(saved), [])
-    model = conversion.load_model(str(saved), tokenizer, PARAMS.attention_window, PARAMS.max_length).eval()
-    source = longformer.windows(tokenizer, data, data.valid, PARAMS, tmp_path)
-    output = model(**longformer.collate(source, range(len(source)), PARAMS.attention_window))
-    logits = (output.start_logits.detach().numpy(), output.end_logits.detach().numpy())
-    again, predictions = longformer.evaluate(source, data, logits, PARAMS.max_answer_length)
-    expected = json.loads((saved / "predictions.json").read_text(encoding="utf-8"))
-    assert again == {name: metrics[name] for name in again}
-    assert [(p["paragraph"], p["answer"]) for p in predictions] == [(p["paragraph"], p["answer"]) for p in expected]
 
 
 def test_recomputed_activations_change_no_metric(reports: Reports, folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from sweeper.cli import main
 from sweeper.ledger import create_ledger, open_storage
 from sweeper.search_space import SearchSpace
+from tests.conftest import TOY
 
 ROOT = Path(__file__).parents[2]
 Make = Callable[..., SearchSpace]
@@ -45,19 +46,7 @@ def test_every_command_has_help(command: list[str]) -> None:
     assert len(result.output.splitlines()) > 4
 
 
-GOOD = """\
-name: toy
-job: tests.toy:JOB
-data: sample
-objective: height
-parameters:
-  backbone: {values: [hill, valley]}
-  learning_rate: {min: 1e-5, max: 1e-1, log: true}
-  num_train_epochs: 4
-search: {sampler: tpe, trials: 8, seed: 1}
-"""
-
-# What is changed in GOOD, the exit code, and the lines that must be said, in order.
+# What is changed in TOY, the exit code, and the lines that must be said, in order.
 WRONG = [
     (
         "unknown key",
@@ -94,8 +83,8 @@ WRONG = [
 def test_a_wrong_file_is_answered_line_by_line_and_nothing_is_created(
     here: Path, command: str, change: tuple[str, str], code: int, said: list[str]
 ) -> None:
-    assert change[0] in GOOD
-    (here / "toy.yaml").write_text(GOOD.replace(*change), encoding="utf-8")
+    assert change[0] in TOY
+    (here / "toy.yaml").write_text(TOY.replace(*change), encoding="utf-8")
     result = invoke(command, "toy.yaml")
     assert result.exit_code == code
     assert "Traceback" not in result.output
@@ -120,7 +109,7 @@ def test_an_answer_that_is_not_at_its_offset_ends_in_exit_3(here: Path) -> None:
         "valid": [{**row, "id": "q1"}],
     }.items():
         (here / "data" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    (here / "toy.yaml").write_text(GOOD.replace("data: sample", "data: data"), encoding="utf-8")
+    (here / "toy.yaml").write_text(TOY.replace("data: sample", "data: data"), encoding="utf-8")
     result = invoke("run", "toy.yaml")
     assert result.exit_code == 3
     assert (
@@ -130,7 +119,7 @@ def test_an_answer_that_is_not_at_its_offset_ends_in_exit_3(here: Path) -> None:
 
 
 def test_a_number_may_be_written_1e_5(here: Path) -> None:
-    (here / "toy.yaml").write_text(GOOD, encoding="utf-8")
+    (here / "toy.yaml").write_text(TOY, encoding="utf-8")
     result = invoke("plan", "toy.yaml", "--first", "2")
     assert result.exit_code == 0
     assert "learning_rate: 1e-5 … 0.1 log" in result.stdout
@@ -149,7 +138,7 @@ def test_a_missing_backbone_is_refused_before_anything_is_created(here: Path) ->
 
 def test_more_gpus_than_there_are_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    (here / "toy.yaml").write_text(GOOD, encoding="utf-8")
+    (here / "toy.yaml").write_text(TOY, encoding="utf-8")
     result = invoke("run", "toy.yaml", "resources={gpus: 1}")
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (
         4, "resources.gpus: a trial wants 1 and this machine has 0; run on the CPU with resources.gpus=0",
@@ -232,7 +221,7 @@ def sweeper(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.timeout(300)
 def test_a_sweep_from_empty_to_its_table_and_not_twice(here: Path) -> None:
-    (here / "toy.yaml").write_text(GOOD, encoding="utf-8")
+    (here / "toy.yaml").write_text(TOY, encoding="utf-8")
     done = sweeper("run", "toy.yaml", "search.trials=3", "parameters.warmup_ratio=0.0", cwd=here)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("COMPLETE") == 3
