@@ -303,13 +303,21 @@ def weight_bytes(name: str) -> int | None:
     if match:
         size = _size(match)
         return 4 * (size.layers * 12 * size.hidden**2 + (VOCABULARY + 512) * size.hidden)
-    if not _is_path(name):
-        return None
-    return sum(_fp32_bytes(file) for file in Path(name).expanduser().glob("*.safetensors")) or None
+    count = parameter_count(Path(name).expanduser()) if _is_path(name) else None
+    return 4 * count if count else None
 
 
-def _fp32_bytes(file: Path) -> int:
+def parameter_count(folder: Path) -> int | None:
+    """How many numbers the weights saved in a folder are, or None where there are none.
+
+    Raises ValueError when a file is not of the safetensors format.
+    """
+    return sum(map(_numbers, folder.glob("*.safetensors"))) or None
+
+
+def _numbers(file: Path) -> int:
     """The header of a safetensors file tells every tensor's shape: 8 bytes of length, then JSON."""
     with file.open("rb") as handle:
-        header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
-    return sum(4 * math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+        length = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(min(length, 100_000_000)))  # the format's limit
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
