@@ -23,7 +23,7 @@ from jobs.checkpoint import PREDICTIONS, answering_part, copy_answering_part, da
 from jobs.job import Direction
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, Failure
 from sweeper.reference import Trial
-from sweeper.registry import FOLDER, Version, open_registry
+from sweeper.registry import FOLDER, Registry, Version, open_registry
 from sweeper.scores import profile_of, question_scores, trial_scores, validation
 from sweeper.section import NAME
 from sweeper.statistics import ALPHA, paired_p

@@ -8,9 +8,11 @@ import json
 import multiprocessing
 import random
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -268,64 +270,71 @@ def test_a_promotion_cut_short_leaves_the_old_champion(
 # several at once
 
 
-def race(rounds: int, stores: Stores, storage: RDBStorage, space: SearchSpace, folder: Path, blank: Path) -> None:
-    """Eight processes promote their trials at the same moment, each round into an empty registry."""
-    draw, processes = random.Random(4), 8
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.sweeper.test_promotion", "mlflow.store.tracking.sqlalchemy_store"])
-    rooms = []
-    for number in range(rounds):
-        heights = [draw.choice([0.5, 0.6, 0.7, 0.8]) for _ in range(processes)]
-        climbers(storage, space, folder, heights, f"round{number}")
-        room = read_stores(folder / f"room{number}", {"SWEEPER_LEDGER": stores.ledger})
-        room.root.mkdir(parents=True)
-        shutil.copy(blank, room.root / "mlflow.db")
-        rooms.append((room, heights))
-    barrier, told = context.Barrier(processes), context.Queue()
-    ledger = f"sqlite:///{folder}/ledger.db"
-    workers = [
-        context.Process(target=runner, args=(number, ledger, [room for room, _ in rooms], barrier, told))
-        for number in range(processes)
-    ]
-    for worker in workers:
-        worker.start()
-    outcomes = [told.get(timeout=110) for _ in range(rounds * processes)]
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
-    for number, (room, heights) in enumerate(rooms):
-        check_round(room, heights, [promoted for place, promoted in outcomes if place == number])
+@pytest.fixture
+def room(
+    storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path, blank: Path
+) -> Callable[[int], tuple[Stores, list[float]]]:
+    """Makes round NUMBER: an empty registry, and a sweep of eight trials of which some are equally good."""
+
+    def make(number: int) -> tuple[Stores, list[float]]:
+        heights = random.Random(number).choices([0.5, 0.6, 0.7, 0.8], k=8)
+        climbers(storage, toy_space(), tmp_path, heights, f"round{number}")
+        stores = read_stores(tmp_path / f"room{number}", {"SWEEPER_LEDGER": f"sqlite:///{tmp_path}/ledger.db"})
+        stores.root.mkdir(parents=True)
+        shutil.copy(blank, stores.root / "mlflow.db")
+        return stores, heights
+
+    return make
 
 
-def runner(number: int, ledger: str, rooms: list[Stores], barrier: Any, told: Any) -> None:
-    storage = existing_storage(ledger)
-    for place, room in enumerate(rooms):
-        trial = find_trial(f"round{place}/{number}", storage)
-        barrier.wait()
-        told.put((place, promote(trial, room)))
+def promote_all(number: int, rooms: list[Stores], barrier: Any, told: Any) -> None:
+    """Promote trial NUMBER of every round, each at the same moment as the others do theirs."""
+    for place, stores in enumerate(rooms):
+        trial = find_trial(f"round{place}/{number}", existing_storage(stores.ledger))
+        barrier.wait(60)
+        told.put((place, promote(trial, stores)))
 
 
-def check_round(room: Stores, heights: list[float], outcomes: list[Promotion]) -> None:
-    best = heights.index(max(heights))
-    registry = open_registry(room)
-    version = champion_version(room, "toy")
-    assert version.tags["trial"].endswith(f"/{best}")
-    assert registry.client.get_registered_model("toy").aliases == {"champion": str(version.number)}
-    assert "model.safetensors" in {path.name for path in champion("toy", room).iterdir()}
+def check_round(stores: Stores, heights: list[float], outcomes: list[Promotion]) -> None:
+    registry, version = open_registry(stores), champion_version(stores, "toy")
+    assert version.tags["trial"].endswith(f"/{heights.index(max(heights))}")
+    aliases = registry.client.get_registered_model("toy").aliases
+    assert {name: int(number) for name, number in aliases.items()} == {"champion": version.number}
+    assert (champion("toy", stores) / "model.safetensors").is_file()
     versions = sorted(registry.client.search_model_versions("name = 'toy'"), key=lambda found: int(found.version))
     ranks = [entrant_in(found.tags).rank for found in versions]
     assert ranks == sorted(ranks, reverse=True)  # each champion was better than the one before
     assert sum(done.promoted for done in outcomes) == len(versions)
+    assert len(outcomes) == len(heights)
 
 
-def test_promoted_at_once_the_best_is_champion(
-    stores: Stores, storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path, blank: Path
-) -> None:
-    race(2, stores, storage, toy_space(), tmp_path, blank)
+def test_promoted_at_once_the_best_is_champion(room: Callable[[int], tuple[Stores, list[float]]]) -> None:
+    stores, heights = room(0)
+    barrier, told = threading.Barrier(8), SimpleQueue[tuple[int, Promotion]]()
+    threads = [threading.Thread(target=promote_all, args=(number, [stores], barrier, told)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    check_round(stores, heights, [told.get_nowait()[1] for _ in threads])
 
 
 @pytest.mark.slow
-def test_promoted_at_once_the_best_is_champion_twenty_times(
-    stores: Stores, storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path, blank: Path
+@pytest.mark.timeout(400)
+def test_promoted_at_once_by_processes_the_best_is_champion(
+    room: Callable[[int], tuple[Stores, list[float]]],
 ) -> None:
-    race(20, stores, storage, toy_space(), tmp_path, blank)
+    rooms = [room(number) for number in range(20)]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.sweeper.test_promotion", "mlflow.store.tracking.sqlalchemy_store"])
+    barrier, told = context.Barrier(8), context.Queue()
+    every = [stores for stores, _ in rooms]
+    workers = [context.Process(target=promote_all, args=(number, every, barrier, told)) for number in range(8)]
+    for worker in workers:
+        worker.start()
+    outcomes = [told.get(timeout=100) for _ in range(8 * len(rooms))]
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    for number, (stores, heights) in enumerate(rooms):
+        check_round(stores, heights, [promoted for place, promoted in outcomes if place == number])
