@@ -100,7 +100,7 @@ def promote(trial: Trial, stores: Stores, *, force: bool = False, significant: b
     with turn(stores.root / FOLDER, job):
         version = registry.champion(job)
         champion = entrant_in(version.tags) if version else None
-        p = _compared(trial, version, stores) if version and champion != entrant else None
+        p = _compared(trial, version, registry) if version and champion != entrant else None
         decision = decide(entrant, champion, p, force=force, significant=significant)
         if version is None or decision.wins:
             tags = lineage(trial, entrant, checkpoint, champion, p, forced=force)
@@ -267,15 +267,15 @@ def _install(checkpoint: Path, folder: Path) -> None:
         raise EnvironmentFailure(f"champion's folder {folder}: {error}; nothing was promoted") from None
 
 
-def _compared(trial: Trial, version: Version, stores: Stores) -> float | None:
+def _compared(trial: Trial, version: Version, registry: Registry) -> float | None:
     """p of the paired test between a trial and the champion, if both left answers to the same questions."""
     if version.tags["data_fingerprint"] != trial.ledger.attributes["data_fingerprint"]:
         return None
     objective, profile = trial.ledger.objective, profile_of(trial)
-    file = stores.root / FOLDER / version.folder / PREDICTIONS
     try:
         own = trial_scores(trial)[objective]
-        other = question_scores(validation(trial), read_json(file), version.tags["trial"], profile, trial.data)
+        given = read_json(registry.place(version) / PREDICTIONS)
+        other = question_scores(validation(trial), given, version.tags["trial"], profile, trial.data)
         return paired_p(own, other[objective])
     except (Failure, KeyError, OSError, ValueError):
         return None

@@ -76,15 +76,20 @@ class Registry:
         with answering(self.stores):
             self.client.set_registered_model_alias(version.model, CHAMPION, str(version.number))
 
-    def fetch(self, version: Version, target: Path) -> None:
-        """Download what `register` has uploaded."""
-        incoming = target.with_name(f".{target.name}.incoming")
+    def place(self, version: Version) -> Path:
+        """The folder of the version's files on this machine, downloaded first where a server has them."""
+        folder = self.stores.root / FOLDER / version.folder
+        if self.stores.remote and not folder.is_dir():
+            self._download(version, folder)
+        return folder
+
+    def _download(self, version: Version, folder: Path) -> None:
+        incoming = folder.with_name(f".{folder.name}.download")
         shutil.rmtree(incoming, ignore_errors=True)
         incoming.mkdir(parents=True, mode=0o700)
         with answering(self.stores):
-            path = f"{FOLDER}/{version.folder}"
-            found = self.client.download_artifacts(version.run_id, path, str(incoming))
-            settle(Path(found), target)
+            found = self.client.download_artifacts(version.run_id, f"{FOLDER}/{version.folder}", str(incoming))
+            settle(Path(found), folder)
         shutil.rmtree(incoming)
 
     def _source(self, folder: str, run_id: str | None) -> str:
@@ -114,9 +119,7 @@ def champion(job: str, stores: Stores) -> Path:
     version = registry.champion(job)
     if version is None:
         raise ConfigError(f"job {job}: has no champion; {_cure(job, registry.champions())}")
-    folder = stores.root / FOLDER / version.folder
-    if stores.remote and not folder.is_dir():
-        registry.fetch(version, folder)
+    folder = registry.place(version)
     if problem := damage(folder):
         raise EnvironmentFailure(
             f"champion of {job}, {problem}; promote trial {version.tags['trial']} again, or another with --force"

@@ -1,8 +1,9 @@
 """MLflow, the view of the ledger: a parent run per sweep, below it a run per trial.
 
-The only module that knows MLflow. It takes plain values and paths and decides nothing; all it writes can be
-written again from the ledger without duplicates. MLflow is imported inside functions, since that takes
-two seconds and half of this module, like the commands that never track, does without.
+The only module that knows MLflow, but for its model registry. It takes plain values and paths and decides
+nothing; all it writes can be written again from the ledger without duplicates. MLflow is imported inside
+functions, since that takes two seconds and half of this module, like the commands that never track, does
+without.
 """
 
 from __future__ import annotations
