@@ -95,7 +95,7 @@ def promote(trial: Trial, stores: Stores, *, force: bool = False, significant: b
     for and the answers cannot be compared.
     """
     job, entrant, checkpoint = job_name(trial), entrant_of(trial), trial.checkpoint()
-    registry = open_registry(stores)
+    content, registry = fingerprint(checkpoint), open_registry(stores)
     _check_run(trial, stores)
     with turn(stores.root / FOLDER, job):
         version = registry.champion(job)
@@ -103,7 +103,7 @@ def promote(trial: Trial, stores: Stores, *, force: bool = False, significant: b
         p = _compared(trial, version, registry) if version and champion != entrant else None
         decision = decide(entrant, champion, p, force=force, significant=significant)
         if version is None or decision.wins:
-            tags = lineage(trial, entrant, checkpoint, champion, p, forced=force)
+            tags = lineage(trial, entrant, content, champion, p, forced=force)
             version = _enthrone(trial, checkpoint, tags, registry)
         elif champion == entrant:
             _install(checkpoint, stores.root / FOLDER / version.folder)
@@ -190,7 +190,7 @@ def entrant_in(tags: Mapping[str, str]) -> Entrant:
 
 
 def lineage(
-    trial: Trial, entrant: Entrant, checkpoint: Path, previous: Entrant | None, p: float | None, *, forced: bool
+    trial: Trial, entrant: Entrant, content: str, previous: Entrant | None, p: float | None, *, forced: bool
 ) -> dict[str, str]:
     """Where a version comes from, as its tags: how to make it again and why it became champion."""
     attributes, record = trial.ledger.attributes, trial.record
@@ -202,8 +202,8 @@ def lineage(
         "data": trial.data,
         **{f"metric.{name}": str(value) for name, value in record.metrics.items()},
         **{f"version.{package}": str(number) for package, number in attributes["versions"].items()},
-        "checkpoint": str(checkpoint),
-        "manifest_sha256": fingerprint(checkpoint),
+        "checkpoint": str(trial.record.checkpoint),
+        "manifest_sha256": content,
         "forced": str(forced).lower(),
         **({"replaced": previous.trial} if previous else {}),
         **({} if p is None else {"p_value": str(p)}),
@@ -216,12 +216,12 @@ def fingerprint(checkpoint: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def folder_name(trial: Trial, checkpoint: Path) -> str:
+def folder_name(trial: Trial, content: str) -> str:
     """Readable, and of its own for every content, so that no folder ever has to change.
 
     A version's number is known only once MLflow has noted where the files are.
     """
-    return f"{trial.name.replace('/', '-')}-{fingerprint(checkpoint)[:8]}"
+    return f"{trial.name.replace('/', '-')}-{content[:8]}"
 
 
 @contextmanager
@@ -243,7 +243,7 @@ def turn(folder: Path, job: str) -> Iterator[None]:
 def _enthrone(trial: Trial, checkpoint: Path, tags: Mapping[str, str], registry: Registry) -> Version:
     """Files first, alias last: cut short anywhere, the old champion stays and is whole."""
     job = job_name(trial)
-    folder = f"{job}/{folder_name(trial, checkpoint)}"
+    folder = f"{job}/{folder_name(trial, tags['manifest_sha256'])}"
     _install(checkpoint, registry.stores.root / FOLDER / folder)
     version = registry.register(job, folder, trial.record.run_id, tags)
     registry.crown(version)
