@@ -24,7 +24,7 @@ from jobs.job import Direction
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, Failure
 from sweeper.reference import Trial
 from sweeper.registry import FOLDER, Registry, Version, open_registry
-from sweeper.scores import profile_of, question_scores, trial_scores, validation
+from sweeper.scores import profile_of, question_scores, validation
 from sweeper.section import NAME
 from sweeper.statistics import ALPHA, paired_p
 from sweeper.stores import Stores, redacted_values
@@ -130,8 +130,8 @@ def decide(
         return Decision(False, _sentence(entrant, relation, champion, told))
     if significant and p is None:
         raise DataFailure(
-            f"trial {entrant.trial}: its answers cannot be compared with those of {champion.trial}, which "
-            "--significant asks for; leave that out, or objective and predictions do not allow it"
+            f"trial {entrant.trial}: no paired test against the champion {champion.trial}, as answers are missing, "
+            f"the data has changed, or {entrant.objective} is no score per question; leave out --significant"
         )
     if significant and p is not None and p >= ALPHA:
         return Decision(False, _sentence(entrant, "cannot be told from", champion, told))
@@ -273,9 +273,11 @@ def _compared(trial: Trial, version: Version, registry: Registry) -> float | Non
         return None
     objective, profile = trial.ledger.objective, profile_of(trial)
     try:
-        own = trial_scores(trial)[objective]
-        given = read_json(registry.place(version) / PREDICTIONS)
-        other = question_scores(validation(trial), given, version.tags["trial"], profile, trial.data)
-        return paired_p(own, other[objective])
+        questions, given = validation(trial), read_json(registry.place(version) / PREDICTIONS)
+        own, other = (
+            question_scores(questions, answers, name, profile, trial.data)[objective]
+            for answers, name in ((trial.predictions(), trial.name), (given, version.tags["trial"]))
+        )
+        return paired_p(own, other)
     except (Failure, KeyError, OSError, ValueError):
         return None

@@ -123,7 +123,7 @@ def test_significance_can_be_asked_for() -> None:
     assert kept.reason == "exact_match 0.8200 cannot be told from 0.8000 of a/1 (paired test: p = 0.05)"
     assert not kept.wins
     assert decide(better, entrant(), 0.049, significant=True).wins
-    with pytest.raises(DataFailure, match="cannot be compared with those of a/1"):
+    with pytest.raises(DataFailure, match="no paired test against the champion a/1"):
         decide(better, entrant(), None, significant=True)
 
 
