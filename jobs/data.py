@@ -131,6 +131,14 @@ def references(data: Data, file: Path | None = None) -> dict[str, list[str]]:
     return {**own, **_reference_lists(path, {row.id for row in rows})}
 
 
+def accepted(data: Data, profile: str) -> dict[str, list[str]]:
+    """What counts as right under a metric profile, by question id: the one answer of each row for `strict`, which is
+    how the assignment scores; every reference for the others."""
+    if profile != "strict":
+        return references(data)
+    return {row.id: [row.answer] for row in (*data.train, *data.valid, *data.test) if row.answer is not None}
+
+
 def _reference_lists(path: Path, ids: Set[str]) -> dict[str, list[str]]:
     content = read_json(path)
     if not isinstance(content, dict):

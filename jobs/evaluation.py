@@ -15,7 +15,7 @@ from scipy.stats import bootstrap
 
 from jobs import answering
 from jobs.answering import Answer, Model
-from jobs.data import Data, Question, labelled, references
+from jobs.data import Data, Question, accepted, labelled
 from jobs.metrics import score
 from jobs.retrieval import select as bm25
 
@@ -138,7 +138,7 @@ def exam(data: Data, split: str, profile: str) -> Exam:
     """Raises DataError when the split has no labels."""
     rows = labelled(data, split)
     own = {row.id: [row.answer or ""] for row in rows}
-    return Exam(data, split, rows, {**own, **references(data)}, profile)
+    return Exam(data, split, rows, {**own, **accepted(data, profile)}, profile)
 
 
 def evaluate(exam: Exam, checkpoints: Mapping[str, Path], cache: Path) -> Iterator[Row]:
@@ -181,17 +181,17 @@ def soft(exam: Exam, selector: Model, reader: Model, selection: Sequence[Floats]
         right = [exam.right[row.id] for row in exam.rows]
         answers, weight = cross_fitted(selection, readings, right)
     else:
-        weight = fitted_weight(exam.data, selector, reader)
+        weight = fitted_weight(exam.data, selector, [reader], exam.profile)
         answers = answering.combine(selection, readings, weight)
     return exam.row("soft two stages", answers, selecting + reading, weight)
 
 
-def fitted_weight(data: Data, selector: Model, reader: Model) -> float:
-    """The weight for these two models, fitted on all validation questions."""
-    right = references(data)
+def fitted_weight(data: Data, selector: Model, readers: Sequence[Model], profile: str) -> float:
+    """The weight for these models, fitted on all validation questions."""
+    right = accepted(data, profile)
     return answering.fit_weight(
         answering.select(selector, data, data.valid),
-        answering.read_all([reader], data, data.valid),
+        answering.read_all(readers, data, data.valid),
         [right[row.id] for row in data.valid],
     )
 

@@ -137,12 +137,12 @@ def evaluate(
     `paragraph_accuracy` is how often the answer was taken from the relevant paragraph. An answer from
     another one that has the same text still is an exact match, as the assignment scores it.
     """
-    from jobs.data import references
+    from jobs.data import accepted
     from jobs.metrics import mean_scores
 
     predictions = answers(source, data.paragraphs, logits, max_answer_length)
     pairs = list(zip(data.valid, predictions, strict=True))
-    given, right_answers = [prediction["answer"] for prediction in predictions], references(data)
+    given, right_answers = [prediction["answer"] for prediction in predictions], accepted(data, profile)
     scores = mean_scores(given, [right_answers[row.id] for row in data.valid], profile)
     right = [prediction["paragraph"] == row.relevant for row, prediction in pairs]
     scores["paragraph_accuracy"] = sum(right) / len(right)

@@ -105,11 +105,11 @@ def evaluate(
     source: Windows, data: Data, logits: tuple[Any, Any], max_answer_length: int, profile: str = "strict"
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics and one prediction per validation question, from the start and end logits of its windows."""
-    from jobs.data import references
+    from jobs.data import accepted
     from jobs.metrics import mean_scores
 
     predictions = answers(source, [data.paragraphs[row.relevant or 0] for row in data.valid], logits, max_answer_length)
-    right = references(data)
+    right = accepted(data, profile)
     given = [prediction["answer"] for prediction in predictions]
     scores = mean_scores(given, [right[row.id] for row in data.valid], profile)
     return scores, [{"id": row.id, **prediction} for row, prediction in zip(data.valid, predictions, strict=True)]

@@ -15,8 +15,10 @@ from sweeper.errors import DataFailure, EnvironmentFailure, Failure
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from sweeper.ledger import Ledger
+    from sweeper.sheet import Sheet
 
 INTERRUPTED = 130
 
@@ -108,7 +110,7 @@ def ls() -> None:
         table.add_column(name)
     for row in overview(existing_storage(read_stores().ledger)):
         table.add_row(*map(str, row))
-    screen().print(table)
+    screen(table).print(table)
     click.echo("next: sweeper compare SWEEP", err=True)
 
 
@@ -150,12 +152,10 @@ def evaluate(data: str, split: str, profile: str, form: str, **named: str | None
 
         exam = evaluation.exam(read(data), split, profile)
         rows = list(evaluation.evaluate(exam, checkpoints, stores.root / "features"))
-    if form == "table":
-        screen().print(systems.rich_table(rows))
-        click.echo(systems.caption(rows, split, profile), err=True)
+    if form == "json":
+        click.echo(systems.json_text(rows, split, profile), nl=False)
     else:
-        text = systems.markdown(rows) if form == "md" else systems.json_text(rows, split, profile)
-        click.echo(text, nl=False)
+        show(systems.sheet_of(rows, split, profile), form=form)
 
 
 @main.command()
@@ -262,17 +262,16 @@ def data_mistakes() -> Iterator[None]:
         raise EnvironmentFailure(f"checkpoint {error}") from None
 
 
-def show(name: str, form: str) -> None:
-    """Print a sweep's table in one of its forms."""
-    from sweeper import comparison
+def show(*sheets: Sheet, form: str = "table") -> None:
+    """Print tables in one of their forms."""
+    from sweeper import sheet
 
-    ledger = ledger_of(name)
-    table, objective = comparison.rows(ledger.records(), ledger.direction), ledger.objective
-    if form == "table":
-        screen().print(comparison.rich_table(table, objective))
-        return
-    texts = {"md": comparison.markdown, "csv": comparison.csv_text}
-    click.echo(comparison.json_text(table) if form == "json" else texts[form](table, objective), nl=False)
+    for one in sheets:
+        if form == "table":
+            view = sheet.rich_table(one)
+            screen(view).print(view)
+        else:
+            click.echo({"md": sheet.markdown, "csv": sheet.csv_text}[form](one), nl=False)
 
 
 def ledger_of(name: str) -> Ledger:
@@ -293,8 +292,9 @@ def terminal() -> Iterator[Console]:
         yield Console(file=stream, highlight=False)
 
 
-def screen() -> Console:
-    """For data: standard output. Wide enough for any table; a narrow terminal wraps lines, and nothing is cut."""
+def screen(view: Table) -> Console:
+    """For data: standard output, as wide as the table. A narrow terminal wraps lines, and nothing is cut."""
     from rich.console import Console
 
-    return Console(highlight=False, width=1000)
+    console = Console(highlight=False, width=200)
+    return Console(highlight=False, width=max(200, console.measure(view).maximum))

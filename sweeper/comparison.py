@@ -98,11 +98,6 @@ def markdown(table: Sequence[Row], objective: str) -> str:
     return sheet.markdown(trial_sheet(table, objective))
 
 
-def markdown_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A GitHub table of any cells: line breaks, bars and markup in them are harmless."""
-    return sheet.markdown(Sheet(names, lines))
-
-
 def csv_text(table: Sequence[Row], objective: str) -> str:
     return sheet.csv_text(trial_sheet(table, objective))
 

@@ -11,6 +11,7 @@ from jobs import data, mistakes
 from jobs.mistakes import KINDS, LENGTHS, READER_KINDS, RIGHT, SELECTOR_KINDS, TYPES, Kind, Verdict, counted
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.reference import Trial
+from sweeper.scores import PROFILE, profile_of, validation
 from sweeper.sheet import Sheet, plain
 
 ROOM = 40  # columns of an example's text in a terminal, which shows up to four side by side; two to a Chinese character
@@ -79,25 +80,14 @@ def diagnose(trial: Trial, profile: str | None = None) -> Diagnosis:
     if not {"answer", "paragraph"} & keys:
         raise DataFailure(f"trial {trial.name}: its answers have neither `answer` nor `paragraph`; nothing to judge")
     reads = "answer" in keys
-    profile = profile or str(trial.record.params.get("metric_profile", "strict")) if reads else None
-    dataset = _data(trial)
+    profile = profile or profile_of(trial) if reads else None
+    dataset = validation(trial)
     try:
-        found = mistakes.verdicts(dataset, predictions, data.references(dataset), profile or "strict")
+        found = mistakes.verdicts(dataset, predictions, data.accepted(dataset, profile or PROFILE), profile or PROFILE)
     except data.DataError as error:
         raise DataFailure([f"trial {trial.name}: {line}" for line in error.lines]) from None
     kinds = READER_KINDS if reads else SELECTOR_KINDS
     return Diagnosis(trial.name, trial.job, dataset.fingerprint, profile, kinds, tuple(found))
-
-
-def _data(trial: Trial) -> data.Data:
-    """The data of the sweep, unchanged since."""
-    try:
-        dataset = data.read(trial.data)
-    except data.DataError as error:
-        raise DataFailure(error.lines) from None
-    if dataset.fingerprint != trial.ledger.attributes["data_fingerprint"]:
-        raise DataFailure(f"{trial.data}: has changed since sweep {trial.ledger.name} ran on it; bring that data back")
-    return dataset
 
 
 def versus(this: Diagnosis, other: Diagnosis) -> Versus:

@@ -1,4 +1,6 @@
-"""What a person writes to mean a trial or its checkpoint: `SWEEP`, which is its best trial, or `SWEEP/NUMBER`."""
+"""What a person writes to mean a trial or its checkpoint: `SWEEP`, which is its best trial, or `SWEEP/NUMBER`;
+a checkpoint is also a folder, or `JOB@champion`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from optuna.storages import RDBStorage
 from jobs.checkpoint import PREDICTIONS, damage, read_json
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
 from sweeper.ledger import Ledger, TrialRecord, existing_storage, load_ledger
+from sweeper.registry import CHAMPION, champion
 from sweeper.retention import best
 from sweeper.stores import Stores
 
@@ -25,6 +28,13 @@ class Trial:
     @property
     def name(self) -> str:
         return f"{self.ledger.name}/{self.record.number}"
+
+    @property
+    def id(self) -> int:
+        """Its number among all trials of the ledger's database, which grows with time."""
+        storage = self.ledger.storage
+        study = storage.get_study_id_from_name(self.ledger.name)
+        return storage.get_trial_id_from_study_id_trial_number(study, self.record.number)
 
     @property
     def job(self) -> str:
@@ -91,13 +101,21 @@ def split(text: str) -> tuple[str, int | None]:
 
 
 def find_checkpoint(text: str, stores: Stores) -> Path:
-    """The checkpoint folder that `text` means: one on disk, or a trial's.
+    """The checkpoint folder that `text` means: one on disk, a job's champion, or a trial's.
+
+    >>> find_checkpoint("qa@champion", stores)
+    PosixPath('…/champions/qa/qa_backbones-3-1f0c2e9a')
 
     Raises ConfigError when nothing of this name is there, EnvironmentFailure when it is damaged.
     """
     folder = Path(text).expanduser()
     if folder.is_dir():
         return whole(folder)
+    job, mark, alias = text.partition("@")
+    if mark and alias != CHAMPION:
+        raise ConfigError(f"checkpoint {text}: there is no alias {alias!r}; write {job}@{CHAMPION}")
+    if mark:
+        return champion(job, stores)
     return find_trial(text, existing_storage(stores.ledger)).checkpoint()
 
 

@@ -115,19 +115,20 @@ def assign(space: SearchSpace, suggest: Suggest, fixed: Mapping[str, Any] | None
     {'backbone': 'bert-base-chinese', 'learning_rate': 3.1e-05}
 
     `suggest(label, domain)` is asked for choices and ranges only. A label is the parameter's name, with
-    `.BRANCH` after it where branches differ in kind. Values in `fixed` stand, in the space or not.
+    `.BRANCH` after it where branches differ in kind. Values in `fixed` stand, in the space or not; those that
+    lie in it are asked for as well, so that a sampler gets to know them.
     """
     chosen = dict(fixed or {})
     known = {**_defaults(space.job), **chosen}
     for name, branches in space.parameters.items():
-        index = None if name in chosen else _first(branches, known)
-        if index is not None:
-            domain = branches[index].domain
-            if isinstance(domain, Constant):
-                known[name] = domain.value
-            else:
-                known[name] = suggest(_label(name, branches, index), domain)
-            chosen[name] = known[name]
+        index = _first(branches, known)
+        if index is None:
+            continue
+        domain, label = branches[index].domain, _label(name, branches, index)
+        if name not in chosen:
+            chosen[name] = known[name] = domain.value if isinstance(domain, Constant) else suggest(label, domain)
+        elif not isinstance(domain, Constant) and contains(domain, chosen[name]):
+            suggest(label, domain)
     return chosen
 
 

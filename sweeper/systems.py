@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sweeper.comparison import markdown_table
+from sweeper import sheet
+from sweeper.sheet import Sheet
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from jobs.evaluation import Estimate, Row
 
 HEADER = (
@@ -28,6 +26,11 @@ HEADER = (
 def caption(rows: Sequence[Row], split: str, profile: str) -> str:
     """What the figures are, in one line."""
     return f"{rows[0].questions} {split} questions, EM and F1: {profile}, 95 % bootstrap intervals"
+
+
+def sheet_of(rows: Sequence[Row], split: str, profile: str) -> Sheet:
+    """The table as text, for a terminal or Markdown."""
+    return Sheet(HEADER, [cells(row) for row in rows], frozenset({"system"}), caption=caption(rows, split, profile))
 
 
 def cells(row: Row) -> list[str]:
@@ -50,24 +53,7 @@ def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def rich_table(rows: Sequence[Row]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in HEADER:
-        view.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
-    for row in rows:
-        view.add_row(*map(Text, cells(row)))
-    return view
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    return markdown_table(HEADER, [cells(row) for row in rows])
-
-
 def json_text(rows: Sequence[Row], split: str, profile: str) -> str:
     """An object: `split`, `profile`, and `systems`, an array of jobs.evaluation.Row with full precision."""
     content = {"split": split, "profile": profile, "systems": [row.as_dict() for row in rows]}
-    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    return sheet.json_text(content)

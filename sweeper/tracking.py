@@ -1,8 +1,9 @@
 """MLflow, the view of the ledger: a parent run per sweep, below it a run per trial.
 
-The only module that knows MLflow. It takes plain values and paths and decides nothing; all it writes can be
-written again from the ledger without duplicates. MLflow is imported inside functions, since that takes
-two seconds and half of this module, like the commands that never track, does without.
+The only module that knows MLflow, but for its model registry. It takes plain values and paths and decides
+nothing; all it writes can be written again from the ledger without duplicates. MLflow is imported inside
+functions, since that takes two seconds and half of this module, like the commands that never track, does
+without.
 """
 
 from __future__ import annotations
@@ -232,9 +233,10 @@ def _mlflow() -> Any:
 
 
 def _connect(tracking_uri: str) -> Any:
-    """A client. A SQLite file is made first, as MLflow would make it readable by everyone."""
+    """A client, whose model registry is in the same store. A SQLite file is made first, as MLflow would make it
+    readable by everyone."""
     create_private(tracking_uri)
-    return _mlflow().MlflowClient(tracking_uri=tracking_uri)
+    return _mlflow().MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
 def ranking(sweep: SweepInfo) -> str:
@@ -570,10 +572,24 @@ def check(stores: Stores) -> None:
 
     Raises EnvironmentFailure within seconds when that fails.
     """
-    try:
+    connect(stores)
+
+
+def connect(stores: Stores) -> Any:
+    """MLflow's client, once the store has answered. Raises EnvironmentFailure within seconds when it does not."""
+    with answering(stores):
         create_private(stores.tracking)
         _probe(stores.tracking)
-        _connect(stores.tracking).search_experiments(max_results=1)
+        client = _connect(stores.tracking)
+        client.search_experiments(max_results=1)
+        return client
+
+
+@contextlib.contextmanager
+def answering(stores: Stores) -> Iterator[None]:
+    """Turns whatever goes wrong in talking with MLflow's store into an EnvironmentFailure of one line."""
+    try:
+        yield
     except Exception as error:
         raise EnvironmentFailure(
             f"MLflow at {redacted(stores.tracking)}: {_one_line(error)}; {_cure(error, stores)}, or name "

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 JOBS = [
     ["job", "checkpoint", "metrics", "spans", "sample", "retrieval", "task"],
     ["data", "backbones", "features"],
-    ["params", "conversion", "corpus", "survey"],
+    ["params", "conversion", "corpus", "mistakes", "survey"],
     ["labels"],
     ["assignment"],
     ["training"],
@@ -24,10 +24,10 @@ JOBS = [
     ["evaluation", "submission"],
 ]
 SWEEPER = [
-    ["errors"],
+    ["errors", "sheet"],
     ["document", "stores"],
     ["section", "tracking"],
-    ["domain", "server"],
+    ["domain", "registry", "server", "statistics"],
     ["schema"],
     ["search_space"],
     ["capacity", "ledger", "trial"],
@@ -35,7 +35,8 @@ SWEEPER = [
     ["confirmation"],
     ["comparison"],
     ["progress", "reference", "tuning"],
-    ["doctor", "driver", "plan", "systems"],
+    ["recipe", "scores"],
+    ["diagnosis", "doctor", "driver", "plan", "promotion", "systems"],
     ["cli"],
 ]
 HEAVY = {"torch", "transformers", "ray", "mlflow", "optuna", "datasets", "pandas"}

@@ -44,3 +44,39 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     spoil(damaged)
     assert checkpoint.damage(damaged)
     assert checkpoint.latest(tmp_path) == whole
+
+
+def test_a_copy_for_answering_is_whole_and_holds_no_pickle(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for name in ("model.safetensors", "config.json", "optimizer.pt", "rng_state.pth", "training_args.bin"):
+        (folder / name).write_text(name)
+    whole = checkpoint.publish(folder, tmp_path, 1)
+    copy = checkpoint.copy_answering_part(whole, tmp_path / "champions" / "one")
+    assert checkpoint.damage(copy) is None
+    assert sorted(path.name for path in copy.iterdir()) == ["config.json", "manifest.json", "model.safetensors"]
+    assert checkpoint.answering_part(copy) == checkpoint.answering_part(whole)
+    assert [path.name for path in copy.parent.iterdir()] == ["one"]
+
+
+def test_a_copy_takes_the_place_of_a_damaged_one_and_of_what_was_cut_short(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("weights")
+    whole, target = checkpoint.publish(folder, tmp_path, 1), tmp_path / "one"
+    for leftover in (target, tmp_path / ".one.incoming"):
+        leftover.mkdir()
+        (leftover / "model.safetensors").write_text("wei")
+    assert checkpoint.damage(checkpoint.copy_answering_part(whole, target)) is None
+    assert not (tmp_path / ".one.incoming").exists()
+
+
+def test_a_copy_of_what_is_not_as_it_was_written_never_appears(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("weights")
+    whole = checkpoint.publish(folder, tmp_path, 1)
+    (whole / "model.safetensors").write_text("weighty")
+    with pytest.raises(OSError, match="changed since it was written"):
+        checkpoint.copy_answering_part(whole, tmp_path / "one")
+    assert not (tmp_path / "one").exists()

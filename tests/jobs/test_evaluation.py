@@ -59,7 +59,7 @@ def test_every_system_has_a_row(few: Data, checkpoints: dict[str, Path], tmp_pat
     assert all(0 <= row.exact_match.low <= row.exact_match.value <= row.exact_match.high for row in rows.values())  # type: ignore[union-attr]
     weight = rows["soft two stages"].weight
     selector, reader = (answering.load(checkpoints[job], job, tmp_path) for job in ("mc", "qa"))
-    assert weight == evaluation.fitted_weight(few, selector, reader)
+    assert weight == evaluation.fitted_weight(few, selector, [reader], "strict")
 
 
 def test_without_models_bm25_is_judged_by_its_pick(few: Data, tmp_path: Path) -> None:

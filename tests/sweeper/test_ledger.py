@@ -286,3 +286,13 @@ class Trials(RuleBasedStateMachine):
 
 TestTrials = Trials.TestCase
 TestTrials.settings = settings(max_examples=5, stateful_step_count=12, deadline=None)
+
+
+def test_the_sampler_learns_from_settings_that_go_first(storage: RDBStorage, toy_space: Make) -> None:
+    space = toy_space("search.enqueue=[{backbone: hill, learning_rate: 1e-3}, {backbone: hill, learning_rate: 0.5}]")
+    ledger = create_ledger(storage, space, "toy")
+    inside, outside = asked(ledger, space), asked(ledger, space)
+    trials = ledger.study.get_trials()
+    assert trials[inside.number].params == {"backbone": "hill", "learning_rate": 1e-3}
+    assert trials[outside.number].params == {"backbone": "hill"}  # 0.5 lies outside the space
+    assert outside.params["learning_rate"] == 0.5

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from jobs.data import Data
 from jobs.evaluation import Estimate, Row
-from sweeper import systems
+from sweeper import sheet, systems
 from sweeper.cli import main
 
 BM25 = Row("BM25", 8, Estimate(0.875, 0.5, 1.0), None, None, None, None, None, 1234.5)
@@ -33,8 +33,9 @@ def test_what_a_system_does_not_have_is_a_dash() -> None:
 
 
 def test_markdown_keeps_its_columns() -> None:
-    lines = systems.markdown([BM25, SOFT]).splitlines()
-    assert {line.replace("\\|", "").count("|") for line in lines} == {len(systems.HEADER) + 1}
+    lines = sheet.markdown(systems.sheet_of([BM25, SOFT], "test", "drcd")).splitlines()
+    assert {line.replace("\\|", "").count("|") for line in lines[:4]} == {len(systems.HEADER) + 1}
+    assert lines[-1] == "8 test questions, EM and F1: drcd, 95 % bootstrap intervals"
 
 
 def test_json_has_full_precision() -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import io
 import math
-import shutil
 import signal
 import socket
 import sqlite3
@@ -64,25 +62,6 @@ def snapshot(number: int = 0, epochs: int = 4, **changes: Any) -> dict[str, Any]
         "ended": STARTED + timedelta(minutes=5),
     }
     return {**trial, **changes}
-
-
-@pytest.fixture(scope="session")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database as MLflow leaves it at first use, which takes seconds; every test gets a copy."""
-    stores = read_stores(tmp_path_factory.mktemp("blank"), {})
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-        check(stores)
-    assert said.getvalue() == ""  # MLflow reports tables it creates, at every level of importance
-    return Path(stores.tracking.removeprefix("sqlite:///"))
-
-
-@pytest.fixture
-def stores(tmp_path: Path, blank: Path) -> Stores:
-    stores = read_stores(tmp_path, {})
-    stores.root.mkdir(mode=0o700)
-    shutil.copy(blank, stores.root / "mlflow.db")
-    return stores
 
 
 def open_mirror(stores: Stores, sweep: SweepInfo = SWEEP, **options: Any) -> Mirror:

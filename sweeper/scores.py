@@ -1,0 +1,85 @@
+"""A trial's answers scored question by question: what the paired tests compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.data import Data, DataError, Question, accepted, read
+from jobs.metrics import score
+from sweeper.errors import DataFailure
+from sweeper.reference import Trial
+
+Prediction = Mapping[str, Any]
+Scores = dict[str, NDArray[np.float64]]
+PROFILE = "strict"
+
+
+def trial_scores(trial: Trial) -> Scores:
+    """Scores of the trial's best evaluation, [questions] by metric, in the order of the data.
+
+    >>> trial_scores(find_trial("qa_backbones/3", storage))["exact_match"].mean()
+    0.8315
+
+    Raises DataFailure when it left no predictions, or its data is not there or not what it was.
+    """
+    return question_scores(validation(trial), trial.predictions(), trial.name, profile_of(trial))
+
+
+def profile_of(trial: Trial) -> str:
+    """The metric profile that its scores are given in."""
+    return str(trial.record.params.get("metric_profile", PROFILE))
+
+
+def validation(trial: Trial) -> Data:
+    """The data set whose validation questions it was evaluated on. Raises DataFailure when they are not there or have changed."""
+    try:
+        data: Data = read(trial.data)
+    except DataError as error:
+        raise DataFailure(error.lines) from None
+    expected = str(trial.ledger.attributes["data_fingerprint"])
+    if data.fingerprint != expected:
+        raise DataFailure(
+            f"{trial.data}: has changed since trial {trial.name} was evaluated on it (fingerprint "
+            f"{data.fingerprint[:12]}, was {expected[:12]}); bring that data back, or run the trial again"
+        )
+    return data
+
+
+def question_scores(data: Data, predictions: Sequence[Prediction], name: str, profile: str = PROFILE) -> Scores:
+    """[questions] by metric, named as the jobs name them: `exact_match` and `f1` of answers, `accuracy` of picked
+    paragraphs, which is `paragraph_accuracy` beside answers. The means are what the trial reported.
+
+    Raises DataFailure when there is not one prediction for each validation question, in the same order; `name` says
+    whose they are.
+    """
+    questions = data.valid
+    if [row.id for row in questions] != [prediction.get("id") for prediction in predictions]:
+        raise DataFailure(
+            f"trial {name}: its {len(predictions)} predictions are not for the {len(questions)} validation "
+            "questions in their order; run the trial again"
+        )
+    pairs = list(zip(questions, predictions, strict=True))
+    return {**_answer_scores(pairs, accepted(data, profile), profile), **_paragraph_scores(pairs)}
+
+
+def _answer_scores(
+    pairs: Sequence[tuple[Question, Prediction]], right: Mapping[str, Sequence[str]], profile: str
+) -> Scores:
+    if any("answer" not in prediction for _, prediction in pairs):
+        return {}
+    scored = [score(given["answer"], right[row.id], profile) for row, given in pairs]
+    return {
+        "exact_match": np.array([one.em for one in scored]),
+        "f1": np.array([one.f1 for one in scored]),
+    }
+
+
+def _paragraph_scores(pairs: Sequence[tuple[Question, Prediction]]) -> Scores:
+    if any("paragraph" not in prediction for _, prediction in pairs):
+        return {}
+    right = np.array([float(prediction["paragraph"] == row.relevant) for row, prediction in pairs])
+    return {"paragraph_accuracy" if "answer" in pairs[0][1] else "accuracy": right}
