@@ -1,0 +1,542 @@
+"""A sweep's plots as SVG: learning curves, learning rate, early stopping, importance, parallel coordinates.
+
+Text stays text, so that the reader's fonts draw it. A backbone has one colour and one marker in all of them.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jobs.job import Direction
+from sweeper.comparison import changing, rows
+from sweeper.ledger import Ledger, TrialRecord, best_evaluation
+from sweeper.retention import best
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PAPER, INK, MUTED, LINE = "#ffffff", "#1f2430", "#5f6775", "#d9dce3"
+# after Okabe and Ito, https://jfly.uni-koeln.de/color/, darkened where white is too near
+COLOURS = ("#0072b2", "#d55e00", "#00875f", "#b0518a", "#9a6f00", "#5b4fc4", "#5d6470", "#007a87")
+MARKERS = "os^DvPX*"
+LABEL_LENGTH = 20
+FEWEST = 4  # trials below which nothing can be said of a parameter's importance
+FEW = 20  # trials below which it is a hint
+SIZE = (5.0, 3.1)  # inches; at 72 points each it can be read on a phone unshrunk
+EDGES = {"left": 0.11, "right": 0.7, "bottom": 0.15, "top": 0.88}
+
+
+class Absent(Exception):
+    """There is nothing to draw; the message says why, in a sentence."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What plots are made of: a ledger as it is now.
+
+    parameters  the resolved search space's, by name
+    """
+
+    objective: str
+    direction: Direction
+    records: tuple[TrialRecord, ...]
+    parameters: Mapping[str, Any]
+
+    @property
+    def ranked(self) -> list[TrialRecord]:
+        """The trials that ended with a value, best first."""
+        return best(self.records, self.direction)
+
+    @property
+    def backbones(self) -> list[str]:
+        """In the order in which they were first tried, which decides their colours."""
+        return list(dict.fromkeys(backbone(record) for record in self.records))
+
+    @property
+    def leaders(self) -> list[TrialRecord]:
+        """The best trial of each backbone, best first."""
+        return list({backbone(record): record for record in reversed(self.ranked)}.values())[::-1]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture and its caption; where `svg` is empty, `note` says why there is none."""
+
+    svg: str
+    note: str
+
+
+def results(ledger: Ledger) -> Results:
+    parameters = ledger.attributes["search_space"]["parameters"]
+    return Results(ledger.objective, ledger.direction, tuple(ledger.records()), parameters)
+
+
+def figures(found: Results) -> dict[str, Plot]:
+    """Every plot by its name.
+
+    >>> figures(results(ledger))["importance"].note
+    'There is no importance to show: 2 trials have a value, and 4 are the fewest that say anything.'
+    """
+    return {name: plot(draw, found) for name, draw in DRAWINGS.items()}
+
+
+def artifacts(plots: Mapping[str, Plot]) -> dict[str, str]:
+    """The plots there are as texts by file name, as a tracker takes them."""
+    return {f"{name}.svg": plot.svg for name, plot in plots.items() if plot.svg}
+
+
+def plot(draw: Callable[[Results], tuple[Figure, str]], found: Results) -> Plot:
+    try:
+        with style():
+            figure, note = draw(found)
+            return Plot(svg(figure), note)
+    except Absent as absent:
+        return Plot("", str(absent))
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Text as text, never as mathematics, and the same bytes from the same data."""
+    import matplotlib as mpl
+
+    settings: dict[str, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "sweeper",
+        "text.parse_math": False,
+        "font.family": ["sans-serif"],
+        "font.sans-serif": ["DejaVu Sans"],
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.titlepad": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.axisbelow": True,
+        "grid.color": LINE,
+        "grid.linewidth": 0.7,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": MUTED,
+        "text.color": INK,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "ytick.left": False,
+        "figure.facecolor": PAPER,
+        "axes.facecolor": PAPER,
+        "lines.linewidth": 1.8,
+        "lines.markersize": 5,
+    }
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        # the glyph is measured here but drawn by whoever shows the picture
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def svg(figure: Figure) -> str:
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()
+
+
+# names
+
+
+def backbone(record: TrialRecord) -> str:
+    return str(record.params.get("backbone", "all trials"))
+
+
+def plain(text: str, longest: int = LABEL_LENGTH) -> str:
+    """One line of `text` that XML can hold, cut in the middle.
+
+    >>> plain("a\\nb")
+    'a b'
+    """
+    line = " ".join(re.sub("[^\\x20-\\x7e\\xa0-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]", " ", text).split())
+    half = (longest - 1) // 2
+    return line if len(line) <= longest else f"{line[:half]}…{line[-half:]}"
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """The last part of hub names and paths, or more of them where the last parts are alike."""
+    last = [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
+    return {name: plain(end if last.count(end) == 1 else name) for name, end in zip(names, last, strict=True)}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a backbone is drawn."""
+
+    label: str
+    colour: str
+    marker: str
+
+
+def looks(found: Results) -> dict[str, Look]:
+    names = short_names(found.backbones)
+    return {
+        name: Look(label, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)])
+        for place, (name, label) in enumerate(names.items())
+    }
+
+
+# drawing
+
+
+def canvas(title: str, size: tuple[float, float] = SIZE, **edges: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size)
+    axes = figure.subplots()
+    figure.subplots_adjust(**{**EDGES, **edges})
+    axes.set_title(plain(title, 60), x=0.0)
+    axes.tick_params(length=0)
+    return figure, axes
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """The heights, moved as little as a single pass can so that neighbours are `gap` apart; order is kept.
+
+    >>> spread([0.5, 0.52, 0.9], 0.1)
+    [0.5, 0.6, 0.9]
+    """
+    moved = list(heights)
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    for lower, upper in zip(order, order[1:], strict=False):
+        moved[upper] = round(max(moved[upper], moved[lower] + gap), 9)
+    return moved
+
+
+def label_right(axes: Axes, labels: Sequence[tuple[float, Look]]) -> None:
+    """Each backbone's name in the right margin, level with its line; names do not cover each other."""
+    low, high = axes.get_ylim()
+    places = [(value - low) / (high - low) for value, _ in labels]
+    gap = 0.075
+    moved = spread(places, gap)
+    surplus = max(0.0, max(moved, default=0.0) - 1.0)
+    for height, (_, look) in zip(moved, labels, strict=True):
+        axes.text(
+            1.03, height - surplus, look.label, color=look.colour, transform=axes.transAxes, va="center", fontsize=9
+        )
+
+
+def curve(record: TrialRecord, metric: str) -> tuple[list[float], list[float]]:
+    """Epochs and finite values of a metric, in order."""
+    points = [(float(e["epoch"]), float(e[metric])) for e in record.evaluations if e.get(metric) is not None]
+    finite = [point for point in points if math.isfinite(point[1])]
+    return [epoch for epoch, _ in finite], [value for _, value in finite]
+
+
+def learning_curves(found: Results) -> tuple[Figure, str]:
+    leaders, look = need_leaders(found), looks(found)
+    figure, axes = canvas(f"{found.objective} per epoch")
+    for record in found.records:
+        if record not in leaders:
+            axes.plot(*curve(record, found.objective), color=look[backbone(record)].colour, alpha=0.28, linewidth=0.9)
+    for record in leaders:
+        draw_curve(axes, record, found.objective, look[backbone(record)])
+    finish_epochs(axes)
+    label_right(axes, [(curve(r, found.objective)[1][-1], look[backbone(r)]) for r in leaders])
+    return figure, "Thick: the best trial of each backbone. Thin: the others. A line that ends early was stopped."
+
+
+def draw_curve(axes: Axes, record: TrialRecord, metric: str, look: Look, **style: Any) -> None:
+    axes.plot(
+        *curve(record, metric), **{"color": look.colour, "marker": look.marker, "markeredgecolor": PAPER, **style}
+    )
+
+
+def finish_epochs(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.margins(x=0.03, y=0.08)
+
+
+def loss_curves(found: Results) -> tuple[Figure, str]:
+    leaders, look = need_leaders(found), looks(found)
+    names = dict.fromkeys(name for record in leaders for name in record.metrics if name.endswith("loss"))
+    drawn = [record for record in leaders if any(curve(record, name)[1] for name in names)]
+    if not drawn:
+        raise Absent("There are no loss curves: the job reports no metric whose name ends in loss.")
+    figure, axes = canvas(" and ".join(names) + " per epoch")
+    for name, dashes in zip(names, ("-", "--", ":", "-."), strict=False):
+        marker = {} if dashes == "-" else {"marker": "", "linewidth": 1.2}
+        for record in drawn:
+            draw_curve(axes, record, name, look[backbone(record)], linestyle=dashes, **marker)
+    finish_epochs(axes)
+    first = next(iter(names))
+    label_right(axes, [(curve(r, first)[1][-1], look[backbone(r)]) for r in drawn if curve(r, first)[1]])
+    kinds = ", ".join(f"{name} {kind}" for name, kind in zip(names, ("solid", "dashed", "dotted"), strict=False))
+    return figure, f"The best trial of each backbone: {kinds}."
+
+
+def need_leaders(found: Results) -> list[TrialRecord]:
+    leaders = [record for record in found.leaders if curve(record, found.objective)[1]]
+    if not leaders:
+        raise Absent("There is nothing to draw: no trial has ended with a value yet.")
+    return leaders
+
+
+def learning_rate(found: Results) -> tuple[Figure, str]:
+    points = [record for record in found.ranked if (record.params.get("learning_rate") or 0) > 0]
+    if len({record.params["learning_rate"] for record in points}) < 2:
+        raise Absent("There is no plot of the learning rate: fewer than two were tried.")
+    figure, axes = canvas(f"{found.objective} by learning rate")
+    axes.set_xscale("log")
+    look = looks(found)
+    for record in reversed(points):
+        draw_point(axes, record, look[backbone(record)])
+    axes.set_xlabel("learning_rate, logarithmic")
+    axes.minorticks_off()
+    axes.margins(x=0.08, y=0.1)
+    tops = {backbone(record): record for record in reversed(points)}
+    for name, record in tops.items():
+        level(axes, record, look[name])
+    label_right(axes, [(record.value or 0.0, look[name]) for name, record in tops.items()])
+    return figure, "Filled: complete. Hollow: stopped early, so its score is that of fewer epochs. Dots lead to the names."
+
+
+def draw_point(axes: Axes, record: TrialRecord, look: Look) -> None:
+    face = look.colour if record.state == "COMPLETE" else PAPER
+    axes.plot(
+        [record.params["learning_rate"]],
+        [record.value or 0.0],
+        look.marker,
+        markersize=7,
+        color=look.colour,
+        markerfacecolor=face,
+        markeredgewidth=1.4,
+    )
+
+
+def level(axes: Axes, record: TrialRecord, look: Look) -> None:
+    """From a backbone's best point to its name."""
+    right = axes.get_xlim()[1]
+    axes.plot(
+        [record.params["learning_rate"], right],
+        [record.value or 0.0] * 2,
+        color=look.colour,
+        linewidth=0.9,
+        linestyle=(0, (1, 3)),
+        zorder=1,
+    )
+    axes.set_xlim(right=right)
+
+
+def early_stopping(found: Results) -> tuple[Figure, str]:
+    trials = [r for r in found.records if r.state != "RUNNING" and planned(r) is not None and r.evaluations]
+    if not any(record.state == "PRUNED" for record in trials):
+        raise Absent("No trial was stopped early.")
+    height = min(6.0, 0.75 + 0.19 * len(trials))
+    below, above = 0.45 / height, 1 - 0.32 / height
+    figure, axes = canvas("Epochs trained of those planned", (SIZE[0], height), left=0.1, bottom=below, top=above)
+    look = looks(found)
+    for place, record in enumerate(trials):
+        draw_bar(axes, place, record, look[backbone(record)])
+    label_bars(axes, trials, found.objective)
+    return figure, f"A row per trial in the order they were started, with its best {found.objective}."
+
+
+def planned(record: TrialRecord) -> float | None:
+    """The epochs a trial would have trained for, or None where its job has no such parameter."""
+    epochs = record.params.get("num_train_epochs")
+    return float(epochs) if isinstance(epochs, int | float) else None
+
+
+def draw_bar(axes: Axes, place: int, record: TrialRecord, look: Look) -> None:
+    axes.barh(place, planned(record) or 0.0, height=0.62, color=LINE, linewidth=0)
+    axes.barh(place, record.epochs, height=0.62, color=look.colour, linewidth=0)
+
+
+def label_bars(axes: Axes, trials: Sequence[TrialRecord], objective: str) -> None:
+    many = len(trials) > 28
+    axes.grid(False)
+    axes.spines["bottom"].set_visible(False)
+    axes.set_yticks([] if many else range(len(trials)), [] if many else [str(r.number) for r in trials])
+    axes.set_ylim(len(trials) - 0.4, -0.6)
+    axes.set_xlabel("epochs")
+    axes.margins(x=0)
+    for place, record in enumerate(trials):
+        if record.value is not None and not many:
+            text = f"{record.value:.4g}" if place else f"{record.value:.4g} {plain(objective, 14)}"
+            axes.text(1.03, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+
+
+# importance
+
+
+def importance(found: Results) -> tuple[Figure, str]:
+    shares, epoch, count = importances(found)
+    figure, axes = canvas("Parameter importance", (SIZE[0], 0.8 + 0.3 * len(shares)), left=0.34, right=0.9, bottom=0.08)
+    axes.set_axis_off()
+    for place, (name, share) in enumerate(shares.items()):
+        axes.barh(place, share, height=0.55, color=INK, linewidth=0)
+        axes.text(-0.02, place, plain(name, 26), va="center", ha="right", fontsize=9)
+        axes.text(share + 0.015, place, f"{share:.0%}", va="center", fontsize=9)
+    axes.set_ylim(len(shares) - 0.4, -0.6)
+    axes.set_xlim(0, 1)
+    hint = " Few trials: take it as a hint." if count < FEW else ""
+    note = f"By PED-ANOVA, from {found.objective} after {epoch:g} epochs, which all {count} of these trials reached."
+    return figure, note + hint
+
+
+def importances(found: Results) -> tuple[dict[str, float], float, int]:
+    """Each changing parameter's share in being among the better trials, summing to 1; the epoch at which
+    the trials were compared, and how many they were.
+
+    Trials stopped early have fewer epochs behind them. So all are compared at the last epoch which all have
+    reached. Evaluator: Watanabe, Bansal, Hutter, PED-ANOVA, IJCAI 2023, https://arxiv.org/abs/2304.10255; it
+    asks for five trials or more in the better part. Raises Absent.
+    """
+    trials = [record for record in found.ranked if record.evaluations]
+    missing = "There is no importance to show:"
+    if len(trials) < FEWEST:
+        raise Absent(f"{missing} {len(trials)} trials have a value, and {FEWEST} are the fewest that say anything.")
+    names = varying(found, trials)
+    if not names:
+        raise Absent(f"{missing} no parameter differs between the trials.")
+    epoch = min(record.epochs for record in trials)
+    values = [value_at(record, epoch, found) for record in trials]
+    if len(set(values)) < 2:
+        raise Absent(f"{missing} after {epoch:g} epochs all trials had the same {found.objective}.")
+    return shares(found, trials, names, values), epoch, len(trials)
+
+
+def value_at(record: TrialRecord, epoch: float, found: Results) -> float:
+    """The best objective up to that epoch."""
+    until = [evaluation for evaluation in record.evaluations if evaluation["epoch"] <= epoch]
+    chosen = best_evaluation(until, found.objective, found.direction) or record.evaluations[0]
+    return float(chosen[found.objective])
+
+
+def shares(
+    found: Results, trials: Sequence[TrialRecord], names: Sequence[str], values: Sequence[float]
+) -> dict[str, float]:
+    import optuna
+
+    study = optuna.create_study(direction="maximize" if found.direction == "max" else "minimize")
+    distributions = {name: distribution(found, name, [record.params[name] for record in trials]) for name in names}
+    for record, value in zip(trials, values, strict=True):
+        params = {name: category(record.params[name], distributions[name]) for name in names}
+        study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=value))
+    quantile = min(0.5, max(0.1, 5 / len(trials)))
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=quantile)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where the better part cannot be told from the rest
+        scores = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
+    total = sum(scores.values())
+    if not total > 0:
+        raise Absent("There is no importance to show: the better trials' parameters are like the others'.")
+    return {name: score / total for name, score in scores.items()}
+
+
+def distribution(found: Results, name: str, values: Sequence[Any]) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if not numeric(values):
+        return CategoricalDistribution(sorted({str(value) for value in values}))
+    return FloatDistribution(min(values), max(values), log=logarithmic(found, name, values))
+
+
+def category(value: Any, distribution: Any) -> Any:
+    return str(value) if hasattr(distribution, "choices") else float(value)
+
+
+def varying(found: Results, trials: Sequence[TrialRecord]) -> list[str]:
+    return changing(rows(trials, found.direction)) if len(trials) > 1 else []
+
+
+def numeric(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def logarithmic(found: Results, name: str, values: Sequence[float]) -> bool:
+    """Whether the search space draws this parameter by its logarithm, in any branch."""
+    declared = found.parameters.get(name)
+    branches = declared if isinstance(declared, list) else [declared]
+    return min(values) > 0 and any(isinstance(branch, dict) and branch.get("log") for branch in branches)
+
+
+# parallel coordinates
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One upright axis: where a value lies between 0 and 1, and what is written along it."""
+
+    name: str
+    place: Callable[[Any], float]
+    ticks: Mapping[str, float]
+
+
+def scale(name: str, values: Sequence[Any], log: bool = False) -> Scale:
+    if not numeric(values):
+        names = list(dict.fromkeys(str(value) for value in values))
+        heights = {text: (index + 0.5) / len(names) for index, text in enumerate(sorted(names))}
+        labels = short_names(list(heights))
+        return Scale(name, lambda value: heights[str(value)], {labels[text]: at for text, at in heights.items()})
+    bend = math.log if log else float
+    low, high = bend(min(values)), bend(max(values))
+    ticks = {f"{min(values):.3g}": 0.0, f"{max(values):.3g}": 1.0}
+    return Scale(name, lambda value: (bend(value) - low) / ((high - low) or 1.0), ticks)
+
+
+def parallel_coordinates(found: Results) -> tuple[Figure, str]:
+    trials = found.ranked
+    names = varying(found, trials)
+    if not names:
+        raise Absent("There are no parallel coordinates: fewer than two trials have a value, or all were alike.")
+    scales = [parameter_scale(found, name, [r.params[name] for r in trials]) for name in names]
+    scales.append(scale(found.objective, [record.value for record in trials]))
+    figure, axes = canvas("", (10.0, 3.5), left=0.04, right=0.86, bottom=0.08, top=0.84)
+    axes.set_axis_off()
+    look = looks(found)
+    for rank, record in reversed(list(enumerate(trials))):
+        values = [*(record.params[name] for name in names), record.value]
+        heights = [axis.place(value) for axis, value in zip(scales, values, strict=True)]
+        draw_path(axes, heights, look[backbone(record)], rank == 0, record.state)
+    for place, axis in enumerate(scales):
+        draw_scale(axes, place, axis)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlim(-0.05, len(scales) - 0.95)
+    return figure, "A line per trial; the thick one is the best. Dashed: stopped early. Colours are the backbones'."
+
+
+def parameter_scale(found: Results, name: str, values: Sequence[Any]) -> Scale:
+    return scale(name, values, numeric(values) and logarithmic(found, name, values))
+
+
+def draw_path(axes: Axes, heights: Sequence[float], look: Look, first: bool, state: str) -> None:
+    dashes = "-" if state == "COMPLETE" else (0, (4, 2))
+    width, alpha = (3.0, 1.0) if first else (1.3, 0.6)
+    axes.plot(range(len(heights)), heights, color=look.colour, linewidth=width, alpha=alpha, linestyle=dashes)
+
+
+def draw_scale(axes: Axes, place: int, axis: Scale) -> None:
+    axes.plot([place, place], [0, 1], color=MUTED, linewidth=1)
+    axes.text(place, 1.1, plain(axis.name, 24), ha="center", fontweight="bold", fontsize=9)
+    for text, height in axis.ticks.items():
+        box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5, "alpha": 0.85}
+        axes.text(place + 0.02, height, text, va="center", fontsize=9, color=INK, bbox=box)
+
+
+DRAWINGS: dict[str, Callable[[Results], tuple[Figure, str]]] = {
+    "learning_curves": learning_curves,
+    "loss_curves": loss_curves,
+    "learning_rate": learning_rate,
+    "early_stopping": early_stopping,
+    "importance": importance,
+    "parallel_coordinates": parallel_coordinates,
+}
