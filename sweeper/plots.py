@@ -27,11 +27,13 @@ PAPER, INK, MUTED, LINE = "#ffffff", "#1f2430", "#5f6775", "#d9dce3"
 # after Okabe and Ito, https://jfly.uni-koeln.de/color/, darkened where white is too near
 COLOURS = ("#0072b2", "#d55e00", "#00875f", "#b0518a", "#9a6f00", "#5b4fc4", "#5d6470", "#007a87")
 MARKERS = "os^DvPX*"
-LABEL_LENGTH = 20
+LABEL_LENGTH = 18  # letters that fit the right margin
+LABEL_GAP = 0.08  # of the axes' height, between two lines of text
 FEWEST = 4  # trials below which nothing can be said of a parameter's importance
+MOST_LABELS = 28  # rows of the early-stopping plot that still have room for text
 FEW = 20  # trials below which it is a hint
 SIZE = (5.0, 3.1)  # inches; at 72 points each it can be read on a phone unshrunk
-EDGES = {"left": 0.11, "right": 0.7, "bottom": 0.15, "top": 0.88}
+EDGES = {"left": 0.1, "right": 0.67, "bottom": 0.17, "top": 0.87}
 
 
 class Absent(Exception):
@@ -113,11 +115,7 @@ def style() -> Iterator[None]:
         "text.parse_math": False,
         "font.family": ["sans-serif"],
         "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 9,
-        "axes.titlesize": 10,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.titlepad": 9,
+        "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.spines.left": False,
@@ -156,21 +154,30 @@ def backbone(record: TrialRecord) -> str:
     return str(record.params.get("backbone", "all trials"))
 
 
-def plain(text: str, longest: int = LABEL_LENGTH) -> str:
-    """One line of `text` that XML can hold, cut in the middle.
+def plain(text: str, longest: int) -> str:
+    """One line of `text` that XML can hold, cut at the end.
 
-    >>> plain("a\\nb")
-    'a b'
+    >>> plain("a\\nbc", 3)
+    'a …'
     """
     line = " ".join(re.sub("[^\\x20-\\x7e\\xa0-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]", " ", text).split())
-    half = (longest - 1) // 2
-    return line if len(line) <= longest else f"{line[:half]}…{line[-half:]}"
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """The last part of hub names and paths, or more of them where the last parts are alike."""
-    last = [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
-    return {name: plain(end if last.count(end) == 1 else name) for name, end in zip(names, last, strict=True)}
+    """The last part of hub names and paths, or more of them where the last parts are alike; what is still
+    too long keeps its end, which is where backbones of a family differ.
+
+    >>> short_names(["hfl/chinese-macbert-large", "a/bert", "b/bert"])
+    {'hfl/chinese-macbert-large': '…ese-macbert-large', 'a/bert': 'a/bert', 'b/bert': 'b/bert'}
+    """
+    lines = [plain(name, 1000) for name in names]
+    last = [line.rstrip("/").rsplit("/", 1)[-1] for line in lines]
+    chosen = [end if last.count(end) == 1 else line for line, end in zip(lines, last, strict=True)]
+    return {
+        name: text if len(text) <= LABEL_LENGTH else f"…{text[1 - LABEL_LENGTH :]}"
+        for name, text in zip(names, chosen, strict=True)
+    }
 
 
 @dataclass(frozen=True)
@@ -199,7 +206,7 @@ def canvas(title: str, size: tuple[float, float] = SIZE, **edges: float) -> tupl
     figure = Figure(figsize=size)
     axes = figure.subplots()
     figure.subplots_adjust(**{**EDGES, **edges})
-    axes.set_title(plain(title, 60), x=0.0)
+    figure.text(0.0, 0.99, plain(title, 60), fontsize=11, fontweight="bold", va="top")
     axes.tick_params(length=0)
     return figure, axes
 
@@ -221,12 +228,11 @@ def label_right(axes: Axes, labels: Sequence[tuple[float, Look]]) -> None:
     """Each backbone's name in the right margin, level with its line; names do not cover each other."""
     low, high = axes.get_ylim()
     places = [(value - low) / (high - low) for value, _ in labels]
-    gap = 0.075
-    moved = spread(places, gap)
+    moved = spread(places, LABEL_GAP)
     surplus = max(0.0, max(moved, default=0.0) - 1.0)
     for height, (_, look) in zip(moved, labels, strict=True):
         axes.text(
-            1.03, height - surplus, look.label, color=look.colour, transform=axes.transAxes, va="center", fontsize=9
+            1.03, height - surplus, look.label, color=look.colour, transform=axes.transAxes, va="center"
         )
 
 
@@ -242,11 +248,11 @@ def learning_curves(found: Results) -> tuple[Figure, str]:
     figure, axes = canvas(f"{found.objective} per epoch")
     for record in found.records:
         if record not in leaders:
-            axes.plot(*curve(record, found.objective), color=look[backbone(record)].colour, alpha=0.28, linewidth=0.9)
+            axes.plot(*curve(record, found.objective), color=look[backbone(record)].colour, alpha=0.45, linewidth=1)
     for record in leaders:
         draw_curve(axes, record, found.objective, look[backbone(record)])
     finish_epochs(axes)
-    label_right(axes, [(curve(r, found.objective)[1][-1], look[backbone(r)]) for r in leaders])
+    label_ends(axes, leaders, found.objective, look)
     return figure, "Thick: the best trial of each backbone. Thin: the others. A line that ends early was stopped."
 
 
@@ -264,6 +270,14 @@ def finish_epochs(axes: Axes) -> None:
     axes.margins(x=0.03, y=0.08)
 
 
+def label_ends(axes: Axes, records: Sequence[TrialRecord], metric: str, looks: Mapping[str, Look]) -> None:
+    """The backbones' names, led to from where their lines end."""
+    ends = [(*(axis[-1] for axis in curve(record, metric)), looks[backbone(record)]) for record in records]
+    for epoch, value, look in ends:
+        lead(axes, epoch, value, look)
+    label_right(axes, [(value, look) for _, value, look in ends])
+
+
 def loss_curves(found: Results) -> tuple[Figure, str]:
     leaders, look = need_leaders(found), looks(found)
     names = dict.fromkeys(name for record in leaders for name in record.metrics if name.endswith("loss"))
@@ -277,7 +291,7 @@ def loss_curves(found: Results) -> tuple[Figure, str]:
             draw_curve(axes, record, name, look[backbone(record)], linestyle=dashes, **marker)
     finish_epochs(axes)
     first = next(iter(names))
-    label_right(axes, [(curve(r, first)[1][-1], look[backbone(r)]) for r in drawn if curve(r, first)[1]])
+    label_ends(axes, [record for record in drawn if curve(record, first)[1]], first, look)
     kinds = ", ".join(f"{name} {kind}" for name, kind in zip(names, ("solid", "dashed", "dotted"), strict=False))
     return figure, f"The best trial of each backbone: {kinds}."
 
@@ -299,13 +313,25 @@ def learning_rate(found: Results) -> tuple[Figure, str]:
     for record in reversed(points):
         draw_point(axes, record, look[backbone(record)])
     axes.set_xlabel("learning_rate, logarithmic")
-    axes.minorticks_off()
     axes.margins(x=0.08, y=0.1)
+    tick_plainly(axes)
     tops = {backbone(record): record for record in reversed(points)}
     for name, record in tops.items():
-        level(axes, record, look[name])
+        lead(axes, record.params["learning_rate"], record.value or 0.0, look[name])
     label_right(axes, [(record.value or 0.0, look[name]) for name, record in tops.items()])
     return figure, "Filled: complete. Hollow: stopped early, so its score is that of fewer epochs. Dots lead to the names."
+
+
+def tick_plainly(axes: Axes) -> None:
+    """1e-5, 2e-5, 5e-5: read by anyone, drawn without mathematics."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_xlim()
+    wide = high / low > 50
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(which="both", length=0)
 
 
 def draw_point(axes: Axes, record: TrialRecord, look: Look) -> None:
@@ -321,17 +347,10 @@ def draw_point(axes: Axes, record: TrialRecord, look: Look) -> None:
     )
 
 
-def level(axes: Axes, record: TrialRecord, look: Look) -> None:
-    """From a backbone's best point to its name."""
+def lead(axes: Axes, x: float, y: float, look: Look) -> None:
+    """Dots from a point to the right margin, where its name is."""
     right = axes.get_xlim()[1]
-    axes.plot(
-        [record.params["learning_rate"], right],
-        [record.value or 0.0] * 2,
-        color=look.colour,
-        linewidth=0.9,
-        linestyle=(0, (1, 3)),
-        zorder=1,
-    )
+    axes.plot([x, right], [y, y], color=look.colour, linewidth=0.9, linestyle=(0, (1, 3)), zorder=1)
     axes.set_xlim(right=right)
 
 
@@ -343,10 +362,11 @@ def early_stopping(found: Results) -> tuple[Figure, str]:
     below, above = 0.45 / height, 1 - 0.32 / height
     figure, axes = canvas("Epochs trained of those planned", (SIZE[0], height), left=0.1, bottom=below, top=above)
     look = looks(found)
+    shown = f", with its best {found.objective}" if len(trials) <= MOST_LABELS else ""
     for place, record in enumerate(trials):
         draw_bar(axes, place, record, look[backbone(record)])
-    label_bars(axes, trials, found.objective)
-    return figure, f"A row per trial in the order they were started, with its best {found.objective}."
+    label_bars(axes, trials)
+    return figure, f"A row per trial, in the order of their numbers{shown}."
 
 
 def planned(record: TrialRecord) -> float | None:
@@ -360,8 +380,8 @@ def draw_bar(axes: Axes, place: int, record: TrialRecord, look: Look) -> None:
     axes.barh(place, record.epochs, height=0.62, color=look.colour, linewidth=0)
 
 
-def label_bars(axes: Axes, trials: Sequence[TrialRecord], objective: str) -> None:
-    many = len(trials) > 28
+def label_bars(axes: Axes, trials: Sequence[TrialRecord]) -> None:
+    many = len(trials) > MOST_LABELS
     axes.grid(False)
     axes.spines["bottom"].set_visible(False)
     axes.set_yticks([] if many else range(len(trials)), [] if many else [str(r.number) for r in trials])
@@ -370,8 +390,7 @@ def label_bars(axes: Axes, trials: Sequence[TrialRecord], objective: str) -> Non
     axes.margins(x=0)
     for place, record in enumerate(trials):
         if record.value is not None and not many:
-            text = f"{record.value:.4g}" if place else f"{record.value:.4g} {plain(objective, 14)}"
-            axes.text(1.03, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+            axes.text(1.03, place, f"{record.value:.4g}", transform=axes.get_yaxis_transform(), va="center", fontsize=9)
 
 
 # importance
@@ -379,16 +398,18 @@ def label_bars(axes: Axes, trials: Sequence[TrialRecord], objective: str) -> Non
 
 def importance(found: Results) -> tuple[Figure, str]:
     shares, epoch, count = importances(found)
-    figure, axes = canvas("Parameter importance", (SIZE[0], 0.8 + 0.3 * len(shares)), left=0.34, right=0.9, bottom=0.08)
+    height = 0.6 + 0.32 * len(shares)
+    edges = {"left": 0.36, "right": 0.9, "bottom": 0.04, "top": 1 - 0.45 / height}
+    figure, axes = canvas("Parameter importance", (SIZE[0], height), **edges)
     axes.set_axis_off()
     for place, (name, share) in enumerate(shares.items()):
-        axes.barh(place, share, height=0.55, color=INK, linewidth=0)
-        axes.text(-0.02, place, plain(name, 26), va="center", ha="right", fontsize=9)
-        axes.text(share + 0.015, place, f"{share:.0%}", va="center", fontsize=9)
+        axes.barh(place, share, height=0.55, color=MUTED, linewidth=0)
+        axes.text(-0.02, place, plain(name, 20), va="center", ha="right")
+        axes.text(share + 0.015, place, f"{share:.0%}", va="center")
     axes.set_ylim(len(shares) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     hint = " Few trials: take it as a hint." if count < FEW else ""
-    note = f"By PED-ANOVA, from {found.objective} after {epoch:g} epochs, which all {count} of these trials reached."
+    note = f"By PED-ANOVA from the {found.objective} after epoch {epoch:g}, which all {count} of these trials reached."
     return figure, note + hint
 
 
@@ -410,7 +431,7 @@ def importances(found: Results) -> tuple[dict[str, float], float, int]:
     epoch = min(record.epochs for record in trials)
     values = [value_at(record, epoch, found) for record in trials]
     if len(set(values)) < 2:
-        raise Absent(f"{missing} after {epoch:g} epochs all trials had the same {found.objective}.")
+        raise Absent(f"{missing} after epoch {epoch:g} all trials had the same {found.objective}.")
     return shares(found, trials, names, values), epoch, len(trials)
 
 
@@ -478,7 +499,7 @@ class Scale:
 
     name: str
     place: Callable[[Any], float]
-    ticks: Mapping[str, float]
+    ticks: Sequence[tuple[float, str]]
 
 
 def scale(name: str, values: Sequence[Any], log: bool = False) -> Scale:
@@ -486,10 +507,10 @@ def scale(name: str, values: Sequence[Any], log: bool = False) -> Scale:
         names = list(dict.fromkeys(str(value) for value in values))
         heights = {text: (index + 0.5) / len(names) for index, text in enumerate(sorted(names))}
         labels = short_names(list(heights))
-        return Scale(name, lambda value: heights[str(value)], {labels[text]: at for text, at in heights.items()})
+        return Scale(name, lambda value: heights[str(value)], [(at, labels[text]) for text, at in heights.items()])
     bend = math.log if log else float
     low, high = bend(min(values)), bend(max(values))
-    ticks = {f"{min(values):.3g}": 0.0, f"{max(values):.3g}": 1.0}
+    ticks = [(0.0, f"{min(values):.3g}"), (1.0, f"{max(values):.3g}")]
     return Scale(name, lambda value: (bend(value) - low) / ((high - low) or 1.0), ticks)
 
 
@@ -500,7 +521,7 @@ def parallel_coordinates(found: Results) -> tuple[Figure, str]:
         raise Absent("There are no parallel coordinates: fewer than two trials have a value, or all were alike.")
     scales = [parameter_scale(found, name, [r.params[name] for r in trials]) for name in names]
     scales.append(scale(found.objective, [record.value for record in trials]))
-    figure, axes = canvas("", (10.0, 3.5), left=0.04, right=0.86, bottom=0.08, top=0.84)
+    figure, axes = canvas("", (10.0, 3.5), left=0.14, right=0.97, bottom=0.08, top=0.84)
     axes.set_axis_off()
     look = looks(found)
     for rank, record in reversed(list(enumerate(trials))):
@@ -510,7 +531,7 @@ def parallel_coordinates(found: Results) -> tuple[Figure, str]:
     for place, axis in enumerate(scales):
         draw_scale(axes, place, axis)
     axes.set_ylim(-0.03, 1.03)
-    axes.set_xlim(-0.05, len(scales) - 0.95)
+    axes.set_xlim(-0.02, len(scales) - 0.9)
     return figure, "A line per trial; the thick one is the best. Dashed: stopped early. Colours are the backbones'."
 
 
@@ -527,9 +548,10 @@ def draw_path(axes: Axes, heights: Sequence[float], look: Look, first: bool, sta
 def draw_scale(axes: Axes, place: int, axis: Scale) -> None:
     axes.plot([place, place], [0, 1], color=MUTED, linewidth=1)
     axes.text(place, 1.1, plain(axis.name, 24), ha="center", fontweight="bold", fontsize=9)
-    for text, height in axis.ticks.items():
-        box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5, "alpha": 0.85}
-        axes.text(place + 0.02, height, text, va="center", fontsize=9, color=INK, bbox=box)
+    for height, text in axis.ticks:
+        box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5, "alpha": 0.8}
+        shift, side = (-0.02, "right") if place == 0 else (0.02, "left")
+        axes.text(place + shift, height, text, va="center", ha=side, fontsize=9, bbox=box)
 
 
 DRAWINGS: dict[str, Callable[[Results], tuple[Figure, str]]] = {
