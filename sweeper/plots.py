@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from jobs.job import Direction
@@ -109,7 +110,7 @@ def style() -> Iterator[None]:
     """Text as text, never as mathematics, and the same bytes from the same data."""
     import matplotlib as mpl
 
-    settings: dict[str, Any] = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "sweeper",
         "text.parse_math": False,
@@ -219,7 +220,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     """
     moved = list(heights)
     order = sorted(range(len(heights)), key=lambda i: heights[i])
-    for lower, upper in zip(order, order[1:], strict=False):
+    for lower, upper in pairwise(order):
         moved[upper] = round(max(moved[upper], moved[lower] + gap), 9)
     return moved
 
@@ -231,9 +232,7 @@ def label_right(axes: Axes, labels: Sequence[tuple[float, Look]]) -> None:
     moved = spread(places, LABEL_GAP)
     surplus = max(0.0, max(moved, default=0.0) - 1.0)
     for height, (_, look) in zip(moved, labels, strict=True):
-        axes.text(
-            1.03, height - surplus, look.label, color=look.colour, transform=axes.transAxes, va="center"
-        )
+        axes.text(1.03, height - surplus, look.label, color=look.colour, transform=axes.transAxes, va="center")
 
 
 def curve(record: TrialRecord, metric: str) -> tuple[list[float], list[float]]:
@@ -272,10 +271,12 @@ def finish_epochs(axes: Axes) -> None:
 
 def label_ends(axes: Axes, records: Sequence[TrialRecord], metric: str, looks: Mapping[str, Look]) -> None:
     """The backbones' names, led to from where their lines end."""
-    ends = [(*(axis[-1] for axis in curve(record, metric)), looks[backbone(record)]) for record in records]
-    for epoch, value, look in ends:
-        lead(axes, epoch, value, look)
-    label_right(axes, [(value, look) for _, value, look in ends])
+    labels = []
+    for record in records:
+        epochs, values = curve(record, metric)
+        lead(axes, epochs[-1], values[-1], looks[backbone(record)])
+        labels.append((values[-1], looks[backbone(record)]))
+    label_right(axes, labels)
 
 
 def loss_curves(found: Results) -> tuple[Figure, str]:
@@ -319,7 +320,10 @@ def learning_rate(found: Results) -> tuple[Figure, str]:
     for name, record in tops.items():
         lead(axes, record.params["learning_rate"], record.value or 0.0, look[name])
     label_right(axes, [(record.value or 0.0, look[name]) for name, record in tops.items()])
-    return figure, "Filled: complete. Hollow: stopped early, so its score is that of fewer epochs. Dots lead to the names."
+    return (
+        figure,
+        "Filled: complete. Hollow: stopped early, so its score is that of fewer epochs.",
+    )
 
 
 def tick_plainly(axes: Axes) -> None:

@@ -104,18 +104,22 @@ def table_html(ledger: Ledger) -> str:
 def render(ledger: Ledger, found: Results, **facts: Any) -> str:
     table = comparison.rows(found.records, found.direction)
     lines_ = lines(ledger, found)
-    page = environment().get_template(TEMPLATE).render(
-        name=ledger.name,
-        attributes=ledger.attributes,
-        found=found,
-        question=question(ledger.attributes),
-        counts=counts(found.records),
-        header=comparison.header(table, found.objective),
-        lines=lines_,
-        leader=leader(found, lines_),
-        span=span(lines_),
-        failures=[record for record in found.records if record.state == "FAIL"],
-        **facts,
+    page = (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            name=ledger.name,
+            attributes=ledger.attributes,
+            found=found,
+            question=question(ledger.attributes),
+            counts=counts(found.records),
+            header=comparison.header(table, found.objective),
+            lines=lines_,
+            leader=leader(found, lines_),
+            span=span(lines_),
+            failures=[record for record in found.records if record.state == "FAIL"],
+            **facts,
+        )
     )
     return re.sub(r"[\ud800-\udfff]", "\ufffd", page)
 
@@ -146,7 +150,9 @@ def question(attributes: Mapping[str, Any]) -> str:
     names = list(searched(attributes["search_space"]["parameters"]))
     goal = f"{attributes['job']} the best {attributes['objective']} on {attributes['data']}"
     if not names:
-        return f"What does this one setting give {attributes['job']} in {attributes['objective']} on {attributes['data']}?"
+        return (
+            f"What does this one setting give {attributes['job']} in {attributes['objective']} on {attributes['data']}?"
+        )
     listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
     return f"Which {listed} {'gives' if len(names) == 1 else 'give'} {goal}?"
 
