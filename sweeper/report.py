@@ -150,9 +150,7 @@ def question(attributes: Mapping[str, Any]) -> str:
     names = list(searched(attributes["search_space"]["parameters"]))
     goal = f"{attributes['job']} the best {attributes['objective']} on {attributes['data']}"
     if not names:
-        return (
-            f"What does this one setting give {attributes['job']} in {attributes['objective']} on {attributes['data']}?"
-        )
+        return f"Does this one setting give {goal}?"
     listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
     return f"Which {listed} {'gives' if len(names) == 1 else 'give'} {goal}?"
 
@@ -187,7 +185,7 @@ def domain(declared: Any) -> str:
 def counts(records: Sequence[TrialRecord]) -> dict[str, int]:
     """How many trials are in each state, in words."""
     words = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
-    states = Counter(record.state for record in records)
+    states = Counter[str](record.state for record in records)
     return {word: states[state] for state, word in words.items() if states[state]}
 
 
@@ -313,7 +311,7 @@ def inline(svg: str, name: str) -> Markup | str:
     root.attrib |= {"aria-hidden": "true", "class": name}
     for key in ("width", "height"):
         root.attrib.pop(key)
-    return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
 def at_home(key: str, value: str, name: str) -> str:
