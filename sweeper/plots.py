@@ -170,15 +170,20 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     too long keeps its end, which is where backbones of a family differ.
 
     >>> short_names(["hfl/chinese-macbert-large", "a/bert", "b/bert"])
-    {'hfl/chinese-macbert-large': '…ese-macbert-large', 'a/bert': 'a/bert', 'b/bert': 'b/bert'}
+    {'hfl/chinese-macbert-large': '…macbert-large', 'a/bert': 'a/bert', 'b/bert': 'b/bert'}
     """
     lines = [plain(name, 1000) for name in names]
     last = [line.rstrip("/").rsplit("/", 1)[-1] for line in lines]
     chosen = [end if last.count(end) == 1 else line for line, end in zip(lines, last, strict=True)]
-    return {
-        name: text if len(text) <= LABEL_LENGTH else f"…{text[1 - LABEL_LENGTH :]}"
-        for name, text in zip(names, chosen, strict=True)
-    }
+    return {name: ending(text) for name, text in zip(names, chosen, strict=True)}
+
+
+def ending(text: str) -> str:
+    """As many of its last words as fit a label."""
+    if len(text) <= LABEL_LENGTH:
+        return text
+    end = text[1 - LABEL_LENGTH :]
+    return "…" + (re.sub("^[^-_ ]{0,8}[-_ ]", "", end) or end)
 
 
 @dataclass(frozen=True)
@@ -255,10 +260,9 @@ def learning_curves(found: Results) -> tuple[Figure, str]:
     return figure, "Thick: the best trial of each backbone. Thin: the others. A line that ends early was stopped."
 
 
-def draw_curve(axes: Axes, record: TrialRecord, metric: str, look: Look, **style: Any) -> None:
-    axes.plot(
-        *curve(record, metric), **{"color": look.colour, "marker": look.marker, "markeredgecolor": PAPER, **style}
-    )
+def draw_curve(axes: Axes, record: TrialRecord, metric: str, look: Look, **changes: Any) -> None:
+    style = {"color": look.colour, "marker": look.marker, "markeredgecolor": PAPER, **changes}
+    axes.plot(*curve(record, metric), gid=f"trial-{record.number}-{metric}", **style)
 
 
 def finish_epochs(axes: Axes) -> None:
