@@ -158,7 +158,9 @@ def test_trials_are_compared_at_the_last_epoch_that_all_reached(storage: RDBStor
     shares, epoch, count = plots.importances(results)
     assert (epoch, count) == (1.0, 10)
     assert shares["warmup_ratio"] > 0.9
-    assert "after epoch 1, which all 10 of these trials reached. Few trials" in plots.figures(results)["importance"].note
+    assert (
+        "after epoch 1, which all 10 of these trials reached. Few trials" in plots.figures(results)["importance"].note
+    )
 
 
 @pytest.mark.parametrize(
