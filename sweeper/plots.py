@@ -363,9 +363,11 @@ def lead(axes: Axes, x: float, y: float, look: Look) -> None:
 
 
 def early_stopping(found: Results) -> tuple[Figure, str]:
-    trials = [r for r in found.records if r.state != "RUNNING" and planned(r) is not None and r.evaluations]
-    if not any(record.state == "PRUNED" for record in trials):
+    if not any(record.state == "PRUNED" for record in found.records):
         raise Absent("No trial was stopped early.")
+    trials = [r for r in found.records if r.state != "RUNNING" and planned(r) is not None and r.evaluations]
+    if not trials:
+        raise Absent("There is no telling what was saved: the job has no num_train_epochs to say what was planned.")
     height = min(6.0, 0.75 + 0.19 * len(trials))
     below, above = 0.45 / height, 1 - 0.32 / height
     figure, axes = canvas("Epochs trained of those planned", (SIZE[0], height), left=0.1, bottom=below, top=above)
@@ -398,7 +400,7 @@ def label_bars(axes: Axes, trials: Sequence[TrialRecord]) -> None:
     axes.margins(x=0)
     for place, record in enumerate(trials):
         if record.value is not None and not many:
-            axes.text(1.03, place, f"{record.value:.4g}", transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+            axes.text(1.03, place, f"{record.value:.4g}", transform=axes.get_yaxis_transform(), va="center")
 
 
 # importance

@@ -92,6 +92,7 @@ def html(ledger: Ledger, best_yaml: str = "") -> str:
         costs=costs(found),
         wall=wall(found.records),
         space=redacted(yaml_text(ledger.attributes["search_space"])),
+        searched=searched(found.parameters),
         whole=True,
     )
 
@@ -102,26 +103,21 @@ def table_html(ledger: Ledger) -> str:
 
 
 def render(ledger: Ledger, found: Results, **facts: Any) -> str:
-    table = comparison.rows(found.records, found.direction)
-    lines_ = lines(ledger, found)
-    page = (
-        environment()
-        .get_template(TEMPLATE)
-        .render(
-            name=ledger.name,
-            attributes=ledger.attributes,
-            found=found,
-            question=question(ledger.attributes),
-            counts=counts(found.records),
-            header=comparison.header(table, found.objective),
-            lines=lines_,
-            leader=leader(found, lines_),
-            span=span(lines_),
-            failures=[record for record in found.records if record.state == "FAIL"],
-            **facts,
-        )
-    )
-    return re.sub(r"[\ud800-\udfff]", "\ufffd", page)
+    table = lines(ledger, found)
+    facts |= {
+        "name": ledger.name,
+        "attributes": ledger.attributes,
+        "found": found,
+        "question": question(ledger.attributes),
+        "counts": counts(found.records),
+        "header": comparison.header(comparison.rows(found.records, found.direction), found.objective),
+        "lines": table,
+        "leader": leader(found, table),
+        "span": span(table),
+        "failures": [record for record in found.records if record.state == "FAIL"],
+    }
+    page = environment().get_template(TEMPLATE).render(facts)
+    return re.sub("[\ud800-\udfff]", "\ufffd", page)
 
 
 def environment() -> Environment:
@@ -134,7 +130,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"duration": spell, "number": number, "safe_text": safe}
-    made.filters |= {"domain": domain, "backbone": plots.backbone}
+    made.filters |= {"domain": domain, "backbone": plots.backbone, "css": css}
     return made
 
 
@@ -296,6 +292,11 @@ def safe(value: object) -> str:
     return redacted(plots.plain(str(value), 400))
 
 
+def css(colour: str) -> str:
+    """The page's own variable for a plot's colour, which differs between light and dark."""
+    return f"var(--{THEME[colour]})"
+
+
 def inline(svg: str, name: str) -> Markup | str:
     """A plot to stand in the page: its colours follow the page's, its identifiers are its own."""
     if not svg:
@@ -319,6 +320,6 @@ def at_home(key: str, value: str, name: str) -> str:
     if key == "id":
         return f"{name}-{value}"
     if key == "style":
-        value = re.sub("#[0-9a-f]{6}", lambda match: f"var(--{THEME[match[0]]})", value)
+        value = re.sub("#[0-9a-f]{6}", lambda match: css(match[0]), value)
         value = re.sub("font-family: [^;]*", "font-family: inherit", value)
     return value.replace("url(#", f"url(#{name}-") if "url(#" in value else re.sub("^#", f"#{name}-", value)

@@ -79,6 +79,11 @@ def test_without_trials_every_plot_says_in_a_sentence_why_it_is_not_there(storag
         assert re.fullmatch(r"(There|No trial) .+\.", plot.note)
 
 
+def test_what_was_not_planned_cannot_have_been_saved(results: Results) -> None:
+    unplanned = tuple(replace(r, params={**r.params, "num_train_epochs": None}) for r in results.records)
+    assert "no num_train_epochs" in plots.figures(replace(results, records=unplanned))["early_stopping"].note
+
+
 def test_curves_are_as_high_as_the_values(drawn: dict[str, Plot]) -> None:
     climb = heights(drawn["learning_curves"].svg, "trial-2-exact_match")
     assert [height / climb[-1] for height in climb] == pytest.approx([0, 1 / 3, 1 / 2, 1], abs=1e-4)
