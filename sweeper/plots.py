@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from jobs.job import Direction
-from sweeper.comparison import changing, rows
-from sweeper.ledger import Ledger, TrialRecord, best_evaluation
-from sweeper.retention import best
+from sweeper.importance import importances
+from sweeper.ledger import TrialRecord
+from sweeper.results import Absent, Results, backbone, logarithmic, numeric, planned, varying
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,43 +29,10 @@ COLOURS = ("#0072b2", "#d55e00", "#00875f", "#b0518a", "#9a6f00", "#5b4fc4", "#5
 MARKERS = "os^DvPX*"
 LABEL_LENGTH = 18  # letters that fit the right margin
 LABEL_GAP = 0.08  # of the axes' height, between two lines of text
-FEWEST = 4  # trials below which nothing can be said of a parameter's importance
 MOST_LABELS = 28  # rows of the early-stopping plot that still have room for text
 FEW = 20  # trials below which it is a hint
 SIZE = (5.0, 3.1)  # inches; at 72 points each it can be read on a phone unshrunk
 EDGES = {"left": 0.1, "right": 0.67, "bottom": 0.17, "top": 0.87}
-
-
-class Absent(Exception):
-    """There is nothing to draw; the message says why, in a sentence."""
-
-
-@dataclass(frozen=True)
-class Results:
-    """What plots are made of: a ledger as it is now.
-
-    parameters  the resolved search space's, by name
-    """
-
-    objective: str
-    direction: Direction
-    records: tuple[TrialRecord, ...]
-    parameters: Mapping[str, Any]
-
-    @property
-    def ranked(self) -> list[TrialRecord]:
-        """The trials that ended with a value, best first."""
-        return best(self.records, self.direction)
-
-    @property
-    def backbones(self) -> list[str]:
-        """In the order in which they were first tried, which decides their colours."""
-        return list(dict.fromkeys(backbone(record) for record in self.records))
-
-    @property
-    def leaders(self) -> list[TrialRecord]:
-        """The best trial of each backbone, best first."""
-        return list({backbone(record): record for record in reversed(self.ranked)}.values())[::-1]
 
 
 @dataclass(frozen=True)
@@ -75,11 +41,6 @@ class Plot:
 
     svg: str
     note: str
-
-
-def results(ledger: Ledger) -> Results:
-    parameters = ledger.attributes["search_space"]["parameters"]
-    return Results(ledger.objective, ledger.direction, tuple(ledger.records()), parameters)
 
 
 def figures(found: Results) -> dict[str, Plot]:
@@ -149,10 +110,6 @@ def svg(figure: Figure) -> str:
 
 
 # names
-
-
-def backbone(record: TrialRecord) -> str:
-    return str(record.params.get("backbone", "all trials"))
 
 
 def plain(text: str, longest: int) -> str:
@@ -379,12 +336,6 @@ def early_stopping(found: Results) -> tuple[Figure, str]:
     return figure, f"A row per trial, in the order of their numbers{shown}."
 
 
-def planned(record: TrialRecord) -> float | None:
-    """The epochs a trial would have trained for, or None where its job has no such parameter."""
-    epochs = record.params.get("num_train_epochs")
-    return float(epochs) if isinstance(epochs, int | float) else None
-
-
 def draw_bar(axes: Axes, place: int, record: TrialRecord, look: Look) -> None:
     axes.barh(place, planned(record) or 0.0, height=0.62, color=LINE, linewidth=0)
     axes.barh(place, record.epochs, height=0.62, color=look.colour, linewidth=0)
@@ -421,83 +372,6 @@ def importance(found: Results) -> tuple[Figure, str]:
     hint = " Few trials: take it as a hint." if count < FEW else ""
     note = f"By PED-ANOVA from the {found.objective} after epoch {epoch:g}, which all {count} of these trials reached."
     return figure, note + hint
-
-
-def importances(found: Results) -> tuple[dict[str, float], float, int]:
-    """Each changing parameter's share in being among the better trials, summing to 1; the epoch at which
-    the trials were compared, and how many they were.
-
-    Trials stopped early have fewer epochs behind them. So all are compared at the last epoch which all have
-    reached. Evaluator: Watanabe, Bansal, Hutter, PED-ANOVA, IJCAI 2023, https://arxiv.org/abs/2304.10255; it
-    asks for five trials or more in the better part. Raises Absent.
-    """
-    trials = [record for record in found.ranked if record.evaluations]
-    missing = "There is no importance to show:"
-    if len(trials) < FEWEST:
-        raise Absent(f"{missing} {len(trials)} trials have a value, and {FEWEST} are the fewest that say anything.")
-    names = varying(found, trials)
-    if not names:
-        raise Absent(f"{missing} no parameter differs between the trials.")
-    epoch = min(record.epochs for record in trials)
-    values = [value_at(record, epoch, found) for record in trials]
-    if len(set(values)) < 2:
-        raise Absent(f"{missing} after epoch {epoch:g} all trials had the same {found.objective}.")
-    return shares(found, trials, names, values), epoch, len(trials)
-
-
-def value_at(record: TrialRecord, epoch: float, found: Results) -> float:
-    """The best objective up to that epoch."""
-    until = [evaluation for evaluation in record.evaluations if evaluation["epoch"] <= epoch]
-    chosen = best_evaluation(until, found.objective, found.direction) or record.evaluations[0]
-    return float(chosen[found.objective])
-
-
-def shares(
-    found: Results, trials: Sequence[TrialRecord], names: Sequence[str], values: Sequence[float]
-) -> dict[str, float]:
-    import optuna
-
-    study = optuna.create_study(direction="maximize" if found.direction == "max" else "minimize")
-    distributions = {name: distribution(found, name, [record.params[name] for record in trials]) for name in names}
-    for record, value in zip(trials, values, strict=True):
-        params = {name: category(record.params[name], distributions[name]) for name in names}
-        study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=value))
-    quantile = min(0.5, max(0.1, 5 / len(trials)))
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=quantile)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where the better part cannot be told from the rest
-        scores = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
-    total = sum(scores.values())
-    if not total > 0:
-        raise Absent("There is no importance to show: the better trials' parameters are like the others'.")
-    return {name: score / total for name, score in scores.items()}
-
-
-def distribution(found: Results, name: str, values: Sequence[Any]) -> Any:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
-
-    if not numeric(values):
-        return CategoricalDistribution(sorted({str(value) for value in values}))
-    return FloatDistribution(min(values), max(values), log=logarithmic(found, name, values))
-
-
-def category(value: Any, distribution: Any) -> Any:
-    return str(value) if hasattr(distribution, "choices") else float(value)
-
-
-def varying(found: Results, trials: Sequence[TrialRecord]) -> list[str]:
-    return changing(rows(trials, found.direction)) if len(trials) > 1 else []
-
-
-def numeric(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-
-
-def logarithmic(found: Results, name: str, values: Sequence[float]) -> bool:
-    """Whether the search space draws this parameter by its logarithm, in any branch."""
-    declared = found.parameters.get(name)
-    branches = declared if isinstance(declared, list) else [declared]
-    return min(values) > 0 and any(isinstance(branch, dict) and branch.get("log") for branch in branches)
 
 
 # parallel coordinates

@@ -21,8 +21,9 @@ from sweeper import comparison, plots
 from sweeper.document import yaml_text
 from sweeper.errors import DataFailure
 from sweeper.ledger import Ledger, TrialRecord
-from sweeper.plots import Plot, Results
+from sweeper.plots import Plot
 from sweeper.reference import Trial
+from sweeper.results import Results, backbone, planned, results
 from sweeper.retention import best
 from sweeper.section import duration
 from sweeper.stores import redacted
@@ -80,7 +81,7 @@ def html(ledger: Ledger, best_yaml: str = "") -> str:
 
     What cannot be shown says why in its place.
     """
-    found = plots.results(ledger)
+    found = results(ledger)
     drawn = {name: Plot(inline(plot.svg, name), plot.note) for name, plot in plots.figures(found).items()}
     return render(
         ledger,
@@ -99,7 +100,7 @@ def html(ledger: Ledger, best_yaml: str = "") -> str:
 
 def table_html(ledger: Ledger) -> str:
     """A page with the table of trials alone."""
-    return render(ledger, plots.results(ledger), whole=False)
+    return render(ledger, results(ledger), whole=False)
 
 
 def render(ledger: Ledger, found: Results, **facts: Any) -> str:
@@ -130,7 +131,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"duration": spell, "number": number, "safe_text": safe}
-    made.filters |= {"domain": domain, "backbone": plots.backbone, "css": css}
+    made.filters |= {"domain": domain, "backbone": backbone, "css": css}
     return made
 
 
@@ -249,8 +250,8 @@ def savings(records: Sequence[TrialRecord]) -> Savings | None:
 
 
 def epochs_left(record: TrialRecord) -> float:
-    planned = plots.planned(record)
-    return max(0.0, planned - record.epochs) if planned is not None and record.epochs else 0.0
+    whole = planned(record)
+    return max(0.0, whole - record.epochs) if whole is not None and record.epochs else 0.0
 
 
 def costs(found: Results) -> list[Cost]:
@@ -260,7 +261,7 @@ def costs(found: Results) -> list[Cost]:
 
 def _costs(found: Results) -> Iterator[Cost]:
     for name in found.backbones:
-        trials = [record for record in found.records if plots.backbone(record) == name]
+        trials = [record for record in found.records if backbone(record) == name]
         ranked = best(trials, found.direction)
         yield Cost(name, len(trials), sum(r.seconds for r in trials), ranked[0].value if ranked else None)
 

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from optuna.storages import RDBStorage
 
 from sweeper import plots
+from sweeper.importance import importances
 from sweeper.ledger import open_storage
-from sweeper.plots import Absent, Plot, Results
+from sweeper.plots import Plot
+from sweeper.results import Results
+from sweeper.results import results as results_of
 from tests.written import SPACE, Told, written
 
 NASTY = "</text><script>alert(1)</script> \"q\" 'a' $x^2$ & 山\n=cmd\x07"
@@ -29,7 +32,7 @@ TRIALS = [
 
 
 def found(storage: RDBStorage, folder: Path, trials: list[Told], **changes: Any) -> plots.Results:
-    return plots.results(written(storage, folder, trials, **changes))
+    return results_of(written(storage, folder, trials, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -133,56 +136,6 @@ def test_the_same_ledger_gives_the_same_bytes(results: Results, drawn: dict[str,
     assert plots.figures(results) == drawn
 
 
-# importance
-
-
-def test_the_parameter_that_decides_is_the_important_one(storage: RDBStorage, tmp_path: Path) -> None:
-    trials = [
-        Told([1 - abs(step - 9) / 10], {"learning_rate": 1e-5 * 1.3**step, "warmup_ratio": step * 7 % 20 / 100})
-        for step in range(20)
-    ]
-    shares, epoch, count = plots.importances(found(storage, tmp_path, trials))
-    assert (epoch, count) == (1.0, 20)
-    assert sum(shares.values()) == pytest.approx(1)
-    assert shares["learning_rate"] > 0.9
-
-
-def test_trials_are_compared_at_the_last_epoch_that_all_reached(storage: RDBStorage, tmp_path: Path) -> None:
-    """At epoch 1 the warm-up decides; the higher scores of later epochs would say otherwise."""
-    trials = [
-        Told(
-            [0.9 if early else 0.1, 0.1 if early else 0.95][: 1 if early else 2],
-            {"warmup_ratio": 0.2 if early else 0.0, "learning_rate": rate},
-            "PRUNED" if early else "COMPLETE",
-        )
-        for early in (True, False)
-        for rate in (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
-    ]
-    results = found(storage, tmp_path, trials)
-    assert [plots.value_at(record, 1.0, results) for record in results.records] == [0.9] * 5 + [0.1] * 5
-    shares, epoch, count = plots.importances(results)
-    assert (epoch, count) == (1.0, 10)
-    assert shares["warmup_ratio"] > 0.9
-    assert (
-        "after epoch 1, which all 10 of these trials reached. Few trials" in plots.figures(results)["importance"].note
-    )
-
-
-@pytest.mark.parametrize(
-    ("trials", "why"),
-    [
-        (TRIALS[:2], "2 trials have a value, and 4 are the fewest"),
-        ([Told([0.1 * n]) for n in range(5)], "no parameter differs"),
-        ([Told([0.5], {"seed": n}) for n in range(5)], "after epoch 1 all trials had the same exact_match"),
-    ],
-)
-def test_where_importance_says_nothing_it_is_not_shown(
-    storage: RDBStorage, tmp_path: Path, trials: list[Told], why: str
-) -> None:
-    with pytest.raises(Absent, match=why):
-        plots.importances(found(storage, tmp_path, trials))
-
-
 def test_parameters_of_every_kind_have_a_scale(storage: RDBStorage, tmp_path: Path) -> None:
     parameters = {**SPACE["parameters"], "weight_decay": [{"when": {}, "min": 0.0, "max": 1.0, "log": True}]}
     trials = [
@@ -190,7 +143,7 @@ def test_parameters_of_every_kind_have_a_scale(storage: RDBStorage, tmp_path: Pa
         for n in range(6)
     ]
     results = found(storage, tmp_path, trials, parameters=parameters)
-    shares, _, _ = plots.importances(results)
+    shares, _, _ = importances(results)
     assert set(shares) == {"bf16", "weight_decay", "lr_scheduler_type"}
     shown = texts(plots.figures(results)["parallel_coordinates"].svg)
     assert {"True", "False", "None", "linear", "0", "0.5"} <= set(shown)

@@ -16,6 +16,7 @@ from optuna.storages import RDBStorage
 from sweeper import plots, report
 from sweeper.ledger import Ledger, open_storage
 from sweeper.report import Cost, Interval, Savings
+from sweeper.results import results
 from sweeper.search_space import SearchSpace
 from tests.sweeper.test_ui import CHROMIUM, FLAGS, needs_browser
 from tests.written import SPACE, Told, written
@@ -79,25 +80,25 @@ def test_what_is_no_share_of_the_questions_has_no_interval(share: float, questio
 
 
 def test_only_trials_whose_answers_are_there_have_an_interval(ledger: Ledger) -> None:
-    lines = report.lines(ledger, plots.results(ledger))
+    lines = report.lines(ledger, results(ledger))
     assert [line.number for line in lines if line.interval] == [2, 0]
     assert lines[0].interval == Interval(pytest.approx(0.7864, abs=1e-4), pytest.approx(0.9565, abs=1e-4))
 
 
 def test_a_score_that_is_no_proportion_has_no_interval(storage: RDBStorage, tmp_path: Path) -> None:
     ledger = written(storage, tmp_path, [Told([0.5], questions=10)], objective="f1")
-    assert [line.interval for line in report.lines(ledger, plots.results(ledger))] == [None]
+    assert [line.interval for line in report.lines(ledger, results(ledger))] == [None]
 
 
 def test_what_early_stopping_saved_is_counted_at_each_trials_own_pace(ledger: Ledger) -> None:
     """Two and three epochs of ten seconds left; 40 + 20 + 40 + 10 + 10 seconds trained."""
-    records = plots.results(ledger).records
+    records = results(ledger).records
     assert report.savings(records) == Savings(2, 5.0, 50.0, 50 / 170)
     assert report.savings(records[:1]) is None
 
 
 def test_cost_is_summed_by_backbone_and_the_dearest_comes_first(ledger: Ledger) -> None:
-    costs = report.costs(plots.results(ledger))
+    costs = report.costs(results(ledger))
     assert costs == [Cost("a", 2, 60.0, 0.4), Cost(NASTY, 2, 50.0, 0.9), Cost("c", 2, 10.0, None)]
 
 
