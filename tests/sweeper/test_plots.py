@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.storages import RDBStorage
 
 from sweeper import plots
 from sweeper.importance import importances
@@ -31,14 +30,14 @@ TRIALS = [
 ]
 
 
-def found(storage: RDBStorage, folder: Path, trials: list[Told], **changes: Any) -> plots.Results:
-    return results_of(written(storage, folder, trials, **changes))
+def found(folder: Path, trials: list[Told], **changes: Any) -> plots.Results:
+    return results_of(written(open_storage("sqlite:///:memory:"), folder, trials, **changes))
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("plots")
-    return found(open_storage(f"sqlite:///{folder}/ledger.db"), folder, TRIALS)
+    return found(folder, TRIALS)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +74,8 @@ def test_every_plot_is_drawn_where_there_are_trials_to_draw(drawn: dict[str, Plo
     assert list(plots.artifacts(drawn)) == [f"{name}.svg" for name in drawn]
 
 
-def test_without_trials_every_plot_says_in_a_sentence_why_it_is_not_there(storage: RDBStorage, tmp_path: Path) -> None:
-    drawn = plots.figures(found(storage, tmp_path, []))
+def test_without_trials_every_plot_says_in_a_sentence_why_it_is_not_there(tmp_path: Path) -> None:
+    drawn = plots.figures(found(tmp_path, []))
     assert plots.artifacts(drawn) == {}
     for plot in drawn.values():
         assert re.fullmatch(r"(There|No trial) .+\.", plot.note)
@@ -116,12 +115,12 @@ def test_a_backbone_has_the_same_colour_in_every_plot(drawn: dict[str, Plot]) ->
         assert plots.COLOURS[1] in drawn[name].svg, name
 
 
-def test_names_from_outside_are_text_and_nothing_else(storage: RDBStorage, tmp_path: Path) -> None:
+def test_names_from_outside_are_text_and_nothing_else(tmp_path: Path) -> None:
     nasty = [
         Told(told.values, {**told.params, "backbone": NASTY + told.params["backbone"], NASTY: index}, told.state)
         for index, told in enumerate(TRIALS)
     ]
-    drawn = plots.figures(found(storage, tmp_path, nasty))
+    drawn = plots.figures(found(tmp_path, nasty))
     assert all(plot.svg for plot in drawn.values())
     for plot in drawn.values():
         tags = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(plot.svg).iter()}
@@ -136,13 +135,13 @@ def test_the_same_ledger_gives_the_same_bytes(results: Results, drawn: dict[str,
     assert plots.figures(results) == drawn
 
 
-def test_parameters_of_every_kind_have_a_scale(storage: RDBStorage, tmp_path: Path) -> None:
+def test_parameters_of_every_kind_have_a_scale(tmp_path: Path) -> None:
     parameters = {**SPACE["parameters"], "weight_decay": [{"when": {}, "min": 0.0, "max": 1.0, "log": True}]}
     trials = [
         Told([0.1 * n], {"bf16": n % 2 == 0, "weight_decay": 0.1 * n, "lr_scheduler_type": None if n else "linear"})
         for n in range(6)
     ]
-    results = found(storage, tmp_path, trials, parameters=parameters)
+    results = found(tmp_path, trials, parameters=parameters)
     shares, _, _ = importances(results)
     assert set(shares) == {"bf16", "weight_decay", "lr_scheduler_type"}
     shown = texts(plots.figures(results)["parallel_coordinates"].svg)

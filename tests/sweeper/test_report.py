@@ -55,9 +55,7 @@ class Tags(HTMLParser):
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     folder = tmp_path_factory.mktemp("report")
     parameters = {**SPACE["parameters"], "backbone": {"values": ["a", NASTY, "c"]}}
-    return written(
-        open_storage(f"sqlite:///{folder}/ledger.db"), folder, TRIALS, parameters=parameters, data=f"data/{NASTY}"
-    )
+    return written(open_storage("sqlite:///:memory:"), folder, TRIALS, parameters=parameters, data=f"data/{NASTY}")
 
 
 @pytest.fixture(scope="module")
