@@ -405,7 +405,9 @@ def parallel_coordinates(found: Results) -> tuple[Figure, str]:
         raise Absent("There are no parallel coordinates: fewer than two trials have a value, or all were alike.")
     scales = [parameter_scale(found, name, [r.params[name] for r in trials]) for name in names]
     scales.append(scale(found.objective, [record.value for record in trials]))
-    figure, axes = canvas("", (10.0, 3.5), left=0.14, right=0.97, bottom=0.08, top=0.84)
+    width = max(10.0, 1.75 * len(scales))
+    edges = {"left": 1.4 / width, "right": 1 - 0.6 / width, "bottom": 0.08, "top": 0.84}
+    figure, axes = canvas("", (width, 3.5), **edges)
     axes.set_axis_off()
     look = looks(found)
     for rank, record in reversed(list(enumerate(trials))):
@@ -415,7 +417,7 @@ def parallel_coordinates(found: Results) -> tuple[Figure, str]:
     for place, axis in enumerate(scales):
         draw_scale(axes, place, axis)
     axes.set_ylim(-0.03, 1.03)
-    axes.set_xlim(-0.02, len(scales) - 0.9)
+    axes.set_xlim(-0.02, len(scales) - 0.98)
     return figure, "A line per trial; the thick one is the best. Dashed: stopped early. Colours are the backbones'."
 
 
@@ -431,11 +433,11 @@ def draw_path(axes: Axes, heights: Sequence[float], look: Look, first: bool, sta
 
 def draw_scale(axes: Axes, place: int, axis: Scale) -> None:
     axes.plot([place, place], [0, 1], color=MUTED, linewidth=1)
-    axes.text(place, 1.1, plain(axis.name, 24), ha="center", fontweight="bold", fontsize=9)
+    axes.text(place, 1.1, plain(axis.name, LABEL_LENGTH), ha="center", fontweight="bold")
     for height, text in axis.ticks:
         box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5, "alpha": 0.8}
         shift, side = (-0.02, "right") if place == 0 else (0.02, "left")
-        axes.text(place + shift, height, text, va="center", ha=side, fontsize=9, bbox=box)
+        axes.text(place + shift, height, text, va="center", ha=side, bbox=box)
 
 
 DRAWINGS: dict[str, Callable[[Results], tuple[Figure, str]]] = {

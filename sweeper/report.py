@@ -32,6 +32,7 @@ TEMPLATE = "report.html.jinja"
 SVG = "http://www.w3.org/2000/svg"
 CONFIDENCE = 0.95
 PROPORTIONS = ("exact_match", "accuracy")  # objectives that are a share of the questions
+WIDEST = 400  # of the plots that shrink to a phone; others scroll in their box
 THEME = {plots.PAPER: "paper", plots.INK: "ink", plots.MUTED: "muted", plots.LINE: "line"}
 THEME |= {colour: f"c{place}" for place, colour in enumerate(plots.COLOURS)}
 
@@ -217,7 +218,7 @@ def interval_of(trial: Trial) -> Interval | None:
 def interval(share: float, questions: int) -> Interval | None:
     """The 95 % Wilson score interval of a proportion; None where `share` is not a whole number of the questions.
 
-    Source: Wilson, JASA 22 (1927) 209-212.
+    Wilson, Probable inference, JASA 22 (1927), 209-212.
 
     >>> interval(0.5, 100)
     Interval(low=0.4038..., high=0.5961...)
@@ -311,8 +312,10 @@ def inline(svg: str, name: str) -> Markup | str:
     for element in root.iter():
         element.attrib.update({key: at_home(key, value, name) for key, value in element.attrib.items()})
     root.attrib |= {"aria-hidden": "true", "class": name}
-    for key in ("width", "height"):
-        root.attrib.pop(key)
+    width = float(root.attrib.pop("width").removesuffix("pt"))
+    root.attrib.pop("height")
+    if width > WIDEST:
+        root.attrib["style"] = f"min-width: {width:g}px"
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
