@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 from jobs import get_job, longformer, qa
-from jobs.checkpoint import IDENTITY, CheckpointError, read_json
+from jobs.checkpoint import CheckpointError, identity
 from jobs.data import Data, Question
 from jobs.features import Pair, Windows
 from jobs.params import TrainingParams
@@ -64,21 +64,14 @@ def load(folder: Path, job: str, cache: Path) -> Model:
 
     from jobs.backbones import load_tokenizer
 
-    identity = _identity(folder)
-    if identity["job"] != job:
-        raise CheckpointError(f"{folder}: is of the job {identity['job']}; name a checkpoint of {job}")
-    params = replace(get_job(job).params(**identity["params"]), backbone=str(folder))
+    made = identity(folder)
+    if made["job"] != job:
+        raise CheckpointError(f"{folder}: is of the job {made['job']}; name a checkpoint of {job}")
+    params = replace(get_job(job).params(**made["params"]), backbone=str(folder))
     task = cast(Task, import_module(f"jobs.{job}").TASK)
     tokenizer = load_tokenizer(str(folder), ())
     network = task.model(params, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
     return Model(task, params, tokenizer, network, cache)
-
-
-def _identity(folder: Path) -> Any:
-    try:
-        return read_json(folder / IDENTITY)
-    except (OSError, ValueError):
-        raise CheckpointError(f"{folder}: has no readable {IDENTITY}; name a checkpoint of a trial") from None
 
 
 def select(selector: Model, data: Data, rows: Sequence[Question]) -> list[Floats]:
@@ -170,6 +163,16 @@ def combine(selection: Sequence[Floats], readings: Sequence[Sequence[Answer]], w
         for scores, own in zip(selection, readings, strict=True)
     )
     return [own[int(total.argmax())] for own, total in zip(readings, totals, strict=True)]
+
+
+def pipeline(
+    selector: Model, readers: Sequence[Model], data: Data, rows: Sequence[Question], weight: float
+) -> list[Answer]:
+    """Select and read; with a `weight` above 0 read everything and weigh both."""
+    selection = select(selector, data, rows)
+    if weight == 0:
+        return read(readers, data, rows, picks(rows, selection))
+    return combine(selection, read_all(readers, data, rows), weight)
 
 
 def fit_weight(

@@ -1,8 +1,8 @@
 """A checkpoint is a folder that is either whole or not there. Standard library only.
 
 It holds what `save_pretrained` writes, what training needs to go on, job.json with the job's name, its
-params and the fingerprint of its data, predictions.json with the answers to the validation questions, and
-manifest.json with the size and SHA-256 of every other file.
+params and its data's place and fingerprint, predictions.json with the answers to the validation questions,
+and manifest.json with the size and SHA-256 of every other file.
 """
 
 from __future__ import annotations
@@ -91,6 +91,15 @@ def latest(workdir: Path) -> Path | None:
     """The newest undamaged checkpoint of a trial, or None."""
     newest_first = sorted(workdir.glob("checkpoint-??????*"), reverse=True)
     return next((checkpoint for checkpoint in newest_first if not damage(checkpoint)), None)
+
+
+def identity(checkpoint: Path) -> dict[str, Any]:
+    """Which job made it, with which params, on which data. Raises CheckpointError when it does not say."""
+    try:
+        content = read_json(checkpoint / IDENTITY)
+        return {key: content[key] for key in ("job", "params", "data", "data_fingerprint")}
+    except (OSError, ValueError, KeyError):
+        raise CheckpointError(f"{checkpoint}: has no readable {IDENTITY}; name a checkpoint of a trial") from None
 
 
 def write_json(path: Path, value: Any) -> None:

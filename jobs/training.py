@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from jobs import backbones, checkpoint
-from jobs.data import read, vocabulary
+from jobs.data import SAMPLE, read, vocabulary
 from jobs.job import Report
 from jobs.params import TrainingParams
 from jobs.task import Task
@@ -77,7 +77,12 @@ def train(
     numbers = task.trained(trained, params)
     unfinished = workdir / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    identity = {"job": task.name, "params": asdict(params), "data": dataset.fingerprint}
+    identity = {
+        "job": task.name,
+        "params": asdict(params),
+        "data": data if data == SAMPLE else str(Path(data).absolute()),
+        "data_fingerprint": dataset.fingerprint,
+    }
     reporter = Reporter(
         lambda logits: task.evaluate(asked, dataset, logits, params), params.num_train_epochs, identity, workdir, report
     )

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sweeper.errors import DataFailure, EnvironmentFailure, Failure
+from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, Failure
 
 if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
     from rich.console import Console
     from rich.table import Table
 
     from sweeper.ledger import Ledger
+    from sweeper.release import Team
     from sweeper.sheet import Sheet
+    from sweeper.stores import Stores
 
 INTERRUPTED = 130
 
@@ -68,10 +71,11 @@ def run(file: str, overrides: tuple[str, ...], new: bool) -> None:
     with terminal() as console:
         what = f"{space.name}: {space.search.trials} trials of {space.job} on {space.data}, by {space.objective}"
         console.print(what, markup=False, soft_wrap=True)
+        from sweeper import comparison
         from sweeper.driver import run_sweep
 
         outcome = run_sweep(space, stores, local_machine(), console, new)
-    show(outcome.name, "table")
+    show(comparison.compared([ledger_of(outcome.name)])[1])
     if outcome.mirror_failure:
         click.echo(f"{outcome.mirror_failure}; the ledger has everything", err=True)
     if outcome.interrupted:
@@ -115,14 +119,87 @@ def ls() -> None:
 
 
 @main.command()
-@click.argument("name")
+@click.argument("names", nargs=-1, required=True, metavar="SWEEP...")
+@click.option("--all", "every", is_flag=True, help="Every trial of several sweeps, not each backbone's best.")
+@click.option("--sort", metavar="COLUMN", help="By a metric, from the best; or by a parameter.")
+@click.option("--reverse", is_flag=True, help="The other way round.")
 @click.option("--md", "form", flag_value="md", help="Markdown.")
 @click.option("--csv", "form", flag_value="csv", help="Comma-separated values.")
 @click.option("--json", "form", flag_value="json", help="One array, best first, a row per trial.")
+@click.option("--html", "form", flag_value="html", help="A page with one sweep's table.")
 @click.option("--table", "form", flag_value="table", default="table", help="For the terminal (the default).")
-def compare(name: str, form: str) -> None:
-    """Print a sweep's trials, best first."""
-    show(name, form)
+def compare(names: tuple[str, ...], every: bool, sort: str | None, reverse: bool, form: str) -> None:
+    """Print a sweep's trials, best first; or the models of several sweeps and jobs side by side."""
+    from sweeper import comparison, report, sheet
+
+    ledgers = [ledger_of(name) for name in names]
+    if form == "html":
+        if len(ledgers) > 1:
+            raise ConfigError("--html: a page has one sweep; name one")
+        click.echo(report.table_html(ledgers[0]), nl=False)
+        return
+    table, view = comparison.compared(ledgers, every, sort, reverse)
+    if form == "json":
+        click.echo(sheet.json_text(table), nl=False)
+        return
+    show(view, form=form)
+    if form == "table" and len(ledgers) == 1 and (told := alike(ledgers[0])):
+        click.echo(told, err=True)
+
+
+@main.command()
+@click.argument("name", metavar="SWEEP")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Default: SWEEP.html.")
+def report(name: str, output: Path | None) -> None:
+    """Write a sweep as one self-contained page: table, curves, importance, cost."""
+    from sweeper import report as page
+    from sweeper.recipe import best_yaml
+    from sweeper.reference import find_trial
+
+    ledger = ledger_of(name)
+    path = output or Path(f"{name}.html")
+    text = page.html(ledger, best_yaml(find_trial(name, ledger.storage)))
+    with writing(path):
+        path.write_text(text, encoding="utf-8")
+    click.echo(f"next: open {path}", err=True)
+
+
+@main.command()
+@click.argument("name", metavar="TRIAL")
+@click.option("--vs", metavar="TRIAL", help="What this one gets right instead.")
+@click.option("--examples", default=3, show_default=True, help="Of each kind.")
+@click.option("--md", "form", flag_value="md", help="Markdown.")
+@click.option("--json", "form", flag_value="json", help="One object.")
+@click.option("--table", "form", flag_value="table", default="table", help="For the terminal (the default).")
+def errors(name: str, vs: str | None, examples: int, form: str) -> None:
+    """Sort a trial's answers into kinds of mistakes, by type and length of the answer.
+
+    A TRIAL is a sweep, which means its best one, or SWEEP/NUMBER.
+    """
+    from sweeper import diagnosis, sheet
+    from sweeper.reference import find_trial
+
+    storage = ledger_storage()
+    other = find_trial(vs, storage) if vs else None
+    sheets, values = diagnosis.errors(find_trial(name, storage), other, examples)
+    if form == "json":
+        click.echo(sheet.json_text(values), nl=False)
+    else:
+        show(*sheets, form=form)
+
+
+@main.command()
+@click.argument("name", metavar="TRIAL")
+@click.option("--yaml", is_flag=True, help="As a search space; what it prints anyway.")
+def best(name: str, yaml: bool) -> None:
+    """Print a search space that runs exactly this trial again.
+
+    A TRIAL is a sweep, which means its best one, or SWEEP/NUMBER.
+    """
+    from sweeper.recipe import best_yaml
+    from sweeper.reference import find_trial
+
+    click.echo(best_yaml(find_trial(name, ledger_storage())), nl=False)
 
 
 @main.command()
@@ -138,7 +215,7 @@ def compare(name: str, form: str) -> None:
 def evaluate(data: str, split: str, profile: str, form: str, **named: str | None) -> None:
     """Compare two stages, soft two stages, end to end and BM25 on the labelled questions of DATA.
 
-    A MODEL is a sweep, which means its best trial, SWEEP/NUMBER, or a checkpoint's folder.
+    A MODEL is JOB@champion, a sweep, which means its best trial, SWEEP/NUMBER, or a checkpoint's folder.
     """
     from sweeper import systems
     from sweeper.reference import find_checkpoint
@@ -156,6 +233,99 @@ def evaluate(data: str, split: str, profile: str, form: str, **named: str | None
         click.echo(systems.json_text(rows, split, profile), nl=False)
     else:
         show(systems.sheet_of(rows, split, profile), form=form)
+
+
+@main.command()
+@click.argument("name", metavar="TRIAL")
+@click.option("--if-better", "mode", flag_value="better", default="better", help="On the same data (the default).")
+@click.option("--significant", "mode", flag_value="significant", help="Only if a paired test tells them apart too.")
+@click.option("--force", "mode", flag_value="force", help="In any case; it is noted.")
+def promote(name: str, mode: str) -> None:
+    """Make a trial's best checkpoint its job's champion, if it is better than the present one.
+
+    A TRIAL is a sweep, which means its best one, or SWEEP/NUMBER.
+    """
+    from sweeper.promotion import promote as promoted
+    from sweeper.reference import find_trial
+    from sweeper.stores import read_stores
+
+    stores = read_stores()
+    trial = find_trial(name, ledger_storage())
+    outcome = promoted(trial, stores, force=mode == "force", significant=mode == "significant")
+    for line in outcome.lines():
+        click.echo(line)
+    click.echo(f"next: sweeper evaluate {trial.data} --{outcome.job} {outcome.job}@champion", err=True)
+
+
+def team_options(command: Any) -> Any:
+    """Who answers."""
+    for option in (
+        click.option("--ensemble", default=1, show_default=True, metavar="K", help="The K best readers of --qa SWEEP."),
+        click.option("--end-to-end", metavar="MODEL", is_flag=False, flag_value="longformer@champion"),
+        click.option("--qa", metavar="MODEL", default="qa@champion", show_default=True, help="Reads it."),
+        click.option("--mc", metavar="MODEL", default="mc@champion", show_default=True, help="Picks the paragraph."),
+        click.option("--weight", type=click.FloatRange(0, 1), help="Of the reader's score; fitted if not given."),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.option("--context", type=click.Path(path_type=Path), required=True)
+@click.option("--test", type=click.Path(path_type=Path), required=True, help="Questions without labels.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("submission.csv"), show_default=True)
+@team_options
+def submit(context: Path, test: Path, output: Path, weight: float | None, **named: Any) -> None:
+    """Answer the questions of a contest with the champions and write its CSV file.
+
+    A MODEL is JOB@champion, a sweep, which means its best trial, SWEEP/NUMBER, or a checkpoint's folder.
+    """
+    from sweeper import release
+    from sweeper.stores import read_stores
+
+    stores = read_stores()
+    with data_mistakes():
+        team = team_of(stores=stores, **named)
+        answers = release.submit(team, context, test, output, stores, weight)
+    click.echo(f"{output}: {len(answers.rows)} answers, {answers.note}")
+    try:
+        release.record(team, answers, output, stores)
+    except EnvironmentFailure as failure:
+        click.echo(f"{failure}; the file is good, and is not on record", err=True)
+    click.echo(f"next: sweeper score {output} SOLUTION.csv", err=True)
+
+
+@main.command()
+@click.argument("submission", type=click.Path(path_type=Path))
+@click.argument("solution", type=click.Path(path_type=Path))
+@click.option("--profile", type=click.Choice(["strict", "drcd", "cmrc2018"]), default="strict", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One object.")
+def score(submission: Path, solution: Path, profile: str, as_json: bool) -> None:
+    """Exact match and F1 of a submission against the right answers."""
+    import json
+
+    with data_mistakes():
+        from jobs import submission as contest
+
+        scores = contest.score(contest.read_answers(submission), contest.read_answers(solution), profile)
+    told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    click.echo(json.dumps({**scores, "profile": profile}) if as_json else f"{told}  ({profile})")
+
+
+@main.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@team_options
+def export(output: Path, weight: float | None, **named: Any) -> None:
+    """Write a folder OUTPUT that answers questions by itself, offline, without sweeper's stores."""
+    from sweeper import release
+    from sweeper.stores import read_stores
+
+    stores = read_stores()
+    with data_mistakes(), writing(output):
+        team = team_of(stores=stores, **named)
+        note = release.export(team, output, stores, weight)
+    click.echo(f"{output}: {note}")
+    click.echo(f"next: cd {output} && python answer.py CONTEXT TEST SUBMISSION", err=True)
 
 
 @main.command()
@@ -274,12 +444,45 @@ def show(*sheets: Sheet, form: str = "table") -> None:
             click.echo({"md": sheet.markdown, "csv": sheet.csv_text}[form](one), nl=False)
 
 
-def ledger_of(name: str) -> Ledger:
-    """The ledger of a sweep that exists."""
-    from sweeper.ledger import existing_storage, load_ledger
+def alike(ledger: Ledger) -> str | None:
+    """A line that names the trials which cannot be told from the best, where answers are there to compare."""
+    from sweeper.scores import alike_line
+
+    return alike_line(ledger)
+
+
+def ledger_storage() -> RDBStorage:
+    """The database of all ledgers, which must be there."""
+    from sweeper.ledger import existing_storage
     from sweeper.stores import read_stores
 
-    return load_ledger(existing_storage(read_stores().ledger), name)
+    return existing_storage(read_stores().ledger)
+
+
+def ledger_of(name: str) -> Ledger:
+    """The ledger of a sweep that exists."""
+    from sweeper.ledger import load_ledger
+
+    return load_ledger(ledger_storage(), name)
+
+
+def team_of(stores: Stores, mc: str, qa: str, end_to_end: str | None, ensemble: int) -> Team:
+    """The checkpoints that options name."""
+    from sweeper import release
+    from sweeper.reference import find_checkpoint
+
+    if end_to_end:
+        return release.Team(end_to_end=find_checkpoint(end_to_end, stores))
+    return release.two_stage_team(mc, qa, ensemble, stores)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the disk says of a file that is written, in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentFailure(f"{path}: {error.strerror or error}; name another place") from None
 
 
 @contextmanager

@@ -74,6 +74,15 @@ class Promotion:
     previous: Entrant | None
     p: float | None
 
+    def lines(self) -> list[str]:
+        """What became of it, for people."""
+        version = f"{self.job} (version {self.version})"
+        if self.promoted:
+            return [f"{self.trial.trial} is champion of {version}: {self.reason}", f"  {self.folder}"]
+        if self.previous == self.trial or self.previous is None:
+            return [f"{self.trial.trial} is the champion of {version} already"]
+        return [f"{self.previous.trial} stays champion of {version}: {self.reason}; --force replaces it all the same"]
+
 
 @dataclass(frozen=True)
 class Decision:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,15 @@ from numpy.typing import NDArray
 from jobs.data import Data, DataError, Question, accepted, read
 from jobs.metrics import score
 from sweeper.errors import DataFailure
+from sweeper.ledger import Ledger
 from sweeper.reference import Trial
+from sweeper.retention import best
+from sweeper.statistics import indistinguishable
 
 Prediction = Mapping[str, Any]
 Scores = dict[str, NDArray[np.float64]]
 PROFILE = "strict"
+MOST = 200  # of the best trials are compared; more would only weaken the correction
 
 
 def trial_scores(trial: Trial) -> Scores:
@@ -29,13 +34,31 @@ def trial_scores(trial: Trial) -> Scores:
     return question_scores(validation(trial), trial.predictions(), trial.name, profile_of(trial))
 
 
+def alike_line(ledger: Ledger) -> str | None:
+    """Which trials of a sweep cannot be told from the best by the objective, in a line; None where fewer than two
+    have left answers to compare.
+    """
+    objective, found = ledger.objective, {}
+    for record in best(ledger.records(), ledger.direction)[:MOST]:
+        with suppress(DataFailure, KeyError):
+            found[record.number] = trial_scores(Trial(ledger, record))[objective]
+    if len(found) < 2:
+        return None
+    same = indistinguishable(found)
+    test = "paired bootstrap" if objective == "f1" else "McNemar"
+    if len(same) == 1:
+        return f"trial {same[0]} is better than the {len(found) - 1} others at 5 % ({test}, Holm-corrected)"
+    named = ", ".join(map(str, same))
+    return f"cannot be told from the best at 5 % ({test}, Holm-corrected): trials {named} of {len(found)}"
+
+
 def profile_of(trial: Trial) -> str:
     """The metric profile that its scores are given in."""
     return str(trial.record.params.get("metric_profile", PROFILE))
 
 
 def validation(trial: Trial) -> Data:
-    """The data set whose validation questions it was evaluated on. Raises DataFailure when they are not there or have changed."""
+    """The data set that it was evaluated on. Raises DataFailure when that is not there or has changed."""
     try:
         data: Data = read(trial.data)
     except DataError as error:

@@ -39,6 +39,7 @@ from sweeper.domain import (
     Range,
     Reservation,
     as_text,
+    contains,
     grid_values,
     is_number,
     read_enqueue,

@@ -575,6 +575,32 @@ def check(stores: Stores) -> None:
     connect(stores)
 
 
+def note(
+    stores: Stores,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, str],
+    metrics: Mapping[str, float],
+    files: Sequence[Path],
+) -> str:
+    """A finished run in an experiment beside those of the sweeps; returns its id. Raises EnvironmentFailure."""
+    client = connect(stores)
+    with answering(stores):
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            create_private(stores.artifacts or "")
+        experiment_id = (
+            found.experiment_id if found else client.create_experiment(experiment, artifact_location=stores.artifacts)
+        )
+        run_id = str(client.create_run(experiment_id, run_name=name, tags=_texts(tags, LONGEST_TAG)).info.run_id)
+        for key, value in metrics.items():
+            client.log_metric(run_id, key, value)
+        for path in files:
+            client.log_artifact(run_id, str(path))
+        client.set_terminated(run_id)
+        return run_id
+
+
 def connect(stores: Stores) -> Any:
     """MLflow's client, once the store has answered. Raises EnvironmentFailure within seconds when it does not."""
     with answering(stores):

@@ -22,6 +22,7 @@ JOBS = [
     ["longformer", "mc", "qa"],
     ["answering"],
     ["evaluation", "submission"],
+    ["offline"],
 ]
 SWEEPER = [
     ["errors", "sheet"],
@@ -34,9 +35,10 @@ SWEEPER = [
     ["retention", "sweep"],
     ["confirmation"],
     ["comparison"],
-    ["progress", "reference", "tuning"],
-    ["recipe", "scores"],
-    ["diagnosis", "doctor", "driver", "plan", "promotion", "systems"],
+    ["progress", "reference", "results", "tuning"],
+    ["importance", "recipe", "scores"],
+    ["plots"],
+    ["diagnosis", "doctor", "driver", "plan", "promotion", "release", "report", "systems"],
     ["cli"],
 ]
 HEAVY = {"torch", "transformers", "ray", "mlflow", "optuna", "datasets", "pandas"}
@@ -56,6 +58,10 @@ FORBIDDEN = {
     "sweeper/ledger": {"mlflow", "ray", "torch"},
     "sweeper/comparison": {"mlflow", "ray", "torch"},
     "sweeper/retention": {"mlflow", "ray", "torch"},
+    "sweeper/plots": {"mlflow", "ray", "torch"},
+    "sweeper/report": {"mlflow", "ray", "torch"},
+    "sweeper/results": {"mlflow", "ray", "torch"},
+    "sweeper/statistics": {"mlflow", "ray", "torch", "jobs"},
 }
 
 

@@ -1,0 +1,46 @@
+"""The program inside an exported folder: answers questions with the checkpoints beside it, and nothing else.
+
+team.json names them: `{"mc": folder, "qa": [folders], "weight": 0.2}` or `{"longformer": folder}`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs import answering, submission
+from jobs.answering import Answer
+from jobs.checkpoint import read_json
+from jobs.data import Data, DataError, read_unlabelled
+
+TEAM = "team.json"
+USAGE = "use: python answer.py context.json test.json submission.csv"
+
+
+def main(arguments: Sequence[str], home: Path) -> int:
+    """Write a submission for the questions in two files; 0 when it is good, else what is wrong goes to stderr."""
+    if len(arguments) != 3:
+        print(USAGE, file=sys.stderr)
+        return 2
+    context, test, output = map(Path, arguments)
+    try:
+        data = read_unlabelled(context, test)
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 3
+    answers = answer(data, home)
+    if problems := submission.problems(data, data.test, answers):
+        print("\n".join(problems), file=sys.stderr)
+        return 1
+    submission.write(output, submission.csv_text(answers))
+    return 0
+
+
+def answer(data: Data, home: Path) -> list[Answer]:
+    team, cache = read_json(home / TEAM), home / "features"
+    if "longformer" in team:
+        return answering.end_to_end(answering.load(home / team["longformer"], "longformer", cache), data, data.test)
+    selector = answering.load(home / team["mc"], "mc", cache)
+    readers = [answering.load(home / folder, "qa", cache) for folder in team["qa"]]
+    return answering.pipeline(selector, readers, data, data.test, team["weight"])

@@ -1,0 +1,204 @@
+"""From trained models to what leaves the house: a submission, or a folder that answers by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jobs
+from jobs import answering, evaluation, submission
+from jobs.answering import Answer
+from jobs.checkpoint import copy_answering_part, identity, write_json
+from jobs.data import Data, DataError, read
+from jobs.offline import TEAM
+from sweeper.errors import ConfigError, EnvironmentFailure, Failure
+from sweeper.reference import find_checkpoint, split
+from sweeper.retention import best
+from sweeper.stores import Stores
+
+SELECTOR, READER, END_TO_END = "mc", "qa", "longformer"
+
+
+@dataclass(frozen=True)
+class Team:
+    """Checkpoints that answer together: a selector and one reader or several, or one model that does both."""
+
+    selector: Path | None = None
+    readers: tuple[Path, ...] = ()
+    end_to_end: Path | None = None
+
+    def members(self) -> list[Path]:
+        return [folder for folder in (self.selector, *self.readers, self.end_to_end) if folder]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """`weight` is the reader's in the sum of both scores, 0 for the plain pipeline and end to end; `note` says
+    where it comes from."""
+
+    rows: Sequence[Answer]
+    weight: float
+    note: str
+
+
+def two_stage_team(selector: str, reader: str, ensemble: int, stores: Stores) -> Team:
+    """The team of a selector and a reader, or of the `ensemble` best readers of one sweep.
+
+    Raises ConfigError when there are not as many whose checkpoints were kept.
+    """
+    readers = [find_checkpoint(reader, stores)] if ensemble == 1 else best_readers(reader, ensemble, stores)
+    return Team(selector=find_checkpoint(selector, stores), readers=tuple(readers))
+
+
+def best_readers(sweep: str, count: int, stores: Stores) -> list[Path]:
+    """Checkpoints of a sweep's best trials, best first."""
+    from sweeper.ledger import existing_storage, load_ledger
+    from sweeper.reference import Trial
+
+    name, number = split(sweep)
+    if number is not None or Path(name).is_dir() or "@" in name:
+        raise ConfigError(
+            f"--ensemble {count}: needs the name of a sweep to take its best readers from; give --qa SWEEP"
+        )
+    ledger = load_ledger(existing_storage(stores.ledger), name)
+    ranked = (Trial(ledger, record) for record in best(ledger.records(), ledger.direction))
+    kept = [trial for trial in ranked if trial.record.checkpoint and Path(trial.record.checkpoint).is_dir()]
+    if len(kept) < count:
+        raise ConfigError(
+            f"--ensemble {count}: sweep {name} has kept {len(kept)} checkpoints; ask for fewer, or run it again "
+            f"with keep.checkpoints={count}"
+        )
+    return [trial.checkpoint() for trial in kept[:count]]
+
+
+def answer(team: Team, data: Data, cache: Path, weight: float | None = None) -> Answers:
+    """The team's answers to the unlabelled questions of `data`. Without a `weight` one is fitted on the validation
+    questions of the reader's own data, if that is still there.
+
+    Raises CheckpointError or BackboneError for a checkpoint that cannot be used.
+    """
+    weight, note = chosen_weight(team, cache, weight)
+    if team.end_to_end:
+        model = answering.load(team.end_to_end, END_TO_END, cache)
+        return Answers(answering.end_to_end(model, data, data.test), weight, note)
+    return Answers(answering.pipeline(*two_stages(team, cache), data, data.test, weight), weight, note)
+
+
+def two_stages(team: Team, cache: Path) -> tuple[answering.Model, list[answering.Model]]:
+    """The selector and the readers, loaded."""
+    assert team.selector
+    selector = answering.load(team.selector, SELECTOR, cache)
+    return selector, [answering.load(folder, READER, cache) for folder in team.readers]
+
+
+def chosen_weight(team: Team, cache: Path, given: float | None) -> tuple[float, str]:
+    """The weight to answer with, and a word on it: the given one, or the one with the most exact matches on the
+    reader's validation questions; 0 where they are no longer there."""
+    if team.end_to_end:
+        return 0.0, "end to end"
+    if given is not None:
+        return given, f"weight {given} as given"
+    made = identity(team.readers[0])
+    try:
+        data = read(made["data"])
+    except DataError:
+        return 0.0, f"plain pipeline, as the validation questions in {made['data']} are not there to fit a weight on"
+    if data.fingerprint != made["data_fingerprint"]:
+        return 0.0, f"plain pipeline, as {made['data']} has changed since the reader was trained on it"
+    profile = str(made["params"].get("metric_profile", "strict"))
+    weight = evaluation.fitted_weight(data, *two_stages(team, cache), profile)
+    helps = "soft two stages" if weight else "plain pipeline"
+    return weight, f"{helps}: weight {weight:.2f} fitted on {len(data.valid)} validation questions"
+
+
+def submit(team: Team, context: Path, test: Path, output: Path, stores: Stores, weight: float | None) -> Answers:
+    """Answer the questions of `test` and write them to `output`, or write nothing.
+
+    Raises Failure with a line for each answer that a contest would refuse.
+    """
+    from jobs.data import read_unlabelled
+
+    data = read_unlabelled(context, test)
+    answers = answer(team, data, stores.root / "features", weight)
+    if problems := submission.problems(data, data.test, answers.rows):
+        raise Failure([f"{output}: not written; {problem}" for problem in problems])
+    try:
+        submission.write(output, submission.csv_text(answers.rows))
+    except OSError as error:
+        raise EnvironmentFailure(f"{output}: {error.strerror}; nothing was written") from None
+    return answers
+
+
+def record(team: Team, answers: Answers, output: Path, stores: Stores) -> None:
+    """Note a submission in MLflow: the file, and which models made it. Raises EnvironmentFailure."""
+    from sweeper.tracking import note
+
+    made = {f"checkpoint.{place}": str(folder) for place, folder in enumerate(team.members())}
+    tags = {**made, "sha256": hashlib.sha256(output.read_bytes()).hexdigest(), "answering": answers.note}
+    note(stores, "submissions", output.name, tags, {"weight": answers.weight}, [output])
+
+
+PROGRAM = """# Answers the questions in two files with the models beside this one; works offline.
+#   python answer.py context.json test.json submission.csv
+import sys
+from pathlib import Path
+
+from jobs.offline import main
+
+sys.exit(main(sys.argv[1:], Path(__file__).resolve().parent))
+"""
+REQUIRED = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "bm25s",
+    "rapidfuzz",
+    "filelock",
+    "annotated-types",
+)
+
+
+def export(team: Team, output: Path, stores: Stores, weight: float | None = None) -> str:
+    """Write a folder that answers questions without this project's stores: checkpoints without what only training
+    needs, `answer.py`, the jobs it uses, pinned requirements, and SHA256SUMS of it all. Returns a word on the
+    weight, which is fitted as `answer` does.
+
+    Raises ConfigError when the folder exists and is not empty.
+    """
+    weight, note = chosen_weight(team, stores.root / "features", weight)
+    if output.exists() and any(output.iterdir()):
+        raise ConfigError(f"{output}: is not empty; name a new folder")
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / TEAM, _copied(team, weight, output))
+    shutil.copytree(Path(jobs.__file__).parent, output / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+    (output / "answer.py").write_text(PROGRAM, encoding="utf-8")
+    pins = "".join(f"{package}=={version(package)}\n" for package in REQUIRED)
+    (output / "requirements.txt").write_text(pins, encoding="utf-8")
+    files = sorted(path for path in output.rglob("*") if path.is_file())
+    sums = "".join(f"{_digest(path)}  {path.relative_to(output).as_posix()}\n" for path in files)
+    (output / "SHA256SUMS").write_text(sums, encoding="utf-8")
+    return note
+
+
+def _copied(team: Team, weight: float, output: Path) -> Mapping[str, Any]:
+    """Copies the checkpoints; tells `answer.py` where they are."""
+    if team.end_to_end:
+        return {END_TO_END: copy_answering_part(team.end_to_end, output / END_TO_END).name}
+    assert team.selector
+    readers = [
+        copy_answering_part(folder, output / f"{READER}-{place}").name for place, folder in enumerate(team.readers)
+    ]
+    selector = copy_answering_part(team.selector, output / SELECTOR).name
+    return {SELECTOR: selector, READER: readers, "weight": weight}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
