@@ -206,19 +206,29 @@ LANDSCAPE = Category(
     "{name}山｜{name}湖", "{name}以清晨的霧氣聞名｜健行的人偏愛{name}", "雨後的小徑相當溼滑｜夜裡看得見滿天星斗"
 )
 NOVEL = Category(
-    "《{name}記》｜《{name}傳》", "{name}是一部講述返鄉的小說｜讀書會常選{name}來討論", "結尾留下了不少懸念｜主角從頭到尾沒有名字"
+    "《{name}記》｜《{name}傳》",
+    "{name}是一部講述返鄉的小說｜讀書會常選{name}來討論",
+    "結尾留下了不少懸念｜主角從頭到尾沒有名字",
 )
 COMPANY = Category(
-    "{name}公司｜{name}商行", "{name}原本只是家庭工廠｜說起老字號，首先想到{name}", "每週三下午全體停工｜員工餐廳對街坊開放"
+    "{name}公司｜{name}商行",
+    "{name}原本只是家庭工廠｜說起老字號，首先想到{name}",
+    "每週三下午全體停工｜員工餐廳對街坊開放",
 )
 SCHOOL = Category(
-    "{name}國小｜{name}國中", "{name}的圍牆外是一片稻田｜附近的孩子大多就讀{name}", "下課鐘聲由校友譜曲｜圖書室在週末照常開放"
+    "{name}國小｜{name}國中",
+    "{name}的圍牆外是一片稻田｜附近的孩子大多就讀{name}",
+    "下課鐘聲由校友譜曲｜圖書室在週末照常開放",
 )
 FESTIVAL = Category(
     "{name}節｜{name}祭", "{name}是沿海村落的盛事｜外地人專程為{name}而來", "遊行的隊伍繞行聚落｜參加的人都戴草帽"
 )
-BRIDGE = Category("{name}橋｜{name}堤", "{name}是城裡最常入鏡的建築｜旅客總愛在{name}前合影", "欄杆上刻著小獅子｜地震之後仍然完好")
-PLANT = Category("{name}蘭｜{name}蕨", "{name}只長在背風的石縫裡｜採標本的人珍視{name}", "葉子揉碎後有清香｜種子靠螞蟻搬運")
+BRIDGE = Category(
+    "{name}橋｜{name}堤", "{name}是城裡最常入鏡的建築｜旅客總愛在{name}前合影", "欄杆上刻著小獅子｜地震之後仍然完好"
+)
+PLANT = Category(
+    "{name}蘭｜{name}蕨", "{name}只長在背風的石縫裡｜採標本的人珍視{name}", "葉子揉碎後有清香｜種子靠螞蟻搬運"
+)
 
 CATEGORIES = (PERSON, LANDSCAPE, NOVEL, COMPANY, SCHOOL, FESTIVAL, BRIDGE, PLANT)
 
