@@ -68,10 +68,10 @@ def _distinct(rng: Random, options: Sequence[T], count: int) -> list[T]:
 
 
 # Answers. The two of a pair come from two stocks, as lives and places have it: villages and harbours, trades
-# and titles. Without that, a small model with random weights does not tell the two apart within minutes.
+# and titles: a small model with random weights is to tell them apart, which is easier so than in real text.
 
 CHINESE = "〇一二三四五六七八九"
-FULL_WIDTH = str.maketrans("0123456789,", "０１２３４５６７８９，")
+FULL_WIDTH = str.maketrans("0123456789", "０１２３４５６７８９")
 
 
 def _joined(*parts: Sequence[str]) -> list[str]:
@@ -82,12 +82,6 @@ def _tens(number: int) -> str:
     """76 as 七十六; for 1 to 99."""
     tens, ones = divmod(number, 10)
     return (CHINESE[tens] if tens > 1 else "") + ("十" if tens else "") + (CHINESE[ones] if ones else "")
-
-
-def _arabic(rng: Random, number: int) -> str:
-    """1250 as 1,250, now and then as １，２５０."""
-    text = f"{number:,}"
-    return text.translate(FULL_WIDTH) if rng.random() < 0.1 else text
 
 
 def _year(rng: Random, year: int) -> str:
