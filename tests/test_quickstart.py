@@ -58,7 +58,7 @@ def test_it_ends_well_and_says_what_comes_next(done: tuple[Path, int, str]) -> N
 def test_the_best_trial_reads_well_and_a_bad_setting_visibly_loses(rows: list[dict[str, Any]]) -> None:
     values = [row["value"] for row in rows if row["state"] in ("COMPLETE", "PRUNED")]
     assert len(values) >= 8
-    assert max(values) >= 0.60
+    assert max(values) >= 0.80
     assert min(values) <= max(values) - 0.20
 
 

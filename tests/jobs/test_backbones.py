@@ -63,6 +63,16 @@ def test_a_scratch_backbone_has_the_size_it_says() -> None:
     assert config.vocab_size == 5 + 2 * 2
 
 
+@pytest.mark.parametrize(
+    ("name", "spread", "dropout"), [("scratch:1x64x1", 0.125, 0.0), ("scratch:1x384x6", 0.02, 0.1)]
+)
+def test_only_a_narrow_scratch_backbone_starts_in_its_own_way(name: str, spread: float, dropout: float) -> None:
+    model = backbones.load_model(name, QA, backbones.character_tokenizer(["日月潭在南投縣"]), 64)
+    layer = model.bert.encoder.layer[0]
+    assert float(layer.attention.self.query.weight.detach().std()) == pytest.approx(spread, rel=0.1)
+    assert layer.output.dropout.p == layer.attention.output.dropout.p == dropout
+
+
 def test_a_character_tokenizer_is_the_same_after_saving(tmp_path: Path) -> None:
     tokenizer = backbones.character_tokenizer(["台灣1985年abc"])
     tokenizer.save_pretrained(tmp_path)
