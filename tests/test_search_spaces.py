@@ -20,8 +20,10 @@ from tests.network import refuse_connections
 FOLDER = Path(__file__).parents[1] / "search_spaces"
 NAMES = [
     "longformer",
+    "longformer_quickstart",
     "mc_backbones",
     "mc_from_scratch",
+    "mc_quickstart",
     "qa_backbones",
     "qa_from_scratch",
     "qa_long_training",

@@ -192,7 +192,7 @@ def test_the_sample_can_be_written_checked_and_is_not_overwritten(here: Path) ->
     assert invoke("data", "sample", "--output", "mine").exit_code == 0
     described = json.loads(invoke("data", "check", "mine", "--json").stdout)
     built_in = json.loads(invoke("data", "check", "sample", "--json").stdout)
-    assert described["questions"] == built_in["questions"] == {"train": 1728, "valid": 352, "test": 352}
+    assert described["questions"] == built_in["questions"] == {"train": 2560, "valid": 384, "test": 384}
     assert "answer" not in json.loads((here / "mine/test.json").read_text(encoding="utf-8"))[0]
     again = invoke("data", "sample", "--output", "mine")
     assert (again.exit_code, again.stderr.strip()) == (3, "mine: is there already and not empty; name a new folder")

@@ -177,7 +177,7 @@ def test_data_that_changed_since_is_refused(ended: Callable[..., Trial], folder:
     trial = ended("a", right, data=str(copy))
     rows = json.loads((copy / "valid.json").read_text(encoding="utf-8"))
     (copy / "valid.json").write_text(json.dumps(rows[::-1]), encoding="utf-8")
-    with pytest.raises(DataFailure, match="has changed since sweep a ran on it"):
+    with pytest.raises(DataFailure, match="has changed since trial a/0 was evaluated on it"):
         errors(trial)
     shutil.rmtree(copy)
     with pytest.raises(DataFailure, match="no such folder"):
