@@ -12,6 +12,7 @@ from rapidfuzz import process
 from jobs.backbones import parameter_count
 from jobs.job import Direction
 from sweeper import sheet
+from sweeper.confirmation import Spread, ranking, spread
 from sweeper.errors import ConfigError
 from sweeper.sheet import Sheet
 
@@ -21,22 +22,23 @@ if TYPE_CHECKING:
     from sweeper.ledger import Ledger, TrialRecord
 
 Row = dict[str, Any]
+NOTHING = Spread(0, None, None)
 
 
 def rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
     """One row per trial, best first; trials without a value come last, in the order of their numbers.
 
-    Keys: trial, state, value, params, metrics, epochs, duration_s, run_id, checkpoint, reason. `value` and
-    `metrics` are those of the trial's best evaluation, `duration_s` the seconds it trained, `checkpoint` the
-    folder of the best evaluation if it was kept.
+    Keys: trial, state, value, mean, std, n, params, metrics, epochs, duration_s, run_id, checkpoint, reason. `value`
+    and `metrics` are those of the trial's best evaluation, `mean` and `std` (None for one) those of the value over
+    its `n` seeds, `duration_s` the seconds it trained, `checkpoint` the folder of the best evaluation if it was
+    kept. Repeats count in their trial's row, and those rows come first; see `confirmation.ranking`.
     """
-    sign = -1 if direction == "max" else 1
-    ordered = sorted(records, key=lambda r: (r.value is None, sign * (r.value or 0), r.number))
     return [
         {
             "trial": record.number,
             "state": record.state,
             "value": record.value,
+            **(spread(record, records) or NOTHING)._asdict(),
             "params": dict(record.params),
             "metrics": dict(record.metrics),
             "epochs": record.epochs,
@@ -45,7 +47,7 @@ def rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
             "checkpoint": record.checkpoint if record.checkpoint and Path(record.checkpoint).is_dir() else None,
             "reason": record.reason,
         }
-        for record in ordered
+        for record in ranking(records, direction)
     ]
 
 
@@ -57,7 +59,8 @@ def changing(table: Sequence[Row]) -> list[str]:
 
 def header(table: Sequence[Row], objective: str) -> list[str]:
     metrics = dict.fromkeys(name for row in table for name in row["metrics"] if name != objective)
-    return ["trial", "state", objective, *metrics, *changing(table), "epochs", "seconds"]
+    seeds = ["mean", "std", "n"] if any(row["n"] > 1 for row in table) else []
+    return ["trial", "state", objective, *seeds, *metrics, *changing(table), "epochs", "seconds"]
 
 
 def trial_sheet(table: Sequence[Row], objective: str) -> Sheet:
@@ -202,7 +205,8 @@ def model_header(table: Sequence[Row]) -> list[str]:
     scores = [name for name in metrics if not name.endswith("loss") or any(row["objective"] == name for row in table)]
     settings = dict.fromkeys(name for row in table for name in row["settings"])
     optional = [name for name in ("backbone", "weights_m") if any(row[name] is not None for row in table)]
-    return ["sweep", "job", "trial", "state", *optional, *scores, *settings, "epochs", "seconds"]
+    seeds = ["mean", "std", "n"] if any(row["n"] > 1 for row in table) else []
+    return ["sweep", "job", "trial", "state", *optional, *scores, *seeds, *settings, "epochs", "seconds"]
 
 
 def model_sheet(table: Sequence[Row]) -> Sheet:

@@ -23,7 +23,7 @@ class Spread(NamedTuple):
     """A trial's value over its own and its repeats' seeds; `std` is the sample standard deviation, None for one."""
 
     n: int
-    mean: float
+    mean: float | None
     std: float | None
 
 
@@ -66,6 +66,11 @@ def ranking(records: Sequence[TrialRecord], direction: Direction) -> list[TrialR
 
     def rank(record: TrialRecord) -> tuple[bool, bool, float, int]:
         found = spread(record, records)
-        return (found is None, found is None or found.n == 1, sign * found.mean if found else 0.0, record.number)
+        return (
+            found is None,
+            found is None or found.n == 1,
+            sign * (found.mean or 0.0) if found else 0.0,
+            record.number,
+        )
 
     return sorted(searched(records), key=rank)

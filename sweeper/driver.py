@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ from sweeper.ledger import (
     sweep_names,
 )
 from sweeper.progress import Progress
+from sweeper.results import results
 from sweeper.retention import disposable
 from sweeper.search_space import SearchSpace, backbones, resolved, to_yaml
 from sweeper.search_space import searched as searched_parameters
@@ -185,7 +187,8 @@ class Listeners:
         keep_predictions(record)
         self.mirror.put(snapshot(record, self.sweep.ledger))
         records, space = self.sweep.ledger.records(), self.sweep.space
-        for checkpoint in disposable(records, space.direction, space.keep.checkpoints):
+        finalists = space.repeats.top if space.repeats else 0  # their means are not known yet, so all stay
+        for checkpoint in disposable(records, space.direction, max(space.keep.checkpoints, finalists)):
             shutil.rmtree(checkpoint, ignore_errors=True)
 
 
@@ -224,21 +227,35 @@ def snapshot(record: TrialRecord, ledger: Ledger) -> dict[str, Any]:
 
 
 def finish(ledger: Ledger, mirror: Mirror) -> list[TrialRecord]:
-    """Close the parent run with the table, and note in the ledger which run shows which trial."""
+    """Close the parent run with the table, the plots and the page, and note in the ledger which run shows which
+    trial."""
     records = ledger.records()
     interrupted = any(record.state == "RUNNING" for record in records)
     table, objective = comparison.rows(records, ledger.direction), ledger.objective
-    texts = {
-        "comparison.md": comparison.markdown(table, objective),
-        "comparison.csv": comparison.csv_text(table, objective),
-    }
     best = {f"best_{objective}": table[0]["value"]} if table and table[0]["value"] is not None else {}
-    mirror.finish("STOPPED" if interrupted else "COMPLETE", texts, best)
+    mirror.finish("STOPPED" if interrupted else "COMPLETE", pages(ledger), best)
     mirror.flush(FLUSH_SECONDS)
     for record in records:
         if record.key in mirror.run_ids:
             ledger.set_run(record.number, mirror.run_ids[record.key])
     return ledger.records()
+
+
+def pages(ledger: Ledger) -> dict[str, str]:
+    """What is to be read and looked at, by file name. A plot that fails is no reason to end without the table."""
+    table, objective = comparison.rows(ledger.records(), ledger.direction), ledger.objective
+    texts = {
+        "comparison.md": comparison.markdown(table, objective),
+        "comparison.csv": comparison.csv_text(table, objective),
+    }
+    try:
+        from sweeper import plots, report
+
+        drawn = plots.artifacts(plots.figures(results(ledger)))
+        return texts | drawn | {"report.html": report.html(ledger)}
+    except Exception:
+        traceback.print_exc()
+        return texts
 
 
 def versions() -> dict[str, str]:

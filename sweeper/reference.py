@@ -11,10 +11,10 @@ from pathlib import Path
 from optuna.storages import RDBStorage
 
 from jobs.checkpoint import PREDICTIONS, damage, read_json
+from sweeper.confirmation import ranking
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
 from sweeper.ledger import Ledger, TrialRecord, existing_storage, load_ledger
 from sweeper.registry import CHAMPION, champion
-from sweeper.retention import best
 from sweeper.stores import Stores
 
 
@@ -79,7 +79,9 @@ def find_trial(text: str, storage: RDBStorage) -> Trial:
     ledger = load_ledger(storage, name)
     records = ledger.records()
     if number is None:
-        ranked = best(records, ledger.direction)
+        ranked = ranking(
+            [r for r in records if r.state in ("COMPLETE", "PRUNED") and r.value is not None], ledger.direction
+        )
         if not ranked:
             raise ConfigError(f"sweep {name}: no trial has ended with a value yet; run it first")
         return Trial(ledger, ranked[0])

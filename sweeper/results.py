@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs.job import Direction
 from sweeper.comparison import changing, rows
+from sweeper.confirmation import searched
 from sweeper.ledger import Ledger, TrialRecord
 from sweeper.retention import best
 
@@ -46,7 +47,7 @@ class Results:
 
 def results(ledger: Ledger) -> Results:
     parameters = ledger.attributes["search_space"]["parameters"]
-    return Results(ledger.objective, ledger.direction, tuple(ledger.records()), parameters)
+    return Results(ledger.objective, ledger.direction, tuple(searched(ledger.records())), parameters)
 
 
 def backbone(record: TrialRecord) -> str:

@@ -10,12 +10,13 @@ from sweeper.ledger import TrialRecord
 
 def disposable(records: Sequence[TrialRecord], direction: Direction, keep: int) -> list[str]:
     """Checkpoints nothing needs any more: a running trial needs its best and its newest one, and of the
-    trials that have ended only the `keep` best need theirs.
+    trials that have ended only the `keep` best need theirs. A repeat was run for its score alone.
 
     >>> disposable([complete(number=0, value=0.4), complete(number=1, value=0.6)], "max", keep=1)
     ['…/trials/0000/checkpoint-000100']
     """
-    needed = {record.checkpoint for record in best(records, direction)[:keep]}
+    search = [record for record in records if record.repeat_of is None]
+    needed = {record.checkpoint for record in best(search, direction)[:keep]}
     for record in records:
         if record.state == "RUNNING" and record.evaluations:
             needed |= {record.checkpoint, record.evaluations[-1]["checkpoint"]}

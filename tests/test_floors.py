@@ -38,7 +38,8 @@ SWEEPER = [
     ["progress", "reference", "results", "tuning"],
     ["importance", "recipe", "scores"],
     ["plots"],
-    ["diagnosis", "doctor", "driver", "plan", "promotion", "release", "report", "systems"],
+    ["diagnosis", "doctor", "plan", "promotion", "release", "report", "systems"],
+    ["driver"],
     ["cli"],
 ]
 HEAVY = {"torch", "transformers", "ray", "mlflow", "optuna", "datasets", "pandas"}

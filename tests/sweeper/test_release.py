@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from optuna.storages import RDBStorage
+
+from jobs import offline
+from jobs.data import Data
+from sweeper import release
+from sweeper.errors import ConfigError, EnvironmentFailure, Failure
+from sweeper.ledger import create_ledger
+from sweeper.release import Team, best_readers, chosen_weight, export, submit
+from sweeper.search_space import SearchSpace
+from sweeper.stores import Stores, read_stores
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Stores:
+    return read_stores(tmp_path, {})
+
+
+def files(few: Data) -> tuple[Path, Path]:
+    folder = Path(few.location)
+    return folder / "context.json", folder / "test.json"
+
+
+def team(checkpoints: dict[str, Path], readers: int = 1) -> Team:
+    return Team(checkpoints["mc"], (checkpoints["qa"],) * readers)
+
+
+def test_the_weight_is_fitted_where_the_reader_was_validated(
+    few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path
+) -> None:
+    weight, told = chosen_weight(team(checkpoints), tmp_path, None)
+    assert 0 <= weight <= 1
+    assert told.endswith(f"weight {weight:.2f} fitted on {len(few.valid)} validation questions")
+    assert chosen_weight(team(checkpoints), tmp_path, 0.25) == (0.25, "weight 0.25 as given")
+    assert chosen_weight(Team(end_to_end=checkpoints["longformer"]), tmp_path, None) == (0.0, "end to end")
+
+
+def test_without_these_questions_the_plain_pipeline_answers(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    moved = tmp_path / "reader"
+    shutil.copytree(checkpoints["qa"], moved)
+    made = json.loads((moved / "job.json").read_text(encoding="utf-8"))
+    (moved / "job.json").write_text(json.dumps({**made, "data": str(tmp_path / "gone")}), encoding="utf-8")
+    weight, told = chosen_weight(Team(checkpoints["mc"], (moved,)), tmp_path, None)
+    assert (weight, told.split(",")[0]) == (0.0, "plain pipeline")
+    assert "are not there" in told
+    (moved / "job.json").write_text(json.dumps({**made, "data_fingerprint": "another"}), encoding="utf-8")
+    assert "has changed since" in chosen_weight(Team(checkpoints["mc"], (moved,)), tmp_path, None)[1]
+
+
+@pytest.mark.parametrize("kind", ["two stages", "two readers", "end to end"])
+def test_a_submission_has_an_answer_for_each_question(
+    kind: str, few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path
+) -> None:
+    teams = {
+        "two stages": team(checkpoints),
+        "two readers": team(checkpoints, 2),
+        "end to end": Team(end_to_end=checkpoints["longformer"]),
+    }
+    output = tmp_path / "submission.csv"
+    answers = submit(teams[kind], *files(few), output, place, weight=0.0)
+    lines = output.read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[0] for line in lines] == ["id", *(row.id for row in few.test)]
+    assert [answer.id for answer in answers.rows] == [row.id for row in few.test]
+
+
+def test_answers_a_contest_would_refuse_are_not_written(
+    few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: object) -> release.Answers:
+        return release.Answers([], 0.0, "")
+
+    monkeypatch.setattr(release, "answer", nothing)
+    output = tmp_path / "submission.csv"
+    with pytest.raises(Failure, match="not written; 0 answers"):
+        submit(team(checkpoints), *files(few), output, place, None)
+    assert not output.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path
+) -> None:
+    with pytest.raises(EnvironmentFailure, match="No such file or directory; nothing was written"):
+        submit(team(checkpoints), *files(few), tmp_path / "nowhere" / "submission.csv", place, 0.0)
+
+
+def test_an_exported_folder_answers_by_itself(
+    few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path
+) -> None:
+    mine, its = tmp_path / "mine.csv", tmp_path / "its.csv"
+    submit(team(checkpoints), *files(few), mine, place, 0.3)
+    folder = tmp_path / "bundle"
+    assert export(team(checkpoints), folder, place, 0.3) == "weight 0.3 as given"
+    assert offline.main([*map(str, files(few)), str(its)], folder) == 0
+    assert its.read_bytes() == mine.read_bytes()
+    check = subprocess.run(["sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS"], cwd=folder, check=False)
+    assert check.returncode == 0
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pt", ".bin", ".pth")]
+    with pytest.raises(ConfigError, match="is not empty; name a new folder"):
+        export(team(checkpoints), folder, place, 0.3)
+
+
+def test_the_exported_program_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert offline.main([], tmp_path) == 2
+    assert offline.main([str(tmp_path / name) for name in "abc"], tmp_path) == 3
+    assert capsys.readouterr().err.startswith(offline.USAGE)
+
+
+def test_the_exported_jobs_need_nothing_of_sweeper(tmp_path: Path, checkpoints: dict[str, Path], place: Stores) -> None:
+    folder = tmp_path / "bundle"
+    export(Team(end_to_end=checkpoints["longformer"]), folder, place)
+    code = (
+        "import sys, jobs.offline; print([m for m in sys.modules if m.split('.')[0] in ('sweeper', 'ray', 'mlflow')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_an_ensemble_is_the_best_readers_that_were_kept(
+    storage: RDBStorage, toy_space: Callable[..., SearchSpace], checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    ledger = create_ledger(storage, toy_space(), "readers")
+    for value, kept in ((0.2, True), (0.9, True), (0.5, False)):
+        record = ledger.ask(toy_space())
+        assert record is not None
+        folder = tmp_path / str(record.number)
+        if kept:
+            shutil.copytree(checkpoints["qa"], folder)
+        ledger.report(record.number, {"height": value, "eval_loss": 0.0, "epoch": 1.0, "seconds": 1.0}, str(folder))
+        ledger.finish(record.number, "COMPLETE")
+    stores = read_stores(tmp_path, {"SWEEPER_LEDGER": f"sqlite:///{tmp_path}/ledger.db"})
+    assert [folder.name for folder in best_readers("readers", 2, stores)] == ["1", "0"]
+    with pytest.raises(ConfigError, match="has kept 2 checkpoints; ask for fewer"):
+        best_readers("readers", 3, stores)
+    with pytest.raises(ConfigError, match="name it with --qa SWEEP"):
+        best_readers("qa@champion", 2, stores)
