@@ -28,7 +28,7 @@ NOTHING = Spread(0, None, None)
 def rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
     """One row per trial, best first; trials without a value come last, in the order of their numbers.
 
-    Keys: trial, state, value, mean, std, n, params, metrics, epochs, duration_s, run_id, checkpoint, reason. `value`
+    Keys: trial, state, value, n, mean, std, params, metrics, epochs, duration_s, run_id, checkpoint, reason. `value`
     and `metrics` are those of the trial's best evaluation, `mean` and `std` (None for one) those of the value over
     its `n` seeds, `duration_s` the seconds it trained, `checkpoint` the folder of the best evaluation if it was
     kept. Repeats count in their trial's row, and those rows come first; see `confirmation.ranking`.

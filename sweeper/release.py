@@ -62,9 +62,7 @@ def best_readers(sweep: str, count: int, stores: Stores) -> list[Path]:
 
     name, number = split(sweep)
     if number is not None or Path(name).is_dir() or "@" in name:
-        raise ConfigError(
-            f"--ensemble {count}: needs the name of a sweep to take its best readers from; give --qa SWEEP"
-        )
+        raise ConfigError(f"--ensemble {count}: takes the best readers of a sweep; name it with --qa SWEEP")
     ledger = load_ledger(existing_storage(stores.ledger), name)
     ranked = (Trial(ledger, record) for record in best(ledger.records(), ledger.direction))
     kept = [trial for trial in ranked if trial.record.checkpoint and Path(trial.record.checkpoint).is_dir()]

@@ -121,7 +121,7 @@ def test_the_exported_jobs_need_nothing_of_sweeper(tmp_path: Path, checkpoints: 
         "import sys, jobs.offline; print([m for m in sys.modules if m.split('.')[0] in ('sweeper', 'ray', 'mlflow')])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert done.stdout.strip() == "[]"
 
 
 def test_an_ensemble_is_the_best_readers_that_were_kept(
