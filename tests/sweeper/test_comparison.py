@@ -70,7 +70,8 @@ def test_json_is_one_array_with_the_promised_keys() -> None:
         "reason",
     ]
     assert parsed[0] == {
-        "trial": 2, "state": "PRUNED", "value": 0.9, "n": 1, "mean": 0.9, "std": None, "params": {"backbone": "hill", "learning_rate": 0.01, "seed": 42},
+        "trial": 2, "state": "PRUNED", "value": 0.9, "n": 1, "mean": 0.9, "std": None,
+        "params": {"backbone": "hill", "learning_rate": 0.01, "seed": 42},
         "metrics": {"height": 0.9, "eval_loss": 0.5},
         "epochs": 1.0, "duration_s": 2.5, "run_id": "run-2", "checkpoint": None, "reason": None,
     }  # fmt: skip
