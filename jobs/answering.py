@@ -6,7 +6,7 @@ paragraph, and a weighted sum of both scores decides. End to end: one model does
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +20,7 @@ from jobs import get_job, longformer, qa
 from jobs.checkpoint import CheckpointError, identity
 from jobs.data import Data, Question
 from jobs.features import Pair, Windows
+from jobs.metrics import score
 from jobs.params import TrainingParams
 from jobs.spans import best_spans
 from jobs.task import Task
@@ -61,9 +62,11 @@ def load(folder: Path, job: str, cache: Path) -> Model:
     Raises CheckpointError when it is another job's or none at all, BackboneError when it cannot be loaded.
     """
     import torch
+    from transformers.utils import logging
 
     from jobs.backbones import load_tokenizer
 
+    logging.disable_progress_bar()  # a line for each model says nothing to anyone
     made = identity(folder)
     if made["job"] != job:
         raise CheckpointError(f"{folder}: is of the job {made['job']}; name a checkpoint of {job}")
@@ -176,15 +179,21 @@ def pipeline(
 
 
 def fit_weight(
-    selection: Sequence[Floats], readings: Sequence[Sequence[Answer]], right: Sequence[Iterable[str]]
+    selection: Sequence[Floats],
+    readings: Sequence[Sequence[Answer]],
+    right: Sequence[Sequence[str]],
+    profile: str = "strict",
 ) -> float:
     """The weight for `combine` with the most exact matches; the smallest one of equals, which stays nearest
-    to the plain pipeline. `right` holds the answers that count for each question."""
-    accepted = [set(answers) for answers in right]
+    to the plain pipeline. `right` holds the answers that count for each question, by the metric profile."""
+    worth = [
+        {answer: score(answer.text, answers, profile).em for answer in own}
+        for own, answers in zip(readings, right, strict=True)
+    ]
 
-    def matches(weight: float) -> int:
+    def matches(weight: float) -> float:
         chosen = combine(selection, readings, weight)
-        return sum(answer.text in own for answer, own in zip(chosen, accepted, strict=True))
+        return sum(own[answer] for answer, own in zip(chosen, worth, strict=True))
 
     return float(max(WEIGHTS, key=matches))
 

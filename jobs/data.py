@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,16 +47,20 @@ class Question:
 
 @dataclass(frozen=True)
 class Data:
+    """`several` holds every right answer of the questions that references.json names."""
+
     location: str
     paragraphs: tuple[str, ...]
     train: tuple[Question, ...]
     valid: tuple[Question, ...]
     test: tuple[Question, ...]
+    several: Mapping[str, list[str]] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the content, the same wherever the files lie and however they are formatted."""
-        content = [self.paragraphs, *([astuple(q) for q in getattr(self, split)] for split in SPLITS)]
+        content: list[Any] = [self.paragraphs, *([astuple(q) for q in getattr(self, split)] for split in SPLITS)]
+        content += [dict(self.several)] if self.several else []
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -84,6 +88,7 @@ def read_unlabelled(context: Path, questions: Path) -> Data:
     """
     mistakes: list[str] = []
     paragraphs = _paragraphs(str(context), _json(context, mistakes), mistakes)
+    refuse(mistakes)
     rows = tuple(_questions(str(questions), _json(questions, mistakes), paragraphs, False, mistakes))
     mistakes += _repeated_ids({str(questions): rows})
     if not rows and not mistakes:
@@ -117,7 +122,7 @@ def labelled(data: Data, split: str) -> tuple[Question, ...]:
 def references(data: Data, file: Path | None = None) -> dict[str, list[str]]:
     """Every answer that counts as right, by question id: what `jobs.metrics.mean_scores` compares with.
 
-    They stand in `file`, or where none is given in the folder's references.json if it has one:
+    They stand in `file`, or where none is given in the data set's references.json if it has one:
     `{"id": ["日月潭", "潭"]}`, or objects with such a list under `references`. A question that is not in
     there has its own answer; a test question with neither is left out.
 
@@ -125,10 +130,7 @@ def references(data: Data, file: Path | None = None) -> dict[str, list[str]]:
     """
     rows = [*data.train, *data.valid, *data.test]
     own = {row.id: [row.answer] for row in rows if row.answer is not None}
-    path = file or Path(data.location) / REFERENCES
-    if not file and (data.location == SAMPLE or not path.exists()):
-        return own
-    return {**own, **_reference_lists(path, {row.id for row in rows})}
+    return {**own, **(_reference_lists(file, {row.id for row in rows}) if file else data.several)}
 
 
 def accepted(data: Data, profile: str) -> dict[str, list[str]]:
@@ -251,7 +253,18 @@ def _parse(location: str, files: Mapping[str, Any], mistakes: list[str]) -> Data
         if not questions[split] and not mistakes:
             mistakes.append(f"{name(split)}: no questions; at least one is needed")
     mistakes += _repeated_ids({name(split): rows for split, rows in questions.items()})
-    return Data(location, paragraphs, **questions)
+    return Data(location, paragraphs, **questions, several=_several(location, questions, mistakes))
+
+
+def _several(location: str, questions: Mapping[str, Sequence[Question]], mistakes: list[str]) -> dict[str, list[str]]:
+    path = Path(location) / REFERENCES
+    if location == SAMPLE or not path.exists():
+        return {}
+    try:
+        return _reference_lists(path, {row.id for rows in questions.values() for row in rows})
+    except DataError as error:
+        mistakes += error.lines
+        return {}
 
 
 def _paragraphs(name: str, content: Any, mistakes: list[str]) -> tuple[str, ...]:

@@ -179,7 +179,7 @@ def soft(exam: Exam, selector: Model, reader: Model, selection: Sequence[Floats]
     readings, reading = timed(lambda: answering.read_all([reader], exam.data, exam.rows))
     if exam.split == "valid":
         right = [exam.right[row.id] for row in exam.rows]
-        answers, weight = cross_fitted(selection, readings, right)
+        answers, weight = cross_fitted(selection, readings, right, exam.profile)
     else:
         weight = fitted_weight(exam.data, selector, [reader], exam.profile)
         answers = answering.combine(selection, readings, weight)
@@ -193,11 +193,15 @@ def fitted_weight(data: Data, selector: Model, readers: Sequence[Model], profile
         answering.select(selector, data, data.valid),
         answering.read_all(readers, data, data.valid),
         [right[row.id] for row in data.valid],
+        profile,
     )
 
 
 def cross_fitted(
-    selection: Sequence[Floats], readings: Sequence[Sequence[Answer]], right: Sequence[Sequence[str]]
+    selection: Sequence[Floats],
+    readings: Sequence[Sequence[Answer]],
+    right: Sequence[Sequence[str]],
+    profile: str = "strict",
 ) -> tuple[list[Answer], float]:
     """Answers by weights that were fitted without them, and the weight fitted on all."""
     numbers = range(len(readings))
@@ -205,12 +209,12 @@ def cross_fitted(
     for fold in range(FOLDS):
         others = [number for number in numbers if number % FOLDS != fold]
         weight = answering.fit_weight(
-            [selection[n] for n in others], [readings[n] for n in others], [right[n] for n in others]
+            [selection[n] for n in others], [readings[n] for n in others], [right[n] for n in others], profile
         )
         own = list(numbers[fold::FOLDS])
         combined = answering.combine([selection[n] for n in own], [readings[n] for n in own], weight)
         answers.update(zip(own, combined, strict=True))
-    return [answers[number] for number in numbers], answering.fit_weight(selection, readings, right)
+    return [answers[number] for number in numbers], answering.fit_weight(selection, readings, right, profile)
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:

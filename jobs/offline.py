@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from jobs import answering, submission
 from jobs.answering import Answer
-from jobs.checkpoint import read_json
-from jobs.data import Data, DataError, read_unlabelled
+from jobs.backbones import BackboneError
+from jobs.checkpoint import CheckpointError, damage, read_json
+from jobs.data import Data, DataError, read_unlabelled, refuse
 
 TEAM = "team.json"
 USAGE = "use: python answer.py context.json test.json submission.csv"
@@ -26,19 +28,25 @@ def main(arguments: Sequence[str], home: Path) -> int:
     context, test, output = map(Path, arguments)
     try:
         data = read_unlabelled(context, test)
+        with TemporaryDirectory() as cache:
+            answers = answer(data, home, Path(cache))
+        refuse(submission.problems(data, data.test, answers))
+        submission.write(output, submission.csv_text(answers))
     except DataError as error:
         print(error, file=sys.stderr)
         return 3
-    answers = answer(data, home)
-    if problems := submission.problems(data, data.test, answers):
-        print("\n".join(problems), file=sys.stderr)
-        return 1
-    submission.write(output, submission.csv_text(answers))
+    except (OSError, CheckpointError, BackboneError) as error:
+        print(error, file=sys.stderr)
+        return 4
     return 0
 
 
-def answer(data: Data, home: Path) -> list[Answer]:
-    team, cache = read_json(home / TEAM), home / "features"
+def answer(data: Data, home: Path, cache: Path) -> list[Answer]:
+    """The answers of the checkpoints that team.json names. Raises CheckpointError when one is damaged."""
+    team = read_json(home / TEAM)
+    for folder in (team.get("longformer"), team.get("mc"), *team.get("qa", [])):
+        if folder and (problem := damage(home / folder)):
+            raise CheckpointError(f"{problem}; copy the exported folder again")
     if "longformer" in team:
         return answering.end_to_end(answering.load(home / team["longformer"], "longformer", cache), data, data.test)
     selector = answering.load(home / team["mc"], "mc", cache)

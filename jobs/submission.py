@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jobs.answering import Answer
-from jobs.data import Data, Question, read_text, refuse
+from jobs.data import Data, DataError, Question, read_json, read_text, refuse
 from jobs.metrics import mean_scores
 
 COLUMNS = ["id", "answer"]
@@ -56,10 +56,13 @@ def write(path: Path, text: str) -> None:
 
 
 def read_answers(path: Path) -> dict[str, str]:
-    """The answers of a submission or a solution, by id; columns other than `id` and `answer` are not looked at.
+    """The answers of a submission or a solution, by id: a CSV file, whose columns other than `id` and `answer` are
+    not looked at, or labelled questions in the assignment's JSON, such as test_labels.json.
 
     Raises DataError with every mistake, each with its line.
     """
+    if path.suffix == ".json":
+        return _labels(path)
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     header = next(reader, [])
     if not set(COLUMNS) <= set(header):
@@ -77,6 +80,14 @@ def read_answers(path: Path) -> dict[str, str]:
         answers[key] = answer
     refuse(mistakes)
     return answers
+
+
+def _labels(path: Path) -> dict[str, str]:
+    rows = read_json(path)
+    try:
+        return {row["id"]: row["answer"]["text"] for row in rows}
+    except (KeyError, TypeError):
+        raise DataError([f"{path}: a list of questions with id and answer is expected, as in valid.json"]) from None
 
 
 def score(submission: Mapping[str, str], solution: Mapping[str, str], profile: str = "strict") -> dict[str, float]:

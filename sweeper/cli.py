@@ -88,7 +88,9 @@ def run(file: str, overrides: tuple[str, ...], new: bool) -> None:
 @main.command()
 @click.argument("file")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--first", default=5, show_default=True, help="How many configurations to show.")
+@click.option(
+    "--first", type=click.IntRange(min=0), default=5, show_default=True, help="How many configurations to show."
+)
 def plan(file: str, overrides: tuple[str, ...], first: int) -> None:
     """Show what `run` would do: branches, trials at once and why, first configurations, disk."""
     from sweeper.capacity import local_machine
@@ -153,12 +155,14 @@ def compare(names: tuple[str, ...], every: bool, sort: str | None, reverse: bool
 def report(name: str, output: Path | None) -> None:
     """Write a sweep as one self-contained page: table, curves, importance, cost."""
     from sweeper import report as page
+    from sweeper.confirmation import leaders
     from sweeper.recipe import best_yaml
-    from sweeper.reference import find_trial
+    from sweeper.reference import Trial
 
     ledger = ledger_of(name)
     path = output or Path(f"{name}.html")
-    text = page.html(ledger, best_yaml(find_trial(name, ledger.storage)))
+    ended = leaders(ledger.records(), ledger.direction)
+    text = page.html(ledger, best_yaml(Trial(ledger, ended[0])) if ended else "")
     with writing(path):
         path.write_text(text, encoding="utf-8")
     click.echo(f"next: open {path}", err=True)
@@ -167,7 +171,7 @@ def report(name: str, output: Path | None) -> None:
 @main.command()
 @click.argument("name", metavar="TRIAL")
 @click.option("--vs", metavar="TRIAL", help="What this one gets right instead.")
-@click.option("--examples", default=3, show_default=True, help="Of each kind.")
+@click.option("--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Of each kind.")
 @click.option("--md", "form", flag_value="md", help="Markdown.")
 @click.option("--json", "form", flag_value="json", help="One object.")
 @click.option("--table", "form", flag_value="table", default="table", help="For the terminal (the default).")
@@ -237,10 +241,10 @@ def evaluate(data: str, split: str, profile: str, form: str, **named: str | None
 
 @main.command()
 @click.argument("name", metavar="TRIAL")
-@click.option("--if-better", "mode", flag_value="better", default="better", help="On the same data (the default).")
-@click.option("--significant", "mode", flag_value="significant", help="Only if a paired test tells them apart too.")
-@click.option("--force", "mode", flag_value="force", help="In any case; it is noted.")
-def promote(name: str, mode: str) -> None:
+@click.option("--if-better", is_flag=True, help="On the same data; what it does anyway.")
+@click.option("--significant", is_flag=True, help="Only if a paired test tells them apart too.")
+@click.option("--force", is_flag=True, help="In any case; it is noted.")
+def promote(name: str, if_better: bool, significant: bool, force: bool) -> None:
     """Make a trial's best checkpoint its job's champion, if it is better than the present one.
 
     A TRIAL is a sweep, which means its best one, or SWEEP/NUMBER.
@@ -249,22 +253,43 @@ def promote(name: str, mode: str) -> None:
     from sweeper.reference import find_trial
     from sweeper.stores import read_stores
 
+    if force and (significant or if_better):
+        raise ConfigError("--force: asks for nothing, the other options for something; give one of them")
     stores = read_stores()
     trial = find_trial(name, ledger_storage())
-    outcome = promoted(trial, stores, force=mode == "force", significant=mode == "significant")
+    outcome = promoted(trial, stores, force=force, significant=significant)
     for line in outcome.lines():
         click.echo(line)
     click.echo(f"next: sweeper evaluate {trial.data} --{outcome.job} {outcome.job}@champion", err=True)
 
 
+def a_number(_: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """Refuses nan, which lies in every range."""
+    if value is not None and value != value:
+        raise click.BadParameter("nan is no number", param=option)
+    return value
+
+
 def team_options(command: Any) -> Any:
     """Who answers."""
     for option in (
-        click.option("--ensemble", default=1, show_default=True, metavar="K", help="The K best readers of --qa SWEEP."),
+        click.option(
+            "--ensemble",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            metavar="K",
+            help="The K best readers of --qa SWEEP.",
+        ),
         click.option("--end-to-end", metavar="MODEL", is_flag=False, flag_value="longformer@champion"),
         click.option("--qa", metavar="MODEL", default="qa@champion", show_default=True, help="Reads it."),
         click.option("--mc", metavar="MODEL", default="mc@champion", show_default=True, help="Picks the paragraph."),
-        click.option("--weight", type=click.FloatRange(0, 1), help="Of the reader's score; fitted if not given."),
+        click.option(
+            "--weight",
+            type=click.FloatRange(0, 1),
+            callback=a_number,
+            help="Of the reader's score; fitted if not given.",
+        ),
     ):
         command = option(command)
     return command
@@ -321,7 +346,7 @@ def export(output: Path, weight: float | None, **named: Any) -> None:
     from sweeper.stores import read_stores
 
     stores = read_stores()
-    with data_mistakes(), writing(output):
+    with data_mistakes():
         team = team_of(stores=stores, **named)
         note = release.export(team, output, stores, weight)
     click.echo(f"{output}: {note}")
@@ -430,6 +455,10 @@ def data_mistakes() -> Iterator[None]:
         raise EnvironmentFailure(f"backbone {error}") from None
     except CheckpointError as error:
         raise EnvironmentFailure(f"checkpoint {error}") from None
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"{error.filename}: {error.strerror or error}; free the place or name another"
+        ) from None
 
 
 def show(*sheets: Sheet, form: str = "table") -> None:

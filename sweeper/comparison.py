@@ -66,7 +66,7 @@ def header(table: Sequence[Row], objective: str) -> list[str]:
 def trial_sheet(table: Sequence[Row], objective: str) -> Sheet:
     """One sweep's trials; the best one stands out."""
     names = header(table, objective)
-    best = frozenset({0}) if table and table[0]["value"] is not None else frozenset[int]()
+    best = frozenset({0}) if table and not _failed(table[0]) else frozenset[int]()
     values = [[_flat(row, objective).get(name) for name in names] for row in table]
     return Sheet(names, values, _texts(table), best, caption=definition(table))
 

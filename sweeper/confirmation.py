@@ -61,16 +61,18 @@ def spread(record: TrialRecord, records: Sequence[TrialRecord]) -> Spread | None
 
 def ranking(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
     """The searched trials, best first: those with repeats by their mean, then the others by their value, then
-    those without one. A mean over seeds is no match for one lucky value, so the two are never compared."""
+    those that failed, then those without a value. A mean over seeds is no match for one lucky value, so the two
+    are never compared."""
     sign = -1 if direction == "max" else 1
 
-    def rank(record: TrialRecord) -> tuple[bool, bool, float, int]:
+    def rank(record: TrialRecord) -> tuple[bool, bool, bool, float, int]:
         found = spread(record, records)
-        return (
-            found is None,
-            found is None or found.n == 1,
-            sign * (found.mean or 0.0) if found else 0.0,
-            record.number,
-        )
+        mean = found.mean if found and found.mean is not None else 0.0
+        return (found is None, record.state == "FAIL", found is None or found.n == 1, sign * mean, record.number)
 
     return sorted(searched(records), key=rank)
+
+
+def leaders(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
+    """The trials of `ranking` that ended well or were stopped early, with a value: those that can be the best."""
+    return [r for r in ranking(records, direction) if r.value is not None and r.state in ("COMPLETE", "PRUNED")]

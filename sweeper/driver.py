@@ -22,7 +22,7 @@ from jobs import get_job
 from jobs.checkpoint import PREDICTIONS
 from sweeper import comparison
 from sweeper.capacity import Machine, shares
-from sweeper.confirmation import expected, missing, searched
+from sweeper.confirmation import expected, leaders, missing, searched
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.ledger import (
     Ledger,
@@ -231,8 +231,8 @@ def finish(ledger: Ledger, mirror: Mirror) -> list[TrialRecord]:
     trial."""
     records = ledger.records()
     interrupted = any(record.state == "RUNNING" for record in records)
-    table, objective = comparison.rows(records, ledger.direction), ledger.objective
-    best = {f"best_{objective}": table[0]["value"]} if table and table[0]["value"] is not None else {}
+    objective = ledger.objective
+    best = {f"best_{objective}": one.value or 0.0 for one in leaders(records, ledger.direction)[:1]}
     mirror.finish("STOPPED" if interrupted else "COMPLETE", pages(ledger), best)
     mirror.flush(FLUSH_SECONDS)
     for record in records:

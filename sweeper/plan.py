@@ -67,15 +67,15 @@ def disk(space: SearchSpace, slots: int) -> str:
 
 def overview(storage: RDBStorage) -> Iterator[tuple[Any, ...]]:
     """One row per sweep: name, job, trials, running, failed, objective, best value."""
+    from sweeper.confirmation import leaders
     from sweeper.ledger import load_ledger, sweep_names
-    from sweeper.retention import best
 
     for name in sweep_names(storage):
         ledger = load_ledger(storage, name)
         records = ledger.records()
         states = [record.state for record in records]
-        leaders = best(records, ledger.direction)
-        value = f"{leaders[0].value:.4f}" if leaders else "–"
+        ranked = leaders(records, ledger.direction)
+        value = f"{ranked[0].value:.4f}" if ranked else "–"
         yield (
             name,
             ledger.attributes["job"],

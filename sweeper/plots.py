@@ -207,7 +207,7 @@ def curve(record: TrialRecord, metric: str) -> tuple[list[float], list[float]]:
 def learning_curves(found: Results) -> tuple[Figure, str]:
     leaders, look = need_leaders(found), looks(found)
     figure, axes = canvas(f"{found.objective} per epoch")
-    for record in found.records:
+    for record in found.search:
         if record not in leaders:
             axes.plot(*curve(record, found.objective), color=look[backbone(record)].colour, alpha=0.45, linewidth=1)
     for record in leaders:
@@ -320,9 +320,9 @@ def lead(axes: Axes, x: float, y: float, look: Look) -> None:
 
 
 def early_stopping(found: Results) -> tuple[Figure, str]:
-    if not any(record.state == "PRUNED" for record in found.records):
+    if not any(record.state == "PRUNED" for record in found.search):
         raise Absent("No trial was stopped early.")
-    trials = [r for r in found.records if r.state != "RUNNING" and planned(r) is not None and r.evaluations]
+    trials = [r for r in found.search if r.state != "RUNNING" and planned(r) is not None and r.evaluations]
     if not trials:
         raise Absent("There is no telling what was saved: the job has no num_train_epochs to say what was planned.")
     height = min(6.0, 0.75 + 0.19 * len(trials))

@@ -29,8 +29,9 @@ def best_yaml(trial: Trial) -> str:
         **({"resources": space["resources"]} if space.get("resources") else {}),
         "keep": {"checkpoints": 1},
     }
+    early = " It was stopped early; this trains to the end." if trial.record.state == "PRUNED" else ""
     return (
-        f"# Trial {trial.name} again, which had {scores or 'no score'}.\n"
+        f"# Trial {trial.name} again, which had {scores or 'no score'}.{early}\n"
         f"#   sweeper run {name}.yaml\n"
         f"# Its data had the fingerprint {trial.ledger.attributes['data_fingerprint'][:12]}.\n"
         f"{yaml_text(values)}"

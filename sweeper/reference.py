@@ -10,8 +10,8 @@ from pathlib import Path
 
 from optuna.storages import RDBStorage
 
-from jobs.checkpoint import PREDICTIONS, damage, read_json
-from sweeper.confirmation import ranking
+from jobs.checkpoint import MANIFEST, PREDICTIONS, damage, read_json
+from sweeper.confirmation import leaders
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
 from sweeper.ledger import Ledger, TrialRecord, existing_storage, load_ledger
 from sweeper.registry import CHAMPION, champion
@@ -79,9 +79,7 @@ def find_trial(text: str, storage: RDBStorage) -> Trial:
     ledger = load_ledger(storage, name)
     records = ledger.records()
     if number is None:
-        ranked = ranking(
-            [r for r in records if r.state in ("COMPLETE", "PRUNED") and r.value is not None], ledger.direction
-        )
+        ranked = leaders(records, ledger.direction)
         if not ranked:
             raise ConfigError(f"sweep {name}: no trial has ended with a value yet; run it first")
         return Trial(ledger, ranked[0])
@@ -111,7 +109,7 @@ def find_checkpoint(text: str, stores: Stores) -> Path:
     Raises ConfigError when nothing of this name is there, EnvironmentFailure when it is damaged.
     """
     folder = Path(text).expanduser()
-    if folder.is_dir():
+    if (folder / MANIFEST).is_file() or (folder.is_dir() and text.startswith((".", "/", "~"))):
         return whole(folder)
     job, mark, alias = text.partition("@")
     if mark and alias != CHAMPION:

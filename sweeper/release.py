@@ -8,17 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jobs
 from jobs import answering, evaluation, submission
 from jobs.answering import Answer
 from jobs.checkpoint import copy_answering_part, identity, write_json
-from jobs.data import Data, DataError, read
+from jobs.data import Data, DataError, read, read_unlabelled
 from jobs.offline import TEAM
+from sweeper.confirmation import leaders
 from sweeper.errors import ConfigError, EnvironmentFailure, Failure
 from sweeper.reference import find_checkpoint, split
-from sweeper.retention import best
 from sweeper.stores import Stores
 
 SELECTOR, READER, END_TO_END = "mc", "qa", "longformer"
@@ -64,7 +65,7 @@ def best_readers(sweep: str, count: int, stores: Stores) -> list[Path]:
     if number is not None or Path(name).is_dir() or "@" in name:
         raise ConfigError(f"--ensemble {count}: takes the best readers of a sweep; name it with --qa SWEEP")
     ledger = load_ledger(existing_storage(stores.ledger), name)
-    ranked = (Trial(ledger, record) for record in best(ledger.records(), ledger.direction))
+    ranked = (Trial(ledger, record) for record in leaders(ledger.records(), ledger.direction))
     kept = [trial for trial in ranked if trial.record.checkpoint and Path(trial.record.checkpoint).is_dir()]
     if len(kept) < count:
         raise ConfigError(
@@ -80,11 +81,12 @@ def answer(team: Team, data: Data, cache: Path, weight: float | None = None) -> 
 
     Raises CheckpointError or BackboneError for a checkpoint that cannot be used.
     """
-    weight, note = chosen_weight(team, cache, weight)
     if team.end_to_end:
         model = answering.load(team.end_to_end, END_TO_END, cache)
-        return Answers(answering.end_to_end(model, data, data.test), weight, note)
-    return Answers(answering.pipeline(*two_stages(team, cache), data, data.test, weight), weight, note)
+        return Answers(answering.end_to_end(model, data, data.test), 0.0, "end to end")
+    selector, readers = two_stages(team, cache)
+    chosen, told = (weight, f"weight {weight} as given") if weight is not None else fitted(team, selector, readers)
+    return Answers(answering.pipeline(selector, readers, data, data.test, chosen), chosen, told)
 
 
 def two_stages(team: Team, cache: Path) -> tuple[answering.Model, list[answering.Model]]:
@@ -94,13 +96,9 @@ def two_stages(team: Team, cache: Path) -> tuple[answering.Model, list[answering
     return selector, [answering.load(folder, READER, cache) for folder in team.readers]
 
 
-def chosen_weight(team: Team, cache: Path, given: float | None) -> tuple[float, str]:
-    """The weight to answer with, and a word on it: the given one, or the one with the most exact matches on the
-    reader's validation questions; 0 where they are no longer there."""
-    if team.end_to_end:
-        return 0.0, "end to end"
-    if given is not None:
-        return given, f"weight {given} as given"
+def fitted(team: Team, selector: answering.Model, readers: Sequence[answering.Model]) -> tuple[float, str]:
+    """The weight with the most exact matches on the validation questions of the reader's own data, and a word on it;
+    0 where these are no longer there."""
     made = identity(team.readers[0])
     try:
         data = read(made["data"])
@@ -109,7 +107,7 @@ def chosen_weight(team: Team, cache: Path, given: float | None) -> tuple[float, 
     if data.fingerprint != made["data_fingerprint"]:
         return 0.0, f"plain pipeline, as {made['data']} has changed since the reader was trained on it"
     profile = str(made["params"].get("metric_profile", "strict"))
-    weight = evaluation.fitted_weight(data, *two_stages(team, cache), profile)
+    weight = evaluation.fitted_weight(data, selector, readers, profile)
     helps = "soft two stages" if weight else "plain pipeline"
     return weight, f"{helps}: weight {weight:.2f} fitted on {len(data.valid)} validation questions"
 
@@ -119,8 +117,7 @@ def submit(team: Team, context: Path, test: Path, output: Path, stores: Stores, 
 
     Raises Failure with a line for each answer that a contest would refuse.
     """
-    from jobs.data import read_unlabelled
-
+    check_place(output)
     data = read_unlabelled(context, test)
     answers = answer(team, data, stores.root / "features", weight)
     if problems := submission.problems(data, data.test, answers.rows):
@@ -170,19 +167,37 @@ def export(team: Team, output: Path, stores: Stores, weight: float | None = None
 
     Raises ConfigError when the folder exists and is not empty.
     """
-    weight, note = chosen_weight(team, stores.root / "features", weight)
-    if output.exists() and any(output.iterdir()):
-        raise ConfigError(f"{output}: is not empty; name a new folder")
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / TEAM, _copied(team, weight, output))
-    shutil.copytree(Path(jobs.__file__).parent, output / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
-    (output / "answer.py").write_text(PROGRAM, encoding="utf-8")
-    pins = "".join(f"{package}=={version(package)}\n" for package in REQUIRED)
-    (output / "requirements.txt").write_text(pins, encoding="utf-8")
-    files = sorted(path for path in output.rglob("*") if path.is_file())
-    sums = "".join(f"{_digest(path)}  {path.relative_to(output).as_posix()}\n" for path in files)
-    (output / "SHA256SUMS").write_text(sums, encoding="utf-8")
-    return note
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output}: is there and not empty; name a new folder")
+    check_place(output)
+    told = "end to end"
+    if team.selector and weight is None:
+        weight, told = fitted(team, *two_stages(team, stores.root / "features"))
+    elif team.selector:
+        told = f"weight {weight} as given"
+    with TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
+        _fill(Path(scratch), team, weight or 0.0)
+        Path(scratch).chmod(0o755)
+        Path(scratch).rename(output)  # whole or absent
+        Path(scratch).mkdir()  # for the context to remove
+    return told
+
+
+def check_place(output: Path) -> None:
+    """Before hours of work: that the folder to write in is there. Raises EnvironmentFailure."""
+    if not output.absolute().parent.is_dir():
+        raise EnvironmentFailure(f"{output}: its folder {output.parent} is not there; make it, or name another place")
+
+
+def _fill(folder: Path, team: Team, weight: float) -> None:
+    write_json(folder / TEAM, _copied(team, weight, folder))
+    shutil.copytree(Path(jobs.__file__).parent, folder / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "answer.py").write_text(PROGRAM, encoding="utf-8")
+    pins = "".join(f"{package}=={version(package).partition('+')[0]}\n" for package in REQUIRED)
+    (folder / "requirements.txt").write_text(pins, encoding="utf-8")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sums = "".join(f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
+    (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
 
 
 def _copied(team: Team, weight: float, output: Path) -> Mapping[str, Any]:

@@ -18,13 +18,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sweeper import comparison, plots
+from sweeper.confirmation import leaders
 from sweeper.document import yaml_text
 from sweeper.errors import DataFailure
 from sweeper.ledger import Ledger, TrialRecord
 from sweeper.plots import Plot
 from sweeper.reference import Trial
 from sweeper.results import Results, backbone, planned, results
-from sweeper.retention import best
 from sweeper.section import duration
 from sweeper.stores import redacted
 
@@ -90,7 +90,7 @@ def html(ledger: Ledger, best_yaml: str = "") -> str:
         best_yaml=redacted(best_yaml),
         plots=drawn,
         looks=plots.looks(found),
-        savings=savings(found.records),
+        savings=savings(found.search),
         costs=costs(found),
         wall=wall(found.records),
         space=redacted(yaml_text(ledger.attributes["search_space"])),
@@ -111,7 +111,7 @@ def render(ledger: Ledger, found: Results, **facts: Any) -> str:
         "attributes": ledger.attributes,
         "found": found,
         "question": question(ledger.attributes),
-        "counts": counts(found.records),
+        "counts": counts(found.search),
         "header": comparison.header(comparison.rows(found.records, found.direction), found.objective),
         "lines": table,
         "leader": leader(found, table),
@@ -200,7 +200,7 @@ def lines(ledger: Ledger, found: Results) -> list[Line]:
 
 def leader(found: Results, table: Sequence[Line]) -> tuple[TrialRecord, Line] | None:
     """The best trial that ended well or was stopped early, and its line."""
-    ranked = best(found.records, found.direction)
+    ranked = found.ranked
     return next(((ranked[0], line) for line in table if ranked and line.number == ranked[0].number), None)
 
 
@@ -263,7 +263,7 @@ def costs(found: Results) -> list[Cost]:
 def _costs(found: Results) -> Iterator[Cost]:
     for name in found.backbones:
         trials = [record for record in found.records if backbone(record) == name]
-        ranked = best(trials, found.direction)
+        ranked = leaders(trials, found.direction)
         yield Cost(name, len(trials), sum(r.seconds for r in trials), ranked[0].value if ranked else None)
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from jobs.job import Direction
 from sweeper.comparison import changing, rows
-from sweeper.confirmation import searched
+from sweeper.confirmation import leaders, searched
 from sweeper.ledger import Ledger, TrialRecord
-from sweeper.retention import best
 
 
 class Absent(Exception):
@@ -32,7 +31,12 @@ class Results:
     @property
     def ranked(self) -> list[TrialRecord]:
         """The trials that ended with a value, best first."""
-        return best(self.records, self.direction)
+        return leaders(self.records, self.direction)
+
+    @property
+    def search(self) -> list[TrialRecord]:
+        """Without the repeats, which stand beside the trial they repeat."""
+        return searched(self.records)
 
     @property
     def backbones(self) -> list[str]:
@@ -47,7 +51,7 @@ class Results:
 
 def results(ledger: Ledger) -> Results:
     parameters = ledger.attributes["search_space"]["parameters"]
-    return Results(ledger.objective, ledger.direction, tuple(searched(ledger.records())), parameters)
+    return Results(ledger.objective, ledger.direction, tuple(ledger.records()), parameters)
 
 
 def backbone(record: TrialRecord) -> str:

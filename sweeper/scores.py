@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from jobs.data import Data, DataError, Question, accepted, read
 from jobs.metrics import score
+from sweeper.confirmation import leaders
 from sweeper.errors import DataFailure
 from sweeper.ledger import Ledger
 from sweeper.reference import Trial
-from sweeper.retention import best
 from sweeper.statistics import indistinguishable
 
 Prediction = Mapping[str, Any]
@@ -39,9 +39,15 @@ def alike_line(ledger: Ledger) -> str | None:
     have left answers to compare.
     """
     objective, found = ledger.objective, {}
-    for record in best(ledger.records(), ledger.direction)[:MOST]:
-        with suppress(DataFailure, KeyError):
-            found[record.number] = trial_scores(Trial(ledger, record))[objective]
+    trials = [Trial(ledger, record) for record in leaders(ledger.records(), ledger.direction)[:MOST]]
+    if not trials:
+        return None
+    with suppress(DataFailure):
+        data = validation(trials[0])
+        for trial in trials:
+            with suppress(DataFailure, KeyError):
+                scores = question_scores(data, trial.predictions(), trial.name, profile_of(trial))
+                found[trial.record.number] = scores[objective]
     if len(found) < 2:
         return None
     same = indistinguishable(found)

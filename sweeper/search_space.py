@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import sweeper
 from jobs import JOBS, get_job
-from jobs.data import SAMPLE, DataError, read, references
+from jobs.data import SAMPLE, DataError, read
 from jobs.job import Direction, Job, ParamError
 from sweeper.document import (
     Mistakes,
@@ -259,11 +259,9 @@ def _fingerprint(data: str, note: Mistakes) -> str:
         note(("data",), f"there is no folder {data!r}; {hint}")
         raise DataFailure(note.lines())
     try:
-        content = read(data)
-        references(content)
+        return read(data).fingerprint
     except DataError as error:
         raise DataFailure(error.lines) from None
-    return content.fingerprint
 
 
 def _folders_in(folder: Path) -> list[str]:

@@ -25,7 +25,9 @@ HEADER = (
 
 def caption(rows: Sequence[Row], split: str, profile: str) -> str:
     """What the figures are, in one line."""
-    return f"{rows[0].questions} {split} questions, EM and F1: {profile}, 95 % bootstrap intervals"
+    fitted = any(row.weight is not None for row in rows) and split == "valid"
+    told = "; the soft row is scored by weights fitted on other fifths of the questions" if fitted else ""
+    return f"{rows[0].questions} {split} questions, EM and F1: {profile}, 95 % bootstrap intervals{told}"
 
 
 def sheet_of(rows: Sequence[Row], split: str, profile: str) -> Sheet:

@@ -191,6 +191,12 @@ class LedgerSearcher(Unpickled, Searcher):  # type: ignore[misc]
         self.on_change(record)
         return asdict(assignment(self.sweep, record))
 
+    def spent(self) -> bool:
+        """Whether as many trials have failed as the budget allows."""
+        allowed = self.sweep.space.budget.failed_trials
+        failed = sum(record.state == "FAIL" for record in self.sweep.ledger.records())
+        return allowed is not None and failed >= allowed
+
     def mine(self, record: TrialRecord) -> bool:
         raise NotImplementedError
 
@@ -217,10 +223,8 @@ class Search(LedgerSearcher):
         return record.repeat_of is None
 
     def wanted(self) -> bool:
-        records, space = searched(self.sweep.ledger.records()), self.sweep.space
-        failed = sum(record.state == "FAIL" for record in records)
-        spent = space.budget.failed_trials is not None and failed >= space.budget.failed_trials
-        return len(records) < (space.search.trials or 0) and not spent
+        asked = len(searched(self.sweep.ledger.records()))
+        return asked < (self.sweep.space.search.trials or 0) and not self.spent()
 
     def new(self) -> TrialRecord | None:
         return self.sweep.ledger.ask(self.sweep.space)
@@ -233,7 +237,7 @@ class Confirmation(LedgerSearcher):
         return record.repeat_of is not None
 
     def wanted(self) -> bool:
-        return next(missing(self.sweep.ledger.records(), self.sweep.space), None) is not None
+        return next(missing(self.sweep.ledger.records(), self.sweep.space), None) is not None and not self.spent()
 
     def new(self) -> TrialRecord | None:
         return self.sweep.ledger.repeat(*next(missing(self.sweep.ledger.records(), self.sweep.space)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -102,11 +103,12 @@ def test_labels_of_the_test_questions_stand_beside_them(few: Data, tmp_path: Pat
 
 def test_readers_vote_by_characters(few: Data, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """A reader that votes with itself gives the spans whose token chances multiply to the most: its own."""
-    reader = model(checkpoints, "qa", tmp_path)
+    found = model(checkpoints, "qa", tmp_path)
+    wide = dataclasses.replace(found.params, max_length=160)  # type: ignore[call-arg]
+    reader = dataclasses.replace(found, params=wide)  # one window a paragraph, as several are not normalised together
     alone = answering.read_all([reader], few, few.valid)
     twice = answering.read_all([reader, reader], few, few.valid)
-    same = [one.text == two.text for a, b in zip(alone, twice, strict=True) for one, two in zip(a, b, strict=True)]
-    assert sum(same) / len(same) > 0.9  # several windows of one paragraph are not normalised together
+    assert [[one.text for one in own] for own in twice] == [[one.text for one in own] for own in alone]
     assert all(few.paragraphs[one.paragraph][one.start :].startswith(one.text) for own in twice for one in own)
 
 

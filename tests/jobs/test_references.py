@@ -80,6 +80,7 @@ def test_a_file_that_is_not_json_or_not_there_is_named(folder: Path) -> None:
     with pytest.raises(DataError, match=r"references\.json:1: not JSON") as caught:
         references(read(str(folder)))
     assert len(caught.value.lines) == 1
+    (folder / "references.json").unlink()
     with pytest.raises(DataError, match=r"elsewhere\.json: No such file"):
         references(read(str(folder)), folder / "elsewhere.json")
 

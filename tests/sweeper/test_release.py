@@ -15,7 +15,7 @@ from jobs.data import Data
 from sweeper import release
 from sweeper.errors import ConfigError, EnvironmentFailure, Failure
 from sweeper.ledger import create_ledger
-from sweeper.release import Team, best_readers, chosen_weight, export, submit
+from sweeper.release import Team, best_readers, export, fitted, submit, two_stages
 from sweeper.search_space import SearchSpace
 from sweeper.stores import Stores, read_stores
 
@@ -37,11 +37,9 @@ def team(checkpoints: dict[str, Path], readers: int = 1) -> Team:
 def test_the_weight_is_fitted_where_the_reader_was_validated(
     few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path
 ) -> None:
-    weight, told = chosen_weight(team(checkpoints), tmp_path, None)
+    weight, told = fitted(team(checkpoints), *two_stages(team(checkpoints), tmp_path))
     assert 0 <= weight <= 1
     assert told.endswith(f"weight {weight:.2f} fitted on {len(few.valid)} validation questions")
-    assert chosen_weight(team(checkpoints), tmp_path, 0.25) == (0.25, "weight 0.25 as given")
-    assert chosen_weight(Team(end_to_end=checkpoints["longformer"]), tmp_path, None) == (0.0, "end to end")
 
 
 def test_without_these_questions_the_plain_pipeline_answers(checkpoints: dict[str, Path], tmp_path: Path) -> None:
@@ -49,11 +47,12 @@ def test_without_these_questions_the_plain_pipeline_answers(checkpoints: dict[st
     shutil.copytree(checkpoints["qa"], moved)
     made = json.loads((moved / "job.json").read_text(encoding="utf-8"))
     (moved / "job.json").write_text(json.dumps({**made, "data": str(tmp_path / "gone")}), encoding="utf-8")
-    weight, told = chosen_weight(Team(checkpoints["mc"], (moved,)), tmp_path, None)
+    moved_team = Team(checkpoints["mc"], (moved,))
+    weight, told = fitted(moved_team, *two_stages(moved_team, tmp_path))
     assert (weight, told.split(",")[0]) == (0.0, "plain pipeline")
     assert "are not there" in told
     (moved / "job.json").write_text(json.dumps({**made, "data_fingerprint": "another"}), encoding="utf-8")
-    assert "has changed since" in chosen_weight(Team(checkpoints["mc"], (moved,)), tmp_path, None)[1]
+    assert "has changed since" in fitted(moved_team, *two_stages(moved_team, tmp_path))[1]
 
 
 @pytest.mark.parametrize("kind", ["two stages", "two readers", "end to end"])
@@ -88,7 +87,7 @@ def test_answers_a_contest_would_refuse_are_not_written(
 def test_a_folder_that_cannot_be_written_is_one_line(
     few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path
 ) -> None:
-    with pytest.raises(EnvironmentFailure, match="No such file or directory; nothing was written"):
+    with pytest.raises(EnvironmentFailure, match="is not there; make it, or name another place"):
         submit(team(checkpoints), *files(few), tmp_path / "nowhere" / "submission.csv", place, 0.0)
 
 
@@ -104,14 +103,18 @@ def test_an_exported_folder_answers_by_itself(
     check = subprocess.run(["sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS"], cwd=folder, check=False)
     assert check.returncode == 0
     assert not [path for path in folder.rglob("*") if path.suffix in (".pt", ".bin", ".pth")]
-    with pytest.raises(ConfigError, match="is not empty; name a new folder"):
+    with pytest.raises(ConfigError, match="is there and not empty; name a new folder"):
         export(team(checkpoints), folder, place, 0.3)
 
 
-def test_the_exported_program_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exported_program_tells_what_is_wrong(
+    few: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert offline.main([], tmp_path) == 2
     assert offline.main([str(tmp_path / name) for name in "abc"], tmp_path) == 3
     assert capsys.readouterr().err.startswith(offline.USAGE)
+    assert offline.main([*map(str, files(few)), str(tmp_path / "a.csv")], tmp_path) == 4
+    assert "team.json" in capsys.readouterr().err
 
 
 def test_the_exported_jobs_need_nothing_of_sweeper(tmp_path: Path, checkpoints: dict[str, Path], place: Stores) -> None:
