@@ -212,7 +212,7 @@ def outcome_of(ledger: Ledger, records: list[TrialRecord], mirror: Mirror, store
     return Outcome(ledger.name, records, interrupted, mirror.failure, page)
 
 
-def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores) -> Mirror:
+def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, patience: float = FLUSH_SECONDS) -> Mirror:
     """What shows the sweep in MLflow; everything it says of it is in the ledger."""
     info = SweepInfo(
         name=ledger.name,
@@ -224,7 +224,7 @@ def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores) -> Mirror:
         texts={"search_space.yaml": to_yaml(space)},
     )
     experiment = ledger.attributes["search_space"]["name"]
-    return Mirror(stores.tracking, stores.artifacts, experiment, info, hurry=HURRY_SECONDS)
+    return Mirror(stores.tracking, stores.artifacts, experiment, info, patience, HURRY_SECONDS)
 
 
 def sync(ledger: Ledger, stores: Stores) -> Outcome:

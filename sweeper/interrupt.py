@@ -1,15 +1,19 @@
 """SIGINT and SIGTERM. The first asks for an orderly end, the second ends the process at once: the ledger has
-whatever was finished, the kernel frees the sweep's lock and ends Ray's processes with their parent."""
+whatever was finished, and the kernel frees the sweep's lock."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
+import psutil
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 25.0  # seconds for an orderly end, of the half minute that spot machines and batch systems give
 
 
 class Interrupted(KeyboardInterrupt):
@@ -37,8 +41,11 @@ class Interrupt:
     def __call__(self, signum: int, frame: FrameType | None = None) -> None:
         """The signal handler."""
         if self.asked is not None:
-            os._exit(128 + signum)
+            leave(signum)
         self.asked = signum
+        watch = threading.Timer(PATIENCE, leave, [signum])
+        watch.daemon = True
+        watch.start()
         if not self._held:
             raise Interrupted(signum)
 
@@ -57,6 +64,24 @@ class Interrupt:
             raise Interrupted(self.asked)
 
 
+def leave(signum: int) -> None:
+    """End this process and those it started, now."""
+    end(descendants())
+    os._exit(128 + signum)
+
+
+def descendants() -> list[psutil.Process]:
+    """All processes below this one, parents before children."""
+    return psutil.Process().children(recursive=True)
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """Kill those of them that are still there."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 @contextmanager
 def catching(interrupt: Interrupt) -> Iterator[Interrupt]:
     """SIGINT and SIGTERM go to `interrupt` meanwhile."""
@@ -70,13 +95,14 @@ def catching(interrupt: Interrupt) -> Iterator[Interrupt]:
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """For code that puts its own signal handlers in place of ours, as Ray does when it starts; what it makes of
-    a SIGTERM then is an Interrupted here."""
+    """For code that puts its own signal handlers in place of ours, as Ray does when it starts. The signals wait
+    meanwhile, and for ever in the processes started here: what is sent to the whole group, as systemd and Slurm
+    do, would else end Ray before we could."""
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
-    except SystemExit:
-        raise Interrupted(signal.SIGTERM) from None
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -24,7 +24,7 @@ from sweeper import trial as trial_process
 from sweeper.capacity import Machine, share_of
 from sweeper.confirmation import missing, searched
 from sweeper.continuation import rewind
-from sweeper.interrupt import Interrupt, handlers_kept
+from sweeper.interrupt import Interrupt, descendants, end, handlers_kept
 from sweeper.ledger import Ledger, TrialRecord
 from sweeper.search_space import SearchSpace, max_epochs
 from sweeper.sweep import Sweep
@@ -134,7 +134,9 @@ def ray_session(machine: Machine) -> Iterator[None]:
     try:
         yield
     finally:
+        family = descendants()
         ray.shutdown()
+        end(family)
 
 
 def scheduler(ledger: Ledger, space: SearchSpace) -> TrialScheduler:

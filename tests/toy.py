@@ -1,7 +1,7 @@
 """A job with a known optimum that stands for training: height is highest at learning_rate 1e-3.
 
-Used as `job: tests.toy:JOB`. `trouble` makes a trial fail in a chosen way, or wait after its second epoch until
-there is a file `go` in `folder`, where it leaves its process id.
+Used as `job: tests.toy:JOB`. Each start notes in `starts` the epoch it goes on from. `trouble` makes a trial fail in
+a chosen way, or wait after its second epoch until there is a file `go` in `folder`, where it leaves its process id.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ def train(params: ToyParams, data: str, workdir: Path, report: Report, resume_fr
     if params.trouble == "silent":
         return
     done = json.loads((resume_from / "state.json").read_text())["epoch"] if resume_from else 0
+    with (workdir / "starts").open("a") as starts:
+        starts.write(f"{done}\n")
     for epoch in range(done + 1, params.num_train_epochs + 1):
         value = {"nan": math.nan, "inf": math.inf}.get(params.trouble, height(params, epoch))
         incoming = workdir / "incoming"
@@ -60,7 +62,7 @@ def train(params: ToyParams, data: str, workdir: Path, report: Report, resume_fr
         checkpoint = publish(incoming, workdir, epoch)
         metrics = {} if params.trouble == "no_metric" else {"height": value, "eval_loss": 1 - value}
         report({**metrics, "epoch": float(epoch)}, checkpoint)
-        if params.trouble == "wait" and epoch == 2:
+        if params.trouble == "wait" and epoch == 2 and not done:
             wait(Path(params.folder), workdir.name)
 
 
