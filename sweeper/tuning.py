@@ -122,6 +122,7 @@ def ray_session(machine: Machine) -> Iterator[None]:
         yield
         return
     os.environ.update(QUIET)
+    strangers = descendants()
     with handlers_kept():
         ray.init(
             address="local",
@@ -134,9 +135,9 @@ def ray_session(machine: Machine) -> Iterator[None]:
     try:
         yield
     finally:
-        family = descendants()
+        family = [process for process in descendants() if process not in strangers]
         ray.shutdown()
-        end(family)
+        end(family)  # its agents would outlive it by a minute
 
 
 def scheduler(ledger: Ledger, space: SearchSpace) -> TrialScheduler:
