@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from sweeper.interrupt import Interrupt
     from sweeper.ledger import Ledger
     from sweeper.release import Team
+    from sweeper.search_space import SearchSpace
     from sweeper.sheet import Sheet
     from sweeper.stores import Stores
 
@@ -36,9 +38,9 @@ class Commands(click.Group):
             for line in failure.lines:
                 click.echo(line, err=True)
             ctx.exit(failure.exit_code)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             click.echo("interrupted; nothing that was finished is lost, and the same command goes on", err=True)
-            ctx.exit(INTERRUPTED)
+            ctx.exit(getattr(interrupt, "exit_code", INTERRUPTED))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,22 +64,62 @@ def run(file: str, overrides: tuple[str, ...], new: bool) -> None:
     FILE is a path, or a name in search_spaces/. Overrides are dotted: search.trials=2.
     A sweep that was interrupted goes on; one that is finished is not run again.
     """
-    from sweeper.capacity import local_machine
+    from sweeper.interrupt import Interrupt, catching
     from sweeper.search_space import find, read_search_space
+
+    with catching(Interrupt()) as interrupt:
+        train(read_search_space(find(file), overrides), interrupt, new=new)
+
+
+@main.command()
+@click.argument("name", metavar="SWEEP")
+@click.option("--trials", type=click.IntRange(min=1), help="How many there are to be in all; more than before.")
+def resume(name: str, trials: int | None) -> None:
+    """Go on with a sweep from its ledger alone, without its file.
+
+    What is finished stays; what was cut short goes on from its last checkpoint.
+    """
+    from sweeper.interrupt import Interrupt, catching
+
+    with catching(Interrupt()) as interrupt:
+        from sweeper.driver import resumed
+
+        train(resumed(ledger_of(name), trials), interrupt, name=name)
+
+
+@main.command()
+@click.argument("name", metavar="SWEEP")
+def sync(name: str) -> None:
+    """Make MLflow show what the ledger says, as after an outage or a driver that was killed."""
+    from sweeper import driver
     from sweeper.stores import read_stores
 
-    stores = read_stores()
-    space = read_search_space(find(file), overrides)
+    outcome = driver.sync(ledger_of(name), read_stores())
+    if outcome.mirror_failure:
+        raise EnvironmentFailure(f"{outcome.mirror_failure}; the ledger has everything, try again later")
+    click.echo(f"{name}: MLflow has its {len(outcome.records)} trials, each once")
+    page = f", then open {outcome.page}" if outcome.page else ""
+    click.echo(f"next: sweeper ui{page}", err=True)
+
+
+def train(space: SearchSpace, interrupt: Interrupt, name: str | None = None, new: bool = False) -> None:
+    """Run what is left of a sweep, print its table, and exit with what became of it."""
+    from sweeper.capacity import local_machine
+    from sweeper.stores import read_stores
+
     with terminal() as console:
-        what = f"{space.name}: {space.search.trials} trials of {space.job} on {space.data}, by {space.objective}"
+        what = (
+            f"{name or space.name}: {space.search.trials} trials of {space.job} on {space.data}, by {space.objective}"
+        )
         console.print(what, markup=False, soft_wrap=True)
         from sweeper import comparison
         from sweeper.driver import run_sweep
 
-        outcome = run_sweep(space, stores, local_machine(), console, new)
+        outcome = run_sweep(space, read_stores(), local_machine(), console, interrupt, name, new)
     show(comparison.compared([ledger_of(outcome.name)])[1])
     if outcome.mirror_failure:
         click.echo(f"{outcome.mirror_failure}; the ledger has everything", err=True)
+    interrupt.raise_asked()
     if outcome.interrupted:
         raise KeyboardInterrupt
     page = f", then open {outcome.page}" if outcome.page else ""

@@ -8,7 +8,7 @@ import shutil
 import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
@@ -22,11 +22,14 @@ from jobs import get_job
 from jobs.checkpoint import PREDICTIONS
 from sweeper import comparison
 from sweeper.capacity import Machine, shares
-from sweeper.confirmation import expected, leaders, missing, searched
-from sweeper.errors import ConfigError, EnvironmentFailure
+from sweeper.confirmation import expected, leaders
+from sweeper.continuation import anything_left, outlook
+from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
+from sweeper.interrupt import Interrupt
 from sweeper.ledger import (
     Ledger,
     TrialRecord,
+    begun,
     create_ledger,
     load_ledger,
     open_storage,
@@ -36,7 +39,7 @@ from sweeper.ledger import (
 from sweeper.progress import Progress
 from sweeper.results import results
 from sweeper.retention import disposable
-from sweeper.search_space import SearchSpace, backbones, resolved, to_yaml
+from sweeper.search_space import SearchSpace, backbones, present_fingerprint, resolved, restored, to_yaml
 from sweeper.search_space import searched as searched_parameters
 from sweeper.stores import Stores
 from sweeper.sweep import Sweep
@@ -45,6 +48,7 @@ from sweeper.trial import output_to
 
 PACKAGES = ("sweeper", "torch", "transformers", "ray", "optuna", "mlflow")
 FLUSH_SECONDS = 60.0
+HURRY_SECONDS = 8.0  # what MLflow gets of the half minute that an interrupt may take
 
 
 @dataclass(frozen=True)
@@ -81,24 +85,63 @@ def prepare(space: SearchSpace, machine: Machine, stores: Stores) -> None:
     check(stores)
 
 
-def run_sweep(space: SearchSpace, stores: Stores, machine: Machine, console: Console, new: bool = False) -> Outcome:
-    """Run what is left of the sweep called `space.name`, which may be all, some, or nothing of it.
+def run_sweep(
+    space: SearchSpace,
+    stores: Stores,
+    machine: Machine,
+    console: Console,
+    interrupt: Interrupt,
+    name: str | None = None,
+    new: bool = False,
+) -> Outcome:
+    """Run what is left of the sweep called `name`, by default as its space, which may be all, some, or nothing.
 
     `console` shows progress; all that libraries print goes to log.txt in the sweep's folder. `new` starts
-    another sweep beside one that exists, under the next free name.
+    another sweep beside one that exists, under the next free name. `interrupt` stops it in good order.
 
-    Raises ConfigError if a sweep of this name has another search space, EnvironmentFailure if another
-    process runs it.
+    Raises ConfigError if a sweep of this name has another search space, DataFailure if its data has changed
+    since, EnvironmentFailure if another process runs it.
     """
     prepare(space, machine, stores)
     storage = open_storage(stores.ledger)
-    name = free_name(space.name, sweep_names(storage)) if new else space.name
+    name = name or (free_name(space.name, sweep_names(storage)) if new else space.name)
     folder = stores.root / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with owned(folder), reachable(stores.ledger):
         ledger = open_ledger(storage, space, name)
         (folder / "search_space.yaml").write_text(to_yaml(space), encoding="utf-8")
-        return _run(Sweep(ledger, space, folder, machine), stores, console)
+        if records := ledger.records():
+            console.print(outlook(records, space), markup=False, soft_wrap=True)
+        return _run(Sweep(ledger, space, folder, machine), stores, console, interrupt)
+
+
+def space_of(ledger: Ledger) -> SearchSpace:
+    """The search space that a sweep was created with, without a look at its data."""
+    attributes = ledger.attributes
+    if "search_space" not in attributes:
+        raise ConfigError(f"sweep {ledger.name}: was cut short before it began; run its file again")
+    return restored(attributes["search_space"], attributes["data_fingerprint"], f"sweep {ledger.name}")
+
+
+def resumed(ledger: Ledger, trials: int | None = None) -> SearchSpace:
+    """The search space to go on with, over the data as it is now, perhaps with more trials.
+
+    Raises DataFailure when the data is gone or no longer the same.
+    """
+    space = space_of(ledger)
+    check_data(ledger, present_fingerprint(space, f"sweep {ledger.name}"))
+    search = space.search.model_copy(update={"trials": trials}) if trials else space.search
+    return replace(space, search=search)
+
+
+def check_data(ledger: Ledger, present: str) -> None:
+    """Raises DataFailure when a sweep's data has changed: old and new trials could not be compared."""
+    if (before := ledger.attributes["data_fingerprint"]) != present:
+        place = ledger.attributes["data"]
+        raise DataFailure(
+            f"sweep {ledger.name}: {place} has changed since, its fingerprint was {before} and is {present}; "
+            "put the data back, or run the search space under another name"
+        )
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
@@ -108,8 +151,8 @@ def free_name(name: str, taken: Collection[str]) -> str:
 
 
 def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
-    """The sweep's ledger, new or as it was left. Only the number of trials may have changed since."""
-    if name not in sweep_names(storage):
+    """The sweep's ledger, new or as it was left, for a space that may differ in what `differences` allows."""
+    if not begun(storage, name):
         return create_ledger(storage, space, name, versions())
     ledger = load_ledger(storage, name)
     if changes := differences(ledger.attributes["search_space"], resolved(space)):
@@ -120,12 +163,16 @@ def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
                 *(f"  {change}" for change in changes),
             ]
         )
+    check_data(ledger, space.data_fingerprint)
+    ledger.extend(space)
+    ledger.mend(space)
     return ledger
 
 
 def differences(before: Any, now: Any, key: str = "") -> list[str]:
-    """Where two search spaces differ, a line each; how many trials are asked for and what is kept may differ."""
-    if key in ("search.trials", "keep.checkpoints"):
+    """Where two search spaces differ, a line each. How many trials are asked for, what is kept and which finalists
+    are repeated may differ: none of it changes what a trial is."""
+    if key in ("search.trials", "keep.checkpoints", "repeats"):
         return []
     if isinstance(before, dict) and isinstance(now, dict):
         names = list(dict.fromkeys([*before, *now]))
@@ -149,29 +196,54 @@ def owned(folder: Path) -> Iterator[None]:
         raise EnvironmentFailure(f"sweep {folder.name}: process {pid} is running it; wait for it or stop it") from None
 
 
-def _run(sweep: Sweep, stores: Stores, console: Console) -> Outcome:
+def _run(sweep: Sweep, stores: Stores, console: Console, interrupt: Interrupt) -> Outcome:
     ledger, space = sweep.ledger, sweep.space
+    names = searched_parameters(space)
+    progress = Progress(console, space.objective, space.direction, expected(space), names)
+    with output_to(sweep.log), mirror_of(ledger, space, stores) as mirror, progress:
+        with interrupt.held():
+            run_unfinished(sweep, Listeners(sweep, mirror, progress), interrupt)
+        records = finish(ledger, mirror, in_a_hurry=interrupt.asked is not None)
+    return outcome_of(ledger, records, mirror, stores)
+
+
+def outcome_of(ledger: Ledger, records: list[TrialRecord], mirror: Mirror, stores: Stores) -> Outcome:
+    page = f"{stores.address}/{mirror.page}" if mirror.page else None
+    interrupted = any(record.state == "RUNNING" for record in records)
+    return Outcome(ledger.name, records, interrupted, mirror.failure, page)
+
+
+def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, patience: float = FLUSH_SECONDS) -> Mirror:
+    """What shows the sweep in MLflow; everything it says of it is in the ledger."""
     info = SweepInfo(
         name=ledger.name,
         key=f"{stores.root.absolute()}/{ledger.name}",
         objective=space.objective,
         direction=space.direction,
         columns=searched_parameters(space),
-        tags={"data": space.data, "data_fingerprint": space.data_fingerprint, **versions()},
+        tags={"data": space.data, "data_fingerprint": space.data_fingerprint, **ledger.attributes["versions"]},
         texts={"search_space.yaml": to_yaml(space)},
     )
-    names = searched_parameters(space)
-    progress = Progress(console, space.objective, space.direction, expected(space), names)
-    with (
-        output_to(sweep.log),
-        Mirror(stores.tracking, stores.artifacts, space.name, info) as mirror,
-        progress,
-    ):
-        run_unfinished(sweep, Listeners(sweep, mirror, progress))
-        records = finish(ledger, mirror)
-        page = f"{stores.address}/{mirror.page}" if mirror.page else None
-    interrupted = any(record.state == "RUNNING" for record in records)
-    return Outcome(ledger.name, records, interrupted, mirror.failure, page)
+    experiment = ledger.attributes["search_space"]["name"]
+    return Mirror(stores.tracking, stores.artifacts, experiment, info, patience, HURRY_SECONDS)
+
+
+def sync(ledger: Ledger, stores: Stores) -> Outcome:
+    """Make MLflow agree with the ledger: what it lacks is written, what it has is left, nothing is there twice.
+
+    Raises EnvironmentFailure when MLflow does not answer, or a process runs the sweep and so does this itself.
+    """
+    space = space_of(ledger)
+    folder = stores.root / ledger.name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with owned(folder), reachable(stores.ledger):
+        check(stores)
+        with output_to(folder / "log.txt"), mirror_of(ledger, space, stores) as mirror:
+            for record in ledger.records():
+                keep_predictions(record)
+                mirror.put(snapshot(record, ledger))
+            records = finish(ledger, mirror)
+        return outcome_of(ledger, records, mirror, stores)
 
 
 @dataclass(frozen=True)
@@ -192,16 +264,15 @@ class Listeners:
             shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def run_unfinished(sweep: Sweep, listeners: Listeners) -> None:
+def run_unfinished(sweep: Sweep, listeners: Listeners, interrupt: Interrupt) -> None:
     """Train what is left; a finished sweep does not even start Ray."""
     records = sweep.ledger.records()
     for record in records:
         listeners(record)
-    open_ended = len(searched(records)) < (sweep.space.search.trials or 0) or any(missing(records, sweep.space))
-    if open_ended or any(record.state == "RUNNING" for record in records):
+    if anything_left(records, sweep.space):
         from sweeper.tuning import run_trials
 
-        run_trials(sweep, listeners)
+        run_trials(sweep, listeners, interrupt)
 
 
 def keep_predictions(record: TrialRecord) -> None:
@@ -226,28 +297,36 @@ def snapshot(record: TrialRecord, ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def finish(ledger: Ledger, mirror: Mirror) -> list[TrialRecord]:
+def finish(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> list[TrialRecord]:
     """Close the parent run with the table, the plots and the page, and note in the ledger which run shows which
-    trial."""
+    trial. A trial that waits to go on is shown as stopped. `in_a_hurry` leaves plots and page for later."""
     records = ledger.records()
+    for record in records:
+        if record.state == "RUNNING":
+            mirror.put({**snapshot(record, ledger), "state": "STOPPED"})
     interrupted = any(record.state == "RUNNING" for record in records)
-    objective = ledger.objective
-    best = {f"best_{objective}": one.value or 0.0 for one in leaders(records, ledger.direction)[:1]}
-    mirror.finish("STOPPED" if interrupted else "COMPLETE", pages(ledger), best)
-    mirror.flush(FLUSH_SECONDS)
+    best = {f"best_{ledger.objective}": one.value or 0.0 for one in leaders(records, ledger.direction)[:1]}
+    texts = tables(ledger) if in_a_hurry else pages(ledger)
+    mirror.finish("STOPPED" if interrupted or in_a_hurry else "COMPLETE", texts, best)
+    mirror.flush(HURRY_SECONDS if in_a_hurry else FLUSH_SECONDS)
     for record in records:
         if record.key in mirror.run_ids:
             ledger.set_run(record.number, mirror.run_ids[record.key])
     return ledger.records()
 
 
-def pages(ledger: Ledger) -> dict[str, str]:
-    """What is to be read and looked at, by file name. A plot that fails is no reason to end without the table."""
+def tables(ledger: Ledger) -> dict[str, str]:
+    """What is to be read, by file name."""
     table, objective = comparison.rows(ledger.records(), ledger.direction), ledger.objective
-    texts = {
+    return {
         "comparison.md": comparison.markdown(table, objective),
         "comparison.csv": comparison.csv_text(table, objective),
     }
+
+
+def pages(ledger: Ledger) -> dict[str, str]:
+    """The tables, and what is to be looked at. A plot that fails is no reason to end without them."""
+    texts = tables(ledger)
     try:
         from sweeper import plots, report
 

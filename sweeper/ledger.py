@@ -42,6 +42,8 @@ from sweeper.stores import create_private
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 EVALUATION = "evaluation:"
 MEMORY = ":memory:"
+ABANDONED = "abandoned"
+READY = "ready"
 DRAWS = 50  # of parameters that had been tried, before the space counts as exhausted
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -76,6 +78,11 @@ class TrialRecord:
     @property
     def epochs(self) -> float:
         return float(self.evaluations[-1]["epoch"]) if self.evaluations else 0.0
+
+    @property
+    def trained(self) -> bool:
+        """Whether every epoch is on record."""
+        return bool(self.evaluations) and self.epochs >= self.params["num_train_epochs"]
 
     @property
     def seconds(self) -> float:
@@ -166,7 +173,7 @@ class Ledger:
         """
         known = {record.key for record in self.records()}
         for _ in range(DRAWS):
-            self.study.sampler = sampler(space, len(self.study.get_trials(deepcopy=False)))
+            self.study.sampler = sampler(space, self._drawn())
             trial = self.study.ask()
             params = draw(trial, space)
             key = trial_key(space.job, params, space.data_fingerprint) if params else None
@@ -176,6 +183,30 @@ class Ledger:
                 return self.record(trial.number)
             self.study.tell(trial, state=TrialState.FAIL)
         return None
+
+    def mend(self, space: SearchSpace) -> None:
+        """Put right what a driver leaves that is killed between two writes. Only for the sweep's owner.
+
+        A trial whose parameters were never written down is closed, and its draw is made again; one whose
+        last epoch is on record is finished.
+        """
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if "params" not in trial.user_attrs:
+                self._abandon(trial, space)
+            elif self._record(trial).trained:
+                self.finish(trial.number, "COMPLETE")
+
+    def _abandon(self, trial: optuna.trial.FrozenTrial, space: SearchSpace) -> None:
+        fixed = trial.user_attrs.get("fixed")
+        if fixed is not None and ABANDONED not in trial.user_attrs:
+            self.study.enqueue_trial(within(space, fixed), user_attrs={"fixed": fixed})
+        self.storage.set_trial_user_attr(trial._trial_id, ABANDONED, True)
+        self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def _drawn(self) -> int:
+        """How many trials there would be, had no driver been killed; each draw's seed follows from it."""
+        trials = self.study.get_trials(deepcopy=False)
+        return sum(ABANDONED not in trial.user_attrs for trial in trials)
 
     def repeat(self, number: int, seed: int) -> TrialRecord:
         """A new trial with the parameters of another and this seed. The sampler has no part in it."""
@@ -207,6 +238,11 @@ class Ledger:
         value = self.record(number).value if state == "COMPLETE" else None
         self.study.tell(number, value, state=TrialState[state])
         return self.record(number)
+
+    def extend(self, space: SearchSpace) -> None:
+        """Note that more trials are asked for, or other checkpoints kept, than when the sweep was created."""
+        if self.study.user_attrs["search_space"] != resolved(space):
+            self.study.set_user_attr("search_space", resolved(space))
 
     def set_run(self, number: int, run_id: str) -> None:
         """Note which MLflow run shows a trial; kept with the study, since a finished trial is closed to changes."""
@@ -265,7 +301,20 @@ def create_ledger(
     combinations = grid(space) if space.search.sampler == "grid" else ()
     for settings in chain(space.search.enqueue, combinations):
         study.enqueue_trial(within(space, settings), user_attrs={"fixed": dict(settings)})
+    study.set_user_attr(READY, True)
     return Ledger(storage, study)
+
+
+def begun(storage: RDBStorage, name: str) -> bool:
+    """Whether there is a sweep of this name. What is left of one whose driver was killed while it wrote down
+    the search space is removed: it has no trial. Only for the sweep's owner."""
+    if name not in sweep_names(storage):
+        return False
+    study = optuna.load_study(study_name=name, storage=storage)
+    if READY in study.user_attrs or any("params" in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
+        return True
+    optuna.delete_study(study_name=name, storage=storage)
+    return False
 
 
 def load_ledger(storage: RDBStorage, name: str) -> Ledger:

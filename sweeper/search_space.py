@@ -251,6 +251,20 @@ def read_search_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
     return replace(space, data_fingerprint=_fingerprint(space.data, note))
 
 
+def restored(values: Mapping[str, Any], data_fingerprint: str, origin: str) -> SearchSpace:
+    """The space of which `resolved` made these values. Its data is not looked at: see `present_fingerprint`.
+
+    Raises ConfigError, speaking of `origin`, where the values no longer fit the job.
+    """
+    space = _space(dict(values), Mistakes(Path(origin), {}))
+    return replace(space, data_fingerprint=data_fingerprint)
+
+
+def present_fingerprint(space: SearchSpace, origin: str) -> str:
+    """Of the data as it is now. Raises DataFailure when it is gone or broken."""
+    return _fingerprint(space.data, Mistakes(Path(origin), {}))
+
+
 def _fingerprint(data: str, note: Mistakes) -> str:
     folder = Path(data)
     if data != SAMPLE and not _holds(folder.is_dir):

@@ -376,8 +376,8 @@ class Mirror:
     ...     mirror.finish("COMPLETE", texts={"comparison.md": table}, metrics={"best_exact_match": 0.41})
 
     Nothing here waits for the store or raises because of it; what went wrong stands in `failure`. Leaving
-    the block waits for the last writes, at most `flush_timeout` seconds. Without `finish` the parent run is
-    closed as COMPLETE, after an exception as FAIL, after an interrupt as STOPPED.
+    the block waits for the last writes, at most `flush_timeout` seconds, or `hurry` after an interrupt. Without
+    `finish` the parent run is closed as COMPLETE, after an exception as FAIL, after an interrupt as STOPPED.
 
     A snapshot holds `key`, `name`, `state` (a key of STATUSES) and optionally `params`, `evaluations`
     (append-only; numbers become metrics, dated by `seconds` since `started`), `tags`, `reason`, `value` (the
@@ -396,6 +396,7 @@ class Mirror:
         experiment: str,
         sweep: SweepInfo,
         flush_timeout: float = 60.0,
+        hurry: float = 8.0,
     ) -> None:
         self.run_ids: dict[str, str] = {}
         self.parent_run_id: str | None = None
@@ -405,6 +406,7 @@ class Mirror:
         self._experiment = experiment
         self._sweep = sweep
         self._flush_timeout = flush_timeout
+        self._hurry = hurry
         self._pending: dict[str, Record] = {}
         self._failing: dict[str, str] = {}
         self._known: dict[str, Known] = {}
@@ -433,6 +435,8 @@ class Mirror:
     ) -> None:
         """Close the parent run, with artifacts by file name and with final metrics. Returns at once."""
         self._finished = True
+        if state == "STOPPED":
+            self._flush_timeout = min(self._flush_timeout, self._hurry)
         self._hand_over(sweep_record(self._sweep, state, texts, metrics))
 
     def flush(self, timeout: float) -> bool:
@@ -451,6 +455,8 @@ class Mirror:
     ) -> None:
         if not self._finished:
             self.finish(_closing_state(kind))
+        if _closing_state(kind) == "STOPPED":
+            self._flush_timeout = min(self._flush_timeout, self._hurry)
         with self._changed:
             self._deadline = time.monotonic() + self._flush_timeout
             self._changed.notify_all()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +20,11 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from jobs.checkpoint import latest
 from sweeper import trial as trial_process
 from sweeper.capacity import Machine, share_of
 from sweeper.confirmation import missing, searched
+from sweeper.continuation import rewind
+from sweeper.interrupt import Interrupt, descendants, end, handlers_kept
 from sweeper.ledger import Ledger, TrialRecord
 from sweeper.search_space import SearchSpace, max_epochs
 from sweeper.sweep import Sweep
@@ -34,6 +36,7 @@ OBJECT_STORE_BYTES = 100 * 2**20  # trials exchange paths and numbers only
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours, see sweeper/interrupt.py
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own state files are not needed
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",  # the driver has fetched what trials need
@@ -41,13 +44,13 @@ QUIET = {
 }
 
 
-def run_trials(sweep: Sweep, on_change: Callable[[TrialRecord], None]) -> None:
+def run_trials(sweep: Sweep, on_change: Callable[[TrialRecord], None], interrupt: Interrupt | None = None) -> None:
     """Run all trials the search space asks for; `on_change` is told of every change in the ledger.
 
     Returns when they have ended, when the budget is spent, or after an interrupt, which leaves the trials
     that were running RUNNING in the ledger.
     """
-    space = sweep.space
+    space, interrupt = sweep.space, interrupt or Interrupt()
     began = time.monotonic()
 
     def left() -> float | None:
@@ -56,34 +59,28 @@ def run_trials(sweep: Sweep, on_change: Callable[[TrialRecord], None]) -> None:
     with ray_session(sweep.machine):
         for kind, stopping in ((Search, scheduler(sweep.ledger, space)), (Confirmation, FIFOScheduler())):
             seconds = left()
-            searcher = kind(sweep, on_change)
+            searcher = kind(sweep, on_change, interrupt)
             if seconds is None or seconds > 0:
-                _tune(sweep, searcher, stopping, seconds, on_change)
+                _tune(searcher, stopping, seconds)
             if searcher.unfinished():  # interrupted: who the finalists are is not known yet
                 break
     seconds = left()
-    if seconds is not None and seconds <= 0:
+    if interrupt.asked is None and seconds is not None and seconds <= 0:
         close_unfinished(sweep.ledger, f"the time budget of {space.budget.time:g} s was spent", on_change)
 
 
-def _tune(
-    sweep: Sweep,
-    searcher: LedgerSearcher,
-    stopping: TrialScheduler,
-    seconds: float | None,
-    on_change: Callable[[TrialRecord], None],
-) -> None:
+def _tune(searcher: LedgerSearcher, stopping: TrialScheduler, seconds: float | None) -> None:
     """Run the searcher's trials to their end, for at most so many seconds."""
     if not searcher.any():
         return
+    sweep = searcher.sweep
+    bookkeeper = Bookkeeper(sweep, searcher.on_change, searcher.interrupt)
     tuner = tune.Tuner(
         tune.with_resources(trial_process.run, bundle),
         tune_config=tune.TuneConfig(
             search_alg=searcher, scheduler=stopping, num_samples=-1, reuse_actors=True, time_budget_s=seconds
         ),
-        run_config=tune.RunConfig(
-            name="tune", storage_path=str(sweep.ray_folder), callbacks=[Bookkeeper(sweep, on_change)], verbose=0
-        ),
+        run_config=tune.RunConfig(name="tune", storage_path=str(sweep.ray_folder), callbacks=[bookkeeper], verbose=0),
     )
     try:
         tuner.fit()
@@ -94,7 +91,7 @@ def _tune(
 def assignment(sweep: Sweep, record: TrialRecord) -> trial_process.Assignment:
     """The trial as its process is told of it, going on from its newest whole checkpoint if it has one."""
     workdir = sweep.workdir(record.number)
-    resume_from = latest(workdir) if record.evaluations else None
+    resume_from = rewind(record, workdir)
     share = share_of(sweep.space, record.params, sweep.machine)
     return trial_process.Assignment(
         number=record.number,
@@ -125,18 +122,22 @@ def ray_session(machine: Machine) -> Iterator[None]:
         yield
         return
     os.environ.update(QUIET)
-    ray.init(
-        address="local",
-        num_cpus=machine.cpus,
-        num_gpus=machine.gpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-    )
+    strangers = descendants()
+    with handlers_kept():
+        ray.init(
+            address="local",
+            num_cpus=machine.cpus,
+            num_gpus=machine.gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
     try:
         yield
     finally:
+        family = [process for process in descendants() if process not in strangers]
         ray.shutdown()
+        end(family)  # its agents would outlive it by a minute
 
 
 def scheduler(ledger: Ledger, space: SearchSpace) -> TrialScheduler:
@@ -171,21 +172,22 @@ class Unpickled:
 class LedgerSearcher(Unpickled, Searcher):  # type: ignore[misc]
     """Gives Tune the ledger's trials: those left unfinished, then new ones while there are any."""
 
-    def __init__(self, sweep: Sweep, on_change: Callable[[TrialRecord], None]) -> None:
+    def __init__(self, sweep: Sweep, on_change: Callable[[TrialRecord], None], interrupt: Interrupt) -> None:
         super().__init__(metric=sweep.space.objective, mode=sweep.space.direction)
         self.sweep = sweep
         self.on_change = on_change
+        self.interrupt = interrupt
         self.left = self.unfinished()
 
     def unfinished(self) -> list[TrialRecord]:
         return [record for record in self.sweep.ledger.records() if record.state == "RUNNING" and self.mine(record)]
 
     def any(self) -> bool:
-        """Whether there is anything to run."""
-        return bool(self.left) or self.wanted()
+        """Whether there is anything to run, and nobody has asked to stop."""
+        return self.interrupt.asked is None and (bool(self.left) or self.wanted())
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        record = self.left.pop(0) if self.left else self.new() if self.wanted() else None
+        record = None if not self.any() else self.left.pop(0) if self.left else self.new()
         if record is None:
             return str(Searcher.FINISHED)
         self.on_change(record)
@@ -244,11 +246,18 @@ class Confirmation(LedgerSearcher):
 
 
 class Bookkeeper(Unpickled, tune.Callback):  # type: ignore[misc]
-    """Writes what Tune sees into the ledger, before anyone else is told."""
+    """Writes what Tune sees into the ledger, before anyone else is told. After an interrupt results still count,
+    but a trial's end is none: Tune stops whatever runs, and so may the signal."""
 
-    def __init__(self, sweep: Sweep, on_change: Callable[[TrialRecord], None]) -> None:
+    def __init__(self, sweep: Sweep, on_change: Callable[[TrialRecord], None], interrupt: Interrupt) -> None:
         self.sweep = sweep
         self.on_change = on_change
+        self.interrupt = interrupt
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Tune leaves its loop, in good order, when it gets this signal."""
+        if self.interrupt.asked is not None:
+            signal.raise_signal(signal.SIGUSR1)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         if "checkpoint" not in result:  # Tune's own last word on a function that has returned
@@ -260,16 +269,16 @@ class Bookkeeper(Unpickled, tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         ledger, number = self.sweep.ledger, trial.config["number"]
         record = ledger.record(number)
-        if record.epochs >= record.params["num_train_epochs"]:
+        if record.trained:
             self.on_change(ledger.finish(number, "COMPLETE"))
-        else:
+        elif self.interrupt.asked is None:
             self.on_change(ledger.finish(number, "PRUNED", f"stopped early after epoch {record.epochs:g}"))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        number = trial.config["number"]
-        self.on_change(
-            self.sweep.ledger.finish(number, "FAIL", trial_process.failure_reason(self.sweep.workdir(number)))
-        )
+        if self.interrupt.asked is None:
+            number = trial.config["number"]
+            reason = trial_process.failure_reason(self.sweep.workdir(number))
+            self.on_change(self.sweep.ledger.finish(number, "FAIL", reason))
 
 
 def close_unfinished(ledger: Ledger, reason: str, on_change: Callable[[TrialRecord], None]) -> None:

@@ -25,7 +25,7 @@ JOBS = [
     ["offline"],
 ]
 SWEEPER = [
-    ["errors", "sheet"],
+    ["errors", "interrupt", "sheet"],
     ["document", "stores"],
     ["section", "tracking"],
     ["domain", "registry", "server", "statistics"],
@@ -34,7 +34,7 @@ SWEEPER = [
     ["capacity", "ledger", "trial"],
     ["retention", "sweep"],
     ["confirmation"],
-    ["comparison"],
+    ["comparison", "continuation"],
     ["progress", "reference", "results", "tuning"],
     ["importance", "recipe", "scores"],
     ["plots"],

@@ -18,6 +18,7 @@ from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.ledger import (
     Ledger,
     TrialRecord,
+    begun,
     create_ledger,
     existing_storage,
     load_ledger,
@@ -60,6 +61,7 @@ def test_a_trial_from_asking_to_its_end(storage: RDBStorage, toy_space: Make) ->
         "warmup_ratio",
         "num_train_epochs",
         "trouble",
+        "folder",
     }
 
 
@@ -296,3 +298,35 @@ def test_the_sampler_learns_from_settings_that_go_first(storage: RDBStorage, toy
     assert trials[inside.number].params == {"backbone": "hill", "learning_rate": 1e-3}
     assert trials[outside.number].params == {"backbone": "hill"}  # 0.5 lies outside the space
     assert outside.params["learning_rate"] == 0.5
+
+
+def test_a_draw_that_was_cut_short_is_made_again(storage: RDBStorage, toy_space: Make) -> None:
+    space = toy_space("search.enqueue=[{backbone: hill, learning_rate: 1e-3}]")
+    undisturbed, killed = create_ledger(storage, space, "undisturbed"), create_ledger(storage, space, "killed")
+    for _ in range(4):
+        asked(undisturbed, space)
+        killed.study.ask()  # as far as a driver came that was killed before it noted the parameters
+        killed.mend(space)
+        asked(killed, space)
+    assert [record.params for record in killed.records()] == [record.params for record in undisturbed.records()]
+    assert len(killed.study.get_trials()) == 8
+
+
+def test_a_trial_whose_last_epoch_is_on_record_is_finished(storage: RDBStorage, toy_space: Make) -> None:
+    space = toy_space()
+    ledger = create_ledger(storage, space, "toy")
+    for epochs in (4, 3):
+        number = asked(ledger, space).number
+        for epoch in range(1, epochs + 1):
+            ledger.report(number, evaluation(epoch, 0.2), None)
+    ledger.mend(space)
+    assert [record.state for record in ledger.records()] == ["COMPLETE", "RUNNING"]
+
+
+def test_a_sweep_that_was_cut_short_while_it_was_noted_is_created_again(storage: RDBStorage, toy_space: Make) -> None:
+    optuna.create_study(storage=storage, study_name="toy").set_user_attr("job", "tests.toy:JOB")
+    assert not begun(storage, "toy")
+    assert not begun(storage, "toy")
+    ledger = create_ledger(storage, toy_space(), "toy")
+    assert begun(storage, "toy")
+    assert ledger.records() == []
