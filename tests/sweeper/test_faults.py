@@ -26,7 +26,7 @@ from tests.conftest import TOY
 from tests.invariants import check, outcomes, starts, whole
 
 ROOT = Path(__file__).parents[2]
-INSTANTS = int(os.environ.get("SWEEPER_INSTANTS", "5"))
+INSTANTS = int(os.environ.get("SWEEPER_INSTANTS", "3"))
 PATIENCE = 180.0
 LIMIT = 30.0  # seconds an interrupted sweep has
 TABLES = ("studies", "study_user_attributes", "trials", "trial_params", "trial_user_attributes", "trial_values")
