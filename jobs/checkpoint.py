@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 MANIFEST = "manifest.json"
@@ -53,13 +54,14 @@ def copy_answering_part(checkpoint: Path, target: Path) -> Path:
     when what was copied is not what the manifest says.
     """
     manifest = answering_part(checkpoint)
-    incoming = target.with_name(f".{target.name}.incoming")
-    shutil.rmtree(incoming, ignore_errors=True)
-    incoming.mkdir(parents=True, mode=0o700)
-    for name in manifest:
-        shutil.copyfile(checkpoint / name, incoming / name)
-    write_json(incoming / MANIFEST, manifest)
-    return settle(incoming, target)
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+        incoming = Path(scratch) / target.name
+        incoming.mkdir(mode=0o700)
+        for name in manifest:
+            shutil.copyfile(checkpoint / name, incoming / name)
+        write_json(incoming / MANIFEST, manifest)
+        return settle(incoming, target)
 
 
 def settle(incoming: Path, target: Path) -> Path:

@@ -213,7 +213,10 @@ def model_sheet(table: Sequence[Row]) -> Sheet:
     """For `sheet.rich_table`, `sheet.markdown` and `sheet.csv_text`. The best of each job and objective stands out."""
     names = model_header(table)
     values = [[_flat(row, row["objective"]).get(name) for name in names] for row in table]
-    return Sheet(names, values, _texts(table), frozenset(_leaders(table)), caption=definition(table))
+    told = definition(table)
+    if {"qa", "longformer"} <= {row["job"] for row in table}:
+        told = f"{told or ''}; qa is given the relevant paragraph, longformer all of them".lstrip("; ")
+    return Sheet(names, values, _texts(table), frozenset(_leaders(table)), caption=told)
 
 
 def _leaders(table: Sequence[Row]) -> list[int]:

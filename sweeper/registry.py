@@ -7,10 +7,10 @@ are missing.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from jobs.checkpoint import damage, settle
@@ -59,7 +59,12 @@ class Registry:
             return None
         with answering(self.stores):
             found = self.client.get_model_version_by_alias(model, CHAMPION)
-            return Version(model, int(found.version), found.run_id or None, dict(found.tags))
+        if "folder" not in found.tags:
+            raise EnvironmentFailure(
+                f"champion of {model}: version {found.version} in MLflow was not made by `sweeper promote`; take its "
+                f"alias {CHAMPION} away there, and promote a trial"
+            )
+        return Version(model, int(found.version), found.run_id or None, dict(found.tags))
 
     def register(self, model: str, folder: str, run_id: str | None, tags: Mapping[str, str]) -> Version:
         """A new version of `model`, whose files lie in `folder` below the champions' folder; not yet champion."""
@@ -84,13 +89,10 @@ class Registry:
         return folder
 
     def _download(self, version: Version, folder: Path) -> None:
-        incoming = folder.with_name(f".{folder.name}.download")
-        shutil.rmtree(incoming, ignore_errors=True)
-        incoming.mkdir(parents=True, mode=0o700)
-        with answering(self.stores):
-            found = self.client.download_artifacts(version.run_id, f"{FOLDER}/{version.folder}", str(incoming))
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as incoming, answering(self.stores):
+            found = self.client.download_artifacts(version.run_id, f"{FOLDER}/{version.folder}", incoming)
             settle(Path(found), folder)
-        shutil.rmtree(incoming)
 
     def _source(self, folder: str, run_id: str | None) -> str:
         """Where MLflow is to find the files. Nothing is copied into a database's artifacts; a server takes only

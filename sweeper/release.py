@@ -175,11 +175,11 @@ def export(team: Team, output: Path, stores: Stores, weight: float | None = None
         weight, told = fitted(team, *two_stages(team, stores.root / "features"))
     elif team.selector:
         told = f"weight {weight} as given"
-    with TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
-        _fill(Path(scratch), team, weight or 0.0)
-        Path(scratch).chmod(0o755)
-        Path(scratch).rename(output)  # whole or absent
-        Path(scratch).mkdir()  # for the context to remove
+    with TemporaryDirectory(prefix=f".{output.name}-", dir=output.absolute().parent) as scratch:
+        folder = Path(scratch) / output.name
+        folder.mkdir()
+        _fill(folder, team, weight or 0.0)
+        folder.replace(output)  # whole or absent
     return told
 
 

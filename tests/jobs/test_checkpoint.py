@@ -59,16 +59,15 @@ def test_a_copy_for_answering_is_whole_and_holds_no_pickle(tmp_path: Path) -> No
     assert [path.name for path in copy.parent.iterdir()] == ["one"]
 
 
-def test_a_copy_takes_the_place_of_a_damaged_one_and_of_what_was_cut_short(tmp_path: Path) -> None:
+def test_a_copy_takes_the_place_of_a_damaged_one_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     (folder / "model.safetensors").write_text("weights")
     whole, target = checkpoint.publish(folder, tmp_path, 1), tmp_path / "one"
-    for leftover in (target, tmp_path / ".one.incoming"):
-        leftover.mkdir()
-        (leftover / "model.safetensors").write_text("wei")
+    target.mkdir()
+    (target / "model.safetensors").write_text("wei")
     assert checkpoint.damage(checkpoint.copy_answering_part(whole, target)) is None
-    assert not (tmp_path / ".one.incoming").exists()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_copy_of_what_is_not_as_it_was_written_never_appears(tmp_path: Path) -> None:

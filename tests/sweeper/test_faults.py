@@ -1,6 +1,6 @@
 """Real drivers in processes of their own, interrupted and killed. Toy trials, real Ray, real stores.
 
-SWEEPER_INSTANTS=20 kills at twenty instants instead of five.
+SWEEPER_INSTANTS=20 kills at twenty instants instead of three.
 """
 
 from __future__ import annotations

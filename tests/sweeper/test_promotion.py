@@ -270,6 +270,15 @@ def test_a_promotion_cut_short_leaves_the_old_champion(
     assert not list((stores.root / "champions" / "toy").glob(".*"))
 
 
+def test_a_champion_made_elsewhere_is_told_apart(stores: Stores) -> None:
+    client = open_registry(stores).client
+    client.create_registered_model("toy")
+    client.create_model_version("toy", stores.root.as_uri())
+    client.set_registered_model_alias("toy", "champion", "1")
+    with pytest.raises(EnvironmentFailure, match="version 1 in MLflow was not made by `sweeper promote`"):
+        champion("toy", stores)
+
+
 # several at once
 
 
