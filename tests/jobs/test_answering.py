@@ -123,3 +123,9 @@ def test_a_vote_by_hand() -> None:
         answering.averaged("玉山高", [first, second], 1)["answer"] == "玉"
     )  # 0.75 x 0.10 beats 0.05 x 0.65, 0.2 x 0.25
     assert answering.averaged("  ", [np.zeros((2, 2))], 2)["start"] == 0
+
+
+def test_the_weight_is_fitted_by_the_metric_profile() -> None:
+    selection, readings = [np.log([0.7, 0.3])], [[answer(4, "山", 1.0), answer(9, "日月潭。", 3.0)]]
+    assert answering.fit_weight(selection, readings, [["日月潭"]], "strict") == 0.0
+    assert answering.fit_weight(selection, readings, [["日月潭"]], "drcd") == pytest.approx(0.30)

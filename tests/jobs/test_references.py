@@ -90,3 +90,11 @@ def test_the_references_of_real_sets_hold_each_answer(shared: Path) -> None:
     own, given = references(read(location)), references(read(location), shared / "data/drcd_small/meta.json")
     assert all(answer in given[key] for key, (answer,) in own.items())
     assert sum(len(answers) for answers in given.values()) > len(given) > len(own)
+
+
+def test_other_references_are_other_data(folder: Path) -> None:
+    without = read(str(folder)).fingerprint
+    write(folder, {"b": ["南投縣", "南投"]})
+    one = read(str(folder)).fingerprint
+    write(folder, {"b": ["南投縣", "投縣"]})
+    assert len({without, one, read(str(folder)).fingerprint}) == 3

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from optuna.storages import RDBStorage
 
-from sweeper.confirmation import Missing, Spread, expected, missing, ranking, searched, spread
+from sweeper.confirmation import Missing, Spread, expected, leaders, missing, ranking, searched, spread
 from sweeper.ledger import create_ledger
 from sweeper.search_space import SearchSpace
 from tests.sweeper.test_comparison import record
@@ -50,3 +50,9 @@ def test_what_is_missing_shrinks_as_repeats_are_made(
     assert list(missing(ledger.records(), space)) == [Missing(2, 7)]
     assert expected(space) == 7
     assert list(missing(ledger.records(), toy_space())) == []
+
+
+def test_a_failed_trial_leads_nothing_whatever_its_value() -> None:
+    records = [record(0, 0.7), record(1, 0.99, "FAIL"), record(2, 0.8), record(3, 0.9, "RUNNING")]
+    assert [one.number for one in ranking(records, "max")] == [3, 2, 0, 1]
+    assert [one.number for one in leaders(records, "max")] == [2, 0]

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from optuna.storages import RDBStorage
 
 from jobs import offline
 from jobs.data import Data
 from sweeper import release
+from sweeper.cli import main
 from sweeper.errors import ConfigError, EnvironmentFailure, Failure
 from sweeper.ledger import create_ledger
 from sweeper.release import Team, best_readers, export, fitted, submit, two_stages
@@ -145,3 +147,33 @@ def test_an_ensemble_is_the_best_readers_that_were_kept(
         best_readers("readers", 3, stores)
     with pytest.raises(ConfigError, match="name it with --qa SWEEP"):
         best_readers("qa@champion", 2, stores)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["submit", "--context", "c", "--test", "t", "--weight", "nan"], "nan is no number"),
+        (["submit", "--context", "c", "--test", "t", "--ensemble", "0"], "x>=1"),
+        (["export", "bundle", "--ensemble", "-1"], "x>=1"),
+        (["promote", "toy", "--force", "--significant"], "--force: asks for nothing"),
+        (["errors", "toy", "--examples", "-1"], "x>=0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_is_not_there_is_told_before_the_work(
+    few: Data, place: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "answer", lambda *_: pytest.fail("worked before it looked"))
+    with pytest.raises(EnvironmentFailure, match=r"its folder .*nowhere is not there"):
+        submit(Team(), *files(few), tmp_path / "nowhere" / "a.csv", place, None)
+    with pytest.raises(EnvironmentFailure, match=r"its folder .*nowhere is not there"):
+        export(Team(), tmp_path / "nowhere" / "bundle", place, None)
