@@ -141,12 +141,13 @@ def exam(data: Data, split: str, profile: str) -> Exam:
     return Exam(data, split, rows, {**own, **accepted(data, profile)}, profile)
 
 
-def evaluate(exam: Exam, checkpoints: Mapping[str, Path], cache: Path) -> Iterator[Row]:
-    """A row for each system that the checkpoints, by job, are enough for; BM25 first.
+def load(checkpoints: Mapping[str, Path], cache: Path) -> dict[str, Model]:
+    """The models of checkpoints, by job. Raises CheckpointError or BackboneError for one that cannot be used."""
+    return {job: answering.load(folder, job, cache) for job, folder in checkpoints.items()}
 
-    Raises CheckpointError or BackboneError for a checkpoint that cannot be used.
-    """
-    models = {job: answering.load(folder, job, cache) for job, folder in checkpoints.items()}
+
+def evaluate(exam: Exam, models: Mapping[str, Model]) -> Iterator[Row]:
+    """A row for each system that the models, by job, are enough for; BM25 first."""
     mc, qa, longformer = (models.get(job) for job in ("mc", "qa", "longformer"))
     yield label_free(exam, qa)
     if mc and qa:
@@ -157,6 +158,20 @@ def evaluate(exam: Exam, checkpoints: Mapping[str, Path], cache: Path) -> Iterat
         yield soft(exam, mc, qa, selection, selecting)
     if longformer:
         yield exam.row("end to end", *timed(lambda: answering.end_to_end(longformer, exam.data, exam.rows)))
+
+
+def alone(exam: Exam, job: str, model: Model) -> float:
+    """What a trial of this job is scored by, on this exam: the share of right paragraphs of a selector, of exact
+    matches in the relevant paragraph of a reader, of exact matches of one that does both."""
+    if job == "mc":
+        chosen = answering.picks(exam.rows, answering.select(model, exam.data, exam.rows))
+        return float(np.mean([pick == row.relevant for pick, row in zip(chosen, exam.rows, strict=True)]))
+    answers = (
+        answering.read([model], exam.data, exam.rows, [row.relevant or 0 for row in exam.rows])
+        if job == "qa"
+        else answering.end_to_end(model, exam.data, exam.rows)
+    )
+    return float(scored(exam.rows, answers, exam.right, exam.profile).em.mean())
 
 
 def label_free(exam: Exam, reader: Model | None) -> Row:

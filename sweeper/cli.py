@@ -261,7 +261,8 @@ def best(name: str, yaml: bool) -> None:
 def evaluate(data: str, split: str, profile: str, form: str, **named: str | None) -> None:
     """Compare two stages, soft two stages, end to end and BM25 on the labelled questions of DATA.
 
-    A MODEL is JOB@champion, a sweep, which means its best trial, SWEEP/NUMBER, or a checkpoint's folder.
+    A MODEL is JOB@champion, a sweep, which means its best trial, SWEEP/NUMBER, or a checkpoint's folder. With
+    --split test, `compare` shows what each trial named so scored by itself.
     """
     from sweeper import systems
     from sweeper.reference import find_checkpoint
@@ -274,7 +275,10 @@ def evaluate(data: str, split: str, profile: str, form: str, **named: str | None
         from jobs.data import read
 
         exam = evaluation.exam(read(data), split, profile)
-        rows = list(evaluation.evaluate(exam, checkpoints, stores.root / "features"))
+        models = evaluation.load(checkpoints, stores.root / "features")
+        rows = list(evaluation.evaluate(exam, models))
+        if split == "test":
+            note_tests({job: evaluation.alone(exam, job, model) for job, model in models.items()}, named)
     if form == "json":
         click.echo(systems.json_text(rows, split, profile), nl=False)
     else:
@@ -520,6 +524,17 @@ def alike(ledger: Ledger) -> str | None:
     from sweeper.scores import alike_line
 
     return alike_line(ledger)
+
+
+def note_tests(scores: dict[str, float], named: dict[str, str | None]) -> None:
+    """Note test scores with the trials that were named as such; champions and folders are nobody's trial."""
+    from sweeper.reference import find_trial
+
+    for job, score in scores.items():
+        name = named[job] or ""
+        if "@" not in name and not Path(name).is_dir():
+            trial = find_trial(name, ledger_storage())
+            trial.ledger.set_test(trial.record.number, score)
 
 
 def ledger_storage() -> RDBStorage:

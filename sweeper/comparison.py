@@ -28,10 +28,10 @@ NOTHING = Spread(0, None, None)
 def rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
     """One row per trial, best first; trials without a value come last, in the order of their numbers.
 
-    Keys: trial, state, value, n, mean, std, params, metrics, epochs, duration_s, run_id, checkpoint, reason. `value`
-    and `metrics` are those of the trial's best evaluation, `mean` and `std` (None for one) those of the value over
-    its `n` seeds, `duration_s` the seconds it trained, `checkpoint` the folder of the best evaluation if it was
-    kept. Repeats count in their trial's row, and those rows come first; see `confirmation.ranking`.
+    Keys: trial, state, value, n, mean, std, params, metrics, test, epochs, duration_s, run_id, checkpoint, reason.
+    `value` and `metrics` are those of the trial's best evaluation, `mean` and `std` (None for one) those of the value
+    over its `n` seeds, `test` its score on the test questions if known, `duration_s` the seconds it trained,
+    `checkpoint` the folder of the best evaluation if it was kept. Repeats count in their trial's row, and those rows come first; see `confirmation.ranking`.
     """
     return [
         {
@@ -41,6 +41,7 @@ def rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
             **(spread(record, records) or NOTHING)._asdict(),
             "params": dict(record.params),
             "metrics": dict(record.metrics),
+            "test": record.test,
             "epochs": record.epochs,
             "duration_s": round(record.seconds, 3),
             "run_id": record.run_id,
@@ -60,7 +61,11 @@ def changing(table: Sequence[Row]) -> list[str]:
 def header(table: Sequence[Row], objective: str) -> list[str]:
     metrics = dict.fromkeys(name for row in table for name in row["metrics"] if name != objective)
     seeds = ["mean", "std", "n"] if any(row["n"] > 1 for row in table) else []
-    return ["trial", "state", objective, *seeds, *metrics, *changing(table), "epochs", "seconds"]
+    return ["trial", "state", objective, *seeds, *metrics, *_tested(table), *changing(table), "epochs", "seconds"]
+
+
+def _tested(table: Sequence[Row]) -> list[str]:
+    return ["test"] if any(row["test"] is not None for row in table) else []
 
 
 def trial_sheet(table: Sequence[Row], objective: str) -> Sheet:
@@ -206,7 +211,8 @@ def model_header(table: Sequence[Row]) -> list[str]:
     settings = dict.fromkeys(name for row in table for name in row["settings"])
     optional = [name for name in ("backbone", "weights_m") if any(row[name] is not None for row in table)]
     seeds = ["mean", "std", "n"] if any(row["n"] > 1 for row in table) else []
-    return ["sweep", "job", "trial", "state", *optional, *scores, *seeds, *settings, "epochs", "seconds"]
+    known = [*optional, *scores, *seeds, *_tested(table), *settings]
+    return ["sweep", "job", "trial", "state", *known, "epochs", "seconds"]
 
 
 def model_sheet(table: Sequence[Row]) -> Sheet:

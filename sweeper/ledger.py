@@ -59,6 +59,7 @@ class TrialRecord:
     checkpoint   the folder that belongs to the best evaluation
     reason       why a trial is PRUNED or FAIL
     repeat_of    the number of the trial that this one repeats with another seed
+    test         its score on the test questions, where that was ever evaluated
     """
 
     number: int
@@ -74,6 +75,7 @@ class TrialRecord:
     started: datetime | None
     ended: datetime | None
     repeat_of: int | None = None
+    test: float | None = None
 
     @property
     def epochs(self) -> float:
@@ -249,6 +251,10 @@ class Ledger:
         if self.study.user_attrs.get(f"run:{number}") != run_id:
             self.study.set_user_attr(f"run:{number}", run_id)
 
+    def set_test(self, number: int, score: float) -> None:
+        """Note a trial's score on the test questions; the latest one counts."""
+        self.study.set_user_attr(f"test:{number}", score)
+
     def _id(self, number: int) -> int:
         study_id = self.storage.get_study_id_from_name(self.name)
         return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
@@ -271,6 +277,7 @@ class Ledger:
             started=trial.datetime_start,
             ended=trial.datetime_complete,
             repeat_of=attrs.get("repeat_of"),
+            test=self.study.user_attrs.get(f"test:{trial.number}"),
         )
 
 

@@ -130,5 +130,8 @@ def test_reports_and_mistakes_are_there(story: dict[str, Any], home: Path, addre
     assert "<svg" in (home / "quickstart.html").read_text(encoding="utf-8")
     kinds = json.loads(sweeper(home, address, "errors", "quickstart", "--json"))
     assert kinds["questions"] == 384
+    sweeper(home, address, "evaluate", "hw", "--split", "test", "--mc", "mc_quickstart", "--json")
     table = json.loads(sweeper(home, address, "compare", "quickstart", "mc_quickstart", "--json"))
-    assert {row["job"] for row in table} == {"qa", "mc"}
+    tests = {row["job"]: row["test"] for row in table}
+    paragraph = story["evaluated"]["systems"][1]["paragraph_accuracy"]["value"]
+    assert tests == {"qa": None, "mc": pytest.approx(paragraph)}

@@ -63,6 +63,7 @@ def test_json_is_one_array_with_the_promised_keys() -> None:
         "std",
         "params",
         "metrics",
+        "test",
         "epochs",
         "duration_s",
         "run_id",
@@ -72,7 +73,7 @@ def test_json_is_one_array_with_the_promised_keys() -> None:
     assert parsed[0] == {
         "trial": 2, "state": "PRUNED", "value": 0.9, "n": 1, "mean": 0.9, "std": None,
         "params": {"backbone": "hill", "learning_rate": 0.01, "seed": 42},
-        "metrics": {"height": 0.9, "eval_loss": 0.5},
+        "metrics": {"height": 0.9, "eval_loss": 0.5}, "test": None,
         "epochs": 1.0, "duration_s": 2.5, "run_id": "run-2", "checkpoint": None, "reason": None,
     }  # fmt: skip
 
@@ -341,3 +342,10 @@ def test_several_sweeps_may_be_sorted_and_shown_in_full(sweeps: list[Ledger]) ->
     table, view = comparison.compared(sweeps, every=True, sort="accuracy", reverse=True)
     assert [row["value"] for row in table] == [0.9, 0.95, 0.6, 0.5, 0.2, None]
     assert view == comparison.model_sheet(table)
+
+
+def test_a_test_score_is_shown_where_it_is_known() -> None:
+    assert "test" not in comparison.header(comparison.rows(RECORDS, "max"), "height")
+    table = comparison.rows([record(0, 0.4, test=0.35), record(1, 0.2)], "max")
+    assert "test" in comparison.header(table, "height")
+    assert [row["test"] for row in table] == [0.35, None]
