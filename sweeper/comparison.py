@@ -31,7 +31,8 @@ def rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
     Keys: trial, state, value, n, mean, std, params, metrics, test, epochs, duration_s, run_id, checkpoint, reason.
     `value` and `metrics` are those of the trial's best evaluation, `mean` and `std` (None for one) those of the value
     over its `n` seeds, `test` its score on the test questions if known, `duration_s` the seconds it trained,
-    `checkpoint` the folder of the best evaluation if it was kept. Repeats count in their trial's row, and those rows come first; see `confirmation.ranking`.
+    `checkpoint` the folder of the best evaluation if it was kept. Repeats count in their trial's row, and those rows
+    come first; see `confirmation.ranking`.
     """
     return [
         {

@@ -900,7 +900,7 @@ def test_one_label_never_stands_for_two_kinds_of_domain(name: str, one: str, two
 
     for backbone in ("base", "large"):
         assign(found, suggest, {"backbone": backbone})
-    assert asked == expected
+    assert [label for label in asked if label != "backbone"] == expected
 
 
 def test_the_searched_parameters_are_those_that_are_not_constant() -> None:
