@@ -1,6 +1,6 @@
 """Real drivers in processes of their own, interrupted and killed. Toy trials, real Ray, real stores.
 
-SWEEPER_INSTANTS=20 kills at twenty instants instead of three.
+SWEEPER_INSTANTS=20 kills at twenty instants instead of two.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.conftest import TOY
 from tests.invariants import check, outcomes, starts, whole
 
 ROOT = Path(__file__).parents[2]
-INSTANTS = int(os.environ.get("SWEEPER_INSTANTS", "3"))
+INSTANTS = int(os.environ.get("SWEEPER_INSTANTS", "2"))
 PATIENCE = 180.0
 LIMIT = 30.0  # seconds an interrupted sweep has
 TABLES = ("studies", "study_user_attributes", "trials", "trial_params", "trial_user_attributes", "trial_values")

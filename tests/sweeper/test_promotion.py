@@ -345,7 +345,7 @@ def test_promoted_at_once_the_best_is_champion(rounds: Callable[[int], list[Roun
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_promoted_at_once_by_processes_the_best_is_champion(rounds: Callable[[int], list[Round]]) -> None:
-    every = rounds(int(os.environ.get("SWEEPER_ROUNDS", "5")))
+    every = rounds(int(os.environ.get("SWEEPER_ROUNDS", "3")))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.sweeper.test_promotion", "mlflow.store.tracking.sqlalchemy_store"])
     barrier, told = context.Barrier(8), context.Queue()
