@@ -173,7 +173,7 @@ def read_text(path: Path) -> str:
     try:
         return _text(path)
     except (OSError, ValueError) as error:
-        raise DataError([f"{path}: {getattr(error, 'strerror', None) or error}"]) from None
+        raise DataError([f"{path}: {getattr(error, 'strerror', None) or error}; check the path and the file"]) from None
 
 
 def refuse(mistakes: Sequence[str]) -> None:

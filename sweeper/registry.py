@@ -117,6 +117,8 @@ def champion(job: str, stores: Stores) -> Path:
 
     Raises ConfigError when the job has none, EnvironmentFailure when its files are missing or damaged.
     """
+    if sqlite_is_absent(stores.tracking):  # opening it would make it
+        raise ConfigError(f"job {job}: has no champion; {_cure(job, [])}")
     registry = open_registry(stores)
     version = registry.champion(job)
     if version is None:
@@ -127,6 +129,10 @@ def champion(job: str, stores: Stores) -> Path:
             f"champion of {job}, {problem}; promote trial {version.tags['trial']} again, or another with --force"
         )
     return folder
+
+
+def sqlite_is_absent(address: str) -> bool:
+    return address.startswith("sqlite:///") and not Path(address.removeprefix("sqlite:///").partition("?")[0]).exists()
 
 
 def _cure(job: str, known: list[str]) -> str:

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +22,7 @@ from ray.tune.search import Searcher
 
 from sweeper import trial as trial_process
 from sweeper.capacity import Machine, share_of
-from sweeper.confirmation import missing, searched
+from sweeper.confirmation import Missing, missing, searched
 from sweeper.continuation import rewind
 from sweeper.interrupt import Interrupt, descendants, end, handlers_kept
 from sweeper.ledger import Ledger, TrialRecord
@@ -57,9 +57,9 @@ def run_trials(sweep: Sweep, on_change: Callable[[TrialRecord], None], interrupt
         return None if space.budget.time is None else space.budget.time - (time.monotonic() - began)
 
     with ray_session(sweep.machine):
-        for kind, stopping in ((Search, scheduler(sweep.ledger, space)), (Confirmation, FIFOScheduler())):
+        for source, stopping in ((search(sweep), scheduler(sweep.ledger, space)), (repeats(sweep), FIFOScheduler())):
             seconds = left()
-            searcher = kind(sweep, on_change, interrupt)
+            searcher = LedgerSearcher(sweep, source, on_change, interrupt)
             if seconds is None or seconds > 0:
                 _tune(searcher, stopping, seconds)
             if searcher.unfinished():  # interrupted: who the finalists are is not known yet
@@ -169,25 +169,66 @@ class Unpickled:
         return {}
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where trials come from.
+
+    mine    whether a trial of the ledger is one of them
+    wanted  whether another is to be made
+    new     makes it; None when there is nothing new to offer
+    """
+
+    mine: Callable[[TrialRecord], bool]
+    wanted: Callable[[], bool]
+    new: Callable[[], TrialRecord | None]
+
+
+def search(sweep: Sweep) -> Source:
+    """What the sampler proposes, as many trials as the search space asks for."""
+    return Source(
+        mine=lambda record: record.repeat_of is None,
+        wanted=lambda: len(searched(sweep.ledger.records())) < (sweep.space.search.trials or 0),
+        new=lambda: sweep.ledger.ask(sweep.space),
+    )
+
+
+def repeats(sweep: Sweep) -> Source:
+    """The finalists once more, with other seeds."""
+
+    def first() -> Missing | None:
+        return next(missing(sweep.ledger.records(), sweep.space), None)
+
+    return Source(
+        mine=lambda record: record.repeat_of is not None,
+        wanted=lambda: first() is not None,
+        new=lambda: sweep.ledger.repeat(*found) if (found := first()) else None,
+    )
+
+
 class LedgerSearcher(Unpickled, Searcher):  # type: ignore[misc]
     """Gives Tune the ledger's trials: those left unfinished, then new ones while there are any."""
 
-    def __init__(self, sweep: Sweep, on_change: Callable[[TrialRecord], None], interrupt: Interrupt) -> None:
+    def __init__(
+        self, sweep: Sweep, source: Source, on_change: Callable[[TrialRecord], None], interrupt: Interrupt
+    ) -> None:
         super().__init__(metric=sweep.space.objective, mode=sweep.space.direction)
         self.sweep = sweep
+        self.source = source
         self.on_change = on_change
         self.interrupt = interrupt
         self.left = self.unfinished()
 
     def unfinished(self) -> list[TrialRecord]:
-        return [record for record in self.sweep.ledger.records() if record.state == "RUNNING" and self.mine(record)]
+        return [
+            record for record in self.sweep.ledger.records() if record.state == "RUNNING" and self.source.mine(record)
+        ]
 
     def any(self) -> bool:
         """Whether there is anything to run, and nobody has asked to stop."""
-        return self.interrupt.asked is None and (bool(self.left) or self.wanted())
+        return self.interrupt.asked is None and (bool(self.left) or (self.source.wanted() and not self.spent()))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        record = None if not self.any() else self.left.pop(0) if self.left else self.new()
+        record = None if not self.any() else self.left.pop(0) if self.left else self.source.new()
         if record is None:
             return str(Searcher.FINISHED)
         self.on_change(record)
@@ -199,15 +240,6 @@ class LedgerSearcher(Unpickled, Searcher):  # type: ignore[misc]
         failed = sum(record.state == "FAIL" for record in self.sweep.ledger.records())
         return allowed is not None and failed >= allowed
 
-    def mine(self, record: TrialRecord) -> bool:
-        raise NotImplementedError
-
-    def wanted(self) -> bool:
-        raise NotImplementedError
-
-    def new(self) -> TrialRecord | None:
-        raise NotImplementedError
-
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Bookkeeper has written it down."""
 
@@ -216,33 +248,6 @@ class LedgerSearcher(Unpickled, Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a sweep goes on from its ledger")
-
-
-class Search(LedgerSearcher):
-    """What the sampler proposes, while trials and budget last."""
-
-    def mine(self, record: TrialRecord) -> bool:
-        return record.repeat_of is None
-
-    def wanted(self) -> bool:
-        asked = len(searched(self.sweep.ledger.records()))
-        return asked < (self.sweep.space.search.trials or 0) and not self.spent()
-
-    def new(self) -> TrialRecord | None:
-        return self.sweep.ledger.ask(self.sweep.space)
-
-
-class Confirmation(LedgerSearcher):
-    """The finalists once more, with other seeds."""
-
-    def mine(self, record: TrialRecord) -> bool:
-        return record.repeat_of is not None
-
-    def wanted(self) -> bool:
-        return next(missing(self.sweep.ledger.records(), self.sweep.space), None) is not None and not self.spent()
-
-    def new(self) -> TrialRecord | None:
-        return self.sweep.ledger.repeat(*next(missing(self.sweep.ledger.records(), self.sweep.space)))
 
 
 class Bookkeeper(Unpickled, tune.Callback):  # type: ignore[misc]

@@ -279,6 +279,12 @@ def test_a_champion_made_elsewhere_is_told_apart(stores: Stores) -> None:
         champion("toy", stores)
 
 
+def test_asking_for_a_champion_creates_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="job qa: has no champion"):
+        champion("qa", read_stores(tmp_path, {}))
+    assert not list(tmp_path.iterdir())
+
+
 # several at once
 
 
