@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rapidfuzz import process
+
+from jobs.checkpoint import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -32,6 +34,7 @@ SCRATCH = re.compile(r"scratch:(?P<layers>\d{1,3})x(?P<hidden>\d{1,5})x(?P<heads
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 VOCABULARY = 21_128  # pieces of BERT's Chinese vocabulary; one of characters is smaller
 NARROW = 256  # hidden sizes below it start and train in their own way; see _narrow
+ROBERTA_PADDING = 1  # pad_token_id where a config.json leaves it out
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -168,8 +171,8 @@ def load_model(
         if match
         else _pretrained_model(name, auto_class, **config)
     )
-    limit = _position_limit(model.config)
-    if limit < positions:
+    limit = _position_limit(model.config.to_dict())
+    if limit is not None and limit < positions:
         raise BackboneError(f"{name}: reads at most {limit} tokens; lower max_length from {positions}")
     if len(tokenizer) > model.config.vocab_size:
         raise BackboneError(
@@ -244,12 +247,38 @@ def architecture(name: str) -> str:
     return str(_from_pretrained(AutoConfig, name).model_type)
 
 
-def _position_limit(config: Any) -> int:
+def position_limit(name: str) -> int | None:
+    """The most tokens a backbone reads at once, as its config.json has it; None where there is no such limit, or
+    no config.json on this machine yet. Never looks at the network.
+
+    >>> position_limit("bert-base-chinese")
+    512
+    """
+    file = _config_file(name)
+    try:
+        return _position_limit(read_json(file)) if file else None
+    except (OSError, ValueError, TypeError, AttributeError):  # whoever loads the backbone says what is wrong with it
+        return None
+
+
+def _config_file(name: str) -> Path | None:
+    if name.startswith("scratch:"):
+        return None
+    if _is_path(name):
+        return Path(name).expanduser() / "config.json"
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json")
+    return Path(found) if isinstance(found, str) else None
+
+
+def _position_limit(config: Mapping[str, Any]) -> int | None:
     """RoBERTa's families keep `pad_token_id + 1` positions for themselves."""
-    reserved = (
-        config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "longformer", "camembert") else 0
-    )
-    return int(config.max_position_embeddings) - reserved
+    positions = config.get("max_position_embeddings")
+    if positions is None:
+        return None
+    roberta = config.get("model_type") in ("roberta", "xlm-roberta", "longformer", "camembert")
+    return int(positions) - (int(config.get("pad_token_id", ROBERTA_PADDING)) + 1 if roberta else 0)
 
 
 def _from_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
@@ -259,7 +288,11 @@ def _from_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
         return auto_class.from_pretrained(source, trust_remote_code=False, **options)
     except RuntimeError as error:
         raise BackboneError(f"{name}: its weights do not fit the model that its config.json describes") from error
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:
+        if not (
+            isinstance(error, OSError | ValueError | ImportError) or type(error) is Exception
+        ):  # tokenizers' is bare
+            raise
         raise BackboneError(f"{name}: {_cause(source, error)}") from error
 
 

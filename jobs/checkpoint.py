@@ -7,17 +7,26 @@ and manifest.json with the size and SHA-256 of every other file.
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from jobs import faults
+
 MANIFEST = "manifest.json"
 PREDICTIONS = "predictions.json"
 IDENTITY = "job.json"
+PART = ".part"  # ends the name of what is not complete yet
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+NEARLY_NOTHING = 2**16  # bytes free on a disk that counts as full
 PICKLED = frozenset({".pt", ".pth", ".bin", ".pkl"})  # optimizer, random states, arguments: weights are safetensors
 
 
@@ -32,13 +41,65 @@ def publish(folder: Path, workdir: Path, step: int) -> Path:
     or whole. `folder` must lie on the same file system.
     """
     target = workdir / f"checkpoint-{step:06d}"
-    write_json(folder / MANIFEST, {path.name: _describe(path) for path in sorted(folder.iterdir())})
-    for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
-    folder.rename(target)
-    _sync(workdir)
+    with placed(target):
+        (folder / MANIFEST).unlink(missing_ok=True)  # of an earlier attempt, which must not vouch for itself
+        write_json(folder / MANIFEST, {path.name: _describe(path) for path in sorted(folder.iterdir())})
+        for path in folder.iterdir():
+            sync(path)
+        sync(folder)
+        faults.point("checkpoint.rename")
+        folder.rename(target)
+        sync(workdir)
+    faults.point("checkpoint.report")
     return target
+
+
+@contextmanager
+def placed(target: Path) -> Iterator[None]:
+    """Says of an OSError what was to be written: that of a full disk names no file, or the one that was read."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
+
+
+def disk_trouble(error: BaseException, place: Path) -> str | None:
+    """What a disk that is full or read-only has to do with an error, in one line with its place and the bytes free;
+    None where it has nothing to do with it.
+
+    NumPy and PyTorch say of a full disk only that fewer bytes were written than asked for, so the disk itself is
+    looked at as well.
+    """
+    chain = list(causes(error))
+    said = next((text for one in chain if (text := _said(one))), None)
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as gone:
+        return said and f"{place}: {said} ({gone.strerror})"
+    writing = any(isinstance(one, OSError | RuntimeError) for one in chain)
+    if said is None and writing and free < NEARLY_NOTHING:
+        said = os.strerror(errno.ENOSPC)
+    files = (one.filename2 or one.filename for one in chain if isinstance(one, OSError))
+    name = next((file for file in files if file), place)
+    return said and f"{name}: {said}; {free:,} bytes are free"
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it came from, the last one first."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _said(error: BaseException) -> str | None:
+    """The system's word for a full or read-only disk, where an error carries it as a number or as text."""
+    words = {code: os.strerror(code) for code in DISK_ERRORS}
+    if isinstance(error, OSError) and error.errno in words:
+        return words[error.errno]
+    return next((word for word in words.values() if word in str(error)), None)
 
 
 def answering_part(checkpoint: Path) -> dict[str, Any]:
@@ -55,13 +116,25 @@ def copy_answering_part(checkpoint: Path, target: Path) -> Path:
     """
     manifest = answering_part(checkpoint)
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+    clear_scratch(target)
+    with TemporaryDirectory(prefix=f".{target.name}-", suffix=PART, dir=target.parent) as scratch:
         incoming = Path(scratch) / target.name
         incoming.mkdir(mode=0o700)
-        for name in manifest:
-            shutil.copyfile(checkpoint / name, incoming / name)
-        write_json(incoming / MANIFEST, manifest)
+        with placed(target):
+            for name in manifest:
+                shutil.copyfile(checkpoint / name, incoming / name)
+            write_json(incoming / MANIFEST, manifest)
         return settle(incoming, target)
+
+
+def clear_scratch(target: Path) -> None:
+    """Remove what a process that was killed left beside `target`. One that writes there now fails, as two never
+    should."""
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}-????????{PART}"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def settle(incoming: Path, target: Path) -> Path:
@@ -69,10 +142,10 @@ def settle(incoming: Path, target: Path) -> Path:
     if problem := damage(incoming):
         raise OSError(f"{problem}; is the disk full or failing?")
     for path in (*incoming.iterdir(), incoming):
-        _sync(path)
+        sync(path)
     shutil.rmtree(target, ignore_errors=True)
     incoming.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
     return target
 
 
@@ -84,6 +157,8 @@ def damage(checkpoint: Path) -> str | None:
         return f"{checkpoint}: no readable {MANIFEST}"
     for name, expected in manifest.items():
         path = checkpoint / name
+        if path.name != name or path.is_symlink():
+            return f"{path}: no plain file of its own"
         if not path.is_file() or _describe(path) != expected:
             return f"{path}: missing or changed since it was written"
     return None
@@ -117,7 +192,7 @@ def _describe(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

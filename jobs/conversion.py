@@ -98,10 +98,12 @@ def load_model(
     name: str, tokenizer: PreTrainedTokenizerFast, attention_window: int, max_length: int
 ) -> PreTrainedModel:
     """A LongformerForQuestionAnswering from the backbone `name`: a Longformer as it is, but with this
-    window; a BERT or a `scratch:` backbone made long.
+    window; a BERT or a `scratch:` backbone made long. Its attention is computed in blocks; see jobs.attention.
 
     Raises BackboneError when it cannot be had, reads less than `max_length` tokens, or is another kind of model.
     """
+    from jobs.attention import in_blocks
+
     head = "AutoModelForQuestionAnswering"
     kind = architecture(name)
     if kind == "longformer":
@@ -110,7 +112,7 @@ def load_model(
         positions = max_length if kind == "scratch" else 1
         model = made_long(backbones.load_model(name, head, tokenizer, positions), attention_window, max_length)
     model.config.sep_token_id = tokenizer.sep_token_id
-    return model
+    return in_blocks(model)
 
 
 def architecture(name: str) -> str:

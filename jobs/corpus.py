@@ -16,10 +16,12 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Discr
 from pydantic import ValidationError as Invalid
 from pydantic_core import ErrorDetails
 
-from jobs.data import DataError, read_json, refuse
+from jobs.data import LONGEST, DataError, read_json, refuse
 
 HUB = re.compile(r"hub:(?P<name>[^:@]+)(?::(?P<config>[^@]+))?(?:@(?P<split>.+))?")
 HUB_SPLITS = {"valid": "validation"}
+
+Text = Annotated[str, Field(max_length=LONGEST)]
 
 
 class Reference(BaseModel):
@@ -34,6 +36,8 @@ def _listed(answers: Any) -> Any:
     """The hub's object of two lists, and CMRC 2018's strings, as SQuAD's list of objects."""
     if isinstance(answers, dict) and isinstance(answers.get("text"), list):
         texts, starts = answers["text"], answers.get("answer_start") or [None] * len(answers["text"])
+        if not isinstance(starts, list):
+            raise ValueError("answer_start: a list is expected")
         if len(texts) != len(starts):
             raise ValueError(f"{len(texts)} of text and {len(starts)} of answer_start; as many of both are expected")
         return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
@@ -44,7 +48,7 @@ def _listed(answers: Any) -> Any:
 
 class Asking(BaseModel):
     id: str = Field(validation_alias=AliasChoices("id", "query_id"), coerce_numbers_to_str=True)
-    question: str = Field(validation_alias=AliasChoices("question", "query_text"))
+    question: Text = Field(validation_alias=AliasChoices("question", "query_text"))
     answers: Annotated[tuple[Reference, ...], BeforeValidator(_listed)] = ()
 
 
@@ -53,11 +57,11 @@ class Titled(BaseModel):
 
 
 class Row(Titled, Asking):
-    context: str
+    context: Text
 
 
 class Paragraph(Titled):
-    context: str = Field(validation_alias=AliasChoices("context", "context_text"))
+    context: Text = Field(validation_alias=AliasChoices("context", "context_text"))
     qas: list[Asking]
 
 
@@ -68,6 +72,7 @@ class Article(Titled):
 EXPECTED = {
     "missing": "missing",
     "string_type": "text is expected",
+    "string_too_long": f"at most {LONGEST:,} characters are read; divide it",
     "list_type": "a list is expected",
     "tuple_type": "a list is expected",
     "model_type": "an object is expected",

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
@@ -19,6 +23,7 @@ SPLITS = ("train", "valid", "test")
 REFERENCES = "references.json"
 LABELS = "test_labels.json"
 CANDIDATES = range(2, 9)
+LONGEST = 100_000  # characters of one text; of 3.4 million, counting word pairs took 1.2 GB and 20 s
 SHOWN = 20
 
 
@@ -147,9 +152,9 @@ def _reference_lists(path: Path, ids: Set[str]) -> dict[str, list[str]]:
         refuse([f"{path}: holds {_kind(content)}; an object is expected, with a list of answers for each id"])
     lists = {key: one.get("references", []) if isinstance(one, dict) else one for key, one in content.items()}
     unknown = [key for key in lists if key not in ids]
-    mistakes = [f"{path}: id {key!r} is no question of this data set; remove it" for key in unknown]
+    mistakes = [f"{path}: id {_said(key)} is no question of this data set; remove it" for key in unknown]
     mistakes += [
-        f"{path}: id {key!r}: a list of answers is expected, none of them empty"
+        f"{path}: id {_said(key)}: a list of answers is expected, none of them empty"
         for key, answers in lists.items()
         if not isinstance(answers, list) or not answers or any(_text_problem(answer) for answer in answers)
     ]
@@ -189,11 +194,19 @@ def _sample() -> dict[str, Any]:
 
 
 def _files(folder: Path, mistakes: list[str]) -> dict[str, Any]:
-    if not folder.is_dir():
+    if not _is_folder(folder):
         wanted = f"a folder with context.json, train.json and valid.json, or the word {SAMPLE}"
         raise DataError([f"{folder}: no such folder; `data` is {wanted}"])
-    names = ["context", "train", "valid"] + (["test"] if (folder / "test.json").exists() else [])
+    names = ["context", "train", "valid"] + (["test"] if os.path.lexists(folder / "test.json") else [])
     return {name: _json(folder / f"{name}.json", mistakes) for name in names}
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether this is a folder; a name too long or a folder closed to us is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _json(path: Path, mistakes: list[str]) -> Any:
@@ -210,6 +223,10 @@ def _json(path: Path, mistakes: list[str]) -> Any:
 
 
 def _text(path: Path) -> str:
+    """What a regular file holds: a pipe would block, a device would never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError("not a regular file; write the data to one")
     raw = path.read_bytes()
     if raw.startswith(b"\x1f\x8b"):
         raise ValueError("gzip-compressed; unpack it first")
@@ -231,9 +248,15 @@ def _json_cure(path: Path, error: json.JSONDecodeError) -> str:
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
-        raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} twice in one object; keep one")
-    return dict(pairs)
+    values = dict(pairs)
+    if len(values) < len(keys):
+        twice = next(key for key, count in Counter(keys).items() if count > 1)
+        raise ValueError(f"key {_said(twice)} twice in one object{_labelled(values)}; keep one")
+    return values
+
+
+def _labelled(row: Any) -> str:
+    return f" (id {_said(row['id'])})" if isinstance(row, dict) and "id" in row else ""
 
 
 def _no_constants(name: str) -> None:
@@ -271,6 +294,8 @@ def _paragraphs(name: str, content: Any, mistakes: list[str]) -> tuple[str, ...]
     if not isinstance(content, list):
         mistakes.append(f"{name}: holds {_kind(content)}; a list of paragraph strings is expected")
         return ()
+    if not content and not mistakes:
+        mistakes.append(f"{name}: no paragraphs; at least {CANDIDATES.start} are needed")
     for row, text in enumerate(content):
         if problem := _text_problem(text):
             mistakes.append(f"{name}: row {row}: {problem}")
@@ -280,10 +305,14 @@ def _paragraphs(name: str, content: Any, mistakes: list[str]) -> tuple[str, ...]
 def _text_problem(text: Any) -> str | None:
     if not isinstance(text, str):
         return f"{_kind(text)} where text is expected"
-    if not text.strip():
-        return "empty text"
+    if len(text) > LONGEST:
+        return f"{len(text):,} characters; at most {LONGEST:,} are read, divide it"
     if "\0" in text:
         return f"a NUL character at {text.index(chr(0))}; remove it"
+    if not text.strip():
+        return "empty text"
+    if half := re.search("[\ud800-\udfff]", text):
+        return f"half a surrogate pair at {half.start()}, which is no character; write the whole one"
     return None
 
 
@@ -295,8 +324,7 @@ def _questions(
         return
     for number, row in enumerate(content):
         problems = list(_row_problems(row, paragraphs, labelled))
-        label = f" (id {row['id']!r})" if isinstance(row, dict) and "id" in row else ""
-        mistakes += [f"{name}: row {number}{label}: {problem}" for problem in problems]
+        mistakes += [f"{name}: row {number}{_labelled(row)}: {problem}" for problem in problems]
         if not problems:
             yield _question(row)
 
@@ -326,7 +354,9 @@ def _row_problems(row: Any, paragraphs: Sequence[str], labelled: bool) -> Iterat
             yield f"{key}: {problem}"
     candidates = list(_candidate_problems(row["paragraphs"], len(paragraphs)))
     yield from candidates
-    if "relevant" in row and "answer" in row and not candidates:
+    if len(labels := [key for key in ("relevant", "answer") if key in row]) == 1:
+        yield f"{labels[0]}: stands alone; write both relevant and answer, or neither"
+    elif labels and not candidates and paragraphs:
         yield from _label_problems(row, paragraphs)
 
 
@@ -336,9 +366,9 @@ def _candidate_problems(candidates: Any, count: int) -> Iterator[str]:
         return
     if len(candidates) not in CANDIDATES:
         yield f"paragraphs: {len(candidates)} of them; {CANDIDATES.start} to {CANDIDATES.stop - 1} are expected"
-    for index in candidates:
+    for index in candidates if count else ():  # without paragraphs that is the mistake
         if not 0 <= index < count:
-            yield f"paragraphs: {index} is not in context.json, which has rows 0 to {count - 1}"
+            yield f"paragraphs: {_said(index)} is not in context.json, which has rows 0 to {count - 1}"
     if len(set(candidates)) < len(candidates):
         yield "paragraphs: the same paragraph twice"
 
@@ -346,7 +376,7 @@ def _candidate_problems(candidates: Any, count: int) -> Iterator[str]:
 def _label_problems(row: Mapping[str, Any], paragraphs: Sequence[str]) -> Iterator[str]:
     relevant, answer = row["relevant"], row["answer"]
     if not _is_int(relevant) or relevant not in row["paragraphs"]:
-        yield f"relevant: {relevant!r} is none of this question's paragraphs {row['paragraphs']}"
+        yield f"relevant: {_said(relevant)} is none of this question's paragraphs {row['paragraphs']}"
         return
     if not isinstance(answer, dict) or not isinstance(answer.get("text"), str) or not _is_int(answer.get("start")):
         yield 'answer: {"text": a string, "start": a whole number} is expected'
@@ -355,11 +385,14 @@ def _label_problems(row: Mapping[str, Any], paragraphs: Sequence[str]) -> Iterat
     if not text.strip():
         yield "answer: empty text"
     elif isinstance(paragraph, str) and (start < 0 or paragraph[start : start + len(text)] != text):
-        yield f"answer: {text!r} is not at start {start} of paragraph {relevant}; {_where(text, paragraph, start)}"
+        place = f"start {_said(start)} of paragraph {relevant}"
+        yield f"answer: {_said(text)} is not at {place}; {_where(text, paragraph, start)}"
 
 
 def _where(text: str, paragraph: str, start: int) -> str:
-    places = [at for at in range(len(paragraph)) if paragraph.startswith(text, at)]
+    first = min(max(0, start), len(paragraph))
+    nearest = (paragraph.rfind(text, 0, first + len(text)), paragraph.find(text, first))
+    places = [at for at in nearest if at >= 0]
     if not places:
         return "it stands nowhere in that paragraph"
     return f"it stands at {min(places, key=lambda at: abs(at - start))} (counted in characters, from 0)"
@@ -370,12 +403,18 @@ def _repeated_ids(questions: Mapping[str, Sequence[Question]]) -> Iterator[str]:
     for name, rows in questions.items():
         for row in rows:
             if row.id in seen:
-                yield f"{name}: id {row.id!r} already stands in {seen[row.id]}; ids are unique over all files"
+                yield f"{name}: id {_said(row.id)} already stands in {seen[row.id]}; ids are unique over all files"
             seen.setdefault(row.id, name)
 
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _said(value: Any) -> str:
+    """A value as a message has it: on one line, and short."""
+    text = _kind(value) if isinstance(value, dict | list) else repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _kind(value: Any) -> str:

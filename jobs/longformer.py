@@ -16,14 +16,18 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from jobs.conversion import fetch
 from jobs.job import Direction, Job, ParamError, Report
-from jobs.params import MetricProfile, TrainingParams, knob
+from jobs.params import MetricProfile, TrainingParams, check_workers, knob, smaller
 from jobs.task import Task
+from jobs.timing import START, phase
 
 if TYPE_CHECKING:
     import torch
 
     from jobs.data import Data, Question
     from jobs.features import Group, JoinedWindows
+
+
+GRAIN = 8  # a batch's length is a multiple of it, as a GPU's matrix products like it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +51,7 @@ class LongformerParams(TrainingParams):
     )
     doc_stride: Annotated[int, Ge(0)] = knob(256, "tokens two neighbouring windows share")
     max_answer_length: Annotated[int, Ge(1)] = knob(30, "longest answer in tokens")
-    attention_window: Annotated[int, Ge(2)] = knob(
-        512, "neighbours each token sees, half on each side; inputs are padded to a multiple of it"
-    )
+    attention_window: Annotated[int, Ge(2)] = knob(512, "neighbours each token sees, half on each side")
     metric_profile: MetricProfile = knob("strict", "definition of exact_match and f1")
     gradient_checkpointing: bool = knob(False, "compute activations again for the gradient: less memory, more time")
 
@@ -74,7 +76,8 @@ class LongformerParams(TrainingParams):
 
 def train(params: LongformerParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
     """Train one end-to-end reader; see jobs.job.Job for the contract."""
-    from jobs import training
+    with phase(START):
+        from jobs import training
 
     training.train(TASK, params, data, workdir, report, resume_from)
 
@@ -112,12 +115,12 @@ def groups(rows: Sequence[Question]) -> list[Group]:
     ]
 
 
-def collate(source: JoinedWindows, rows: Sequence[int], attention_window: int) -> dict[str, torch.Tensor]:
-    """Model input and labels of some windows, padded as a Longformer needs it and no further. Global
-    attention lies on all that stands before the paragraphs."""
+def collate(source: JoinedWindows, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Model input and labels of some windows, padded to the longest of them; attention in blocks needs no whole
+    number of windows. Global attention lies on all that stands before the paragraphs."""
     import torch
 
-    batch = {name: torch.from_numpy(values) for name, values in source.batch(rows, attention_window)._asdict().items()}
+    batch = {name: torch.from_numpy(values) for name, values in source.batch(rows, GRAIN)._asdict().items()}
     offset = torch.from_numpy(source.offset[list(rows)])
     labels = torch.from_numpy(source.labels[list(rows)].astype("int64"))
     before = torch.arange(batch["input_ids"].shape[1]) < offset[:, None]
@@ -187,9 +190,9 @@ TASK = Task(
     "longformer",
     model,
     lambda params, tokenizer, data, rows, cache: windows(tokenizer, data, rows, params, cache),
-    lambda source, numbers, params: collate(source, numbers, params.attention_window),
+    lambda source, numbers, params: collate(source, numbers),
     lambda source, data, logits, params: evaluate(
         source, data, logits, params.max_answer_length, params.metric_profile
     ),
 )
-JOB = Job("longformer", LongformerParams, METRICS, train, fetch)
+JOB = Job("longformer", LongformerParams, METRICS, train, fetch, smaller, check_workers)

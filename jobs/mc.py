@@ -15,8 +15,9 @@ from annotated_types import Ge, Le
 
 from jobs.backbones import fetch
 from jobs.job import Job, Report
-from jobs.params import TrainingParams, knob
+from jobs.params import TrainingParams, check_length, check_workers, knob, smaller
 from jobs.task import Task
+from jobs.timing import START, phase
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,10 +40,15 @@ class McParams(TrainingParams):
     )
     per_device_eval_batch_size: Annotated[int, Ge(1)] = knob(8, "questions at once on a device in evaluation")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_length(self, self.max_length)
+
 
 def train(params: McParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
     """Train one selector; see jobs.job.Job for the contract."""
-    from jobs import training
+    with phase(START):
+        from jobs import training
 
     training.train(TASK, params, data, workdir, report, resume_from)
 
@@ -166,4 +172,6 @@ TASK = Task(
     lambda source, data, logits, params: evaluate(data.valid, logits),
     loss=loss,
 )
-JOB = Job("mc", McParams, {"accuracy": "max", "eval_loss": "min", "train_loss": "min"}, train, fetch)
+JOB = Job(
+    "mc", McParams, {"accuracy": "max", "eval_loss": "min", "train_loss": "min"}, train, fetch, smaller, check_workers
+)

@@ -15,8 +15,9 @@ from annotated_types import Ge, Le
 
 from jobs.backbones import fetch
 from jobs.job import Job, ParamError, Report
-from jobs.params import MetricProfile, TrainingParams, knob
+from jobs.params import MetricProfile, TrainingParams, check_length, check_workers, knob, smaller
 from jobs.task import Task
+from jobs.timing import START, phase
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +44,13 @@ class QaParams(TrainingParams):
                 "doc_stride",
                 f"{self.doc_stride} leaves no room in windows of max_length {self.max_length}; use less than {room}",
             )
+        check_length(self, self.max_length)
 
 
 def train(params: QaParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
     """Train one reader; see jobs.job.Job for the contract."""
-    from jobs import training
+    with phase(START):
+        from jobs import training
 
     training.train(TASK, params, data, workdir, report, resume_from)
 
@@ -144,4 +147,12 @@ TASK = Task(
     ),
     trained=lambda source, params: kept_windows(source, params.unanswered_share, params.seed).tolist(),
 )
-JOB = Job("qa", QaParams, {"exact_match": "max", "f1": "max", "eval_loss": "min", "train_loss": "min"}, train, fetch)
+JOB = Job(
+    "qa",
+    QaParams,
+    {"exact_match": "max", "f1": "max", "eval_loss": "min", "train_loss": "min"},
+    train,
+    fetch,
+    smaller,
+    check_workers,
+)

@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter1d
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
+Places = NDArray[np.bool_]
+
+PIECE = 2**16  # scores worked on at a time: 256 KiB in float32, so that what is in between stays in the cache
 
 
 class Spans(NamedTuple):
@@ -20,27 +22,70 @@ class Spans(NamedTuple):
     last: Ints
 
 
-def best_spans(start: Floats, end: Floats, allowed: NDArray[np.bool_], max_tokens: int) -> Spans:
+def best_spans(start: Floats, end: Floats, allowed: Places, max_tokens: int) -> Spans:
     """The span with the highest start + end score in every window, at most `max_tokens` long.
 
     All three arrays are [windows, positions]; only `allowed` positions take part, and each window must
     have one. Of equals the span that ends first wins, then the one that starts first.
 
-    Every end is joined with the greatest start among the `max_tokens` positions up to it, which a sliding
-    maximum gives for all ends at once (van Herk 1992). Taking the best of all pairs is what BERT's
-    authors do (Devlin et al. 2019, section 4.2), without a list of candidates that can miss it.
+    Every end is joined with the greatest start among the `max_tokens` positions up to it. Taking the best
+    of all pairs is what BERT's authors do (Devlin et al. 2019, section 4.2), without a list of candidates
+    that can miss it.
     """
-    start = np.where(allowed, start, -np.inf)
-    end = np.where(allowed, end, -np.inf)
-    length = min(max_tokens, start.shape[1])
-    reach = maximum_filter1d(start, size=length, axis=1, mode="constant", cval=-np.inf, origin=(length - 1) // 2)
-    totals = reach + end
-    last = totals.argmax(axis=1)
-    behind = np.arange(length - 1, -1, -1)
-    candidates = last[:, None] - behind
-    starts = np.where(candidates >= 0, np.take_along_axis(start, np.maximum(candidates, 0), axis=1), -np.inf)
-    first = last - behind[starts.argmax(axis=1)]
-    return Spans(totals[np.arange(len(last)), last], first, last)
+    rows = max(1, PIECE // start.shape[1])
+    pieces = (slice(at, at + rows) for at in range(0, max(1, len(start)), rows))
+    found = [_best_of_all(start[piece], end[piece], allowed[piece], max_tokens) for piece in pieces]
+    return Spans(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def _best_of_all(start: Floats, end: Floats, allowed: Places, max_tokens: int) -> Spans:
+    width = min(max_tokens, start.shape[1])
+    # Several times as quick as filling by a mask: the lesser of a score and its limit is the score, or -inf.
+    limit = (allowed.astype(start.dtype) - start.dtype.type(0.5)) * start.dtype.type(np.inf)
+    # A gap of -inf ahead of each row, so that rows can be worked on as one line: none sees its neighbour's scores.
+    starts = np.full((len(start), width - 1 + start.shape[1]), -np.inf, start.dtype)
+    np.minimum(start, limit, out=starts[:, width - 1 :])
+    totals = _greatest_up_to(starts.ravel(), width).reshape(starts.shape)[:, width - 1 :] + end
+    np.minimum(totals, limit, out=totals)
+    window, last = np.arange(len(start)), totals.argmax(axis=1)
+    candidates = starts[window[:, None], last[:, None] + np.arange(width)]
+    return Spans(totals[window, last], last - (width - 1) + candidates.argmax(axis=1), last)
+
+
+def _greatest_up_to(scores: Floats, width: int) -> Floats:
+    """The greatest of the `width` scores up to each place of a line that begins with `width` - 1 times -inf, in passes
+    over all of it: each pass at most doubles how many scores the one before has looked at."""
+    greatest, seen = scores, 1
+    spares = [np.empty_like(scores), np.empty_like(scores)] if width > 1 else []
+    for spare in spares:
+        spare[: width - 1] = -np.inf
+    while seen < width:
+        step = min(seen, width - seen)
+        np.maximum(greatest[step:], greatest[:-step], out=spares[0][step:])
+        greatest, seen = spares[0], seen + step
+        spares.reverse()
+    return greatest
+
+
+def candidate_spans(start: Floats, end: Floats, allowed: Places, max_tokens: int, n_best: int = 20) -> Spans:
+    """As best_spans, out of fewer spans: those that join one of the `n_best` greatest starts of a window with one of
+    its `n_best` greatest ends. That is what Hugging Face's question-answering examples look at, so their answers
+    can be had, and told apart from the best ones. Where none of these is a span the score is -inf.
+
+    The greatest are taken from all positions, `allowed` or not; of equals the one with the greater start wins,
+    then the one with the greater end.
+    """
+    rows = np.arange(len(start))[:, None]
+    starts, ends = (scores.argsort(axis=1)[:, : -n_best - 1 : -1] for scores in (start, end))
+    totals = start[rows, starts][:, :, None] + end[rows, ends][:, None, :]
+    tokens = ends[:, None, :] - starts[:, :, None] + 1
+    spans = (tokens >= 1) & (tokens <= max_tokens)
+    spans &= allowed[rows, starts][:, :, None] & allowed[rows, ends][:, None, :]
+    totals = np.where(spans, totals, -np.inf).reshape(len(start), -1)
+    best = totals.argmax(axis=1)
+    first, last = np.divmod(best, ends.shape[1])
+    window = rows[:, 0]
+    return Spans(totals[window, best], starts[window, first], ends[window, last])
 
 
 def best_windows(scores: Floats, groups: Ints) -> Ints:

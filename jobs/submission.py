@@ -9,7 +9,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jobs import faults
 from jobs.answering import Answer
+from jobs.checkpoint import PART, clear_scratch, placed, sync
 from jobs.data import Data, DataError, Question, read_json, read_text, refuse
 from jobs.metrics import mean_scores
 
@@ -42,14 +44,18 @@ def csv_text(answers: Sequence[Answer]) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """The whole file or, if anything fails, what was there before."""
-    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    """The whole file or, if anything fails, what was there before. What is left beside it by a process that was
+    killed goes. Raises OSError."""
+    clear_scratch(path)
+    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}-", suffix=PART, dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+        with placed(path), os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        faults.point("submission.rename")
         Path(scratch).replace(path)
+        sync(path.parent)
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 
 from jobs import backbones
 from jobs.backbones import BackboneError, check_name
+from jobs.job import ParamError
+from jobs.mc import McParams
 
 QA = "AutoModelForQuestionAnswering"
 
@@ -137,6 +140,31 @@ def test_code_that_comes_with_a_backbone_is_not_run(saved: Path, capfd: pytest.C
 def test_a_backbone_that_is_too_short_is_an_error(saved: Path) -> None:
     with pytest.raises(BackboneError, match="reads at most 512 tokens; lower max_length from 600"):
         backbones.load_model(str(saved), QA, backbones.load_tokenizer(str(saved), []), 600)
+
+
+def test_a_folder_says_how_much_its_model_reads(saved: Path) -> None:
+    assert backbones.position_limit(str(saved)) == 512
+    (saved / "config.json").write_text('{"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}')
+    assert backbones.position_limit(str(saved)) == 512
+    for unknown in ("{}", "[]", "{", '{"max_position_embeddings": "many"}'):
+        (saved / "config.json").write_text(unknown)
+        assert backbones.position_limit(str(saved)) is None
+
+
+def test_a_backbone_of_the_hub_says_so_once_it_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    params = McParams(backbone="owner/name", max_length=513)  # nothing is known of it yet
+    snapshot = tmp_path / "models--owner--name/snapshots/0"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text("0")
+    (snapshot / "config.json").write_text('{"max_position_embeddings": 512}')
+    with pytest.raises(ParamError) as caught:
+        McParams(**asdict(params))
+    assert (caught.value.key, str(caught.value)) == (
+        "max_length",
+        "513 is more than the 512 tokens that owner/name reads",
+    )
 
 
 @pytest.mark.parametrize("fetch", [backbones.fetch, lambda name: backbones.load_tokenizer(name, [])])

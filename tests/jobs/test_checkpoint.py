@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from jobs import checkpoint
+from tests.limits import fill, killed_at, largest_file, mounted
 
 
 def published(workdir: Path, step: int) -> Path:
@@ -79,3 +85,135 @@ def test_a_copy_of_what_is_not_as_it_was_written_never_appears(tmp_path: Path) -
     with pytest.raises(OSError, match="changed since it was written"):
         checkpoint.copy_answering_part(whole, tmp_path / "one")
     assert not (tmp_path / "one").exists()
+
+
+FILES = ("model.safetensors", "config.json", "optimizer.pt", "manifest.json")
+SPOILED: dict[str, Callable[[Path], object]] = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-2]),
+    "flipped": lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
+    "gone": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "all gone": lambda path: [one.unlink() for one in path.parent.iterdir()],
+}
+
+
+def trained(workdir: Path, step: int) -> Path:
+    """A checkpoint of every kind of file."""
+    folder = workdir / "unfinished"
+    folder.mkdir(parents=True)
+    for name in FILES[:-1]:
+        (folder / name).write_text(f"{name} after step {step}")
+    return checkpoint.publish(folder, workdir, step)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("way", SPOILED)
+def test_whatever_happens_to_any_file_the_checkpoint_before_is_found(tmp_path: Path, name: str, way: str) -> None:
+    before, newest = trained(tmp_path, 1), trained(tmp_path, 2)
+    assert checkpoint.latest(tmp_path) == newest
+    SPOILED[way](newest / name)
+    assert checkpoint.damage(newest)
+    assert checkpoint.latest(tmp_path) == before
+    SPOILED[way](before / name)
+    assert checkpoint.latest(tmp_path) is None
+
+
+def test_a_disk_that_is_full_after_any_byte_publishes_nothing(tmp_path: Path) -> None:
+    trained(tmp_path, 1)
+    folder = tmp_path / "unfinished"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    size = len((tmp_path / "checkpoint-000001/manifest.json").read_bytes()) // 3
+    for room in range(size):
+        with largest_file(room), pytest.raises(OSError, match="checkpoint-000002"):
+            checkpoint.publish(folder, tmp_path, 2)
+        assert checkpoint.latest(tmp_path) == tmp_path / "checkpoint-000001"
+    again = checkpoint.publish(folder, tmp_path, 2)  # once there is room; what was half-written is no part of it
+    assert checkpoint.latest(tmp_path) == again
+
+
+def test_a_disk_that_is_full_after_any_byte_of_a_copy_leaves_none(tmp_path: Path) -> None:
+    whole = trained(tmp_path, 1)
+    old = checkpoint.copy_answering_part(whole, tmp_path / "champions/old")
+    largest = max(path.stat().st_size for path in old.iterdir())
+    for room in range(largest):
+        with largest_file(room), pytest.raises(OSError, match="champions/new"):
+            checkpoint.copy_answering_part(whole, tmp_path / "champions/new")
+        assert [path.name for path in (tmp_path / "champions").iterdir()] == ["old"]
+    with largest_file(largest):
+        assert checkpoint.damage(checkpoint.copy_answering_part(whole, tmp_path / "champions/new")) is None
+    assert checkpoint.damage(old) is None
+
+
+def test_a_process_killed_before_the_name_is_given_publishes_nothing(tmp_path: Path) -> None:
+    killed_at("checkpoint.rename:1:kill", tmp_path / "log", lambda: trained(tmp_path, 1))
+    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint.publish(tmp_path / "unfinished", tmp_path, 1) == checkpoint.latest(tmp_path)
+
+
+def test_a_process_killed_before_it_tells_of_a_checkpoint_leaves_it_whole(tmp_path: Path) -> None:
+    killed_at("checkpoint.report:1:kill", tmp_path / "log", lambda: trained(tmp_path, 1))
+    assert checkpoint.latest(tmp_path) == tmp_path / "checkpoint-000001"
+
+
+def tell(place: Path, write: Callable[[Path], object]) -> str | None:
+    try:
+        write(place)
+    except Exception as error:
+        return checkpoint.disk_trouble(error, place)
+    return "nothing was refused"
+
+
+def written_by_torch(place: Path) -> None:
+    import torch
+
+    torch.save({"state": torch.zeros(100_000)}, place / "optimizer.pt")
+
+
+def written_by_safetensors(place: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(100_000)}, place / "model.safetensors")
+
+
+WRITERS: dict[str, Callable[[Path], Any]] = {
+    "python": lambda place: (place / "a.json").write_text("x" * 100_000),
+    "numpy": lambda place: np.save(place / "a.npy", np.zeros(100_000)),
+    "copy": lambda place: shutil.copyfile(__file__, place / "a.py"),
+    "torch": written_by_torch,
+    "safetensors": written_by_safetensors,
+}
+
+
+@pytest.mark.parametrize("library", WRITERS)
+def test_a_full_disk_is_known_whatever_a_library_says_of_it(tmp_path: Path, library: str) -> None:
+    with mounted(tmp_path / "disk", "1m") as disk:
+        assert tell(disk, WRITERS[library]) == "nothing was refused"
+        for path in disk.iterdir():
+            path.unlink()
+        fill(disk)
+        told = tell(disk, WRITERS[library])
+        assert told is not None
+        assert told.startswith(str(disk))
+        assert "No space left on device; 0 bytes are free" in told
+
+
+def test_errors_of_other_kinds_are_no_trouble_with_the_disk(tmp_path: Path) -> None:
+    for error in (RuntimeError("the hill is closed"), ValueError("no"), OSError(errno.ENOENT, "gone")):
+        assert checkpoint.disk_trouble(error, tmp_path) is None
+    with mounted(tmp_path / "disk", "64k") as disk:
+        fill(disk)
+        assert checkpoint.disk_trouble(ValueError("no"), disk) is None
+    inner = OSError(errno.EROFS, os.strerror(errno.EROFS), "/data/a")
+    told = checkpoint.disk_trouble(wrapped(inner), tmp_path)
+    assert told is not None
+    assert told.startswith("/data/a: Read-only file system; ")
+
+
+def wrapped(inner: Exception) -> Exception:
+    try:
+        raise RuntimeError("training failed") from inner
+    except RuntimeError as error:
+        return error

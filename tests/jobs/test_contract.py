@@ -168,6 +168,17 @@ def test_a_training_resumed_in_the_middle_goes_on_and_ends_as_an_uninterrupted_o
     assert predictions(resumed[-1][1]) == predictions(trained.reports[-1][1])
 
 
+@pytest.mark.parametrize("strategy", ["group_by_length", "random"])
+def test_a_training_resumed_within_an_epoch_sees_the_rest_of_it(trained: Trained, strategy: str) -> None:
+    per_epoch = int(trained.metrics[0]["step"])
+    steps: dict[str, Any] = {"num_train_epochs": 2, "eval_steps": per_epoch - 1, "train_sampling_strategy": strategy}
+    whole = trained.again(f"steps_{strategy}", **steps)
+    middle = whole[0][1]
+    copy = shutil.copytree(middle, trained.home / f"resumed_{strategy}" / middle.name)
+    resumed = trained.again(f"resumed_{strategy}", copy, **steps)
+    assert [metrics for metrics, _ in resumed] == [metrics for metrics, _ in whole[1:]]
+
+
 def test_the_same_seed_gives_the_same_metrics(trained: Trained) -> None:
     assert [metrics for metrics, _ in trained.again("same_seed")] == trained.metrics
 

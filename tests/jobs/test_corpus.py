@@ -134,6 +134,12 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("a number for an article", {"data": [3]}, "data[0]: an object is expected"),
     ("no context", {"data": [{"paragraphs": [{"qas": []}]}]}, "data[0].paragraphs[0].context: missing"),
     ("context a number", [{"context": 3, "qas": []}], "[0].context: text is expected"),
+    (
+        "one start for a list",
+        [{**ROWS[0], "answers": {"text": ["湖"], "answer_start": True}}],
+        "answer_start: a list is",
+    ),
+    ("context of 1 MB", [{"context": "湖" * 350_000, "qas": []}], "[0].context: at most 100,000 characters are read"),
     ("no id", [{"context": TEXT, "qas": [{"question": "？"}]}], "[0].qas[0].id: missing"),
     ("no question", [{"context": TEXT, "qas": [{"id": "a"}]}], "[0].qas[0].question: missing"),
     ("no row", [{"id": "a"}], "[0].context: missing"),

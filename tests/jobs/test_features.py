@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +159,148 @@ def test_tokens_are_made_once_and_read_again(tokenizer: Any, tmp_path: Path, mon
     assert isinstance(again.ids, np.memmap)
 
 
+def test_a_tokenizer_used_in_between_finds_its_tokens_again(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
+    tokenizer("日月潭", truncation=True, max_length=4, padding="max_length")
+    monkeypatch.setattr(features, "tokenize", lambda *_: pytest.fail("tokenized again"))
+    assert len(features.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"]).ids) == 4
+
+
 def test_other_texts_and_other_tokenizers_do_not_share_tokens(tokenizer: Any, tmp_path: Path) -> None:
     other = backbones.character_tokenizer(["湖"])
     features.cached_tokens(tmp_path, tokenizer, ["日月潭"])
     assert features.cached_tokens(tmp_path, other, ["日月潭"]).ids.tolist() == [1, 1, 1]
     assert len(features.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"]).ids) == 4
+
+
+def as_lists(tokens: features.Tokens) -> list[Any]:
+    return [getattr(tokens, name).tolist() for name in features.NAMES]
+
+
+def entry_of(folder: Path) -> Path:
+    (entry,) = [path for path in folder.iterdir() if path.is_dir()]
+    return entry
+
+
+def cut_short(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def emptied(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+def one_bit_turned(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [*(f"{name}.npy" for name in features.NAMES), features.CHECKSUMS])
+@pytest.mark.parametrize("damage", [cut_short, emptied, one_bit_turned, Path.unlink])
+def test_damaged_tokens_are_made_again_once(
+    damage: Any, name: str, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = ["日月潭", "湖 在", " "]
+    whole = as_lists(features.cached_tokens(tmp_path, tokenizer, texts))
+    damage(entry_of(tmp_path) / name)
+    with caplog.at_level(logging.WARNING):
+        assert as_lists(features.cached_tokens(tmp_path, tokenizer, texts)) == whole
+        assert as_lists(features.cached_tokens(tmp_path, tokenizer, texts)) == whole
+    assert [record.getMessage().split(": ")[1][:18] for record in caplog.records] == ["damaged, made agai"]
+
+
+def backdated_bit_turned(file: Path) -> None:
+    seen = file.stat()
+    one_bit_turned(file)
+    os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+@pytest.mark.parametrize("damage", [cut_short, emptied, one_bit_turned, backdated_bit_turned, Path.unlink])
+def test_damage_since_the_last_look_is_seen_in_files_that_were_whole_then(
+    damage: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = as_lists(features.cached_tokens(tmp_path, tokenizer, ["日月潭"]))
+    file = entry_of(tmp_path) / "ids.npy"
+    aged(file)
+    monkeypatch.setattr(features, "SETTLED", 0.0)
+    features.cached_tokens(tmp_path, tokenizer, ["日月潭"])
+    damage(file)
+    assert as_lists(features.cached_tokens(tmp_path, tokenizer, ["日月潭"])) == whole
+    assert len(caplog.records) == 1
+
+
+def aged(file: Path) -> None:
+    """Wait until a change to this folder's files would show: until the file system's clock has moved on."""
+    changed = max(path.stat().st_ctime_ns for path in file.parent.iterdir())
+    beside = file.parent.parent / "clock"
+    while True:
+        beside.touch()
+        if beside.stat().st_ctime_ns > changed:
+            return
+
+
+def test_files_that_have_not_changed_are_checked_once_a_process(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "SETTLED", -60.0)
+    features.cached_tokens(tmp_path, tokenizer, ["日月潭", "在"])
+    whole = as_lists(features.cached_tokens(tmp_path, tokenizer, ["日月潭", "在"]))
+    monkeypatch.setattr(features, "_checksum", lambda *_: pytest.fail("checked again"))
+    assert as_lists(features.cached_tokens(tmp_path, tokenizer, ["日月潭", "在"])) == whole
+
+
+def test_files_as_new_as_the_clock_is_coarse_are_checked_every_time(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
+    checked: list[Path] = []
+    monkeypatch.setattr(features, "SETTLED", 600.0)
+    original = features._checksum
+    monkeypatch.setattr(features, "_checksum", lambda file: checked.append(file) or original(file))
+    for _ in range(2):
+        features.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
+    assert len(checked) == 2 * len(features.NAMES)
+
+
+def killed_before_the_rename(folder: Path, tokenizer: Any) -> None:
+    Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,method-assign]
+    features.cached_tokens(folder, tokenizer, ["日月潭"])
+
+
+def test_tokens_left_by_a_killed_process_are_never_read_and_give_way(tokenizer: Any, tmp_path: Path) -> None:
+    process = get_context("fork").Process(target=killed_before_the_rename, args=(tmp_path, tokenizer))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert entry_of(tmp_path).suffix == ".incomplete"
+    (entry_of(tmp_path) / "ids.npy").write_bytes(b"half")
+    made = features.cached_tokens(tmp_path, tokenizer, ["日月潭"])
+    assert as_lists(made) == as_lists(tokenize(tokenizer, ["日月潭"]))
+    assert entry_of(tmp_path).suffix == ""
+
+
+@given(texts=st.lists(TEXT, min_size=1, max_size=4), data=st.data())
+@pytest.mark.parametrize("kind", ["scratch", "sentencepiece"])
+def test_answers_are_found_at_once_where_a_look_at_every_token_finds_them(
+    kind: str, texts: list[str], data: st.DataObject, readers: dict[str, Any]
+) -> None:
+    paragraphs = tokenize(readers[kind], [*texts, ""])
+    text = data.draw(st.integers(0, len(texts) - 1))
+    start = data.draw(st.integers(0, len(texts[text]) - 1))
+    end = data.draw(st.integers(start + 1, len(texts[text])))
+    table = np.array([(0, text, start, end), (0, text, features.UNLABELLED, features.UNLABELLED)], np.int32)
+    found = features._answer_tokens(paragraphs, table).tolist()
+    assert found == [list(features.token_span(paragraphs, text, start, end)), [-1, -1]]
+
+
+def test_texts_whose_tokens_go_back_are_known_and_looked_through() -> None:
+    chars, bounds = np.array([(0, 1), (2, 3), (1, 2), (0, 2)], np.int32), np.array([0, 3, 4], np.int32)
+    assert features._ordered(chars, bounds).tolist() == [False, True]
+    tokens = features.Tokens(np.zeros(4, np.int32), chars, bounds, features._ordered(chars, bounds))
+    assert features._answer_tokens(tokens, np.array([(0, 0, 1, 2), (0, 1, 1, 2)], np.int32)).tolist() == [
+        [2, 2],
+        [0, 0],
+    ]

@@ -165,18 +165,18 @@ def test_the_separator_of_another_tokenizer_is_used(sentencepiece: Any) -> None:
     assert source.batch([0], 1).token_type_ids.sum() == 0
 
 
-def test_inputs_are_padded_to_the_windows_next_multiple_and_no_further(tokenizer: Any) -> None:
+def test_inputs_are_padded_to_the_longest_in_whole_eights_and_no_further(tokenizer: Any) -> None:
     source = cut(tokenizer, ["日" * 40, "月"], Group(0, (0, 1)), 64, 4)
-    batch = longformer.collate(source, [0], 16)
     assert source.batch([0], 1).input_ids.shape == (1, 48)
-    assert batch["input_ids"].shape == (1, 48)
-    assert longformer.collate(source, [0], 32)["input_ids"].shape == (1, 64)
-    assert longformer.collate(source, [0], 32)["attention_mask"].sum() == 48
+    assert longformer.collate(source, [0])["input_ids"].shape == (1, 48)
+    shorter = cut(tokenizer, ["日" * 39, "月"], Group(0, (0, 1)), 64, 4)
+    assert longformer.collate(shorter, [0])["input_ids"].shape == (1, 48)
+    assert longformer.collate(shorter, [0])["attention_mask"].sum() == 47
 
 
 def test_cls_question_and_the_separator_behind_it_are_global_and_nothing_else(tokenizer: Any) -> None:
     source = cut(tokenizer, ["日月潭", "湖在哪"], Group(0, (0, 1)), 32, 4)
-    batch = longformer.collate(source, [0], 16)
+    batch = longformer.collate(source, [0])
     assert batch["global_attention_mask"].tolist() == [[1] * 5 + [0] * 11]
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from jobs import submission
 from jobs.answering import Answer
 from jobs.data import Data, DataError, Question, read_unlabelled
+from tests.limits import ending_of, killed_at, largest_file
 
 PARAGRAPHS = ("玉山高3,952公尺，=是最高峰。", '他說："早安"，\n然後走了。', "日月潭在南投。")
 ROWS = (Question("a", "多高？", (0, 1)), Question("b", "說什麼？", (1, 2)))
@@ -111,3 +113,58 @@ def test_questions_to_be_answered_are_read_from_two_files(tmp_path: Path) -> Non
     test.write_text("[]", encoding="utf-8")
     with pytest.raises(DataError, match="no questions; at least one is needed"):
         read_unlabelled(context, test)
+
+
+TEXT_OF_ALL = submission.csv_text(GOOD)
+
+
+def test_a_disk_that_is_full_after_any_byte_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "submission.csv"
+    path.write_text("old")
+    size = len(TEXT_OF_ALL.encode())
+    for room in range(size):
+        with largest_file(room), pytest.raises(OSError, match=r"submission\.csv"):
+            submission.write(path, TEXT_OF_ALL)
+        assert path.read_text() == "old"
+    with largest_file(size):
+        submission.write(path, TEXT_OF_ALL)
+    assert path.read_text(encoding="utf-8") == TEXT_OF_ALL
+    assert [one.name for one in tmp_path.iterdir()] == ["submission.csv"]
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_writer_killed_after_any_byte_leaves_the_old_file(tmp_path: Path, old: str | None) -> None:
+    """The system kills a process at the byte that its limit does not allow."""
+    path = tmp_path / "submission.csv"
+    if old:
+        path.write_text(old)
+
+    def write(room: int) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        with largest_file(room):
+            submission.write(path, TEXT_OF_ALL)
+
+    size = len(TEXT_OF_ALL.encode())
+    for room in range(size):
+        assert ending_of(lambda room=room: write(room)) == -signal.SIGXFSZ
+        assert (path.read_text() if path.exists() else None) == old
+    assert ending_of(lambda: write(size)) == 0
+    assert path.read_text(encoding="utf-8") == TEXT_OF_ALL
+    assert [one.name for one in tmp_path.iterdir()] == ["submission.csv"]  # nor is anything left beside it
+
+
+def test_a_writer_killed_before_the_name_changes_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "submission.csv"
+    path.write_text("old")
+    killed_at("submission.rename:1:kill", tmp_path / "log", lambda: submission.write(path, TEXT_OF_ALL))
+    assert path.read_text() == "old"
+    submission.write(path, TEXT_OF_ALL)
+    assert path.read_text(encoding="utf-8") == TEXT_OF_ALL
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["log", "submission.csv"]
+
+
+def test_what_other_writers_have_beside_it_stays(tmp_path: Path) -> None:
+    other = tmp_path / ".submission.csv-2-abcdefgh.part"
+    other.touch()
+    submission.write(tmp_path / "submission.csv", "new")
+    assert other.exists()

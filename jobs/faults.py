@@ -1,0 +1,115 @@
+"""Points at which a test makes the program fail. Off unless the environment names a folder. Standard library only.
+
+The folder of SWEEPER_FAULTS has a file `asked` with lines such as `ledger.report:3:kill`: a process that passes
+that point for the third time is killed there. A fault happens once, in whichever process comes first, and leaves
+its line in the file `happened`, so that a test can see that it did.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+VARIABLE = "SWEEPER_FAULTS"
+POINTS = {
+    "checkpoint.rename": "all files of a checkpoint are written, its name does not exist yet",
+    "checkpoint.report": "a checkpoint is whole, nobody has been told of it",
+    "database.create": "a new database, the ledger's or MLflow's, is complete, its name does not exist yet",
+    "depot.manifest": "all other files of a checkpoint are in its bucket, its manifest is not",
+    "ledger.report": "an evaluation is about to be written to the ledger",
+    "ledger.finish": "a trial's end is about to be written to the ledger",
+    "promotion.copy": "a trial is to be champion, nothing of it is copied yet",
+    "promotion.alias": "the new champion's files and version are there, its alias is not",
+    "submission.rename": "all answers are written beside their file",
+    "export.rename": "an exported folder is complete, its name does not exist yet",
+    "retention.delete": "the ledger can do without a checkpoint that is still there",
+    "mirror.put": "the ledger has a change, MLflow is about to be told",
+}
+
+_passed: Counter[tuple[str, str]] = Counter()
+
+
+class Fault(NamedTuple):
+    """`action` happens when a process passes `point` for the `nth` time, counted from 1."""
+
+    point: str
+    nth: int
+    action: str
+
+    def __str__(self) -> str:
+        return ":".join(map(str, self))
+
+
+def asked(text: str) -> list[Fault]:
+    """The faults that lines ask for. Raises ValueError for one that cannot be."""
+    return [_fault(line) for line in text.split()]
+
+
+def _fault(line: str) -> Fault:
+    point, nth, action = [*line.split(":"), "", ""][:3]
+    if point not in POINTS or action not in ACTIONS or not nth.isdecimal():
+        raise ValueError(f"found {line!r}; write POINT:N:ACTION with {'|'.join(POINTS)}, {'|'.join(ACTIONS)}")
+    return Fault(point, int(nth), action)
+
+
+def point(name: str) -> None:
+    """Fail here, if that was asked for. In ordinary life this is a look into the environment."""
+    if VARIABLE not in os.environ:
+        return
+    folder = Path(os.environ[VARIABLE])
+    wanted = _text(folder / "asked")
+    _passed[wanted, name] += 1
+    for fault in asked(wanted):
+        if fault.point == name and fault.nth == _passed[wanted, name] and _first(fault, folder):
+            ACTIONS[fault.action](name)
+
+
+def happened(folder: Path) -> list[str]:
+    """The faults that did, in order."""
+    return _text(folder / "happened").split()
+
+
+def _first(fault: Fault, folder: Path) -> bool:
+    """Whether no process was here before, for this fault; from now on one was."""
+    if str(fault) in happened(folder):
+        return False
+    with (folder / "happened").open("a", encoding="utf-8") as file:
+        file.write(f"{fault}\n")
+    return True
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _error(name: str) -> None:
+    raise RuntimeError(f"fault asked for at {name}")
+
+
+def _full(_: str) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as the system says it of a write: without a name
+
+
+def _memory(name: str) -> None:
+    raise RuntimeError(f"CUDA out of memory (fault asked for at {name})")
+
+
+def _hang(name: str) -> None:
+    while True:
+        time.sleep(3600)
+
+
+ACTIONS: dict[str, Callable[[str], None]] = {
+    "raise": _error,
+    "full": _full,
+    "memory": _memory,
+    "hang": _hang,
+    "freeze": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
+    "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+}

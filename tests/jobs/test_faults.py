@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from jobs import faults
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_fault_happens_once_and_leaves_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(faults.VARIABLE, str(tmp_path))
+    (tmp_path / "asked").write_text("ledger.report:2:raise")
+    faults.point("ledger.report")
+    faults.point("ledger.finish")
+    with pytest.raises(RuntimeError, match="asked for"):
+        faults.point("ledger.report")
+    assert faults.happened(tmp_path) == ["ledger.report:2:raise"]
+    (tmp_path / "asked").write_text("ledger.report:2:raise ledger.finish:9:kill")  # counted anew
+    faults.point("ledger.report")
+    faults.point("ledger.report")
+    assert faults.happened(tmp_path) == ["ledger.report:2:raise"]
+
+
+def test_nothing_happens_unless_the_environment_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(faults.VARIABLE, raising=False)
+    (tmp_path / "asked").write_text("ledger.report:1:kill")
+    faults.point("ledger.report")
+    assert faults.happened(tmp_path) == []
+
+
+@pytest.mark.parametrize("line", ["nowhere:1:kill", "ledger.report:x:kill", "ledger.report:1:explode", "ledger.report"])
+def test_a_fault_that_cannot_be_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match="write POINT:N:ACTION"):
+        faults.asked(line)
+
+
+def passed_points() -> list[str]:
+    """The points that stand in the code."""
+    found = []
+    for path in [*(ROOT / "jobs").glob("*.py"), *(ROOT / "sweeper").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "faults.point":
+                found.append(str(ast.literal_eval(node.args[0])))
+    return found
+
+
+def test_every_point_stands_in_the_code_once() -> None:
+    assert sorted(passed_points()) == sorted(faults.POINTS)
+
+
+def test_every_point_has_a_test_that_makes_it_fail() -> None:
+    """Each is asked for in a test other than this."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
+    asked = {name for text in texts for name in re.findall(r"\b([a-z]+\.[a-z]+)\b", text)}
+    assert set(faults.POINTS) <= asked
