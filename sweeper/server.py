@@ -12,11 +12,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import IO
 
 from sweeper.errors import EnvironmentFailure
 from sweeper.stores import Stores, create_private
-from sweeper.tracking import SWITCHES
+from sweeper.tracking import SWITCHES, create_store
 
 STARTUP_SECONDS = 120.0  # five are usual, a loaded machine takes far longer
 
@@ -32,11 +33,11 @@ def serve(stores: Stores, port: int | None, announce: Callable[[str], None]) -> 
         return
     stores = replace(stores, port=port or stores.port)
     _refuse_taken_port(stores)
-    create_private(stores.tracking)
     create_private(stores.root.as_uri())
+    create_store(stores.tracking)
     log = stores.root / "mlflow.log"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with log.open("ab") as output, _server(stores, output) as process:
+    with private_log(log) as output, _server(stores, output) as process:
         try:
             wait_until_up(stores.address, STARTUP_SECONDS, lambda: process.poll() is None)
             announce(stores.address)
@@ -44,6 +45,11 @@ def serve(stores: Stores, port: int | None, announce: Callable[[str], None]) -> 
         except KeyboardInterrupt:
             return
     raise EnvironmentFailure(f"MLflow's server for {stores.address} ended by itself; {log} says why")
+
+
+def private_log(path: Path) -> IO[bytes]:
+    """A file to add to, its owner's alone. Raises OSError for a link, which could lead anywhere."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "ab")
 
 
 @contextlib.contextmanager

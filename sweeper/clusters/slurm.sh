@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# A sweep as a Slurm job: a Ray head on its first node, a Ray worker on each of the others, then the sweep.
+#
+#   sweeper cluster slurm > sweep.sh           then set the #SBATCH lines for your cluster
+#   sbatch sweep.sh qa_backbones.yaml search.trials=24
+#   squeue --me
+#   sweeper status                             on any machine that reaches the ledger
+#   sweeper stop qa_backbones                  or: scancel --batch --signal=INT JOBID
+#   sbatch sweep.sh qa_backbones.yaml          goes on with it, also after the time limit cut it short
+#
+# Submit from the folder of your search spaces, on a file system that all nodes share: sweeps, checkpoints and features
+# go to SWEEPER_ROOT, by default ./sweeps. On several nodes the ledger must not be a file (SQLite's locks are not safe
+# on network file systems): export SWEEPER_LEDGER=postgresql://HOST/sweeper, with the password in ~/.pgpass.
+# Install sweeper into one virtual environment on the shared file system, with the Ray it is pinned to:
+#   python3 -m venv ~/sweeper && ~/sweeper/bin/pip install '.[postgres,s3]' 'ray[train,tune]==2.60.0'
+# and activate it before sbatch, which hands your environment on.
+#
+# Each job has a token of its own, in a file that only you can read; whoever else is on the nodes cannot use its Ray.
+
+#SBATCH --job-name=sweeper
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --gpus-per-node=1
+#SBATCH --time=12:00:00
+#SBATCH --signal=B:INT@120
+#SBATCH --output=sweeper-%j.out
+
+set -euo pipefail
+umask 077
+
+(($#)) || { echo "usage: sbatch $0 SEARCH_SPACE [KEY=VALUE]..." >&2; exit 2; }
+
+export RAY_AUTH_MODE=token
+export RAY_AUTH_TOKEN_PATH="$HOME/.ray/token-$SLURM_JOB_ID"
+mkdir -p "$HOME/.ray"
+python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH"
+
+head=$SLURMD_NODENAME
+ip=$(python -c 'import ray; print(ray.util.get_node_ip_address())')
+address="$ip:$((20000 + SLURM_JOB_ID % 10000))" # jobs that share a node must not meet
+folder="/tmp/ray-$SLURM_JOB_ID" # short: Ray's sockets lie in it
+cpus=${SLURM_CPUS_PER_TASK:-1}
+
+# Whatever ends this script ends Ray as well. scancel, the time limit and preemption do it node by node.
+cleanup() {
+    trap - EXIT
+    rm -f "$RAY_AUTH_TOKEN_PATH"
+    mapfile -t running < <(jobs -p)
+    kill "${running[@]}" 2>/dev/null || true
+    wait || true
+}
+trap cleanup EXIT
+
+# Returns when so many nodes have joined.
+await() {
+    local deadline=$((SECONDS + 180))
+    until [ "$(nodes)" = "$1" ]; do
+        ((SECONDS < deadline)) || { echo "not all nodes came up; see sweeper-$SLURM_JOB_ID-*.log" >&2; exit 4; }
+        sleep 2
+    done
+}
+nodes() {
+    python -c 'import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print(sum(node["Alive"] for node in ray.nodes()))' "$address" 2>/dev/null || echo 0
+}
+
+srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$head" \
+    ray start --head --block --port="${address##*:}" --node-ip-address="$ip" --num-cpus="$cpus" \
+    --include-dashboard=false --disable-usage-stats --temp-dir="$folder" >"sweeper-$SLURM_JOB_ID-head.log" 2>&1 &
+await 1
+
+if ((SLURM_JOB_NUM_NODES > 1)); then
+    others=$((SLURM_JOB_NUM_NODES - 1))
+    srun --overlap --nodes=$others --ntasks=$others --cpus-per-task="$cpus" --exclude="$head" \
+        ray start --block --address="$address" --num-cpus="$cpus" --disable-usage-stats \
+        >"sweeper-$SLURM_JOB_ID-workers.log" 2>&1 &
+    await "$SLURM_JOB_NUM_NODES" # the sweep refuses what the nodes it finds could not run
+fi
+
+# A signal to this script is for the sweep: it saves what runs and ends, and the script with it.
+sweeper run "$@" --address "$address" &
+sweep=$!
+trap 'kill -INT "$sweep" 2>/dev/null || true' INT TERM
+code=0
+wait "$sweep" || code=$?
+while kill -0 "$sweep" 2>/dev/null; do # `wait` comes back early when a trap has run
+    code=0
+    wait "$sweep" || code=$?
+done
+exit "$code"
