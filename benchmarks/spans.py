@@ -1,80 +1,143 @@
-"""Best span of each window: jobs.spans against a loop over the n best starts and ends, in turn in one process.
+"""Best span of each window, and its text: jobs.spans against a loop over the n best starts and ends.
 
-    python benchmarks/spans.py [--windows 300] [--length 512] [--json]
+    python benchmarks/spans.py [--windows 1000] [--lengths 512,4096] [--pairs 5] [--cpu 0] [--json]
 
-The loop is the way of Hugging Face's question-answering examples, in our own words: the `n_best` greatest starts
-joined with the `n_best` greatest ends, spans that are upside down or too long left out, the best of the rest.
-Wherever the loop finds a span, ours scores at least as high; how often they agree is printed.
+The loop is the way of Hugging Face's question-answering examples, in our own words: the 20 greatest starts joined
+with the 20 greatest ends, spans that are upside down, too long or outside the paragraph left out, the rest sorted
+and given their text and probability. It reads a window's offsets from a `datasets.Dataset`, as those examples do, or
+from a list. Ours has offsets in an array, as jobs.features keeps them. Logits are random.
+
+Compared first: wherever the loop finds a span, the best of all scores at least as high; out of the loop's own
+candidates (jobs.spans.candidate_spans) comes the loop's answer in every window.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import datasets
 import numpy as np
+import pairs
 
-from jobs.spans import best_spans
+from jobs.spans import Spans, best_spans, candidate_spans
 
-MOST_TOKENS, N_BEST, ROUNDS = 30, 20, 5
+MOST_TOKENS, N_BEST, QUESTION = 30, 20, 20
+NOTHING = (float("-inf"), -1, -1, "")
+Answer = tuple[float, int, int, str]  # score, first and last token, text
 
 
-def loop(start: np.ndarray, end: np.ndarray) -> list[tuple[float, int, int]]:
-    """Score, first and last position for each window; -inf where no candidate is a span."""
+@dataclass(frozen=True)
+class Windows:
+    """[windows, positions] logits and which positions are the paragraph's; all else is the same for each window:
+    the characters of each token, and the text."""
+
+    start: np.ndarray
+    end: np.ndarray
+    allowed: np.ndarray
+    chars: np.ndarray
+    text: str
+
+
+def made(windows: int, length: int) -> Windows:
+    """A question, and a paragraph of one or two characters a token; the last windows have less of it."""
+    rng = np.random.default_rng(0)
+    start, end = rng.normal(size=(2, windows, length)).astype(np.float32)
+    ends = np.cumsum(rng.integers(1, 3, size=length))
+    chars = np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
+    filled = rng.integers(length // 2, length, size=windows)
+    place = np.arange(length)
+    allowed = (place >= min(QUESTION, length // 4)) & (place < filled[:, None])
+    return Windows(start, end, allowed, chars, "".join(map(chr, range(0x4E00, 0x4E00 + int(ends[-1])))))
+
+
+def features(source: Windows) -> list[dict[str, Any]]:
+    """One a window, with the columns of those examples; no offsets outside the paragraph."""
+    chars = source.chars.tolist()
+    return [
+        {
+            "input_ids": [1] * len(chars),
+            "attention_mask": [1] * len(chars),
+            "token_type_ids": [1] * len(chars),
+            "example_id": str(number),
+            "offset_mapping": [pair if inside else None for pair, inside in zip(chars, row, strict=True)],
+        }
+        for number, row in enumerate(source.allowed.tolist())
+    ]
+
+
+def loop(source: Windows, rows: Sequence[dict[str, Any]] | datasets.Dataset) -> list[Answer]:
+    """The best candidate of each window, NOTHING where there is none."""
     found = []
-    for starts, ends in zip(start, end, strict=True):
-        best = (float("-inf"), 0, 0)
-        for i in np.argsort(starts)[: -N_BEST - 1 : -1].tolist():
-            for j in np.argsort(ends)[: -N_BEST - 1 : -1].tolist():
-                if i <= j < i + MOST_TOKENS and starts[i] + ends[j] > best[0]:
-                    best = (float(starts[i] + ends[j]), i, j)
-        found.append(best)
+    for number in range(len(source.start)):
+        start, end, offsets = source.start[number], source.end[number], rows[number]["offset_mapping"]
+        starts, ends = (np.argsort(scores)[: -N_BEST - 1 : -1].tolist() for scores in (start, end))
+        best = sorted(_candidates(start, end, starts, ends, offsets), key=lambda one: one["score"], reverse=True)
+        _described(best[:N_BEST], offsets, source.text)
+        found.append((float(best[0]["score"]), best[0]["first"], best[0]["last"], best[0]["text"]) if best else NOTHING)
     return found
 
 
-def ours(start: np.ndarray, end: np.ndarray) -> list[tuple[float, int, int]]:
-    spans = best_spans(start, end, np.ones(start.shape, dtype=bool), MOST_TOKENS)
-    return list(zip(spans.scores.tolist(), spans.first.tolist(), spans.last.tolist(), strict=True))
+def _candidates(
+    start: np.ndarray, end: np.ndarray, starts: list[int], ends: list[int], offsets: list[Any]
+) -> list[dict[str, Any]]:
+    found = []
+    for i in starts:
+        for j in ends:
+            if offsets[i] is None or offsets[j] is None or j < i or j - i + 1 > MOST_TOKENS:
+                continue
+            found.append({"first": i, "last": j, "score": start[i] + end[j]})
+    return found
 
 
-def seconds(function: Callable[..., object], *arguments: np.ndarray) -> float:
-    began = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - began
+def _described(best: list[dict[str, Any]], offsets: list[Any], text: str) -> None:
+    weights = np.exp([one["score"] - best[0]["score"] for one in best])
+    for one, weight in zip(best, weights, strict=True):
+        one["text"] = text[offsets[one["first"]][0] : offsets[one["last"]][1]]
+        one["probability"] = weight / weights.sum()
 
 
-def measure(windows: int, length: int) -> dict[str, float]:
-    """Median milliseconds a window of both, their ratio, and the share of windows in which they agree."""
-    rng = np.random.default_rng(0)
-    start, end = rng.normal(size=(2, windows, length)).astype(np.float32)
-    pairs = list(zip(ours(start, end), loop(start, end), strict=True))
-    assert all(mine[0] >= theirs[0] - 1e-6 for mine, theirs in pairs)
-    times = [(seconds(ours, start, end), seconds(loop, start, end)) for _ in range(ROUNDS)]
-    mine, theirs = (statistics.median(column) * 1000 / windows for column in zip(*times, strict=True))
-    agree = sum(abs(m[0] - t[0]) < 1e-6 for m, t in pairs) / windows
-    return {
-        "windows": windows,
-        "length": length,
-        "ours_ms": mine,
-        "loop_ms": theirs,
-        "ratio": theirs / mine,
-        "agree": agree,
-    }
+def ours(source: Windows) -> list[Answer]:
+    return _texts(source, best_spans(source.start, source.end, source.allowed, MOST_TOKENS))
+
+
+def _texts(source: Windows, spans: Spans) -> list[Answer]:
+    begin, end = source.chars[spans.first, 0].tolist(), source.chars[spans.last, 1].tolist()
+    rows = zip(*(column.tolist() for column in spans), begin, end, strict=True)
+    return [(score, first, last, source.text[i:j]) for score, first, last, i, j in rows]
+
+
+def compare(source: Windows, theirs: list[Answer]) -> dict[str, Any]:
+    """How many windows have an answer in the loop, and how many of these the same as ours."""
+    best = ours(source)
+    assert all(mine[0] >= other[0] for mine, other in zip(best, theirs, strict=True))
+    among = _texts(source, candidate_spans(source.start, source.end, source.allowed, MOST_TOKENS, N_BEST))
+    assert [one if one[0] > float("-inf") else NOTHING for one in among] == theirs
+    same = sum(mine == other for mine, other in zip(best, theirs, strict=True))
+    return {"answered by loop": sum(one != NOTHING for one in theirs), "same": same}
+
+
+def measure(given: Namespace, length: int) -> dict[str, Any]:
+    source = made(given.windows, length)
+    rows = features(source)
+    result = compare(source, loop(source, rows))
+    for name, kind in (("dataset", datasets.Dataset.from_list(rows)), ("list", rows)):
+        found = pairs.alternate(
+            lambda: ours(source), lambda kind=kind: loop(source, kind), given.pairs, bool(given.cpu)
+        )
+        result |= {f"{name} ours ms": 1000 * found.ours / given.windows}
+        result |= {f"{name} loop ms": 1000 * found.reference / given.windows, f"{name} ratio": found.ratio}
+    return {f"{length} {name}": value for name, value in result.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--windows", type=int, default=300)
-    parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    result = measure(given.windows, given.length)
-    text = "{windows} windows of {length}: ours {ours_ms:.4f} ms, loop {loop_ms:.4f} ms, ratio {ratio:.1f}, "
-    text += "agree {agree:.3f}"
-    print(json.dumps(result) if given.json else text.format(**result))
+    given = pairs.arguments(__doc__, windows=1000, lengths="512,4096", cpu=0)
+    result = {"windows": given.windows, "pairs": given.pairs}
+    for length in given.lengths.split(","):
+        result |= measure(given, int(length))
+    pairs.show(result, given.json)
 
 
 if __name__ == "__main__":

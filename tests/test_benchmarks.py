@@ -7,15 +7,107 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_spans_agree_with_the_loop_or_beat_it() -> None:
-    command = [sys.executable, "benchmarks/spans.py", "--windows", "20", "--length", "64", "--json"]
+def result_of(script: str, *options: object) -> Any:
+    command = [sys.executable, f"benchmarks/{script}.py", *map(str, options), "--json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
-    result = json.loads(done.stdout)
-    assert result["windows"] == 20
-    assert result["ratio"] > 0
-    assert 0 < result["agree"] <= 1
+    return json.loads(done.stdout)
+
+
+def test_spans_agree_with_the_loop_or_beat_it() -> None:
+    result = result_of("spans", "--windows", "30", "--lengths", "64,80", "--pairs", "1")
+    for length in (64, 80):
+        assert 0 < result[f"{length} same"] <= result[f"{length} answered by loop"] <= 30
+        assert result[f"{length} dataset ratio"] > 0
+        assert result[f"{length} list ratio"] > 0
+
+
+@pytest.mark.slow
+def test_a_longformer_in_blocks_agrees_with_the_padded_one() -> None:
+    sizes = ["--max-length", "1024", "--window", "64", "--backbone", "scratch:1x32x2"]
+    result = result_of("longformer", "--inputs", "2", "--steps", "1", "--pairs", "1", *sizes)
+    assert result["logits differ by"] < 1e-4
+    assert result["losses differ by"] < 1e-5
+    assert result["evaluation fp32 ratio"] > 0
+    assert result["training bf16 ratio"] > 0
+
+
+@pytest.mark.slow
+def test_features_are_those_of_the_reference_window_by_window() -> None:
+    result = result_of("features", "--data", "sample", "--questions", 12, "--max-length", 300, "--pairs", 1)
+    assert result["questions"] == 24
+    assert result["equal"] is True
+    assert min(result[f"{name}_ratio"] for name in ("first", "later", "process", "repeated")) > 0
+
+
+SMALL = ("--data", "sample", "--backbone", "1x32x2", "--max-length", 160, "--pairs", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["qa", "mc"])
+def test_training_is_timed_both_ways(job: str) -> None:
+    result = result_of("training", "--job", job, "--train", 12, "--valid", 6, *SMALL)
+    assert (result["job"], result["bf16"]) == (job, False)
+    assert min(result["training_ratio"], result["evaluation_ratio"], result["gemm_peak"]) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["qa", "mc"])
+def test_training_both_ways_ends_at_finite_losses_for_three_seeds(job: str) -> None:
+    result = result_of("training", "--job", job, "--train", 12, "--valid", 6, "--epochs", 1, *SMALL)
+    assert len(result["ours_loss"]) == len(result["reference_score"]) == 3
+    assert all(0 < loss < 20 for name in ("ours", "reference") for loss in result[f"{name}_loss"])
+    assert all(0 < loss < 20 for name in ("ours", "reference") for loss in result[f"{name}_eval_loss"])
+    assert all(result[f"{key}_errors"] >= 0 for key in ("loss", "eval_loss", "score"))
+    assert all(0 <= score <= 1 for score in result["ours_score"] + result["reference_score"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_sweep_is_timed_against_one_process_a_setting() -> None:
+    sizes = ("--settings", 2, "--train", 24, "--valid", 12, "--epochs", 1, "--backbone", "1x32x2", "--max-length", 128)
+    result = result_of("sweep", *sizes)
+    assert len(result["settings"]) == 2
+    assert all(len(result[f"{name}_scores"]) == 2 for name in ("reference", "equal", "early"))
+    assert result["equal_gap"] == result["equal_best"] - result["reference_best"]
+    assert result["early_ratio"] == result["reference_seconds"] / result["early_seconds"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_scaling_counts_every_trial_and_never_exceeds_the_ideal() -> None:
+    result = result_of("scaling", "--gpus", "1,2", "--seconds", 0.5, "--rounds", 2)
+    for gpus in (1, 2):
+        assert result[f"{gpus} trials"] == 2 * gpus
+        assert 0 < result[f"{gpus} whole"] < result[f"{gpus} share"] <= 1
+
+
+@pytest.mark.slow
+def test_a_trial_beside_its_job_is_timed_on_a_warm_process() -> None:
+    result = result_of("trials", "--trials", 4, "--reports", 2)
+    assert (result["trials"], result["reports"]) == (4, 2)
+    assert 0 < result["fixed seconds"] <= result["fixed seconds, slowest"]
+    assert 0 < result["driver CPU seconds"] < 60
+
+
+@pytest.mark.slow
+def test_growth_is_measured_between_sizes() -> None:
+    result = result_of(
+        "growth", "--trials", "4,8", "--tpe", "3,6", "--mirror", "2,4", "--gpus", "1,2", "--questions", "40,80"
+    )
+    costs: dict[str, list[dict[str, Any]]] = {}
+    for row in result:
+        costs.setdefault(row["part"], []).append(row)
+    assert {"ledger ask", "ledger report", "ledger tell", "ledger open", "compare", "tpe ask", "mirror", "ray"} <= {
+        *costs
+    }
+    assert {"features", "spans", "metrics"} <= {*costs}
+    assert all(len(rows) == 2 and rows[0]["exponent"] is None for rows in costs.values())
+    assert all(row["seconds"] > 0 for row in result)

@@ -1,0 +1,57 @@
+"""What every benchmark shares: two ways timed in turn, their medians, and the ratio. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Pairs(NamedTuple):
+    """Median seconds of both ways, and the median of the ratios of each pair: how many times as fast ours is."""
+
+    ours: float
+    reference: float
+    ratio: float
+    pairs: int
+
+
+def alternate(ours: Callable[[], object], reference: Callable[[], object], pairs: int = 5, cpu: bool = False) -> Pairs:
+    """Run both in turn, `pairs` times, the other one first every second time. Neither is warmed up here: what both
+    have to do once (imports, building a model) the caller does before. `cpu` counts the seconds that CPUs worked for
+    this process, on all its threads, which does not change with what else the machine does."""
+    taken: list[tuple[float, float]] = []
+    for turn in range(pairs):
+        ways = (ours, reference) if turn % 2 == 0 else (reference, ours)
+        first, second = (seconds(way, time.process_time if cpu else time.perf_counter) for way in ways)
+        taken.append((first, second) if turn % 2 == 0 else (second, first))
+    mine, theirs = zip(*taken, strict=True)
+    ratio = statistics.median(their / my for my, their in taken)
+    return Pairs(statistics.median(mine), statistics.median(theirs), ratio, pairs)
+
+
+def seconds(function: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    began = clock()
+    function()
+    return clock() - began
+
+
+def arguments(description: str | None, **options: Any) -> argparse.Namespace:
+    """The command line of a benchmark: `--pairs`, `--json`, and a number or text for each of `options`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in {"pairs": 5, **options}.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+def show(result: dict[str, Any], as_json: bool) -> None:
+    """Print a result, one line of JSON or a line per entry."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        print(f"{name:32} {value:.6g}" if isinstance(value, float) else f"{name:32} {value}")

@@ -1,0 +1,119 @@
+"""What a trial costs beside its job: with a job that does nothing and reports, through the driver as `run` does it.
+
+    python benchmarks/trials.py [--trials 50] [--reports 10] [--json]
+
+`fixed`   wall seconds of a trial with a single report, on a process that has run one before, all that Tune, ledger
+          and MLflow do meanwhile included; one trial at a time. Median and slowest.
+`driver`  CPU seconds of the driver's process and threads (Tune, ledger, MLflow) per trial with
+          `--reports` reports, and their share of a trial of one minute. The start and end of the sweep do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from rich.console import Console
+
+from sweeper.capacity import Machine
+from sweeper.driver import Listeners, mirror_of
+from sweeper.ledger import Ledger, TrialRecord, create_ledger, open_storage
+from sweeper.progress import Progress
+from sweeper.search_space import SearchSpace, read_search_space
+from sweeper.stores import Stores, read_stores
+from sweeper.sweep import Sweep
+from sweeper.tracking import check
+from sweeper.trial import output_to
+from sweeper.tuning import ray_session, run_trials
+
+MACHINE = Machine(cpus=1, gpus=0)
+MINUTE = 60.0
+SPACE = """\
+name: idle
+job: benchmarks.idle:JOB
+data: sample
+objective: score
+parameters:
+  learning_rate: {{min: 1e-6, max: 1e-1, log: true}}
+  num_train_epochs: {reports}
+search: {{sampler: random, trials: {trials}, seed: 1}}
+"""
+
+
+def sweep_of(folder: Path, stores: Stores, trials: int, reports: int) -> Sweep:
+    path = folder / "idle.yaml"
+    path.write_text(SPACE.format(trials=trials, reports=reports), encoding="utf-8")
+    space: SearchSpace = read_search_space(path)
+    name = f"idle-{reports}"
+    ledger = create_ledger(open_storage(stores.ledger), space, name, {"python": "any"})
+    (folder / name).mkdir()
+    return Sweep(ledger, space, folder / name, MACHINE)
+
+
+class Meter:
+    """A listener that hands on, and notes the driver's CPU seconds whenever a trial has ended."""
+
+    def __init__(self, listeners: Listeners) -> None:
+        self.listeners = listeners
+        self.ends: list[float] = []
+
+    def __call__(self, record: TrialRecord) -> None:
+        self.listeners(record)
+        if record.state != "RUNNING":
+            self.ends.append(time.process_time())
+
+
+def run(folder: Path, stores: Stores, trials: int, reports: int) -> tuple[Ledger, Meter]:
+    sweep = sweep_of(folder, stores, trials, reports)
+    space = sweep.space
+    progress = Progress(Console(quiet=True), space.objective, space.direction, trials, ["learning_rate"])
+    with output_to(sweep.log), mirror_of(sweep.ledger, space, stores) as mirror, progress:
+        meter = Meter(Listeners(sweep, mirror, progress))
+        run_trials(sweep, meter)
+        mirror.flush(MINUTE)
+    return sweep.ledger, meter
+
+
+def fixed(ledger: Ledger) -> list[float]:
+    """Wall seconds from one trial's end to the next one's, of the trials after the first, which alone starts a
+    process: one runs at a time, so that each such span holds all that one trial takes."""
+    ends = [record.ended.timestamp() for record in ledger.records() if record.ended]
+    return [last - first for first, last in pairwise(ends)]
+
+
+def measure(folder: Path, trials: int, reports: int) -> dict[str, float]:
+    stores = read_stores(folder, {})
+    stores.root.mkdir(mode=0o700)
+    check(stores)
+    with ray_session(MACHINE):
+        spans = fixed(run(folder, stores, trials, 1)[0])
+        ends = run(folder, stores, trials, reports)[1].ends
+    driver = (ends[-1] - ends[0]) / (len(ends) - 1)
+    return {
+        "trials": trials,
+        "reports": reports,
+        "fixed seconds": statistics.median(spans),
+        "fixed seconds, slowest": max(spans),
+        "driver CPU seconds": driver,
+        "share of a minute, %": 100 * driver / MINUTE,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=50, help="at least three")
+    parser.add_argument("--reports", type=int, default=10)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        result = measure(Path(scratch), options.trials, options.reports)
+    print(json.dumps(result) if options.json else "\n".join(f"{name:<26}{x:>10.3f}" for name, x in result.items()))
+
+
+if __name__ == "__main__":
+    main()
