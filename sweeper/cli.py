@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.checkpoint import DISK_ERRORS
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, Failure
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from sweeper.capacity import Machine
+    from sweeper.detachment import Detachment
     from sweeper.interrupt import Interrupt
     from sweeper.ledger import Ledger
     from sweeper.release import Team
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     from sweeper.stores import Stores
 
 INTERRUPTED = 130
+REFUSALS = (*DISK_ERRORS, errno.EMFILE, errno.ENFILE)
 
 
 class Commands(click.Group):
@@ -35,9 +41,16 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except Failure as failure:
+            from sweeper.stores import redacted
+
             for line in failure.lines:
-                click.echo(line, err=True)
+                click.echo(redacted(line), err=True)
             ctx.exit(failure.exit_code)
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                raise
+            click.echo(f"{error.filename or 'sweeper'}: {error.strerror}; make room or raise the limit", err=True)
+            ctx.exit(EnvironmentFailure.exit_code)
         except KeyboardInterrupt as interrupt:
             click.echo("interrupted; nothing that was finished is lost, and the same command goes on", err=True)
             ctx.exit(getattr(interrupt, "exit_code", INTERRUPTED))
@@ -54,37 +67,99 @@ def main() -> None:
     os.umask(0o077)  # records, checkpoints and logs are their owner's alone
 
 
+address_option = click.option(
+    "--address",
+    envvar="RAY_ADDRESS",
+    metavar="HOST:PORT",
+    help="Use the Ray cluster there, or `auto`: the one this machine is part of. Also from RAY_ADDRESS.",
+)
+
+
 @main.command()
 @click.argument("file")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@address_option
 @click.option("--new", is_flag=True, help="Run beside a sweep of this name instead of going on with it.")
-def run(file: str, overrides: tuple[str, ...], new: bool) -> None:
+@click.option("--extend", is_flag=True, help="The file has changed: run beside, beginning with the trials that fit.")
+@click.option("--detach", is_flag=True, help="Go on after the terminal is closed; see `status` and `stop`.")
+def run(file: str, overrides: tuple[str, ...], address: str | None, new: bool, extend: bool, detach: bool) -> None:
     """Train the trials of a search space and print their table.
 
     FILE is a path, or a name in search_spaces/. Overrides are dotted: search.trials=2.
     A sweep that was interrupted goes on; one that is finished is not run again.
     """
-    from sweeper.interrupt import Interrupt, catching
     from sweeper.search_space import find, read_search_space
 
-    with catching(Interrupt()) as interrupt:
-        train(read_search_space(find(file), overrides), interrupt, new=new)
+    if new and extend:
+        raise ConfigError("--new and --extend: use one of the two; --extend runs beside the sweep as well")
+
+    def command(detachment: Detachment | None = None) -> None:
+        from sweeper.interrupt import Interrupt, catching
+
+        with catching(Interrupt()) as interrupt:
+            space = read_search_space(find(file), overrides)
+            with machine_at(address) as machine:
+                train(space, machine, interrupt, detachment, new=new, extend=extend)
+
+    run_detached(command) if detach else command()
 
 
 @main.command()
 @click.argument("name", metavar="SWEEP")
+@address_option
 @click.option("--trials", type=click.IntRange(min=1), help="How many there are to be in all; more than before.")
-def resume(name: str, trials: int | None) -> None:
+@click.option("--detach", is_flag=True, help="Go on after the terminal is closed; see `status` and `stop`.")
+def resume(name: str, address: str | None, trials: int | None, detach: bool) -> None:
     """Go on with a sweep from its ledger alone, without its file.
 
     What is finished stays; what was cut short goes on from its last checkpoint.
     """
-    from sweeper.interrupt import Interrupt, catching
 
-    with catching(Interrupt()) as interrupt:
-        from sweeper.driver import resumed
+    def command(detachment: Detachment | None = None) -> None:
+        from sweeper.interrupt import Interrupt, catching
 
-        train(resumed(ledger_of(name), trials), interrupt, name=name)
+        with catching(Interrupt()) as interrupt:
+            from sweeper.driver import resumed
+
+            space = resumed(ledger_of(name), trials)
+            with machine_at(address) as machine:
+                train(space, machine, interrupt, detachment, name=name)
+
+    run_detached(command) if detach else command()
+
+
+@main.command()
+@click.argument("name", metavar="[SWEEP]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One object; without SWEEP an array.")
+def status(name: str | None, as_json: bool) -> None:
+    """Show who runs a sweep, its trials so far, and those that run now. Without SWEEP: all sweeps that run.
+
+    Reads the ledger alone, so that it works from every machine that reaches it.
+    """
+    from sweeper import status as present
+
+    found = [present.status(ledger_of(name))] if name else present.active(ledger_storage())
+    if as_json:
+        click.echo(present.json_text(found[0] if name else found), nl=False)
+        return
+    click.echo("".join(f"{line}\n" for one in found for line in one.lines()), nl=False)
+    click.echo(f"next: {found[0].next()}" if found else "no sweep is running; next: sweeper ls", err=True)
+
+
+@main.command()
+@click.argument("name", metavar="SWEEP")
+@click.option("--now", is_flag=True, help="At once; trials go on from their last checkpoints.")
+def stop(name: str, now: bool) -> None:
+    """Ask the process that runs a sweep to end, through the ledger, and wait until it has.
+
+    As with Ctrl-C it ends in good order: running trials save what they have, and `resume` goes on with them. This
+    works from every machine that reaches the ledger; when it is interrupted itself, what it has asked for stays asked.
+    """
+    from sweeper import status as present
+
+    ledger = ledger_of(name)
+    present.stop(ledger, "now" if now else "stop", partial(click.echo, err=True))
+    click.echo(f"next: {present.status(ledger).next()}", err=True)
 
 
 @main.command()
@@ -102,12 +177,46 @@ def sync(name: str) -> None:
     click.echo(f"next: sweeper ui{page}", err=True)
 
 
-def train(space: SearchSpace, interrupt: Interrupt, name: str | None = None, new: bool = False) -> None:
+def run_detached(command: Callable[[Detachment], None]) -> None:
+    """Have a command go on without this terminal, and say how it is looked at and ended from now on."""
+    from sweeper.detachment import Detached, detached
+
+    outcome = detached(command)
+    if not isinstance(outcome, Detached):
+        sys.exit(outcome)
+    name = outcome.folder.name
+    click.echo(f"{name}: goes on as process {outcome.pid}; what it says goes to {outcome.output}", err=True)
+    click.echo(f"next: sweeper status {name}   or   sweeper stop {name}", err=True)
+
+
+@contextmanager
+def machine_at(address: str | None) -> Iterator[Machine]:
+    """What trials can have: this machine, or the cluster at an address, of which this process is part meanwhile."""
+    if not address:
+        from sweeper.capacity import local_machine
+
+        yield local_machine()
+        return
+    from sweeper import cluster
+    from sweeper.session import joined
+
+    with joined(address):
+        yield cluster.machine()
+
+
+def train(
+    space: SearchSpace,
+    machine: Machine,
+    interrupt: Interrupt,
+    detachment: Detachment | None = None,
+    name: str | None = None,
+    new: bool = False,
+    extend: bool = False,
+) -> None:
     """Run what is left of a sweep, print its table, and exit with what became of it."""
-    from sweeper.capacity import local_machine
     from sweeper.stores import read_stores
 
-    with terminal() as console:
+    with terminal(plain=detachment is not None) as console:
         what = (
             f"{name or space.name}: {space.search.trials} trials of {space.job} on {space.data}, by {space.objective}"
         )
@@ -115,13 +224,19 @@ def train(space: SearchSpace, interrupt: Interrupt, name: str | None = None, new
         from sweeper import comparison
         from sweeper.driver import run_sweep
 
-        outcome = run_sweep(space, read_stores(), local_machine(), console, interrupt, name, new)
+        begin = partial(detachment.leave, terminal=console.file.fileno()) if detachment else None
+        outcome = run_sweep(space, read_stores(), machine, console, interrupt, name, new, extend, begin)
     show(comparison.compared([ledger_of(outcome.name)])[1])
     if outcome.mirror_failure:
         click.echo(f"{outcome.mirror_failure}; the ledger has everything", err=True)
     interrupt.raise_asked()
     if outcome.interrupted:
         raise KeyboardInterrupt
+    if outcome.first_cause:
+        click.echo(outcome.first_cause, err=True)
+    if outcome.mirror_failure and outcome.good:
+        click.echo(f"next, once MLflow answers: sweeper sync {outcome.name}", err=True)
+        sys.exit(EnvironmentFailure.exit_code)
     page = f", then open {outcome.page}" if outcome.page else ""
     click.echo(f"next: sweeper compare {outcome.name} --md   or   sweeper ui{page}", err=True)
     sys.exit(0 if outcome.good else 1)
@@ -130,17 +245,19 @@ def train(space: SearchSpace, interrupt: Interrupt, name: str | None = None, new
 @main.command()
 @click.argument("file")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@address_option
 @click.option(
     "--first", type=click.IntRange(min=0), default=5, show_default=True, help="How many configurations to show."
 )
-def plan(file: str, overrides: tuple[str, ...], first: int) -> None:
+def plan(file: str, overrides: tuple[str, ...], address: str | None, first: int) -> None:
     """Show what `run` would do: branches, trials at once and why, first configurations, disk."""
-    from sweeper.capacity import local_machine
     from sweeper.plan import lines
     from sweeper.search_space import find, read_search_space
 
-    for line in lines(read_search_space(find(file), overrides), local_machine(), first):
-        click.echo(line)
+    space = read_search_space(find(file), overrides)
+    with machine_at(address) as machine:
+        for line in lines(space, machine, first):
+            click.echo(line)
     click.echo(f"next: sweeper run {' '.join([file, *overrides])}", err=True)
 
 
@@ -167,16 +284,20 @@ def ls() -> None:
 @click.option("--all", "every", is_flag=True, help="Every trial of several sweeps, not each backbone's best.")
 @click.option("--sort", metavar="COLUMN", help="By a metric, from the best; or by a parameter.")
 @click.option("--reverse", is_flag=True, help="The other way round.")
+@click.option("--timing", is_flag=True, help="Where the time of one sweep's trials went, in seconds.")
 @click.option("--md", "form", flag_value="md", help="Markdown.")
 @click.option("--csv", "form", flag_value="csv", help="Comma-separated values.")
 @click.option("--json", "form", flag_value="json", help="One array, best first, a row per trial.")
 @click.option("--html", "form", flag_value="html", help="A page with one sweep's table.")
 @click.option("--table", "form", flag_value="table", default="table", help="For the terminal (the default).")
-def compare(names: tuple[str, ...], every: bool, sort: str | None, reverse: bool, form: str) -> None:
+def compare(names: tuple[str, ...], every: bool, sort: str | None, reverse: bool, timing: bool, form: str) -> None:
     """Print a sweep's trials, best first; or the models of several sweeps and jobs side by side."""
     from sweeper import comparison, report, sheet
 
     ledgers = [ledger_of(name) for name in names]
+    if timing:
+        show_timing(ledgers, form)
+        return
     if form == "html":
         if len(ledgers) > 1:
             raise ConfigError("--html: a page has one sweep; name one")
@@ -189,6 +310,18 @@ def compare(names: tuple[str, ...], every: bool, sort: str | None, reverse: bool
     show(view, form=form)
     if form == "table" and len(ledgers) == 1 and (told := alike(ledgers[0])):
         click.echo(told, err=True)
+
+
+def show_timing(ledgers: list[Ledger], form: str) -> None:
+    from sweeper import sheet, timing
+
+    if len(ledgers) > 1 or form == "html":
+        raise ConfigError("--timing: shows one sweep, for the terminal or as --md, --csv or --json")
+    records = ledgers[0].records()
+    if form == "json":
+        click.echo(sheet.json_text(timing.table(records)), nl=False)
+    else:
+        show(timing.sheet_of(records), form=form)
 
 
 @main.command()
@@ -430,6 +563,43 @@ def doctor() -> None:
 
 
 @main.group()
+def cluster() -> None:
+    """Print a ready file, with explanations, that starts a cluster or its stores."""
+
+
+@cluster.command("ray-up")
+def ray_up() -> None:
+    """Nodes on AWS that come and go with a sweep, for `ray up`."""
+    hand_out("ray-up.yaml")
+
+
+@cluster.command()
+def kuberay() -> None:
+    """A sweep as a RayJob on Kubernetes."""
+    hand_out("kuberay.yaml")
+
+
+@cluster.command()
+def slurm() -> None:
+    """A sweep as a Slurm job, for `sbatch`."""
+    hand_out("slurm.sh")
+
+
+@cluster.command()
+def compose() -> None:
+    """PostgreSQL, an S3-compatible server and MLflow's server, for `docker compose`."""
+    hand_out("compose.yaml")
+
+
+def hand_out(file: str) -> None:
+    """Print a file of sweeper/clusters/; its head says what to do with it."""
+    from importlib.resources import files
+
+    click.echo((files("sweeper") / "clusters" / file).read_text(encoding="utf-8"), nl=False)
+    click.echo("next: write it to a file, read its first lines, set what is marked there", err=True)
+
+
+@main.group()
 def data() -> None:
     """Look at data sets, convert others', write the built-in one."""
 
@@ -572,13 +742,13 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def terminal() -> Iterator[Console]:
+def terminal(plain: bool = False) -> Iterator[Console]:
     """For talk: standard error, through a copy of its descriptor that stays on the terminal while the
-    original is sent to a log."""
+    original is sent to a log. `plain`: as in a file, without colours and live tables."""
     from rich.console import Console
 
     with os.fdopen(os.dup(2), "w", encoding="utf-8") as stream:
-        yield Console(file=stream, highlight=False)
+        yield Console(file=stream, highlight=False, force_terminal=False if plain else None)
 
 
 def screen(view: Table) -> Console:

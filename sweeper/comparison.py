@@ -11,7 +11,7 @@ from rapidfuzz import process
 
 from jobs.backbones import parameter_count
 from jobs.job import Direction
-from sweeper import sheet
+from sweeper import depot, sheet
 from sweeper.confirmation import Spread, ranking, spread
 from sweeper.errors import ConfigError
 from sweeper.sheet import Sheet
@@ -31,22 +31,24 @@ def rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
     Keys: trial, state, value, n, mean, std, params, metrics, test, epochs, duration_s, run_id, checkpoint, reason.
     `value` and `metrics` are those of the trial's best evaluation, `mean` and `std` (None for one) those of the value
     over its `n` seeds, `test` its score on the test questions if known, `duration_s` the seconds it trained,
-    `checkpoint` the folder of the best evaluation if it was kept. Repeats count in their trial's row, and those rows
+    `checkpoint` the address of the best evaluation's if it was kept. Repeats count in their trial's row, and those rows
     come first; see `confirmation.ranking`.
     """
+    repeats = [record for record in records if record.repeat_of is not None]
+    kept = depot.kept(record.checkpoint for record in records)
     return [
         {
             "trial": record.number,
             "state": record.state,
             "value": record.value,
-            **(spread(record, records) or NOTHING)._asdict(),
+            **(spread(record, repeats) or NOTHING)._asdict(),
             "params": dict(record.params),
             "metrics": dict(record.metrics),
             "test": record.test,
             "epochs": record.epochs,
             "duration_s": round(record.seconds, 3),
             "run_id": record.run_id,
-            "checkpoint": record.checkpoint if record.checkpoint and Path(record.checkpoint).is_dir() else None,
+            "checkpoint": record.checkpoint if record.checkpoint in kept else None,
             "reason": record.reason,
         }
         for record in ranking(records, direction)
@@ -141,9 +143,9 @@ def models(ledgers: Sequence[Ledger], every: bool = False) -> list[Row]:
     >>> print(sheet.markdown(model_sheet(models([load_ledger(storage, name) for name in ("readers", "selectors")]))))
 
     Keys: sweep, job, objective, direction, those of `rows`, backbone (None where the job has none), weights_m
-    (millions of parameters, None where no checkpoint is kept to count them in), settings (the parameters that
-    differ between these sweeps' trials of one job). Trials of one job and objective are ranked among each other,
-    jobs stand in the order of their sweeps. Of a backbone whose trials all failed, the first is shown.
+    (millions of parameters, None where no checkpoint is kept on this machine to count them in), settings (the
+    parameters that differ between these sweeps' trials of one job). Trials of one job and objective are ranked among
+    each other, jobs stand in the order of their sweeps. Of a backbone whose trials all failed, the first is shown.
     """
     tables = [list(_sweep_rows(ledger)) for ledger in ledgers]
     settings = [name for name in varied([row for table in tables for row in table]) if name != "backbone"]
@@ -198,7 +200,7 @@ def varied(table: Sequence[Row]) -> list[str]:
 
 def _millions(checkpoint: str | None) -> float | None:
     try:
-        count = parameter_count(Path(checkpoint)) if checkpoint else None
+        count = parameter_count(Path(checkpoint)) if checkpoint and not depot.is_remote(checkpoint) else None
     except (OSError, ValueError):  # damaged weights are no reason to show no table
         return None
     return round(count / 1e6, 3) if count else None

@@ -64,9 +64,10 @@ def ranking(records: Sequence[TrialRecord], direction: Direction) -> list[TrialR
     those that failed, then those without a value. A mean over seeds is no match for one lucky value, so the two
     are never compared."""
     sign = -1 if direction == "max" else 1
+    repeats = [record for record in records if record.repeat_of is not None]  # few, and looked through for every trial
 
     def rank(record: TrialRecord) -> tuple[bool, bool, bool, float, int]:
-        found = spread(record, records)
+        found = spread(record, repeats)
         mean = found.mean if found and found.mean is not None else 0.0
         return (found is None, record.state == "FAIL", found is None or found.n == 1, sign * mean, record.number)
 

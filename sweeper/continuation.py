@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.checkpoint import damage
+from sweeper import depot
 from sweeper.confirmation import missing, searched
 from sweeper.ledger import TrialRecord
 from sweeper.search_space import SearchSpace
@@ -16,20 +16,34 @@ from sweeper.search_space import SearchSpace
 def resume_point(record: TrialRecord) -> Mapping[str, Any] | None:
     """The newest evaluation whose checkpoint is undamaged. A checkpoint without an evaluation in the ledger is
     no such point: going on from it would leave a gap among the evaluations."""
+    return next(_resume_points(record), None)
+
+
+def _resume_points(record: TrialRecord) -> Iterator[Mapping[str, Any]]:
     newest_first = reversed(record.evaluations)
-    return next((e for e in newest_first if e["checkpoint"] and not damage(Path(e["checkpoint"]))), None)
+    return (e for e in newest_first if e["checkpoint"] and not depot.damage(e["checkpoint"]))
 
 
-def rewind(record: TrialRecord, workdir: Path) -> Path | None:
-    """The checkpoint to go on from. Those that came later, or never reached the ledger, are removed: the trial
-    will write them again, under the same names."""
-    point = resume_point(record)
+def rewind(record: TrialRecord, workdir: Path, storage: str | None = None) -> tuple[str, ...]:
+    """The checkpoint to go on from, if any. Those that came later, or never reached the ledger, are removed: the
+    trial will write them again, under the same names.
+
+    Of a bucket's only the sizes are known, so that the earlier ones follow, for the trial to fall back on.
+    """
+    points = _resume_points(record)
+    point = next(points, None)
     known = record.evaluations[: record.evaluations.index(point) + 1] if point else ()
-    kept = {Path(evaluation["checkpoint"]).name for evaluation in known if evaluation["checkpoint"]}
+    kept = {evaluation["checkpoint"] for evaluation in known if evaluation["checkpoint"]}
+    names = {depot.name_of(address) for address in kept}
     for checkpoint in workdir.glob("checkpoint-*"):
-        if checkpoint.name not in kept:
+        if checkpoint.name not in names:
             shutil.rmtree(checkpoint)
-    return Path(point["checkpoint"]) if point else None
+    if storage and depot.is_remote(storage):
+        depot.tidy(storage, kept)
+    if point is None:
+        return ()
+    earlier = points if depot.is_remote(point["checkpoint"]) else ()
+    return (point["checkpoint"], *(one["checkpoint"] for one in earlier))
 
 
 def new_trials(records: Sequence[TrialRecord], space: SearchSpace) -> int:

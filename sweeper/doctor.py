@@ -7,6 +7,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -24,6 +25,10 @@ SWITCHES = (
     "MLFLOW_TRACKING_URI",
     "SWEEPER_ROOT",
     "SWEEPER_LEDGER",
+    "SWEEPER_CHECKPOINTS",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "MLFLOW_S3_ENDPOINT_URL",
 )
 LOW_DISK = 5 * 2**30
 
@@ -77,13 +82,18 @@ def disk(root: Path) -> Finding:
 
 
 def reachable(stores: Stores) -> list[Finding]:
+    from sweeper.depot import look
     from sweeper.ledger import existing_storage
     from sweeper.tracking import check
 
-    return [
+    found = [
         _tried("ledger", stores.ledger, lambda: existing_storage(stores.ledger)),
         _tried("mlflow", stores.tracking, lambda: check(stores)),
     ]
+    for what, address in (("artifacts", stores.artifacts), ("checkpoints", stores.checkpoints)):
+        if address and (address.startswith("s3:") or what == "checkpoints"):
+            found.append(_tried(what, address, partial(look, address)))
+    return found
 
 
 def _tried(what: str, address: str, attempt: Callable[[], object]) -> Finding:

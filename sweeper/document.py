@@ -58,7 +58,7 @@ class Mistake:
     def line(self, path: Path) -> str:
         """`file:line: dotted.key: what is wrong; cure`."""
         where = f"{path}:{self.place}" if self.place.isdecimal() else f"{path}: {self.place}"
-        return ": ".join(part for part in (where, dotted(self.key), self.text) if part)
+        return ": ".join(part for part in (where, dotted(tuple(map(_plain, self.key))), self.text) if part)
 
     @property
     def order(self) -> float:
@@ -186,8 +186,15 @@ def dotted(key: Key) -> str:
 def shown(value: object) -> str:
     """A value as a message shows it: short, on one line, in YAML's words."""
     text = json.dumps(value, ensure_ascii=False, default=str)
-    text = text if text.isprintable() else json.dumps(value, default=str)
+    return short(text if text.isprintable() else json.dumps(value, default=str))
+
+
+def short(text: str) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _plain(part: str | int) -> str | int:
+    return short(part) if isinstance(part, str) else part
 
 
 def kind(value: object) -> str:
@@ -206,9 +213,9 @@ def unknown(what: str, name: str, known: Iterable[str], homes: Mapping[str, str]
     """
     names = sorted(known)
     if homes and name in homes:
-        return f"unknown {what} {name!r} here; it belongs {homes[name]}"
+        return f"unknown {what} {short(name)!r} here; it belongs {homes[name]}"
     hint = f"did you mean {near!r}? " if (near := nearest(name, names)) else ""
-    return f"unknown {what} {name!r}; {hint}known here: {', '.join(names)}"
+    return f"unknown {what} {short(name)!r}; {hint}known here: {', '.join(names)}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

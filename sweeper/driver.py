@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
 import traceback
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
-from itertools import chain, count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 from rich.console import Console
 
-from jobs import get_job
+from jobs import faults, get_job
 from jobs.checkpoint import PREDICTIONS
-from sweeper import comparison
+from sweeper import comparison, depot
 from sweeper.capacity import Machine, shares
 from sweeper.confirmation import expected, leaders
 from sweeper.continuation import anything_left, outlook
@@ -34,20 +30,26 @@ from sweeper.ledger import (
     load_ledger,
     open_storage,
     reachable,
+    ready,
     sweep_names,
 )
+from sweeper.owner import owned
 from sweeper.progress import Progress
 from sweeper.results import results
-from sweeper.retention import disposable
+from sweeper.retention import delete, delete_copies, disposable, needy
 from sweeper.search_space import SearchSpace, backbones, present_fingerprint, resolved, restored, to_yaml
 from sweeper.search_space import searched as searched_parameters
-from sweeper.stores import Stores
-from sweeper.sweep import Sweep
+from sweeper.stores import Stores, create_folder
+from sweeper.sweep import Sweep, own_folder, workdir
+from sweeper.sweep import storage as storage_of
 from sweeper.tracking import Mirror, SweepInfo, check
 from sweeper.trial import output_to
+from sweeper.watch import watched
 
 PACKAGES = ("sweeper", "torch", "transformers", "ray", "optuna", "mlflow")
+FREE = ("search.trials", "keep.checkpoints", "repeats", "budget", "resources")  # may differ when a sweep goes on
 FLUSH_SECONDS = 60.0
+BESIDE = ("checkpoint", "timing")  # of an evaluation, what is no metric
 HURRY_SECONDS = 8.0  # what MLflow gets of the half minute that an interrupt may take
 
 
@@ -66,11 +68,19 @@ class Outcome:
     def good(self) -> bool:
         return any(record.value is not None and record.state != "FAIL" for record in self.records)
 
+    @property
+    def first_cause(self) -> str | None:
+        """Why the first trial failed that did, where none is good."""
+        first = next((record for record in self.records if record.state == "FAIL"), None)
+        if self.good or first is None:
+            return None
+        return f"{self.name}: no trial ended well; trial {first.number} was the first to fail: {first.reason}"
+
 
 def prepare(space: SearchSpace, machine: Machine, stores: Stores) -> None:
     """Everything that can be refused before something is created: devices, backbones, the tracking store.
 
-    Raises EnvironmentFailure with every backbone that cannot be had.
+    Raises EnvironmentFailure with every backbone that cannot be had, ConfigError for parameters that do not fit one.
     """
     shares(space, machine)
     fetch = get_job(space.job).fetch
@@ -82,7 +92,10 @@ def prepare(space: SearchSpace, machine: Machine, stores: Stores) -> None:
             mistakes.append(f"backbone {error}")
     if mistakes:
         raise EnvironmentFailure(mistakes)
+    restored(resolved(space), space.data_fingerprint, space.name)  # again, as now the backbones' limits are known
     check(stores)
+    if stores.checkpoints:
+        depot.check(stores.checkpoints)
 
 
 def run_sweep(
@@ -93,26 +106,36 @@ def run_sweep(
     interrupt: Interrupt,
     name: str | None = None,
     new: bool = False,
+    extend: bool = False,
+    begin: Callable[[Path], object] | None = None,
 ) -> Outcome:
     """Run what is left of the sweep called `name`, by default as its space, which may be all, some, or nothing.
 
     `console` shows progress; all that libraries print goes to log.txt in the sweep's folder. `new` starts
-    another sweep beside one that exists, under the next free name. `interrupt` stops it in good order.
+    another sweep beside one that exists, under the next free name; `extend` does so too when the search space has
+    changed, and the new sweep begins with those trials of the old one that it would draw too. `interrupt` stops it
+    in good order. `begin` is called with the sweep's folder once nothing is left that would be refused.
 
     Raises ConfigError if a sweep of this name has another search space, DataFailure if its data has changed
-    since, EnvironmentFailure if another process runs it.
+    since, EnvironmentFailure if another process runs it, here or, with a PostgreSQL ledger, anywhere.
     """
     prepare(space, machine, stores)
     storage = open_storage(stores.ledger)
-    name = name or (free_name(space.name, sweep_names(storage)) if new else space.name)
-    folder = stores.root / name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with owned(folder), reachable(stores.ledger):
+    taken = [name for name in sweep_names(storage) if ready(storage, name)] if new or extend else []
+    extended = extended_by(storage, space, taken) if extend else None
+    name = name or named(space, taken, new, extended)
+    folder = own_folder(stores.root, name)
+    with owned(folder, stores.ledger, interrupt.halt), reachable(stores.ledger):
+        if extended and extended.name != name and not begun(storage, name):
+            adopt(extended, storage, space, folder, stores.checkpoints)
         ledger = open_ledger(storage, space, name)
         (folder / "search_space.yaml").write_text(to_yaml(space), encoding="utf-8")
         if records := ledger.records():
             console.print(outlook(records, space), markup=False, soft_wrap=True)
-        return _run(Sweep(ledger, space, folder, machine), stores, console, interrupt)
+        if begin:
+            begin(folder)
+        with watched(ledger, interrupt):
+            return _run(Sweep(ledger, space, folder, machine, stores.checkpoints), stores, console, interrupt)
 
 
 def space_of(ledger: Ledger) -> SearchSpace:
@@ -144,10 +167,48 @@ def check_data(ledger: Ledger, present: str) -> None:
         )
 
 
+def extended_by(storage: RDBStorage, space: SearchSpace, taken: Collection[str]) -> Ledger:
+    """The newest sweep of this space's name, which `--extend` goes on from or takes trials from.
+
+    Raises ConfigError when there is none, or it is of another job; DataFailure when it had other data.
+    """
+    numbered = takewhile(taken.__contains__, (numbered_name(space.name, number) for number in count(1)))
+    ledger = load_ledger(storage, [space.name, *numbered][-1])
+    check_data(ledger, space.data_fingerprint)
+    if ledger.attributes["job"] != space.job:
+        raise ConfigError(f"sweep {ledger.name}: is of job {ledger.attributes['job']}, not {space.job}; use --new")
+    return ledger
+
+
+def named(space: SearchSpace, taken: Collection[str], new: bool, extended: Ledger | None) -> str:
+    """What the sweep is called: as its space, as the one it goes on with, or by the next free name."""
+    if extended and not differences(extended.attributes["search_space"], resolved(space)):
+        return extended.name
+    return free_name(space.name, taken) if new or extended else space.name
+
+
+def adopt(
+    extended: Ledger, storage: RDBStorage, space: SearchSpace, folder: Path, checkpoints: str | None = None
+) -> None:
+    """Create the ledger of the sweep in `folder`, with the trials of `extended` that it would draw too."""
+    from sweeper.adoption import adopted
+
+    trials = adopted(
+        extended,
+        space,
+        lambda number: workdir(folder, number),
+        lambda number: storage_of(checkpoints, folder.name, number),
+    )
+    create_ledger(storage, space, folder.name, versions(), trials)
+
+
 def free_name(name: str, taken: Collection[str]) -> str:
     """`name`, or the first of name-2, name-3, … that no sweep has."""
-    candidates = chain([name], (f"{name}-{number}" for number in count(2)))
-    return next(candidate for candidate in candidates if candidate not in taken)
+    return next(name for name in (numbered_name(name, number) for number in count(1)) if name not in taken)
+
+
+def numbered_name(name: str, number: int) -> str:
+    return f"{name}-{number}" if number > 1 else name
 
 
 def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
@@ -156,7 +217,7 @@ def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
         return create_ledger(storage, space, name, versions())
     ledger = load_ledger(storage, name)
     if changes := differences(ledger.attributes["search_space"], resolved(space)):
-        cure = "add --new to run beside it, or name=… for another name"
+        cure = "add --extend to take its trials along, --new to run beside it, or name=… for another name"
         raise ConfigError(
             [
                 f"sweep {name}: exists with another search space; {cure}",
@@ -170,9 +231,8 @@ def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
 
 
 def differences(before: Any, now: Any, key: str = "") -> list[str]:
-    """Where two search spaces differ, a line each. How many trials are asked for, what is kept and which finalists
-    are repeated may differ: none of it changes what a trial is."""
-    if key in ("search.trials", "keep.checkpoints", "repeats"):
+    """Where two search spaces differ, a line each, but for what changes no trial."""
+    if key in FREE:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
         names = list(dict.fromkeys([*before, *now]))
@@ -182,20 +242,6 @@ def differences(before: Any, now: Any, key: str = "") -> list[str]:
     return [] if before == now else [f"{key}: was {before}, is {now}"]
 
 
-@contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Nobody else runs this sweep meanwhile; the kernel frees the lock when the process dies."""
-    owner = folder / "owner"
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            owner.write_text(str(os.getpid()))
-            yield
-            owner.unlink(missing_ok=True)
-    except Timeout:
-        pid = owner.read_text() if owner.exists() else "unknown"
-        raise EnvironmentFailure(f"sweep {folder.name}: process {pid} is running it; wait for it or stop it") from None
-
-
 def _run(sweep: Sweep, stores: Stores, console: Console, interrupt: Interrupt) -> Outcome:
     ledger, space = sweep.ledger, sweep.space
     names = searched_parameters(space)
@@ -203,7 +249,9 @@ def _run(sweep: Sweep, stores: Stores, console: Console, interrupt: Interrupt) -
     with output_to(sweep.log), mirror_of(ledger, space, stores) as mirror, progress:
         with interrupt.held():
             run_unfinished(sweep, Listeners(sweep, mirror, progress), interrupt)
-        records = finish(ledger, mirror, in_a_hurry=interrupt.asked is not None)
+        records = finish(ledger, mirror, in_a_hurry=interrupt.stopping)
+    if interrupt.cause is not None:
+        raise EnvironmentFailure(interrupt.cause)
     return outcome_of(ledger, records, mirror, stores)
 
 
@@ -217,7 +265,7 @@ def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, patience: floa
     """What shows the sweep in MLflow; everything it says of it is in the ledger."""
     info = SweepInfo(
         name=ledger.name,
-        key=f"{stores.root.absolute()}/{ledger.name}",
+        key=ledger.shown_as(f"{stores.root.absolute()}/{ledger.name}"),
         objective=space.objective,
         direction=space.direction,
         columns=searched_parameters(space),
@@ -234,14 +282,12 @@ def sync(ledger: Ledger, stores: Stores) -> Outcome:
     Raises EnvironmentFailure when MLflow does not answer, or a process runs the sweep and so does this itself.
     """
     space = space_of(ledger)
-    folder = stores.root / ledger.name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with owned(folder), reachable(stores.ledger):
+    folder = own_folder(stores.root, ledger.name)
+    with owned(folder, stores.ledger), reachable(stores.ledger):
         check(stores)
         with output_to(folder / "log.txt"), mirror_of(ledger, space, stores) as mirror:
             for record in ledger.records():
-                keep_predictions(record)
-                mirror.put(snapshot(record, ledger))
+                mirror.put(snapshot(record, ledger, keep_predictions(record, workdir(folder, record.number))))
             records = finish(ledger, mirror)
         return outcome_of(ledger, records, mirror, stores)
 
@@ -253,15 +299,38 @@ class Listeners:
     sweep: Sweep
     mirror: Mirror
     progress: Progress
+    kept: dict[int, TrialRecord] = field(default_factory=dict)  # the trials that still need a checkpoint
+    gone: set[str] = field(default_factory=set)  # checkpoints of theirs that are deleted; a bucket is asked once
 
     def __call__(self, record: TrialRecord) -> None:
         self.progress.update(record)
-        keep_predictions(record)
-        self.mirror.put(snapshot(record, self.sweep.ledger))
-        records, space = self.sweep.ledger.records(), self.sweep.space
+        predictions = keep_predictions(record, self.sweep.workdir(record.number))
+        faults.point("mirror.put")
+        self.mirror.put(snapshot(record, self.sweep.ledger, predictions))
+        self.retain(record)
+
+    def say(self, line: str) -> None:
+        self.progress.console.print(line, markup=False, soft_wrap=True)
+
+    def retain(self, record: TrialRecord) -> None:
+        """Delete what nobody needs. Of a long sweep only the trials are looked at that can still need something."""
+        space = self.sweep.space
+        before = self.kept.get(record.number)
+        self.kept[record.number] = record
+        records = list(self.kept.values())
         finalists = space.repeats.top if space.repeats else 0  # their means are not known yet, so all stay
-        for checkpoint in disposable(records, space.direction, max(space.keep.checkpoints, finalists)):
-            shutil.rmtree(checkpoint, ignore_errors=True)
+        keep = max(space.keep.checkpoints, finalists)
+        unneeded = set(disposable(records, space.direction, keep))
+        # It writes some again when it has gone back to before them.
+        new = (one for one in record.evaluations if before is None or one not in before.evaluations)
+        self.gone.difference_update(one["checkpoint"] for one in new)
+        delete(sorted(unneeded - self.gone))
+        self.gone.clear()
+        self.gone.update(address for address in unneeded if depot.is_remote(address))
+        if self.sweep.checkpoints and record.state != "RUNNING":
+            delete_copies(self.sweep.workdir(record.number))
+        for number in self.kept.keys() - {one.number for one in needy(records, space.direction, keep)}:
+            del self.kept[number]
 
 
 def run_unfinished(sweep: Sweep, listeners: Listeners, interrupt: Interrupt) -> None:
@@ -272,28 +341,41 @@ def run_unfinished(sweep: Sweep, listeners: Listeners, interrupt: Interrupt) -> 
     if anything_left(records, sweep.space):
         from sweeper.tuning import run_trials
 
-        run_trials(sweep, listeners, interrupt)
+        run_trials(sweep, listeners, interrupt, listeners.say)
 
 
-def keep_predictions(record: TrialRecord) -> None:
-    """Beside the checkpoints, since the mirror comes later and most checkpoints do not stay."""
-    best = Path(record.checkpoint or "") / PREDICTIONS
-    if record.state != "RUNNING" and record.checkpoint and best.is_file():
-        shutil.copyfile(best, best.parents[1] / PREDICTIONS)
+def keep_predictions(record: TrialRecord, workdir: Path) -> Path | None:
+    """The answers of an ended trial's best evaluation. They are kept beside the checkpoints, since the mirror comes
+    later and most checkpoints do not stay; those from a bucket also in `workdir`."""
+    if record.state == "RUNNING" or not record.checkpoint:
+        return None
+    beside = depot.join(depot.parent(record.checkpoint), PREDICTIONS)
+    file = workdir / PREDICTIONS if depot.is_remote(beside) else Path(beside)
+    if not (depot.is_remote(beside) and file.is_file()):  # what lies in a bucket is fetched once
+        _keep(depot.join(record.checkpoint, PREDICTIONS), beside, file)
+    return file if file.is_file() else None
 
 
-def snapshot(record: TrialRecord, ledger: Ledger) -> dict[str, Any]:
-    """A trial as the mirror takes it, a repeat below the one it repeats. The answers of the best evaluation go
-    along once it has ended."""
+def _keep(best: str, beside: str, file: Path) -> None:
+    content = depot.read(best)
+    if content is not None:
+        depot.write(beside, content)
+    if depot.is_remote(beside) and (content := content or depot.read(beside)) is not None:
+        create_folder(file.parent)
+        file.write_bytes(content)
+
+
+def snapshot(record: TrialRecord, ledger: Ledger, predictions: Path | None = None) -> dict[str, Any]:
+    """A trial as the mirror takes it, a repeat below the one it repeats. `predictions`: the answers of its best
+    evaluation, once it has ended."""
     again = record.repeat_of is not None
-    predictions = Path(record.checkpoint or "").parent / PREDICTIONS
-    ended = record.state != "RUNNING" and record.checkpoint is not None and predictions.is_file()
     return {
         **asdict(record),
         "name": f"trial {record.repeat_of}, seed {record.params['seed']}" if again else f"trial {record.number}",
         "parent": ledger.record(record.repeat_of).key if record.repeat_of is not None else None,
-        "evaluations": [{k: v for k, v in e.items() if k != "checkpoint"} for e in record.evaluations],
-        "artifacts": [predictions] if ended else [],
+        "evaluations": [{k: v for k, v in e.items() if k not in BESIDE} for e in record.evaluations],
+        "artifacts": [predictions] if predictions else [],
+        "tags": {"sweeper.origin": record.origin} if record.origin else {},
     }
 
 
@@ -310,7 +392,7 @@ def finish(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> list[Tri
     mirror.finish("STOPPED" if interrupted or in_a_hurry else "COMPLETE", texts, best)
     mirror.flush(HURRY_SECONDS if in_a_hurry else FLUSH_SECONDS)
     for record in records:
-        if record.key in mirror.run_ids:
+        if mirror.run_ids.get(record.key, record.run_id) != record.run_id:
             ledger.set_run(record.number, mirror.run_ids[record.key])
     return ledger.records()
 

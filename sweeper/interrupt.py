@@ -25,7 +25,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interrupt:
-    """Whether this process was asked to stop.
+    """Whether this process is to stop: it was asked to, or must.
 
     >>> with catching(Interrupt()) as interrupt:
     ...     with interrupt.held():      # where an exception would come at a bad moment
@@ -36,6 +36,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.asked: int | None = None
+        self.cause: str | None = None
         self._held = False
 
     def __call__(self, signum: int, frame: FrameType | None = None) -> None:
@@ -48,6 +49,20 @@ class Interrupt:
         watch.start()
         if not self._held:
             raise Interrupted(signum)
+
+    def ask(self) -> None:
+        """Do as a first signal, from any thread. It is never the second one, which would end the process."""
+        if self.asked is None:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether to come to an end: asked from outside, or because we `halt`."""
+        return self.asked is not None or self.cause is not None
+
+    def halt(self, cause: str) -> None:
+        """Come to an orderly end, for this reason, which is none of the trials'."""
+        self.cause = self.cause or cause
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -8,27 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from rapidfuzz import process
+from sqlalchemy import extract, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from jobs import get_job
+from jobs import faults, get_job
+from jobs.checkpoint import causes
 from jobs.job import Direction, ParamError
+from sweeper import postgres
 from sweeper.domain import Choice, Constant, Domain, Range, contains
-from sweeper.errors import ConfigError, EnvironmentFailure
+from sweeper.errors import ConfigError, EnvironmentFailure, Failure
 from sweeper.search_space import (
     SearchSpace,
     assign,
@@ -37,13 +43,24 @@ from sweeper.search_space import (
     params_of,
     resolved,
 )
-from sweeper.stores import create_private
+from sweeper.stores import BUSY, create_whole, redacted, room
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 EVALUATION = "evaluation:"
+INCIDENT = "incident:"
+ORIGIN = "origin"
 MEMORY = ":memory:"
 ABANDONED = "abandoned"
 READY = "ready"
+SHOWN_AS = "shown_as"
+SMALLEST_PAGE = 512  # bytes; SQLite has no smaller database
+CURES = {
+    "malformed": "put a copy of it in its place; or move it away, and sweeps begin afresh beside their old checkpoints",
+    "not a database": "name another file, or put a copy of the ledger in its place",
+    "locked": "end the process that holds it and run the same command again: what was written is safe",
+    "Too many open files": "raise the limit with `ulimit -n 4096`",
+}
+DATABASE_ERRORS = (DBAPIError, optuna.exceptions.StorageInternalError, sqlite3.Error)
 DRAWS = 50  # of parameters that had been tried, before the space counts as exhausted
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -55,11 +72,15 @@ class TrialRecord:
 
     value        the objective at the best evaluation so far, None before the first
     metrics      all metrics at that evaluation
-    evaluations  every report in order: the job's metrics, `epoch`, `seconds` since the trial began
+    evaluations  every report in order: the job's metrics, `epoch`, `seconds` since the trial began, `timing`: the
+                 seconds of each phase since the report before
     checkpoint   the folder that belongs to the best evaluation
     reason       why a trial is PRUNED or FAIL
     repeat_of    the number of the trial that this one repeats with another seed
     test         its score on the test questions, where that was ever evaluated
+    incidents    what it has survived, in order: `kind`, `reason`, the `epoch` it had reached, and the params that
+                 are `changed` since
+    origin       SWEEP/NUMBER where it was run, when it was taken over from another sweep
     """
 
     number: int
@@ -76,6 +97,14 @@ class TrialRecord:
     ended: datetime | None
     repeat_of: int | None = None
     test: float | None = None
+    incidents: tuple[Mapping[str, Any], ...] = ()
+    origin: str | None = None
+
+    @property
+    def used(self) -> Mapping[str, Any]:
+        """The params it is trained with by now. `params` stay what was asked for, and what it is known by."""
+        changes = [incident["changed"] for incident in self.incidents]
+        return reduce(lambda params, changed: {**params, **changed}, changes, dict(self.params))
 
     @property
     def epochs(self) -> float:
@@ -93,23 +122,83 @@ class TrialRecord:
 
 @contextmanager
 def reachable(url: str) -> Iterator[None]:
-    """Turns what a database says of itself into an EnvironmentFailure of one line."""
+    """Turns what a database says of itself into an EnvironmentFailure of one line, also where Ray Tune has put it
+    into an error of its own, as it does with what its callbacks raise."""
     try:
         yield
-    except (DBAPIError, optuna.exceptions.StorageInternalError, OSError) as error:
+    except Failure:
+        raise
+    except Exception as error:
+        if failure := next((one for one in causes(error) if isinstance(one, Failure)), None):
+            raise failure from error
+        database = next((one for one in causes(error) if isinstance(one, DATABASE_ERRORS)), None)
+        if database is None and not isinstance(error, OSError):
+            raise
         shown = make_url(url).render_as_string(hide_password=True)
-        cause = str(getattr(error.__cause__ or error, "orig", error)).splitlines()[0]
-        raise EnvironmentFailure(
-            f"ledger {shown}: {cause}; check that it can be reached, is writable and not full"
-        ) from error
+        told = (database or error).__cause__ or database or error
+        cause = redacted(str(getattr(told, "orig", told))).splitlines()[0]
+        raise EnvironmentFailure(f"ledger {shown}: {cause}; {_cure(cause, url)}") from error
+
+
+def _cure(cause: str, url: str) -> str:
+    file = _file(url)
+    known = next((cure for word, cure in CURES.items() if word in cause), None)
+    if known:
+        return known
+    left = f" ({room(file.parent)})" if file else ""
+    return f"check that it can be reached, is writable and not full{left}; what was written is safe, run it again then"
+
+
+def _file(url: str) -> Path | None:
+    """The file of a SQLite address."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", MEMORY):
+        return None
+    return Path(str(parsed.database))
 
 
 def open_storage(url: str) -> RDBStorage:
-    """The database of all ledgers, created if it is not there. Raises EnvironmentFailure."""
+    """The database of all ledgers, created if it is not there. Raises EnvironmentFailure, also for a file that
+    was cut short: SQLite takes an empty one for a new database, and all trials would be gone without a word."""
+    file = _file(url)
     with reachable(url):
-        if make_url(url).database != MEMORY:
-            create_private(url)
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        if file is not None:
+            create_whole(file, lambda address: _connected(address).engine.dispose())
+            if problem := torn(file, _patience(url)):
+                raise EnvironmentFailure(f"ledger {file}: {problem}; {_cure(problem, url)}")
+        return _connected(url)
+
+
+def _patience(url: str) -> float:
+    """Seconds to wait for a locked SQLite file: BUSY, unless the address says `?timeout=SECONDS`."""
+    return float(str(make_url(url).query.get("timeout", BUSY)))
+
+
+def _connected(url: str) -> RDBStorage:
+    shared = postgres.is_postgres(url)
+    waiting = postgres.settings(url) if shared else {"timeout": _patience(url)}
+    try:
+        # sweeps that start at once would make the same tables
+        with postgres.turn(url, "ledger") if shared else nullcontext():
+            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": waiting})
+    except RuntimeError as error:  # its tables are those of another version of Optuna
+        shown = make_url(url).render_as_string(hide_password=True)
+        cure = f"copy it, then `optuna storage upgrade --storage {shown}`, or install the Optuna that made it"
+        raise EnvironmentFailure(f"ledger {shown}: {str(error).splitlines()[0].rstrip('. ')}; {cure}") from error
+
+
+def torn(file: Path, patience: float = BUSY) -> str | None:
+    """What shows that a SQLite file is not whole, or None. SQLite itself reads the missing end of its last page
+    as zeros, and takes a file of one byte for a new database."""
+    size = file.stat().st_size
+    if size < SMALLEST_PAGE:
+        return f"file is not a database, with {size} bytes"
+    with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=patience)) as connection:
+        page = int(connection.execute("PRAGMA page_size").fetchone()[0])
+        if size % page:
+            return f"malformed, cut short within a page, at {size} bytes"
+        found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0]).splitlines()
+    return None if found == ["ok"] else f"malformed, {found[-1]}"
 
 
 def existing_storage(url: str) -> RDBStorage:
@@ -127,6 +216,38 @@ def sweep_names(storage: RDBStorage) -> list[str]:
     return [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
 
 
+@dataclass
+class Tally:
+    """What is asked at every step of a sweep, kept up instead of read from all trials, which would take ever longer.
+    Its owner is the only one who adds trials or ends them; a reading of all of them counts anew.
+
+    keys      of all trials there are to know of
+    drawn     how many trials there would be, had no driver been killed; each draw's seed follows from it
+    searched  how many trials are no repeats
+    failed    how many trials are FAIL
+    waiting   Optuna's ids of the settings that are still to be tried, in order
+    """
+
+    keys: set[str]
+    drawn: int
+    searched: int
+    failed: int
+    waiting: deque[int]
+
+    def add(self, record: TrialRecord) -> None:
+        self.keys.add(record.key)
+        self.searched += record.repeat_of is None
+        self.failed += record.state == "FAIL"
+
+
+def tally_of(trials: Sequence[optuna.trial.FrozenTrial], records: Sequence[TrialRecord]) -> Tally:
+    waiting = deque(trial._trial_id for trial in trials if trial.state == TrialState.WAITING)
+    tally = Tally(set(), sum(ABANDONED not in trial.user_attrs for trial in trials), 0, 0, waiting)
+    for record in records:
+        tally.add(record)
+    return tally
+
+
 @dataclass(frozen=True)
 class Ledger:
     """One sweep's study.
@@ -141,6 +262,8 @@ class Ledger:
 
     storage: RDBStorage
     study: optuna.Study
+    _tallies: list[Tally] = field(default_factory=list, repr=False, compare=False)  # the newest, once there is one
+    _ids: dict[int, int] = field(default_factory=dict, repr=False, compare=False)  # number → Optuna's id
 
     @property
     def name(self) -> str:
@@ -150,6 +273,19 @@ class Ledger:
     def attributes(self) -> Mapping[str, Any]:
         """What was noted when the sweep was created: job, objective, metrics, search_space, trials …"""
         return self.study.user_attrs
+
+    def notes(self) -> Mapping[str, Any]:
+        """The attributes as they are now, also those that others write."""
+        return self.storage.get_study_user_attrs(self.storage.get_study_id_from_name(self.name))
+
+    def note(self, name: str, value: Any) -> None:
+        self.study.set_user_attr(name, value)
+
+    def now(self) -> float:
+        """Seconds since 1970 by the database's clock, the one that all machines share which reach it. SQLite has
+        none but that of the machine that asks."""
+        with self.storage.engine.connect() as connection:
+            return float(connection.execute(select(extract("epoch", func.current_timestamp()))).scalar_one())
 
     @property
     def objective(self) -> str:
@@ -161,11 +297,19 @@ class Ledger:
 
     def records(self) -> list[TrialRecord]:
         """Every trial there is to know of, by number; draws that had been tried before are not among them."""
-        trials = self.study.get_trials(deepcopy=False)
-        return [self._record(trial) for trial in trials if "params" in trial.user_attrs]
+        trials, noted = self.study.get_trials(deepcopy=False), self.study.user_attrs
+        records = [self._record(trial, noted) for trial in trials if "params" in trial.user_attrs]
+        self._tallies[:] = [tally_of(trials, records)]
+        return records
+
+    @property
+    def tally(self) -> Tally:
+        if not self._tallies:
+            self.records()
+        return self._tallies[0]
 
     def record(self, number: int) -> TrialRecord:
-        return self._record(self.storage.get_trial(self._id(number)))
+        return self._record(self.storage.get_trial(self._id(number)), self.study.user_attrs)
 
     def ask(self, space: SearchSpace) -> TrialRecord | None:
         """The next trial to run, or None when the search space has nothing new to offer.
@@ -173,18 +317,38 @@ class Ledger:
         The sampler is made anew from the seed and the trial's number, so that a sweep which was
         interrupted goes on with the draws it would have made.
         """
-        known = {record.key for record in self.records()}
         for _ in range(DRAWS):
-            self.study.sampler = sampler(space, self._drawn())
-            trial = self.study.ask()
+            self.study.sampler = sampler(space, self.tally.drawn)
+            trial = self._begin(space)
             params = draw(trial, space)
             key = trial_key(space.job, params, space.data_fingerprint) if params else None
-            if key and key not in known:
+            if key and key not in self.tally.keys:
                 trial.set_user_attr("key", key)
                 trial.set_user_attr("params", params)
-                return self.record(trial.number)
+                self.tally.add(record := self.record(trial.number))
+                return record
             self.study.tell(trial, state=TrialState.FAIL)
         return None
+
+    def _begin(self, space: SearchSpace) -> optuna.Trial:
+        """What `study.ask` does, which looks through all trials for one that waits. TPE does so in any case, and
+        needs what else that method sets up."""
+        waiting = self.tally.waiting
+        enqueued = waiting.popleft() if waiting else None
+        self.tally.drawn += enqueued is None
+        if space.search.sampler == "tpe":
+            trial = self.study.ask()
+        elif enqueued is None:
+            trial = optuna.Trial(self.study, self.study._storage.create_new_trial(self._study_id))
+        else:
+            self.storage.set_trial_state_values(enqueued, TrialState.RUNNING)
+            trial = optuna.Trial(self.study, enqueued)
+        self._ids[trial.number] = trial._trial_id
+        return trial
+
+    @cached_property
+    def _study_id(self) -> int:
+        return self.storage.get_study_id_from_name(self.name)
 
     def mend(self, space: SearchSpace) -> None:
         """Put right what a driver leaves that is killed between two writes. Only for the sweep's owner.
@@ -195,8 +359,9 @@ class Ledger:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if "params" not in trial.user_attrs:
                 self._abandon(trial, space)
-            elif self._record(trial).trained:
+            elif self.record(trial.number).trained:
                 self.finish(trial.number, "COMPLETE")
+        self._tallies.clear()
 
     def _abandon(self, trial: optuna.trial.FrozenTrial, space: SearchSpace) -> None:
         fixed = trial.user_attrs.get("fixed")
@@ -205,15 +370,10 @@ class Ledger:
         self.storage.set_trial_user_attr(trial._trial_id, ABANDONED, True)
         self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def _drawn(self) -> int:
-        """How many trials there would be, had no driver been killed; each draw's seed follows from it."""
-        trials = self.study.get_trials(deepcopy=False)
-        return sum(ABANDONED not in trial.user_attrs for trial in trials)
-
     def repeat(self, number: int, seed: int) -> TrialRecord:
         """A new trial with the parameters of another and this seed. The sampler has no part in it."""
         params = {**self.record(number).params, "seed": seed}
-        trial_id = self.storage.create_new_trial(self.storage.get_study_id_from_name(self.name))
+        trial_id = self.storage.create_new_trial(self._study_id)
         fingerprint = self.attributes["data_fingerprint"]
         for attribute, value in (
             ("repeat_of", number),
@@ -221,24 +381,42 @@ class Ledger:
             ("params", params),
         ):
             self.storage.set_trial_user_attr(trial_id, attribute, value)
+        self._tallies.clear()  # repeats are few
         return self.record(self.storage.get_trial_number_from_id(trial_id))
 
-    def report(self, number: int, metrics: Mapping[str, Any], checkpoint: str | None) -> TrialRecord:
-        """Record one evaluation. The same epoch reported again, as after a restart, replaces the first."""
+    def report(
+        self,
+        number: int,
+        metrics: Mapping[str, Any],
+        checkpoint: str | None,
+        timing: Mapping[str, float] | None = None,
+    ) -> TrialRecord:
+        """Record one evaluation, and in seconds what each phase took since the one before. The same epoch reported
+        again, as after a restart, replaces the first."""
+        faults.point("ledger.report")
         trial_id = self._id(number)
-        evaluation = {**metrics, "checkpoint": checkpoint}
+        evaluation = {**metrics, "checkpoint": checkpoint, **({"timing": dict(timing)} if timing else {})}
         self.storage.set_trial_user_attr(trial_id, f"{EVALUATION}{metrics['epoch']:014.6f}", evaluation)
         record = self.record(number)
         step = len(record.evaluations)
         self.storage.set_trial_intermediate_value(trial_id, step, metrics[self.objective])
         return record
 
+    def survive(self, number: int, incident: Mapping[str, Any]) -> TrialRecord:
+        """Note what has happened to a trial that goes on all the same."""
+        nth = len(self.record(number).incidents)
+        self.storage.set_trial_user_attr(self._id(number), f"{INCIDENT}{nth:04d}", dict(incident))
+        return self.record(number)
+
     def finish(self, number: int, state: State, reason: str | None = None) -> TrialRecord:
         """Close a trial. Its value is that of its best evaluation; only a finished one has state COMPLETE."""
+        faults.point("ledger.finish")
         if reason:
             self.storage.set_trial_user_attr(self._id(number), "reason", reason)
         value = self.record(number).value if state == "COMPLETE" else None
         self.study.tell(number, value, state=TrialState[state])
+        for tally in self._tallies:
+            tally.failed += state == "FAIL"
         return self.record(number)
 
     def extend(self, space: SearchSpace) -> None:
@@ -246,20 +424,27 @@ class Ledger:
         if self.study.user_attrs["search_space"] != resolved(space):
             self.study.set_user_attr("search_space", resolved(space))
 
+    def shown_as(self, proposed: str) -> str:
+        """The key by which MLflow knows the sweep: what was proposed first, on whichever machine that was."""
+        if SHOWN_AS not in self.study.user_attrs:
+            self.study.set_user_attr(SHOWN_AS, proposed)
+        return str(self.study.user_attrs[SHOWN_AS])
+
     def set_run(self, number: int, run_id: str) -> None:
         """Note which MLflow run shows a trial; kept with the study, since a finished trial is closed to changes."""
-        if self.study.user_attrs.get(f"run:{number}") != run_id:
-            self.study.set_user_attr(f"run:{number}", run_id)
+        self.study.set_user_attr(f"run:{number}", run_id)
 
     def set_test(self, number: int, score: float) -> None:
         """Note a trial's score on the test questions; the latest one counts."""
         self.study.set_user_attr(f"test:{number}", score)
 
     def _id(self, number: int) -> int:
-        study_id = self.storage.get_study_id_from_name(self.name)
-        return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        if number not in self._ids:
+            self._ids[number] = self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        return self._ids[number]
 
-    def _record(self, trial: optuna.trial.FrozenTrial) -> TrialRecord:
+    def _record(self, trial: optuna.trial.FrozenTrial, noted: Mapping[str, Any]) -> TrialRecord:
+        """`noted`: what the study says of all trials, read once for many, since each look is a query."""
         attrs = trial.user_attrs
         evaluations = tuple(attrs[key] for key in sorted(attrs) if key.startswith(EVALUATION))
         best = best_evaluation(evaluations, self.objective, self.direction)
@@ -273,18 +458,25 @@ class Ledger:
             metrics={name: best[name] for name in self.attributes["metrics"] if name in best} if best else {},
             checkpoint=best["checkpoint"] if best else None,
             reason=attrs.get("reason"),
-            run_id=self.study.user_attrs.get(f"run:{trial.number}"),
+            run_id=noted.get(f"run:{trial.number}"),
             started=trial.datetime_start,
             ended=trial.datetime_complete,
             repeat_of=attrs.get("repeat_of"),
-            test=self.study.user_attrs.get(f"test:{trial.number}"),
+            test=noted.get(f"test:{trial.number}"),
+            incidents=tuple(attrs[key] for key in sorted(attrs) if key.startswith(INCIDENT)),
+            origin=attrs.get(ORIGIN),
         )
 
 
 def create_ledger(
-    storage: RDBStorage, space: SearchSpace, name: str, versions: Mapping[str, str] | None = None
+    storage: RDBStorage,
+    space: SearchSpace,
+    name: str,
+    versions: Mapping[str, str] | None = None,
+    adopted: Sequence[optuna.trial.FrozenTrial] = (),
 ) -> Ledger:
-    """A new sweep's ledger, with the settings to be tried first already waiting in it.
+    """A new sweep's ledger, with the trials it begins with (see `adoption`) already in it, and the settings that
+    are to be tried first already waiting.
 
     Raises ConfigError when there is a sweep of that name.
     """
@@ -305,23 +497,44 @@ def create_ledger(
     }
     for attribute, value in noted.items():
         study.set_user_attr(attribute, value)
+    for trial in adopted:
+        study.add_trial(trial)
+    had = {trial.user_attrs["key"] for trial in adopted}
     combinations = grid(space) if space.search.sampler == "grid" else ()
     for settings in chain(space.search.enqueue, combinations):
-        study.enqueue_trial(within(space, settings), user_attrs={"fixed": dict(settings)})
+        if not had or _key(space, settings) not in had:
+            study.enqueue_trial(within(space, settings), user_attrs={"fixed": dict(settings)})
     study.set_user_attr(READY, True)
     return Ledger(storage, study)
 
 
+def _key(space: SearchSpace, settings: Mapping[str, Any]) -> str | None:
+    """The key of the trial that these settings alone decide; None where a sampler would add to them."""
+    undecided = object()
+    assignment = assign(space, lambda label, domain: undecided, settings)
+    try:
+        decided = undecided not in assignment.values()
+        return trial_key(space.job, asdict(params_of(space, assignment)), space.data_fingerprint) if decided else None
+    except ParamError:
+        return None
+
+
 def begun(storage: RDBStorage, name: str) -> bool:
     """Whether there is a sweep of this name. What is left of one whose driver was killed while it wrote down
-    the search space is removed: it has no trial. Only for the sweep's owner."""
+    the search space is removed: it has run no trial. Only for the sweep's owner."""
     if name not in sweep_names(storage):
         return False
-    study = optuna.load_study(study_name=name, storage=storage)
-    if READY in study.user_attrs or any("params" in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
+    if ready(storage, name):
         return True
     optuna.delete_study(study_name=name, storage=storage)
     return False
+
+
+def ready(storage: RDBStorage, name: str) -> bool:
+    """Whether a sweep was written down to its end."""
+    study = optuna.load_study(study_name=name, storage=storage)
+    attributes = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+    return READY in study.user_attrs or any("params" in attrs and ORIGIN not in attrs for attrs in attributes)
 
 
 def load_ledger(storage: RDBStorage, name: str) -> Ledger:
@@ -362,6 +575,19 @@ def suggest(trial: optuna.Trial, label: str, domain: Domain) -> Any:
             return trial.suggest_float(label, low, high, log=log, step=step)
         case Constant(value):
             return value
+
+
+def distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
+    """The same for a trial that is imported rather than asked for."""
+    match domain:
+        case Choice(values):
+            return optuna.distributions.CategoricalDistribution(values)
+        case Range(low, high, log, step, True):
+            return optuna.distributions.IntDistribution(int(low), int(high), log=log, step=int(step or 1))
+        case Range(low, high, log, step, False):
+            return optuna.distributions.FloatDistribution(low, high, log=log, step=step)
+        case _:
+            raise TypeError(f"nothing is drawn from {domain}")
 
 
 def sampler(space: SearchSpace, number: int) -> optuna.samplers.BaseSampler:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from jobs.job import Direction
 from sweeper.ledger import TrialRecord
+from sweeper.recovery import told
 from sweeper.retention import best
 
 STATES = {"RUNNING": "running", "COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
@@ -31,6 +32,8 @@ class Progress:
         self.trials = trials
         self.names = names
         self.records: dict[int, TrialRecord] = {}
+        self.open: dict[int, TrialRecord] = {}  # those that run: all that is looked at, twice a second
+        self.leader: TrialRecord | None = None
         self.began = time.monotonic()
         self.live = Live(
             console=console,
@@ -54,6 +57,12 @@ class Progress:
     def update(self, record: TrialRecord) -> None:
         before = self.records.get(record.number)
         self.records[record.number] = record
+        self.open.pop(record.number, None)
+        if record.state == "RUNNING":
+            self.open[record.number] = record
+        self.leader = next(iter(best([*([self.leader] if self.leader else []), record], self.direction)), None)
+        if before is not None and len(record.incidents) > len(before.incidents):
+            self.console.print(Text(f"trial {record.number:>3}  {told(record.incidents[-1])}"), soft_wrap=True)
         if record.state != "RUNNING" and (before is None or before.state == "RUNNING"):
             self.console.print(Text(self.line(record)), soft_wrap=True)
 
@@ -70,21 +79,18 @@ class Progress:
         return Group(Text(self.totals()), self.running())
 
     def totals(self) -> str:
-        records = list(self.records.values())
-        ended = sum(record.state != "RUNNING" for record in records)
-        leaders = best(records, self.direction)
-        leader = f", best {leaders[0].value:.4f} (trial {leaders[0].number})" if leaders else ""
+        ended = len(self.records) - len(self.open)
+        leader = f", best {self.leader.value:.4f} (trial {self.leader.number})" if self.leader else ""
         return f"{ended} of {self.trials} trials, {time.monotonic() - self.began:.0f} s{leader}"
 
     def running(self) -> Table:
         table = Table(box=None, pad_edge=False)
         for name in ("trial", "epoch", self.objective, *self.names):
             table.add_column(name, style="dim")
-        for record in self.records.values():
-            if record.state == "RUNNING":
-                epoch = f"{record.epochs:g}/{record.params['num_train_epochs']}"
-                value = "–" if record.value is None else f"{record.value:.4f}"
-                table.add_row(str(record.number), epoch, value, *(Text(short(record.params[n])) for n in self.names))
+        for record in self.open.values():
+            epoch = f"{record.epochs:g}/{record.params['num_train_epochs']}"
+            value = "–" if record.value is None else f"{record.value:.4f}"
+            table.add_row(str(record.number), epoch, value, *(Text(short(record.params[n])) for n in self.names))
         return table
 
 

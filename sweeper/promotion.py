@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from jobs import get_job
+from jobs import faults, get_job
 from jobs.checkpoint import PREDICTIONS, answering_part, copy_answering_part, damage, read_json
 from jobs.job import Direction
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, Failure
@@ -27,7 +27,7 @@ from sweeper.registry import FOLDER, Registry, Version, open_registry
 from sweeper.scores import profile_of, question_scores, validation
 from sweeper.section import NAME
 from sweeper.statistics import ALPHA, paired_p
-from sweeper.stores import Stores, redacted_values
+from sweeper.stores import Stores, redacted_values, room
 
 PATIENCE = 900.0  # seconds to wait while others copy checkpoints
 
@@ -103,8 +103,8 @@ def promote(trial: Trial, stores: Stores, *, force: bool = False, significant: b
     when the checkpoint is not kept or damaged or MLflow does not answer, DataFailure when `significant` is asked
     for and the answers cannot be compared.
     """
-    job, entrant, checkpoint = job_name(trial), entrant_of(trial), trial.checkpoint()
-    content, registry = fingerprint(checkpoint), open_registry(stores)
+    job, entrant, checkpoint = job_name(trial), entrant_of(trial), trial.checkpoint(stores.root)
+    content, registry = _content(checkpoint), open_registry(stores)
     _check_run(trial, stores)
     with turn(stores.root / FOLDER, job):
         version = registry.champion(job)
@@ -240,13 +240,19 @@ def turn(folder: Path, job: str) -> Iterator[None]:
     MLflow's alias belongs to whoever sets it last, and nothing in it makes "read, compare, set" one step.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = FileLock(folder / f"{job}.lock")
     try:
-        with FileLock(folder / f"{job}.lock", timeout=PATIENCE):
-            yield
+        lock.acquire(timeout=PATIENCE)
     except Timeout:
         raise EnvironmentFailure(
             f"champion of {job}: another promotion has held {folder / job}.lock for {PATIENCE:g} s; end that process"
         ) from None
+    except OSError as error:  # as for a link, which is not followed
+        raise EnvironmentFailure(f"champion of {job}: {folder / job}.lock: {error.strerror}; remove it") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _enthrone(trial: Trial, checkpoint: Path, tags: Mapping[str, str], registry: Registry) -> Version:
@@ -255,6 +261,7 @@ def _enthrone(trial: Trial, checkpoint: Path, tags: Mapping[str, str], registry:
     folder = f"{job}/{folder_name(trial, tags['manifest_sha256'])}"
     _install(checkpoint, registry.stores.root / FOLDER / folder)
     version = registry.register(job, folder, trial.record.run_id, tags)
+    faults.point("promotion.alias")
     registry.crown(version)
     return version
 
@@ -270,10 +277,23 @@ def _check_run(trial: Trial, stores: Stores) -> None:
 def _install(checkpoint: Path, folder: Path) -> None:
     if not damage(folder):
         return
+    faults.point("promotion.copy")
     try:
         copy_answering_part(checkpoint, folder)
-    except OSError as error:
-        raise EnvironmentFailure(f"champion's folder {folder}: {error}; nothing was promoted") from None
+    except (OSError, ValueError) as error:
+        raise EnvironmentFailure(
+            f"champion's folder {folder}: {error} ({room(folder.parent)}); nothing was promoted"
+        ) from None
+
+
+def _content(checkpoint: Path) -> str:
+    """Its fingerprint. Raises EnvironmentFailure when the checkpoint went meanwhile, as a running sweep's may."""
+    try:
+        return fingerprint(checkpoint)
+    except (OSError, ValueError):
+        raise EnvironmentFailure(
+            f"checkpoint {checkpoint}: is no longer kept, as its sweep found better ones; name the sweep's best trial"
+        ) from None
 
 
 def _compared(trial: Trial, version: Version, registry: Registry) -> float | None:

@@ -1,16 +1,18 @@
 """What a person writes to mean a trial or its checkpoint: `SWEEP`, which is its best trial, or `SWEEP/NUMBER`;
-a checkpoint is also a folder, or `JOB@champion`.
+a checkpoint is also a folder, its `s3://` address, or `JOB@champion`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from optuna.storages import RDBStorage
 
-from jobs.checkpoint import MANIFEST, PREDICTIONS, damage, read_json
+from jobs.checkpoint import MANIFEST, PREDICTIONS, damage
+from sweeper import depot
 from sweeper.confirmation import leaders
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
 from sweeper.ledger import Ledger, TrialRecord, existing_storage, load_ledger
@@ -44,26 +46,30 @@ class Trial:
     def data(self) -> str:
         return str(self.ledger.attributes["data"])
 
-    def checkpoint(self) -> Path:
-        """The whole checkpoint of its best evaluation. Raises EnvironmentFailure when it is not kept or is damaged."""
-        folder = Path(self.record.checkpoint or "")
-        if not self.record.checkpoint or not folder.is_dir():
+    def checkpoint(self, root: Path) -> Path:
+        """The whole checkpoint of its best evaluation, in the cache below `root` when it lies in a bucket.
+
+        Raises EnvironmentFailure when it is not kept or is damaged.
+        """
+        address = self.record.checkpoint
+        if not address or not depot.kept([address]):
             raise EnvironmentFailure(
                 f"trial {self.name}: its checkpoint is not kept; name a better trial, or keep more checkpoints"
             )
-        return whole(folder)
+        return whole(depot.local(address, root))
 
     def predictions(self) -> list[dict[str, object]]:
         """Its answers to the validation questions, at its best evaluation, in the order of the data.
 
         Raises DataFailure when it has none.
         """
-        file = Path(self.record.checkpoint or "").parent / PREDICTIONS
-        if not self.record.checkpoint or not file.is_file():
+        address = self.record.checkpoint
+        content = depot.read(depot.join(depot.parent(address), PREDICTIONS)) if address else None
+        if content is None:
             raise DataFailure(
                 f"trial {self.name}: has left no {PREDICTIONS}; name one that has been evaluated and ended"
             )
-        rows: list[dict[str, object]] = read_json(file)
+        rows: list[dict[str, object]] = json.loads(content)
         return rows
 
 
@@ -108,15 +114,26 @@ def find_checkpoint(text: str, stores: Stores) -> Path:
 
     Raises ConfigError when nothing of this name is there, EnvironmentFailure when it is damaged.
     """
-    folder = Path(text).expanduser()
-    if (folder / MANIFEST).is_file() or (folder.is_dir() and text.startswith((".", "/", "~"))):
+    if depot.is_remote(text):
+        return depot.local(text, stores.root)
+    if folder := _folder(text):
         return whole(folder)
     job, mark, alias = text.partition("@")
     if mark and alias != CHAMPION:
         raise ConfigError(f"checkpoint {text}: there is no alias {alias!r}; write {job}@{CHAMPION}")
     if mark:
         return champion(job, stores)
-    return find_trial(text, existing_storage(stores.ledger)).checkpoint()
+    return find_trial(text, existing_storage(stores.ledger)).checkpoint(stores.root)
+
+
+def _folder(text: str) -> Path | None:
+    """The folder that `text` is the path of, if it is meant as one."""
+    try:
+        folder = Path(text).expanduser()
+        meant = (folder / MANIFEST).is_file() or (folder.is_dir() and text.startswith((".", "/", "~")))
+    except (OSError, RuntimeError):  # a name too long, or ~somebody who is not there
+        return None
+    return folder if meant else None
 
 
 def whole(folder: Path) -> Path:

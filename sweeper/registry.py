@@ -7,6 +7,7 @@ are missing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any
 from jobs.checkpoint import damage, settle
 from sweeper.document import nearest
 from sweeper.errors import ConfigError, EnvironmentFailure
+from sweeper.section import NAME
 from sweeper.stores import Stores
 from sweeper.tracking import answering, connect
 
 CHAMPION = "champion"
 FOLDER = "champions"
+LABEL = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"  # a sweep's name, a trial's number, and eight characters
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class Registry:
             raise EnvironmentFailure(
                 f"champion of {model}: version {found.version} in MLflow was not made by `sweeper promote`; take its "
                 f"alias {CHAMPION} away there, and promote a trial"
+            )
+        if not re.fullmatch(f"{NAME}/{LABEL}", place := found.tags["folder"]):
+            raise EnvironmentFailure(
+                f"champion of {model}: MLflow has version {found.version} in {place!r}, which is no place below "
+                f"{FOLDER}; promote a trial again"
             )
         return Version(model, int(found.version), found.run_id or None, dict(found.tags))
 

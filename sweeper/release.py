@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,15 +13,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import jobs
-from jobs import answering, evaluation, submission
+from jobs import answering, evaluation, faults, submission
 from jobs.answering import Answer
-from jobs.checkpoint import copy_answering_part, identity, write_json
+from jobs.checkpoint import PART, clear_scratch, copy_answering_part, identity, write_json
 from jobs.data import Data, DataError, read, read_unlabelled
 from jobs.offline import TEAM
+from sweeper import depot
 from sweeper.confirmation import leaders
 from sweeper.errors import ConfigError, EnvironmentFailure, Failure
 from sweeper.reference import find_checkpoint, split
-from sweeper.stores import Stores
+from sweeper.stores import Stores, room
 
 SELECTOR, READER, END_TO_END = "mc", "qa", "longformer"
 
@@ -65,14 +67,15 @@ def best_readers(sweep: str, count: int, stores: Stores) -> list[Path]:
     if number is not None or Path(name).is_dir() or "@" in name:
         raise ConfigError(f"--ensemble {count}: takes the best readers of a sweep; name it with --qa SWEEP")
     ledger = load_ledger(existing_storage(stores.ledger), name)
-    ranked = (Trial(ledger, record) for record in leaders(ledger.records(), ledger.direction))
-    kept = [trial for trial in ranked if trial.record.checkpoint and Path(trial.record.checkpoint).is_dir()]
+    ranked = leaders(ledger.records(), ledger.direction)
+    there = depot.kept(record.checkpoint for record in ranked)
+    kept = [Trial(ledger, record) for record in ranked if record.checkpoint in there]
     if len(kept) < count:
         raise ConfigError(
             f"--ensemble {count}: sweep {name} has kept {len(kept)} checkpoints; ask for fewer, or run it again "
             f"with keep.checkpoints={count}"
         )
-    return [trial.checkpoint() for trial in kept[:count]]
+    return [trial.checkpoint(stores.root) for trial in kept[:count]]
 
 
 def answer(team: Team, data: Data, cache: Path, weight: float | None = None) -> Answers:
@@ -122,11 +125,21 @@ def submit(team: Team, context: Path, test: Path, output: Path, stores: Stores, 
     answers = answer(team, data, stores.root / "features", weight)
     if problems := submission.problems(data, data.test, answers.rows):
         raise Failure([f"{output}: not written; {problem}" for problem in problems])
-    try:
+    with written(output):
         submission.write(output, submission.csv_text(answers.rows))
-    except OSError as error:
-        raise EnvironmentFailure(f"{output}: {error.strerror}; nothing was written") from None
     return answers
+
+
+@contextmanager
+def written(output: Path) -> Iterator[None]:
+    """Turns what the disk says of a place that is written to into an EnvironmentFailure of one line."""
+    try:
+        yield
+    except OSError as error:
+        free = room(output.absolute().parent)
+        raise EnvironmentFailure(
+            f"{output}: {error.strerror or error}; nothing was written ({free}); free the place or name another"
+        ) from None
 
 
 def record(team: Team, answers: Answers, output: Path, stores: Stores) -> None:
@@ -165,7 +178,7 @@ def export(team: Team, output: Path, stores: Stores, weight: float | None = None
     needs, `answer.py`, the jobs it uses, pinned requirements, and SHA256SUMS of it all. Returns a word on the
     weight, which is fitted as `answer` does.
 
-    Raises ConfigError when the folder exists and is not empty.
+    Raises ConfigError when the folder exists and is not empty, EnvironmentFailure when the disk does not take it.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output}: is there and not empty; name a new folder")
@@ -175,10 +188,15 @@ def export(team: Team, output: Path, stores: Stores, weight: float | None = None
         weight, told = fitted(team, *two_stages(team, stores.root / "features"))
     elif team.selector:
         told = f"weight {weight} as given"
-    with TemporaryDirectory(prefix=f".{output.name}-", dir=output.absolute().parent) as scratch:
+    clear_scratch(output.absolute())
+    with (
+        written(output),
+        TemporaryDirectory(prefix=f".{output.name}-", suffix=PART, dir=output.absolute().parent) as scratch,
+    ):
         folder = Path(scratch) / output.name
         folder.mkdir()
         _fill(folder, team, weight or 0.0)
+        faults.point("export.rename")
         folder.replace(output)  # whole or absent
     return told
 
@@ -191,13 +209,20 @@ def check_place(output: Path) -> None:
 
 def _fill(folder: Path, team: Team, weight: float) -> None:
     write_json(folder / TEAM, _copied(team, weight, folder))
-    shutil.copytree(Path(jobs.__file__).parent, folder / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+    _copy_code(Path(jobs.__file__).parent, folder / "jobs")
     (folder / "answer.py").write_text(PROGRAM, encoding="utf-8")
     pins = "".join(f"{package}=={version(package).partition('+')[0]}\n" for package in REQUIRED)
     (folder / "requirements.txt").write_text(pins, encoding="utf-8")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = "".join(f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
     (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
+
+
+def _copy_code(package: Path, target: Path) -> None:
+    """Without the modes it was installed with: who may read an export is for its owner to say."""
+    target.mkdir()
+    for path in package.glob("*.py"):
+        shutil.copyfile(path, target / path.name)
 
 
 def _copied(team: Team, weight: float, output: Path) -> Mapping[str, Any]:

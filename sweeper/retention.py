@@ -1,10 +1,14 @@
-"""Which checkpoints a sweep can do without. Pure; the caller deletes."""
+"""Which checkpoints a sweep can do without, and their end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from jobs import faults
 from jobs.job import Direction
+from sweeper import depot
 from sweeper.ledger import TrialRecord
 
 
@@ -24,9 +28,30 @@ def disposable(records: Sequence[TrialRecord], direction: Direction, keep: int) 
     return [checkpoint for checkpoint in every if checkpoint and checkpoint not in needed]
 
 
+def needy(records: Sequence[TrialRecord], direction: Direction, keep: int) -> list[TrialRecord]:
+    """The trials that can still need a checkpoint: those that run, and the `keep` best. One that has ended and is
+    none of these never will be."""
+    search = [record for record in records if record.repeat_of is None]
+    return [record for record in records if record.state == "RUNNING"] + best(search, direction)[:keep]
+
+
 def best(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
     """The trials with a value that ended well or were stopped early, best first; the earlier of equals first."""
     sign = -1 if direction == "max" else 1
     ended = (record for record in records if record.state in ("COMPLETE", "PRUNED"))
     scored = ((sign * record.value, record.number, record) for record in ended if record.value is not None)
     return [record for *_, record in sorted(scored, key=lambda entry: entry[:2])]
+
+
+def delete(checkpoints: Iterable[str]) -> None:
+    """Remove checkpoints. The ledger has been written before, so that one cut short
+    is one that nothing points to, and goes next time."""
+    for checkpoint in checkpoints:
+        faults.point("retention.delete")
+        depot.delete([checkpoint])
+
+
+def delete_copies(workdir: Path) -> None:
+    """Remove the copies on this machine of an ended trial's checkpoints that are kept elsewhere."""
+    for checkpoint in workdir.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)

@@ -22,6 +22,7 @@ from jobs import JOBS, get_job
 from jobs.data import SAMPLE, DataError, read
 from jobs.job import Direction, Job, ParamError
 from sweeper.document import (
+    Key,
     Mistakes,
     nearest,
     plain_scalar,
@@ -59,6 +60,7 @@ from sweeper.section import (
     Search,
     validated,
 )
+from sweeper.stores import redacted
 
 # What others need of the file's parts, they take from here.
 __all__ = ["Branch", "Choice", "Constant", "Domain", "Range", "Reservation", "Resources"]
@@ -233,6 +235,8 @@ def find(name: str) -> Path:
         for path in (folder / name, folder / f"{name}.yaml"):
             if _holds(path.is_file):
                 return path
+    if name and _holds(Path(name).exists):
+        return Path(name)  # a directory, say; whoever reads it tells
     known = sorted({path.stem for shelf in shelves for path in shelf.glob("*.yaml")})
     raise ConfigError(f"{shown(name)}: no such file; {unknown('search space', Path(name).stem, known)}")
 
@@ -247,8 +251,18 @@ def read_search_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
     """
     document = read_document(path, overrides)
     note = Mistakes(path, document.lines)
+    _refuse_secrets(document.values, (), note)
     space = _space(document.values, note)
     return replace(space, data_fingerprint=_fingerprint(space.data, note))
+
+
+def _refuse_secrets(value: Any, key: Key, note: Mistakes) -> None:
+    """What stands in the file is kept in the ledger and shown in MLflow, to the letter."""
+    if isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_secrets(inner, (*key, name), note)
+    elif isinstance(value, str) and redacted(value) != value:
+        note(key, f"{redacted(value)} holds a secret, which would be kept with the sweep; leave it to the environment")
 
 
 def restored(values: Mapping[str, Any], data_fingerprint: str, origin: str) -> SearchSpace:
@@ -395,23 +409,23 @@ def _check_relations(
             f"the `when` conditions make more than {MAX_CUTS} cases; use fewer different ones",
         )
         return
-    errors = dict.fromkeys((error.key, str(error)) for error in _errors_in(job, cuts))
+    errors = dict.fromkeys((error.key, str(error)) for error in _errors_in(job, cuts, resources))
     for name, text in errors:
-        note(("parameters", name), text)
+        note(("resources" if name in Resources.model_fields else "parameters", name), text)
     for index, entry in enumerate(enqueue):
         first = _cuts(_pinned(parameters, entry), (), _defaults_of(job))[0].first
-        for error in _settled(job, first)[0]:
+        for error in _settled(job, first, resources)[0]:
             if (error.key, str(error)) not in errors:
                 note(("search", "enqueue", index, error.key), str(error))
 
 
-def _errors_in(job: Job, cuts: list[_Cut]) -> Iterator[ParamError]:
+def _errors_in(job: Job, cuts: list[_Cut], resources: Sequence[Reservation]) -> Iterator[ParamError]:
     """What the job has against the first values of each part, then with one and with two others in turn."""
-    settled = [_settled(job, cut.first) for cut in cuts]
+    settled = [_settled(job, cut.first, resources) for cut in cuts]
     yield from (error for errors, _ in settled for error in errors)
     varied = ((cut, base, change) for cut, (_, base) in zip(cuts, settled, strict=True) for change in _changes(cut))
     for cut, base, change in islice(varied, MAX_PROBES):
-        error = _error(job, {**base, **change})
+        error = _error(job, {**base, **change}, resources)
         # A parameter that was taken out stands at a default, which no trial may have.
         if error and (error.key in change or error.key in base or error.key not in cut.first):
             yield error
@@ -423,19 +437,23 @@ def _changes(cut: _Cut) -> Iterator[dict[str, Any]]:
     yield from (dict(pair) for pair in combinations(values, 2) if pair[0][0] != pair[1][0])
 
 
-def _settled(job: Job, assignment: Mapping[str, Any]) -> tuple[list[ParamError], dict[str, Any]]:
+def _settled(
+    job: Job, assignment: Mapping[str, Any], resources: Sequence[Reservation]
+) -> tuple[list[ParamError], dict[str, Any]]:
     """What is wrong with an assignment, one parameter after another, and what of it can stand."""
     rest = dict(assignment)
     errors: list[ParamError] = []
-    while (error := _error(job, rest)) and error.key not in {earlier.key for earlier in errors}:
+    while (error := _error(job, rest, resources)) and error.key not in {earlier.key for earlier in errors}:
         errors.append(error)
         rest.pop(error.key, None)
     return errors, rest
 
 
-def _error(job: Job, assignment: Mapping[str, Any]) -> ParamError | None:
+def _error(job: Job, assignment: Mapping[str, Any], resources: Sequence[Reservation]) -> ParamError | None:
+    index = _first(resources, {**_defaults_of(job), **assignment})
+    asked = Resources() if index is None else resources[index].resources
     try:
-        job.params(**assignment)
+        job.check(job.params(**assignment), asked.workers, asked.gpus)
     except ParamError as error:
         return error
     return None

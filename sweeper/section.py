@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,7 @@ from pydantic import (
     PlainSerializer,
     ValidationError,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -70,13 +71,6 @@ def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"found a seed twice in {list(seeds)}; give each once")
     return seeds
-
-
-def _single(workers: int) -> int:
-    if workers > 1:
-        text = "several workers per trial are not available yet; write 1 or leave it out"
-        raise ValueError(f"found {workers}; {text}")
-    return workers
 
 
 Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
@@ -136,11 +130,20 @@ class EarlyStopping(Section):
 
 
 class Budget(Section):
-    """When the whole sweep ends early."""
+    """When the whole sweep, or a trial, ends early."""
 
     # In seconds, however the file wrote it.
     time: Annotated[Seconds | None, about("no trial goes on after this time: 12h, 90m, 45s, 1h30m")] = None
     failed_trials: Annotated[int | None, about("the sweep ends when this many trials have failed", ge=1)] = None
+    trial_time: Annotated[
+        Seconds | None, about("a trial that takes longer at a stretch, or hangs, is ended as failed: 2h, 30m")
+    ] = None
+    retries: Annotated[
+        int, about("how often a trial goes on from its checkpoint after its process died", ge=0, le=100)
+    ] = 2
+    preemptions: Annotated[
+        int, about("how often a trial goes on from its checkpoint after its machine was lost", ge=0, le=10_000)
+    ] = 20
 
 
 class Repeats(Section):
@@ -157,17 +160,21 @@ class Repeats(Section):
 class Resources(Section):
     """What one trial reserves. What is left out is the planner's to decide."""
 
-    cpus: Annotated[Number | None, about("CPU cores of one trial", gt=0)] = None
+    cpus: Annotated[Number | None, about("CPU cores of each worker", gt=0)] = None
     gpus: Annotated[
         Annotated[Number, Field(ge=0), AfterValidator(_whole_above_one)] | None,
-        about("GPUs of one trial; with 0.5 two trials share one"),
+        about("GPUs of each worker; with 0.5 two trials of one worker share one"),
     ] = None
     workers: Annotated[
-        int,
-        about("processes that one trial is spread over", ge=1),
-        AfterValidator(_single),
-        WithJsonSchema({"type": "integer", "const": 1}),
+        int, about("processes that train one trial together, on one machine or several", ge=1, le=1024)
     ] = 1
+
+    @model_validator(mode="after")
+    def _own_gpus(self) -> Self:
+        # NCCL refuses two processes of one group on the same device.
+        if self.workers > 1 and self.gpus is not None and self.gpus != int(self.gpus):
+            raise ValueError(f"{self.workers} workers cannot share a GPU; write a whole number of gpus")
+        return self
 
 
 class Keep(Section):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from configparser import ConfigParser, DuplicateOptionError, DuplicateSectionError
 from configparser import Error as SyntaxMistake
@@ -18,19 +19,23 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from filelock import FileLock
 from rapidfuzz import process
 
+from jobs import faults
 from sweeper.errors import ConfigError
 
 FILE = "mlflow.ini"
-KEYS = {"storage": ("root", "ledger"), "mlflow": ("tracking_uri", "artifacts"), "ui": ("host", "port")}
+KEYS = {"storage": ("root", "ledger", "checkpoints"), "mlflow": ("tracking_uri", "artifacts"), "ui": ("host", "port")}
 ENVIRONMENT = {
     "SWEEPER_ROOT": ("storage", "root"),
     "SWEEPER_LEDGER": ("storage", "ledger"),
+    "SWEEPER_CHECKPOINTS": ("storage", "checkpoints"),
     "MLFLOW_TRACKING_URI": ("mlflow", "tracking_uri"),
 }
 DATABASES = ("sqlite", "postgresql")
 SERVERS = ("http", "https")
+BUSY = 20.0  # seconds to wait for a locked file; an orderly end after an interrupt must fit in as well
 
 _T = TypeVar("_T")
 _Place = tuple[str, str]
@@ -40,11 +45,12 @@ _Place = tuple[str, str]
 class Stores:
     """Absolute places of everything that outlives a command. Printing one shows no password.
 
-    root       folder of sweeps, features, logs and local databases
-    ledger     Optuna storage address
-    tracking   MLflow tracking address: a database, or a server (`remote`)
-    artifacts  URI below which runs written to a database keep their files; None when a server decides
-    host, port where `sweeper ui` listens
+    root         folder of sweeps, features, logs and local databases
+    ledger       Optuna storage address
+    tracking     MLflow tracking address: a database, or a server (`remote`)
+    artifacts    URI below which runs written to a database keep their files; None when a server decides
+    host, port   where `sweeper ui` listens
+    checkpoints  folder or s3:// address that all machines reach; None for each sweep's own folder
     """
 
     root: Path
@@ -53,6 +59,7 @@ class Stores:
     artifacts: str | None
     host: str = "127.0.0.1"
     port: int = 5000
+    checkpoints: str | None = None
 
     @property
     def remote(self) -> bool:
@@ -109,6 +116,7 @@ def read_stores(folder: Path | None = None, environ: Mapping[str, str] = os.envi
         artifacts=get("mlflow", "artifacts", _artifacts, (root / "artifacts").as_uri()),
         host=get("ui", "host", _host, "127.0.0.1"),
         port=get("ui", "port", _port, 5000),
+        checkpoints=get("storage", "checkpoints", _checkpoints, None),
     )
     if stores.remote:
         stores = _without_artifacts(stores, settings, mistakes)
@@ -125,15 +133,43 @@ def create_private(address: str) -> None:
     """
     if address.startswith("sqlite:///"):
         path = Path(address.removeprefix("sqlite:///").partition("?")[0])
-        _create_folder(path.parent)
+        create_folder(path.parent)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     elif address.startswith("file:"):
-        _create_folder(Path(url2pathname(urlsplit(address).path)))
+        create_folder(Path(url2pathname(urlsplit(address).path)))
 
 
-def _create_folder(folder: Path) -> None:
+def create_whole(database: Path, make: Callable[[str], object]) -> None:
+    """Make a new SQLite file beside its place and give it its name when it is complete, so that one that was cut
+    short is always a damaged one. `make` fills the address it is given; the lock is for processes that start at once.
+    """
+    if database.exists():
+        return
+    create_folder(database.parent)
+    with FileLock(f"{database}.lock", timeout=BUSY):
+        incoming = Path(f"{database}.new")
+        for leftover in (incoming, Path(f"{incoming}-journal")):  # of a process that was killed here
+            leftover.unlink(missing_ok=True)
+        if database.exists():
+            return
+        create_private(f"sqlite:///{incoming}")
+        make(f"sqlite:///{incoming}")
+        faults.point("database.create")
+        incoming.rename(database)
+
+
+def create_folder(folder: Path) -> None:
+    """Make a folder and those above it, mode 0700, where they are missing."""
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)
+
+
+def room(folder: Path) -> str:
+    """How much a folder's disk still takes, for a message about one that is full."""
+    try:
+        return f"{shutil.disk_usage(folder).free:,} bytes free"
+    except OSError as error:
+        return str(error.strerror)
 
 
 # repetitions are bounded: a long text without spaces must not take quadratic time
@@ -311,6 +347,15 @@ def _scheme(text: str, known: tuple[str, ...]) -> str:
 
 def _artifacts(text: str, folder: Path) -> str:
     return text.rstrip("/") if "://" in text else _path(text, folder).as_uri()
+
+
+def _checkpoints(text: str, folder: Path) -> str:
+    if "://" not in text:
+        return str(_path(text, folder))
+    parts = urlsplit(text)
+    if parts.scheme != "s3" or not parts.netloc or set("@?#%") & set(text):
+        raise ValueError(f"{redacted(text)} is neither a folder nor a bucket; write a path, or s3://BUCKET/FOLDER")
+    return text.rstrip("/")
 
 
 def _host(text: str, _folder: Path) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import json
 import logging
 import math
@@ -27,7 +28,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from sweeper.errors import EnvironmentFailure
-from sweeper.stores import Stores, create_private, redacted, redacted_values
+from sweeper.stores import Stores, create_private, create_whole, redacted, redacted_values
 
 STATUSES = {
     "RUNNING": "RUNNING",
@@ -49,6 +50,7 @@ SWITCHES = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 LONGEST_PARAM, LONGEST_TAG = 6000, 8000  # MLflow's limits, in characters
+RUNS_PER_PAGE = 1000
 METRICS_PER_BATCH, PARAMS_PER_BATCH, TAGS_PER_BATCH = 500, 40, 10  # a batch stays below a megabyte
 HOPELESS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
 PATIENCE = 5.0  # seconds a store has to answer before a sweep
@@ -233,9 +235,20 @@ def _mlflow() -> Any:
 
 
 def _connect(tracking_uri: str) -> Any:
-    """A client, whose model registry is in the same store. A SQLite file is made first, as MLflow would make it
-    readable by everyone."""
-    create_private(tracking_uri)
+    """A client, whose model registry is in the same store."""
+    create_store(tracking_uri)
+    return _client(tracking_uri)
+
+
+def create_store(tracking_uri: str) -> None:
+    """Make a SQLite address's file where it is missing, which takes two seconds. MLflow itself would make it readable
+    by everyone, and never open one again whose making was cut short. Raises OSError."""
+    if tracking_uri.startswith("sqlite:///"):
+        file = Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
+        create_whole(file, lambda address: _client(address).search_experiments(max_results=1))
+
+
+def _client(tracking_uri: str) -> Any:
     return _mlflow().MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
@@ -275,11 +288,27 @@ def _find(client: Any, experiment_id: str, identity: Mapping[str, str]) -> Any |
     Several come about when the answer to a create request is lost and the client sends it again.
     """
     condition = " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in identity.items())
-    runs = client.search_runs([experiment_id], condition)
-    runs.sort(key=lambda run: (-len(run.data.metrics), run.info.run_id))
-    for run in runs[1:]:
+    return _fullest(client, client.search_runs([experiment_id], condition))
+
+
+def _fullest(client: Any, runs: Sequence[Any]) -> Any | None:
+    fullest, *others = sorted(runs, key=lambda run: (-len(run.data.metrics), run.info.run_id)) or [None]
+    for run in others:
         client.delete_run(run.info.run_id)
-    return runs[0] if runs else None
+    return fullest
+
+
+def _trial_runs(client: Any, experiment_id: str, sweep_key: str) -> dict[str, list[Any]]:
+    """All runs of a sweep's trials by trial key, in few requests. A request for each would read every tag of the
+    sweep each time: MLflow has no index on their values."""
+    found: dict[str, list[Any]] = {}
+    condition, token = f"tags.`sweeper.sweep_key` = {_quoted(sweep_key)}", None
+    while True:
+        page = client.search_runs([experiment_id], condition, max_results=RUNS_PER_PAGE, page_token=token)
+        for run in page:
+            found.setdefault(run.data.tags.get("sweeper.trial_key", SWEEP), []).append(run)
+        if not (token := page.token):
+            return found
 
 
 def _quoted(value: str) -> str:
@@ -287,13 +316,13 @@ def _quoted(value: str) -> str:
     return f'"{value}"' if "'" in value else f"'{value}'"
 
 
-def _find_or_create(client: Any, experiment_id: str, record: Record, parent_id: str | None) -> Known:
-    if run := _find(client, experiment_id, record.identity):
-        return _read_back(client, run)
+def _create(client: Any, experiment_id: str, record: Record, parent_id: str | None, remote: bool) -> Known:
     tags = {**record.identity, **({"mlflow.parentRunId": parent_id} if parent_id else {})}
     created = client.create_run(
         experiment_id, start_time=record.started, tags=tags, run_name=_text(record.name, LONGEST_TAG)
     )
+    if not remote:  # nothing sends a request twice
+        return Known(created.info.run_id, created.info.status, dict(created.data.tags))
     return _read_back(client, _find(client, experiment_id, record.identity) or created)
 
 
@@ -410,6 +439,7 @@ class Mirror:
         self._pending: dict[str, Record] = {}
         self._failing: dict[str, str] = {}
         self._known: dict[str, Known] = {}
+        self._runs: dict[str, list[Any]] | None = None  # what MLflow had of the trials not yet opened; None: unknown
         self._opened: tuple[Any, str] | None = None
         self._finished = False
         self._deadline = math.inf
@@ -505,7 +535,7 @@ class Mirror:
     def _open(self, record: Record) -> Known:
         if record.key not in self._known:
             parent_id = None if record.parent is None else self._parent_id(record)
-            known = _find_or_create(*self._store(), record, parent_id)
+            known = self._find_or_create(record, parent_id)
             self._known[record.key] = known
             if record.key == SWEEP:
                 self.parent_run_id = known.run_id
@@ -513,9 +543,23 @@ class Mirror:
                 self.run_ids[record.key] = known.run_id
         return self._known[record.key]
 
+    def _find_or_create(self, record: Record, parent_id: str | None) -> Known:
+        client, experiment_id = self._store()
+        if record.key == SWEEP:
+            run = _find(client, experiment_id, record.identity)
+        else:
+            if self._runs is None:
+                self._runs = _trial_runs(client, experiment_id, self._sweep.key)
+            run = _fullest(client, self._runs.pop(record.key, []))
+        if run is not None:
+            return _read_back(client, run)
+        return _create(client, experiment_id, record, parent_id, self._tracking_uri.startswith("http"))
+
     def _parent_id(self, record: Record) -> str:
         if record.parent == SWEEP:
             return self._open(sweep_record(self._sweep)).run_id
+        if record.parent in self.run_ids:
+            return self.run_ids[record.parent]
         identity = {"sweeper.sweep_key": self._sweep.key, "sweeper.trial_key": str(record.parent)}
         run = _find(*self._store(), identity)
         if run is None:
@@ -544,6 +588,7 @@ class Mirror:
         """Put the record back behind the others, unless it can never be written, and wait a little."""
         reason = _one_line(error)
         logger.warning("%s: %s", record.name, reason)
+        self._runs = None  # it may have been written all the same
         with self._changed:
             self._failing[record.key] = reason
             newest = self._pending.pop(record.key)
@@ -578,6 +623,8 @@ def check(stores: Stores) -> None:
 
     Raises EnvironmentFailure within seconds when that fails.
     """
+    if (stores.artifacts or "").startswith("s3:") and importlib.util.find_spec("boto3") is None:
+        raise EnvironmentFailure(f"artifacts at {stores.artifacts}: boto3 is not installed; pip install boto3")
     connect(stores)
 
 
@@ -610,11 +657,21 @@ def note(
 def connect(stores: Stores) -> Any:
     """MLflow's client, once the store has answered. Raises EnvironmentFailure within seconds when it does not."""
     with answering(stores):
-        create_private(stores.tracking)
+        create_store(stores.tracking)
         _probe(stores.tracking)
-        client = _connect(stores.tracking)
-        client.search_experiments(max_results=1)
+        with _turn(stores.tracking):
+            client = _connect(stores.tracking)
+            client.search_experiments(max_results=1)
         return client
+
+
+def _turn(tracking_uri: str) -> contextlib.AbstractContextManager[None]:
+    """MLflow lets only the processes of one machine take turns at making its tables."""
+    if not tracking_uri.startswith("postgresql"):
+        return contextlib.nullcontext()
+    from sweeper import postgres
+
+    return postgres.turn(tracking_uri, "mlflow")
 
 
 @contextlib.contextmanager
@@ -622,6 +679,8 @@ def answering(stores: Stores) -> Iterator[None]:
     """Turns whatever goes wrong in talking with MLflow's store into an EnvironmentFailure of one line."""
     try:
         yield
+    except EnvironmentFailure:
+        raise
     except Exception as error:
         raise EnvironmentFailure(
             f"MLflow at {redacted(stores.tracking)}: {_one_line(error)}; {_cure(error, stores)}, or name "

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.checkpoint import damage
+from sweeper import depot
 from sweeper.ledger import Ledger, TrialRecord
 from sweeper.retention import disposable
 from sweeper.stores import Stores
@@ -50,9 +50,9 @@ def check_checkpoints(ledger: Ledger, tidy: bool) -> None:
     unneeded = set(disposable(records, ledger.direction, keep))
     for path in _checkpoints(records):
         if path not in unneeded:
-            assert not damage(Path(path)), path
+            assert not depot.damage(path), path
         elif tidy:
-            assert not Path(path).exists(), path
+            assert path not in depot.kept([path]), path
 
 
 def check_optuna(ledger: Ledger) -> None:
@@ -108,7 +108,7 @@ def whole(database: Path) -> bool:
 
 
 def _timeless(evaluation: Any) -> dict[str, Any]:
-    return {key: value for key, value in evaluation.items() if key not in ("seconds", "checkpoint")}
+    return {key: value for key, value in evaluation.items() if key not in ("seconds", "timing", "checkpoint")}
 
 
 def _checkpoints(records: list[TrialRecord]) -> Iterator[str]:

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import, within the project, only modules of earlier lines.
 JOBS = [
-    ["job", "checkpoint", "metrics", "spans", "sample", "retrieval", "task"],
+    ["job", "faults", "timing"],
+    ["attention", "checkpoint", "dropout", "metrics", "spans", "sample", "retrieval", "task", "workers"],
     ["data", "backbones", "features"],
     ["params", "conversion", "corpus", "mistakes", "survey"],
     ["labels"],
@@ -25,16 +26,16 @@ JOBS = [
     ["offline"],
 ]
 SWEEPER = [
-    ["errors", "interrupt", "sheet"],
-    ["document", "stores"],
-    ["section", "tracking"],
+    ["detachment", "errors", "interrupt", "sheet"],
+    ["document", "postgres", "stores"],
+    ["depot", "section", "tracking"],
     ["domain", "registry", "server", "statistics"],
     ["schema"],
     ["search_space"],
     ["capacity", "ledger", "trial"],
-    ["retention", "sweep"],
-    ["confirmation"],
-    ["comparison", "continuation"],
+    ["group", "owner", "recovery", "retention", "session", "sweep", "timing", "watch"],
+    ["cluster", "confirmation", "status"],
+    ["adoption", "comparison", "continuation"],
     ["progress", "reference", "results", "tuning"],
     ["importance", "recipe", "scores"],
     ["plots"],

@@ -46,51 +46,12 @@ def test_every_command_has_help(command: list[str]) -> None:
     assert len(result.output.splitlines()) > 4
 
 
-# What is changed in TOY, the exit code, and the lines that must be said, in order.
-WRONG = [
-    (
-        "unknown key",
-        ("parameters:", "parametres:"),
-        2,
-        ["toy.yaml:5: parametres: ", "did you mean 'parameters'"],
-    ),
-    (
-        "two mistakes",
-        ("sampler: tpe, trials: 8", "sampler: tpee, trials: 0"),
-        2,
-        ["toy.yaml:9: search.sampler", "toy.yaml:9: search.trials"],
-    ),
-    ("duplicate key", ("objective: height", "objective: height\nname: other"), 2, ["toy.yaml:5: name: "]),
-    (
-        "range upside down",
-        ("min: 1e-5, max: 1e-1", "min: 1e-1, max: 1e-5"),
-        2,
-        ["toy.yaml:7: parameters.learning_rate"],
-    ),
-    ("backbone word", ("[hill, valley]", "[hill, vally]"), 2, ["toy.yaml:6: parameters.backbone", "'vally'"]),
-    (
-        "metric the job does not report",
-        ("objective: height", "objective: hight"),
-        2,
-        ["toy.yaml:4: objective", "'height'"],
-    ),
-    ("missing data folder", ("data: sample", "data: nowhere"), 3, ["toy.yaml:3: data", "nowhere"]),
-]
-
-
 @pytest.mark.parametrize("command", ["run", "plan"])
-@pytest.mark.parametrize(("change", "code", "said"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
-def test_a_wrong_file_is_answered_line_by_line_and_nothing_is_created(
-    here: Path, command: str, change: tuple[str, str], code: int, said: list[str]
-) -> None:
-    assert change[0] in TOY
-    (here / "toy.yaml").write_text(TOY.replace(*change), encoding="utf-8")
+def test_a_missing_data_folder_ends_in_exit_3_and_nothing_is_created(here: Path, command: str) -> None:
+    (here / "toy.yaml").write_text(TOY.replace("data: sample", "data: nowhere"), encoding="utf-8")
     result = invoke(command, "toy.yaml")
-    assert result.exit_code == code
-    assert "Traceback" not in result.output
-    for part in said:
-        assert part in result.stderr
-    assert result.stdout == ""
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.startswith(f"toy.yaml:3: data: there is no folder '{here / 'nowhere'}'")
     assert [path.name for path in here.iterdir()] == ["toy.yaml"]
 
 
@@ -118,14 +79,6 @@ def test_an_answer_that_is_not_at_its_offset_ends_in_exit_3(here: Path) -> None:
     assert not (here / "sweeps").exists()
 
 
-def test_a_number_may_be_written_1e_5(here: Path) -> None:
-    (here / "toy.yaml").write_text(TOY, encoding="utf-8")
-    result = invoke("plan", "toy.yaml", "--first", "2")
-    assert result.exit_code == 0
-    assert "learning_rate: 1e-5 … 0.1 log" in result.stdout
-    assert result.stderr.splitlines()[-1] == "next: sweeper run toy.yaml"
-
-
 def test_a_missing_backbone_is_refused_before_anything_is_created(here: Path) -> None:
     result = invoke("run", str(ROOT / "search_spaces/quickstart.yaml"), "parameters.backbone=hfl/chinese-no-such-model")
     assert result.exit_code == 4
@@ -134,16 +87,6 @@ def test_a_missing_backbone_is_refused_before_anything_is_created(here: Path) ->
         "backbone hfl/chinese-no-such-model: is not in the local model cache and the hub cannot be reached"
     )
     assert not list(here.iterdir())
-
-
-def test_more_gpus_than_there_are_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    (here / "toy.yaml").write_text(TOY, encoding="utf-8")
-    result = invoke("run", "toy.yaml", "resources={gpus: 1}")
-    assert (result.exit_code, result.stderr.splitlines()[-1]) == (
-        4, "resources.gpus: a trial wants 1 and this machine has 0; run on the CPU with resources.gpus=0",
-    )  # fmt: skip
-    assert [path.name for path in here.iterdir()] == ["toy.yaml"]
 
 
 def test_compare_and_ls_read_the_ledger(here: Path, toy_space: Make) -> None:
@@ -245,4 +188,5 @@ def test_a_sweep_from_empty_to_its_table_and_not_twice(here: Path) -> None:
 
     failed = sweeper("run", "toy.yaml", "search.trials=1", "parameters.trouble=raise", "name=bad", cwd=here)
     assert failed.returncode == 1
-    assert "RuntimeError: the hill is closed" in failed.stderr
+    cause = "bad: no trial ended well; trial 0 was the first to fail: RuntimeError: the hill is closed"
+    assert failed.stderr.splitlines()[-2] == cause

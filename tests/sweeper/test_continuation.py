@@ -45,26 +45,26 @@ def begun(storage: RDBStorage, toy_space: Make, tmp_path: Path) -> TrialRecord:
 
 
 def test_a_trial_goes_on_from_its_newest_evaluation(begun: TrialRecord, tmp_path: Path) -> None:
-    assert rewind(begun, tmp_path / "work") == tmp_path / "work/checkpoint-000002"
+    assert rewind(begun, tmp_path / "work") == (str(tmp_path / "work/checkpoint-000002"),)
 
 
 def test_a_checkpoint_that_never_reached_the_ledger_is_removed(begun: TrialRecord, tmp_path: Path) -> None:
     unknown = saved(tmp_path / "work", 3)
-    assert rewind(begun, tmp_path / "work") == tmp_path / "work/checkpoint-000002"
+    assert rewind(begun, tmp_path / "work") == (str(tmp_path / "work/checkpoint-000002"),)
     assert not unknown.exists()
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(begun: TrialRecord, tmp_path: Path) -> None:
     damaged = tmp_path / "work/checkpoint-000002"
     (damaged / "state.json").write_text("7")
-    assert rewind(begun, tmp_path / "work") == tmp_path / "work/checkpoint-000001"
+    assert rewind(begun, tmp_path / "work") == (str(tmp_path / "work/checkpoint-000001"),)
     assert not damaged.exists()  # its name is free for the epoch to be written again
 
 
 def test_without_any_whole_checkpoint_a_trial_starts_afresh(begun: TrialRecord, tmp_path: Path) -> None:
     for checkpoint in (tmp_path / "work").glob("checkpoint-*"):
         (checkpoint / "manifest.json").unlink()
-    assert rewind(begun, tmp_path / "work") is None
+    assert rewind(begun, tmp_path / "work") == ()
     assert not list((tmp_path / "work").glob("checkpoint-*"))
 
 

@@ -1,6 +1,37 @@
 """Real drivers in processes of their own, interrupted and killed. Toy trials, real Ray, real stores.
 
-SWEEPER_INSTANTS=20 kills at twenty instants instead of two.
+SWEEPER_INSTANTS=20 kills at twenty instants instead of two, SWEEPER_SEEDS=10 soaks ten times instead of once.
+
+Every fault there is a test for, and where:
+1    a worker is killed at a step                  test_recovery.py, here with real training
+2    a trial's process is killed                   test_recovery.py
+3    a node is lost                                test_cluster.py
+4    the driver is killed                          here, at any instant and at named points
+5    SIGINT, once and twice                        here
+6    SIGTERM, once and twice                       here
+7    MLflow is away, broken, slow, or forgets      test_outage.py
+8    a database is locked                          test_database.py, test_tracking.py, test_disk.py
+9    the disk is full                              test_disk.py, test_database.py, test_release.py, test_promotion.py,
+                                                   tests/jobs/test_checkpoint.py, tests/jobs/test_submission.py
+10   the ledger is cut short                       test_database.py
+11   a checkpoint is damaged                       tests/jobs/test_checkpoint.py, test_continuation.py, here in the soak
+12   the cache of features is damaged              tests/jobs/test_features.py
+13   a loss or metric is not finite                test_tuning.py
+14   out of memory                                 test_recovery.py
+15   a trial hangs                                 test_recovery.py
+16   a job raises, ends early, dies, talks         test_tuning.py, test_recovery.py
+17   all trials fail                               test_cli.py
+18   a bad configuration                           test_bad_configurations.py
+19   bad data                                      tests/jobs/test_bad_data.py
+20   one sweep is started twice at once            test_ownership.py
+21   two sweeps share MLflow                       test_ownership.py
+22   the clock jumps                               tests/test_clock.py
+23   promotions race                               test_promotion.py
+24   a submission is half written                  tests/jobs/test_submission.py, test_release.py
+25   a finished sweep is run again, or changed     test_cli.py, test_driver.py, test_adoption.py
+26   checkpoints are deleted                       test_retention.py, test_promotion.py
+27   read-only, removed, no descriptors, 1,000     test_database.py, test_disk.py, test_outage.py
+28   a ledger of an earlier version                test_database.py
 """
 
 from __future__ import annotations
@@ -20,13 +51,18 @@ import psutil
 import pytest
 from filelock import FileLock
 
+from jobs import faults
+from jobs.checkpoint import MANIFEST
+from jobs.faults import happened
 from sweeper.ledger import Ledger, load_ledger, open_storage
 from sweeper.stores import Stores, read_stores
 from tests.conftest import TOY
 from tests.invariants import check, outcomes, starts, whole
+from tests.toy import ToyParams, height
 
 ROOT = Path(__file__).parents[2]
 INSTANTS = int(os.environ.get("SWEEPER_INSTANTS", "2"))
+SEEDS = int(os.environ.get("SWEEPER_SEEDS", "1"))
 PATIENCE = 180.0
 LIMIT = 30.0  # seconds an interrupted sweep has
 TABLES = ("studies", "study_user_attributes", "trials", "trial_params", "trial_user_attributes", "trial_values")
@@ -37,7 +73,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarn
 class Driver:
     """A `sweeper` command in a session of its own, so that its descendants can be told from all others."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, faulty: bool = False) -> None:
+        """With `faulty` the faults happen that are asked for in `folder`."""
         stores = ("SWEEPER_ROOT", "SWEEPER_LEDGER", "MLFLOW_TRACKING_URI")
         environment = {name: value for name, value in os.environ.items() if name not in stores}
         self.said = folder / "said.txt"
@@ -45,7 +82,7 @@ class Driver:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", "from sweeper.cli import main; main()", *arguments],
                 cwd=folder,
-                env={**environment, "PYTHONPATH": str(ROOT)},
+                env={**environment, "PYTHONPATH": str(ROOT), **({faults.VARIABLE: str(folder)} if faulty else {})},
                 stdout=said,
                 stderr=said,
                 start_new_session=True,
@@ -85,8 +122,8 @@ def drive(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
     """Starts drivers in tmp_path and ends what they leave."""
     started: list[Driver] = []
 
-    def drive(*arguments: str) -> Driver:
-        started.append(Driver(tmp_path, *arguments))
+    def drive(*arguments: str, faulty: bool = False) -> Driver:
+        started.append(Driver(tmp_path, *arguments, faulty=faulty))
         return started[-1]
 
     (tmp_path / "toy.yaml").write_text(TOY, encoding="utf-8")
@@ -247,3 +284,147 @@ def names_in(folder: Path) -> list[str]:
     with closing(sqlite3.connect(folder / "sweeps/ledger.db")) as connection:
         query = "SELECT study_name FROM studies NATURAL JOIN study_user_attributes WHERE key = 'search_space'"
         return [name for (name,) in connection.execute(query)]
+
+
+@pytest.mark.parametrize("fault", ["ledger.report:5:kill", "mirror.put:5:kill", "ledger.finish:2:kill"])
+def test_a_driver_killed_between_two_records_loses_nothing(
+    drive: Callable[..., Driver], tmp_path: Path, undisturbed: Ledger, fault: str
+) -> None:
+    """Before the ledger is written, and between the ledger and MLflow."""
+    (tmp_path / "asked").write_text(fault)
+    driver = drive("run", "toy.yaml", faulty=True)
+    assert driver.wait() == -signal.SIGKILL
+    assert happened(tmp_path) == [fault]
+    again = drive("run", "toy.yaml")
+    assert again.wait() == 0, again.said.read_text()
+    assert outcomes(ledger_in(tmp_path)) == outcomes(undisturbed)
+    check(ledger_in(tmp_path), stores_in(tmp_path))
+
+
+REAL = """\
+name: toy
+job: qa
+data: sample
+objective: exact_match
+parameters:
+  backbone: "scratch:1x32x2"
+  learning_rate: {values: [1e-3, 3e-3]}
+  num_train_epochs: 2
+  max_length: 64
+  doc_stride: 16
+search: {sampler: grid}
+resources: {cpus: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    """Two small readers, trained for two epochs each with nothing in the way."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "real.yaml").write_text(REAL, encoding="utf-8")
+    driver = Driver(folder, "run", "real.yaml")
+    try:
+        assert driver.wait(600) == 0, driver.said.read_text()
+    finally:
+        driver.end()
+    return ledger_in(folder)
+
+
+def test_real_training_goes_on_from_its_step_and_ends_the_same(
+    drive: Callable[..., Driver], tmp_path: Path, trained: Ledger
+) -> None:
+    """The first trial's process is killed after its second epoch; the driver before it has written down that of the
+    second trial, which runs meanwhile."""
+    (tmp_path / "real.yaml").write_text(REAL, encoding="utf-8")
+    wanted = ["checkpoint.rename:2:kill", "ledger.report:3:kill"]
+    (tmp_path / "asked").write_text("\n".join(wanted))
+    driver = drive("run", "real.yaml", faulty=True)
+    assert driver.wait(600) == -signal.SIGKILL, driver.said.read_text()
+    assert happened(tmp_path) == wanted
+    assert "its process died after epoch 1, goes on" in driver.said.read_text()
+    epochs = [(record.state, record.epochs) for record in ledger_in(tmp_path).records()]
+    assert epochs == [("RUNNING", 1.0)] * 2
+
+    again = drive("resume", "toy")
+    assert again.wait(600) == 0, again.said.read_text()
+    ledger = ledger_in(tmp_path)
+    assert outcomes(ledger) == outcomes(trained)  # every metric of every epoch, to the last digit
+    for record in ledger.records():
+        log = (tmp_path / f"sweeps/toy/trials/{record.number:04d}/log.txt").read_text().splitlines()
+        said = [line for line in log if line.startswith(f"trial {record.number}: ")]
+        step = int(record.evaluations[0]["step"])
+        assert said == [f"trial {record.number}: begins", f"trial {record.number}: goes on from checkpoint-{step:06d}"]
+    check(ledger, stores_in(tmp_path))
+
+
+SOAKED = ("search={sampler: random, trials: 30}", "parameters.pace=0.4", "budget={retries: 100}", "keep.checkpoints=5")
+EVERY = 10.0  # seconds from one fault to the next
+
+
+def kill_driver(driver: Driver, folder: Path, chance: random.Random) -> None:
+    driver.process.send_signal(signal.SIGKILL)
+
+
+def stop_driver(driver: Driver, folder: Path, chance: random.Random) -> None:
+    driver.process.send_signal(chance.choice([signal.SIGINT, signal.SIGTERM]))
+
+
+def kill_trial(driver: Driver, folder: Path, chance: random.Random) -> None:
+    for path in sorted(folder.glob("sweeps/toy/trials/*/process"))[:1]:
+        with suppress(OSError, ValueError):
+            os.kill(int(path.read_text().split()[0]), signal.SIGKILL)
+
+
+def damage_checkpoint(driver: Driver, folder: Path, chance: random.Random) -> None:
+    """The newest one of a trial that runs, as a disk might; then its process dies."""
+    for process in sorted(folder.glob("sweeps/toy/trials/*/process"))[:1]:
+        for newest in sorted(process.parent.glob("checkpoint-*"))[-1:]:
+            with suppress(OSError):
+                (newest / chance.choice(["state.json", MANIFEST])).write_text("")
+    kill_trial(driver, folder, chance)
+
+
+def lock_mlflow(driver: Driver, folder: Path, chance: random.Random) -> None:
+    """For three seconds nobody else can write to MLflow's database."""
+    database = folder / "sweeps/mlflow.db"
+    if not database.exists():
+        return
+    with closing(sqlite3.connect(database, timeout=5)) as connection, suppress(sqlite3.OperationalError):
+        connection.execute("BEGIN EXCLUSIVE")
+        driver.process.poll()
+        time.sleep(3)
+
+
+FAULTS = (kill_driver, stop_driver, kill_trial, damage_checkpoint, lock_mlflow)
+
+
+def ended(driver: Driver, seconds: float) -> bool:
+    with suppress(subprocess.TimeoutExpired):
+        driver.wait(seconds)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_sweep_survives_a_fault_every_ten_seconds(drive: Callable[..., Driver], tmp_path: Path, seed: int) -> None:
+    chance, done = random.Random(seed), list[str]()
+    driver = drive("run", "toy.yaml", *SOAKED)
+    while not (ended(driver, EVERY * chance.uniform(0.5, 1.5)) and driver.process.returncode == 0):
+        assert len(done) < 40, done
+        if driver.process.poll() is None:
+            fault = chance.choice(FAULTS)
+            done.append(fault.__name__)
+            fault(driver, tmp_path, chance)
+            if fault in (kill_driver, stop_driver):
+                driver.wait()
+        if driver.process.poll() not in (None, 0):
+            known = "toy" in (names_in(tmp_path) if writes(tmp_path / "sweeps/ledger.db") else [])
+            driver = drive("resume", "toy") if known else drive("run", "toy.yaml", *SOAKED)
+    print(f"seed {seed}: {len(done)} faults: {', '.join(done)}")
+    ledger = ledger_in(tmp_path)
+    records = ledger.records()
+    assert done
+    assert [(record.state, record.epochs) for record in records] == [("COMPLETE", 4.0)] * 30
+    assert all(record.value == pytest.approx(height(ToyParams(**record.params), 4)) for record in records)
+    check(ledger, stores_in(tmp_path))
+    assert driver.orphans() == []

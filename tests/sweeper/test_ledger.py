@@ -9,9 +9,16 @@ from typing import Any
 
 import optuna
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from optuna.storages import RDBStorage
 
 from sweeper.errors import ConfigError, EnvironmentFailure
@@ -60,8 +67,10 @@ def test_a_trial_from_asking_to_its_end(storage: RDBStorage, toy_space: Make) ->
         "learning_rate",
         "warmup_ratio",
         "num_train_epochs",
+        "per_device_train_batch_size",
         "trouble",
         "folder",
+        "pace",
     }
 
 
@@ -244,10 +253,13 @@ class Trials(RuleBasedStateMachine):
         self.storage = open_storage(f"sqlite:///{folder}/ledger.db")
         self.ledger = create_ledger(self.storage, self.space, "toy")
         self.model: dict[int, dict[str, Any]] = {}
+        self.params: dict[int, Any] = {}
 
     @rule()
     def ask(self) -> None:
-        self.model[asked(self.ledger, self.space).number] = {"state": "RUNNING", "heights": {}}
+        record = asked(self.ledger, self.space)
+        self.params[record.number] = record.params
+        self.model[record.number] = {"state": "RUNNING", "heights": {}}
 
     def running(self) -> list[int]:
         return [number for number, trial in self.model.items() if trial["state"] == "RUNNING"]
@@ -272,13 +284,37 @@ class Trials(RuleBasedStateMachine):
     def crash(self) -> None:
         self.ledger = load_ledger(open_storage(self.storage.url), "toy")
 
+    @rule()
+    def crash_between_a_draw_and_its_parameters(self) -> None:
+        self.ledger.study.ask()
+        self.crash()
+
+    @rule()
+    def mend(self) -> None:
+        self.ledger.mend(self.space)
+        for number in self.running():
+            if 4 in self.model[number]["heights"]:
+                self.model[number]["state"] = "COMPLETE"
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), seed=st.integers(2, 99))
+    def repeat(self, data: st.DataObject, seed: int) -> None:
+        number = data.draw(st.sampled_from(sorted(self.model)))
+        params = {**self.params[number], "seed": seed}
+        if params not in self.params.values():  # a driver asks for no repeat twice
+            record = self.ledger.repeat(number, seed)
+            assert record.repeat_of == number
+            self.params[record.number] = params
+            self.model[record.number] = {"state": "RUNNING", "heights": {}}
+
     @invariant()
     def agrees(self) -> None:
         records = {record.number: record for record in self.ledger.records()}
         assert set(records) == set(self.model)
+        assert len({record.key for record in records.values()}) == len(records)
         for number, trial in self.model.items():
             record, heights = records[number], trial["heights"]
-            assert record.state == trial["state"]
+            assert (record.state, record.params) == (trial["state"], self.params[number])
             assert record.value == max(heights.values(), default=None)
             assert [e["height"] for e in record.evaluations] == [heights[epoch] for epoch in sorted(heights)]
             if heights:
@@ -287,7 +323,18 @@ class Trials(RuleBasedStateMachine):
 
 
 TestTrials = Trials.TestCase
-TestTrials.settings = settings(max_examples=5, stateful_step_count=12, deadline=None)
+TestTrials.settings = settings(max_examples=3, stateful_step_count=8, deadline=None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_ledger_says_the_same_as_a_dict_whatever_happens_for_long() -> None:
+    run_state_machine_as_test(
+        Trials,
+        settings=settings(
+            max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
 
 
 def test_the_sampler_learns_from_settings_that_go_first(storage: RDBStorage, toy_space: Make) -> None:

@@ -18,16 +18,21 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from optuna.storages import RDBStorage
 
 from jobs import checkpoint, data
+from sweeper import promotion
+from sweeper.cli import main
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
 from sweeper.ledger import Ledger, create_ledger, existing_storage
 from sweeper.promotion import Entrant, Promotion, decide, entrant_in, promote
 from sweeper.reference import Trial, find_checkpoint, find_trial
 from sweeper.registry import Version, champion, open_registry
+from sweeper.retention import delete, disposable
 from sweeper.search_space import SearchSpace, read_search_space
 from sweeper.stores import Stores, read_stores
+from tests.limits import fill, killed_at, mounted
 
 QA = """
 name: readers
@@ -213,8 +218,8 @@ def test_a_checkpoint_that_is_gone_or_damaged_is_never_promoted(
     stores: Stores, storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path
 ) -> None:
     gone, damaged = climbers(storage, toy_space(), tmp_path, [0.5, 0.6])
-    shutil.rmtree(gone.checkpoint())
-    (damaged.checkpoint() / "model.safetensors").write_text("cut")
+    shutil.rmtree(gone.checkpoint(tmp_path))
+    (damaged.checkpoint(tmp_path) / "model.safetensors").write_text("cut")
     for trial, words in ((gone, "is not kept"), (damaged, "changed since it was written")):
         with pytest.raises(EnvironmentFailure, match=words):
             promote(trial, stores, force=True)
@@ -268,6 +273,85 @@ def test_a_promotion_cut_short_leaves_the_old_champion(
     assert promote(new, stores).promoted
     assert champion("toy", stores) != folder
     assert not list((stores.root / "champions" / "toy").glob(".*"))
+
+
+@pytest.mark.parametrize("point", ["promotion.copy", "promotion.alias"])
+def test_a_promotion_that_is_killed_leaves_the_old_champion(
+    stores: Stores, storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path, point: str
+) -> None:
+    old, new = climbers(storage, toy_space(), tmp_path, [0.5, 0.6])
+    folder = promote(old, stores).folder
+    (folder.parent / f".{folder.name}-abcdefgh.part").mkdir()  # as of one that was killed while it copied
+    killed_at(f"{point}:1:kill", tmp_path / "log", lambda: promote(new, stores))
+    assert champion("toy", stores) == folder
+    done = promote(new, stores)
+    assert done.promoted
+    assert champion("toy", stores) == done.folder != folder
+    (folder / "model.safetensors").unlink()  # the older champion, again and damaged
+    promote(old, stores, force=True)
+    assert champion("toy", stores) == folder
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_a_checkpoint_that_goes_while_it_is_promoted_leaves_the_old_champion(
+    stores: Stores,
+    storage: RDBStorage,
+    toy_space: Callable[..., SearchSpace],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sweep that runs deletes what it no longer needs whenever it likes."""
+    old, early, late = climbers(storage, toy_space(), tmp_path, [0.5, 0.6, 0.7])
+    folder = promote(old, stores).folder
+    fingerprint, copy = promotion.fingerprint, checkpoint.shutil.copyfile
+
+    def deleted_at_first(path: Path) -> str:
+        delete([str(path)])
+        return fingerprint(path)
+
+    def deleted_later(source: Path, target: Path) -> Path:
+        delete([str(source.parent)])
+        return Path(copy(source, target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "fingerprint", deleted_at_first)
+        with pytest.raises(EnvironmentFailure, match="is no longer kept, as its sweep found better ones"):
+            promote(early, stores)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "copyfile", deleted_later)
+        with pytest.raises(EnvironmentFailure, match="nothing was promoted"):
+            promote(late, stores)
+    assert champion("toy", stores) == folder
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_champion_stays_when_its_sweep_needs_its_checkpoint_no_more(
+    stores: Stores, storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path
+) -> None:
+    worse, better = climbers(storage, toy_space(), tmp_path, [0.5, 0.6])
+    folder = promote(worse, stores).folder
+    delete(disposable(worse.ledger.records(), "max", keep=1))
+    assert not Path(str(worse.record.checkpoint)).exists()
+    assert champion("toy", stores) == folder
+    assert promote(better, stores).promoted
+
+
+def test_a_disk_without_room_for_a_champion_leaves_the_old_one(
+    storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path, blank: Path
+) -> None:
+    with mounted(tmp_path / "disk", "4m") as disk:
+        room = read_stores(disk, {})
+        room.root.mkdir()
+        shutil.copy(blank, room.root / "mlflow.db")
+        old, new = climbers(storage, toy_space(), tmp_path, [0.5, 0.6])
+        folder = promote(old, room).folder
+        filler = fill(disk)
+        with pytest.raises(EnvironmentFailure, match=r"No space left on device.*\(0 bytes free\)|full") as caught:
+            promote(new, room)
+        assert len(caught.value.lines) == 1
+        assert champion("toy", room) == folder
+        filler.unlink()
+        assert promote(new, room).promoted
 
 
 def test_a_champion_made_elsewhere_is_told_apart(stores: Stores) -> None:
@@ -364,3 +448,42 @@ def test_promoted_at_once_by_processes_the_best_is_champion(rounds: Callable[[in
         assert worker.exitcode == 0
     for number, one in enumerate(every):
         check_round(one, [promotion for place, promotion in outcomes if place == number])
+
+
+def test_a_champions_folder_is_below_the_others_whatever_mlflow_says(
+    stores: Stores, storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path
+) -> None:
+    """Who can write to MLflow's database must not choose a folder here: it would be answered from, or replaced."""
+    (trial,) = climbers(storage, toy_space(), tmp_path, [0.5])
+    promote(trial, stores)
+    client, version = open_registry(stores).client, champion_version(stores, "toy")
+    (tmp_path / "outside").mkdir()
+    for place in ("../../outside", "/etc", "toy/../../outside", "toy", "toy/..", "toy/x/y", "toy/.x", "toy/x\n"):
+        client.set_model_version_tag("toy", str(version.number), "folder", place)
+        with pytest.raises(EnvironmentFailure, match=r"is no place below champions; promote a trial again"):
+            champion("toy", stores)
+    with pytest.raises(EnvironmentFailure, match=r"is no place below champions; promote a trial again"):
+        promote(trial, stores)
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are Unix's")
+def test_a_promotion_makes_files_for_their_owner_alone(
+    stores: Stores,
+    storage: RDBStorage,
+    toy_space: Callable[..., SearchSpace],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    climbers(storage, toy_space(), tmp_path, [0.5])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SWEEPER_LEDGER", LEDGER.format(tmp_path))
+    before = os.umask(0)  # the most careless one there is
+    try:
+        result = CliRunner().invoke(main, ["promote", "toy"])
+    finally:
+        os.umask(before)
+    assert result.exit_code == 0, result.output
+    made = [stores.root / "champions", *(stores.root / "champions").rglob("*")]
+    assert len(made) > 3
+    assert {path.name: oct(path.stat().st_mode) for path in made if path.stat().st_mode & 0o077} == {}

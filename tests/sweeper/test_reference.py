@@ -68,10 +68,10 @@ def test_a_checkpoint_is_found_by_trial_and_by_folder(ledger: Ledger, tmp_path: 
 
 def test_one_that_was_not_kept_or_is_damaged_is_refused(ledger: Ledger, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFailure, match=r"toy/0: its checkpoint is not kept"):
-        find_trial("toy/0", ledger.storage).checkpoint()
+        find_trial("toy/0", ledger.storage).checkpoint(tmp_path)
     with pytest.raises(DataFailure, match=r"toy/0: has left no predictions\.json"):
         find_trial("toy/0", ledger.storage).predictions()
     best = find_trial("toy", ledger.storage)
-    (best.checkpoint() / "weights").write_text("1 2 4")
+    (best.checkpoint(tmp_path) / "weights").write_text("1 2 4")
     with pytest.raises(EnvironmentFailure, match="changed since it was written"):
-        best.checkpoint()
+        best.checkpoint(tmp_path)

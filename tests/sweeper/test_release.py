@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from optuna.storages import RDBStorage
 
 from jobs import offline
+from jobs.answering import Answer
 from jobs.data import Data
 from sweeper import release
 from sweeper.cli import main
@@ -20,6 +21,7 @@ from sweeper.ledger import create_ledger
 from sweeper.release import Team, best_readers, export, fitted, submit, two_stages
 from sweeper.search_space import SearchSpace
 from sweeper.stores import Stores, read_stores
+from tests.limits import fill, killed_at, largest_file, mounted
 
 
 @pytest.fixture
@@ -177,3 +179,66 @@ def test_a_place_that_is_not_there_is_told_before_the_work(
         submit(Team(), *files(few), tmp_path / "nowhere" / "a.csv", place, None)
     with pytest.raises(EnvironmentFailure, match=r"its folder .*nowhere is not there"):
         export(Team(), tmp_path / "nowhere" / "bundle", place, None)
+
+
+def test_an_export_that_is_killed_leaves_nothing_and_the_next_one_is_whole(
+    few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path
+) -> None:
+    folder, ours = tmp_path / "out/bundle", Team(end_to_end=checkpoints["longformer"])
+    folder.parent.mkdir()
+    killed_at("export.rename:1:kill", tmp_path / "log", lambda: export(ours, folder, place))
+    assert not folder.exists()
+    export(ours, folder, place)
+    assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
+    check = subprocess.run(["sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS"], cwd=folder, check=False)
+    assert check.returncode == 0
+
+
+def test_a_disk_that_is_full_at_any_size_gets_no_export(
+    few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path
+) -> None:
+    folder, ours = tmp_path / "out/bundle", Team(end_to_end=checkpoints["longformer"])
+    folder.parent.mkdir()
+    largest = max(path.stat().st_size for path in checkpoints["longformer"].glob("*.safetensors"))
+    for room in (*range(0, largest, largest // 20), largest - 1):
+        with (
+            largest_file(room),
+            pytest.raises(EnvironmentFailure, match=r"out/bundle: .*nothing was written") as caught,
+        ):
+            export(ours, folder, place)
+        assert len(caught.value.lines) == 1
+        assert not list(folder.parent.iterdir())
+    export(ours, folder, place)
+    assert folder.is_dir()
+
+
+def test_a_full_disk_leaves_the_old_submission_and_says_how_much_is_free(
+    few: Data, place: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Answer(row.id, 0, 0, "山" * 2000, 1.0) for row in few.test]
+    monkeypatch.setattr(release, "answer", lambda *_: release.Answers(rows, 0.0, ""))
+    monkeypatch.setattr(release.submission, "problems", lambda *_: [])
+    with mounted(tmp_path / "disk", "128k") as disk:
+        output = disk / "submission.csv"
+        submit(Team(), *files(few), output, place, None)
+        old, filler = output.read_bytes(), fill(disk)
+        with pytest.raises(EnvironmentFailure) as caught:
+            submit(Team(), *files(few), output, place, None)
+        told = f"{output}: No space left on device; nothing was written (0 bytes free); free the place or name another"
+        assert caught.value.lines == (told,)
+        assert sorted(path.name for path in disk.iterdir()) == ["filler", "submission.csv"]
+        assert output.read_bytes() == old
+        filler.unlink()
+        submit(Team(), *files(few), output, place, None)
+
+
+def test_a_place_that_is_read_only_is_told_before_anything_is_written(
+    few: Data, place: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Answer(row.id, 0, 0, "山", 1.0) for row in few.test]
+    monkeypatch.setattr(release, "answer", lambda *_: release.Answers(rows, 0.0, ""))
+    monkeypatch.setattr(release.submission, "problems", lambda *_: [])
+    with mounted(tmp_path / "disk", "128k") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        with pytest.raises(EnvironmentFailure, match="Read-only file system; nothing was written"):
+            submit(Team(), *files(few), disk / "submission.csv", place, None)

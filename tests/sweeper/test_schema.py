@@ -61,6 +61,8 @@ def test_a_good_file_is_valid(validator: Validator) -> None:
     [
         "search={sampler: grid}",
         "resources={gpus: 0, cpus: 1.5, workers: 1}",
+        "resources={gpus: 2, workers: 4}",
+        "budget.preemptions=0",
         "resources=null",
         "early_stopping=null",
         "job=tests.toy:JOB",
@@ -108,7 +110,7 @@ def test_what_the_reader_accepts_is_valid(override: str, validator: Validator) -
         "early_stopping.reduction_factor=1",
         "budget.time=''",
         "budget.time=1:30",
-        "resources={workers: 2}",
+        "resources={workers: 0}",
         "resources={gpu: 1}",
         "resources=[{when: {}, gpus: 1}]",
         "keep.checkpoints=0",

@@ -140,21 +140,12 @@ P, S, R = "parameters", "search", "resources"
     ("sections", "expected"),
     [
         # keys
-        ({"nmae": "x"}, ":7: nmae: unknown key 'nmae'; did you mean 'name'? known here: budget, data,"),
-        (
-            {"zebra": "x"},
-            ":7: zebra: unknown key 'zebra'; known here: budget, data, early_stopping, job, keep, name",
-        ),
         ({"repeat": "{top: 3}"}, ":7: repeat: unknown key 'repeat'; did you mean 'repeats'?"),
         ({"repeats": "{top: 3}"}, ":7: repeats.seeds: is missing; add it"),
         ({"repeats": "{top: 0, seeds: [1]}"}, ":7: repeats.top: found 0; must be greater"),
         ({"repeats": "{seeds: []}"}, ":7: repeats.seeds: is empty; give at least one"),
         ({"repeats": "{seeds: [1, 2, 1]}"}, ":7: repeats.seeds: found a seed twice in [1, 2, 1]; give each once"),
         ({"repeats": "{seeds: [-1]}"}, ":7: repeats.seeds.0: found -1; must be greater"),
-        ({"Search": "1"}, ":7: Search: unknown key 'Search'; did you mean 'search'?"),
-        ({"ｎａｍｅ": "x"}, ":7: ｎａｍｅ: unknown key 'ｎａｍｅ'; did you mean 'name'?"),
-        ({'"name "': "x"}, ":7: 'name ': unknown key 'name '; did you mean 'name'?"),
-        ({"trials": "3"}, ":7: trials: unknown key 'trials' here; it belongs under search"),
         (
             {"learning_rate": "1e-3"},
             ":7: learning_rate: unknown key 'learning_rate' here; it belongs under parameters",
@@ -178,34 +169,28 @@ P, S, R = "parameters", "search", "resources"
         ),
         ({P: "{Backbone: x}"}, "did you mean 'backbone'? known here: backbone, balanced,"),
         ({"name": None}, ":1: name: is missing"),
-        ({"job": None}, ":1: job: is missing"),
         ({"data": None}, ":1: data: is missing"),
         ({"objective": None}, ":1: objective: is missing"),
         ({P: None}, ":1: parameters: is missing"),
         ({S: None}, ":1: search: is missing"),
         ({S: "{}"}, ":6: search.trials: is missing; write how many trials to run"),
         ({"name": ""}, ":1: name: found null; must be text"),
-        ({"data": ""}, ":3: data: found null; must be text"),
         ({"data": '""'}, ":3: data: is empty"),
-        ({P: "{}"}, ":5: parameters: is empty; give at least one"),
         ({P: ""}, ":5: parameters: found null; must be a mapping"),
         ({S: ""}, ":6: search: found null; must be a mapping"),
         ({"keep": ""}, ":7: keep: found null; must be a mapping"),
         # types
         ({P: "[1]"}, ":5: parameters: found [1]; must be a mapping"),
         ({S: "[trials, 3]"}, ':6: search: found ["trials", 3]; must be a mapping'),
-        ({S: "{trials: [3]}"}, ":6: search.trials: found [3]; must be a whole number"),
         (
             {S: "{trials: '3'}"},
             ':6: search.trials: found "3"; must be a whole number in plain decimal digits',
         ),
-        ({S: "{trials: true}"}, ":6: search.trials: found true; must be a whole number"),
         ({S: "{trials: 3.0}"}, ":6: search.trials: found 3.0; must be a whole number"),
         (
             {S: "{trials: 0x10}"},
             ':6: search.trials: found "0x10"; must be a whole number in plain decimal digits',
         ),
-        ({S: "{trials: 010}"}, ':6: search.trials: found "010"; must be a whole number'),
         ({S: "{trials: 1_000}"}, ':6: search.trials: found "1_000"; must be a whole number'),
         (
             {S: "{trials: 3, sampler: [tpe]}"},
@@ -213,15 +198,12 @@ P, S, R = "parameters", "search", "resources"
         ),
         ({S: "{trials: 3, sampler: tpee}"}, ":6: search.sampler: found \"tpee\"; did you mean 'tpe'?"),
         ({S: "{trials: 3, sampler: bayes}"}, ":6: search.sampler: found \"bayes\"; must be 'tpe'"),
-        ({S: "{trials: 3, enqueue: {seed: 1}}"}, ':6: search.enqueue: found {"seed": 1}; must be a list'),
         ({S: "{trials: 3, enqueue: [1]}"}, ":6: search.enqueue.0: found 1; must be a mapping"),
         ({P: "{backbone: 5}"}, ":5: parameters.backbone: found 5; must be text"),
         ({P: "{backbone: [a, b]}"}, ":5: parameters.backbone: a list holds branches"),
         ({P: "{backbone: []}"}, ":5: parameters.backbone: a list holds branches"),
         ({P: "{backbone: }"}, ":5: parameters.backbone: found null; must be text"),
         ({P: "{seed: true}"}, ":5: parameters.seed: found true; must be a whole number"),
-        ({P: "{seed: 1.5}"}, ":5: parameters.seed: found 1.5; must be a whole number"),
-        ({P: "{seed: -1}"}, ":5: parameters.seed: found -1; must be greater than or equal to 0"),
         (
             {P: "{seed: 1:30}"},
             ':5: parameters.seed: found "1:30"; must be a whole number in plain decimal digits',
@@ -231,11 +213,6 @@ P, S, R = "parameters", "search", "resources"
         (
             {P: "{learning_rate: '1e-3'}"},
             ':5: parameters.learning_rate: found "1e-3"; must be a number in plain decimal digits',
-        ),
-        ({P: "{learning_rate: .nan}"}, ":5: parameters.learning_rate: found NaN; must be a finite number"),
-        (
-            {P: "{learning_rate: .inf}"},
-            ":5: parameters.learning_rate: found Infinity; must be a finite number",
         ),
         (
             {P: "{learning_rate: 1e999}"},
@@ -248,38 +225,10 @@ P, S, R = "parameters", "search", "resources"
             {P: "{shape: linaer}"},
             ":5: parameters.shape: found \"linaer\"; did you mean 'linear'? must be 'linear' or 'cosine'",
         ),
-        (
-            {P: "{num_train_epochs: 0}"},
-            ":5: parameters.num_train_epochs: found 0; must be greater than or equal to 1",
-        ),
         # ranges and choices
-        (
-            {P: "{seed: {min: 3, max: 3}}"},
-            ":5: parameters.seed.max: min and max are both 3; for a constant write the bare value",
-        ),
-        (
-            {P: "{learning_rate: {min: 1e-3, max: 1e-5}}"},
-            ":5: parameters.learning_rate.max: max 1e-5 is below min 0.001; swap",
-        ),
-        (
-            {P: "{learning_rate: {min: 0.0, max: 1, log: true}}"},
-            ":5: parameters.learning_rate.min: found 0.0; a logarithmic range",
-        ),
-        (
-            {P: "{learning_rate: {min: -1, max: 1, log: true}}"},
-            ":5: parameters.learning_rate.min: found -1; must be greater",
-        ),
-        (
-            {P: "{learning_rate: {min: 0, max: 1, step: 0}}"},
-            ":5: parameters.learning_rate.step: found 0; must be above zero",
-        ),
         (
             {P: "{learning_rate: {min: 0, max: 1, step: -0.1}}"},
             ":5: parameters.learning_rate.step: found -0.1; must be above",
-        ),
-        (
-            {P: "{learning_rate: {min: 0, max: 1, step: 1.5}}"},
-            ":5: parameters.learning_rate.step: the step 1.5 leads beyond max",
         ),
         (
             {P: "{learning_rate: {min: 0.1, max: 1, step: 0.1, log: true}}"},
@@ -319,14 +268,9 @@ P, S, R = "parameters", "search", "resources"
         ),
         ({P: "{shape: {min: 1, max: 2}}"}, ":5: parameters.shape: shape is not a number and has no range"),
         (
-            {P: "{seed: {values: []}}"},
-            ":5: parameters.seed.values: found []; must be a list of at least one value",
-        ),
-        (
             {P: "{seed: {values: 3}}"},
             ":5: parameters.seed.values: found 3; must be a list of at least one value",
         ),
-        ({P: "{seed: {values: [1, 2, 1]}}"}, ":5: parameters.seed.values.2: 1 stands twice; keep one"),
         (
             {P: "{learning_rate: {values: [1, 1.0]}}"},
             ":5: parameters.learning_rate.values.1: 1.0 stands twice",
@@ -340,16 +284,6 @@ P, S, R = "parameters", "search", "resources"
         ({P: "{seed: {}}"}, ":5: parameters.seed: has no values"),
         ({P: "{seed: {value: 1}}"}, ":5: parameters.seed.value: `value` stands in a list of branches only"),
         ({P: "{seed: {mni: 1, max: 2}}"}, ":5: parameters.seed.mni: unknown key 'mni'; did you mean 'min'?"),
-        ({S: "{trials: 0}"}, ":6: search.trials: found 0; must be greater than or equal to 1"),
-        ({S: "{trials: -1}"}, ":6: search.trials: found -1; must be greater than or equal to 1"),
-        (
-            {S: "{trials: 1000000000}"},
-            ":6: search.trials: found 1000000000; must be less than or equal to 100000",
-        ),
-        (
-            {S: "{trials: 1, seed: 4294967296}"},
-            ":6: search.seed: found 4294967296; must be less than 4294967296",
-        ),
         ({S: "{trials: 1, seed: -1}"}, ":6: search.seed: found -1; must be greater than or equal to 0"),
         (
             {P: "{max_length: 9000}"},
@@ -411,7 +345,6 @@ P, S, R = "parameters", "search", "resources"
             {"objective": "scroe"},
             ":4: objective: unknown metric 'scroe'; did you mean 'score'? known here: loss, score",
         ),
-        ({"objective": "accuracy"}, ":4: objective: unknown metric 'accuracy'; known here: loss, score"),
         ({"objective": "[score]"}, ':4: objective: found ["score"]; must be text'),
         ({"job": "qaa"}, ":2: job: unknown job 'qaa'; did you mean 'qa'? known here:"),
         ({"job": "../qa"}, ":2: job: unknown job '../qa'"),
@@ -439,7 +372,6 @@ P, S, R = "parameters", "search", "resources"
         ),
         ({"early_stopping": "{max_t: 1}"}, ":7: early_stopping.max_t: unknown key 'max_t'"),
         ({"early_stopping": "asha"}, ':7: early_stopping: found "asha"; must be a mapping'),
-        ({"budget": "{time: 1:30}"}, ':7: budget.time: found "1:30"; write a time above zero as 12h'),
         ({"budget": "{time: 5400}"}, ":7: budget.time: found 5400; write a time above zero as 12h"),
         ({"budget": "{time: 0s}"}, ':7: budget.time: found "0s"; write a time above zero'),
         ({"budget": "{time: 3 days}"}, ':7: budget.time: found "3 days"; write a time above zero'),
@@ -453,8 +385,8 @@ P, S, R = "parameters", "search", "resources"
         ({R: "{cpus: .inf}"}, ":7: resources.cpus: found Infinity; must be a finite number"),
         ({R: "{cpus: true}"}, ":7: resources.cpus: found true; must be a number"),
         (
-            {R: "{workers: 2}"},
-            ":7: resources.workers: found 2; several workers per trial are not available yet",
+            {R: "{workers: 2, gpus: 0.5}"},
+            ":7: resources: 2 workers cannot share a GPU; write a whole number of gpus",
         ),
         ({R: "{workers: 0}"}, ":7: resources.workers: found 0; must be greater than or equal to 1"),
         (
@@ -506,21 +438,15 @@ P, S, R = "parameters", "search", "resources"
         *(
             ({"name": name}, f":1: name: found {shown}; use 1 to 64 of")
             for name, shown in [
-                ("a/b", '"a/b"'),
-                ("..", '".."'),
                 (".hidden", '".hidden"'),
                 ("a b", '"a b"'),
                 ("a%2fb", '"a%2fb"'),
                 ("問題", '"問題"'),
                 ('"a\\nb"', '"a\\nb"'),
-                ("x" * 300, '"' + "x" * 58 + "…"),
                 ('""', '""'),
             ]
         ),
-        *(
-            ({"name": name}, f':1: name: "{name}" is reserved by Windows')
-            for name in ("con", "NUL", "com1.txt", "Lpt9")
-        ),
+        *(({"name": name}, f':1: name: "{name}" is reserved by Windows') for name in ("con", "NUL", "Lpt9")),
     ],
 )
 def test_a_mistake_is_refused_with_line_key_and_cure(
@@ -674,19 +600,9 @@ def test_a_space_of_the_reader_job_is_read() -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("parameters.backbone=bert-base-chines", "parameters.backbone: 'bert-base-chines' is no backbone"),
-        ("parameters.backbone=../../etc/passwd", "parameters.backbone: '../../etc/passwd': no such folder"),
-        (
-            "parameters.max_length=9000",
-            "parameters.max_length: found 9000; must be less than or equal to 8192",
-        ),
-        ("parameters.doc_stride=512", "parameters.doc_stride: 512 leaves no room"),
-        ("parameters.warmup_ratio=1.5", "parameters.warmup_ratio: found 1.5; must be less than 1"),
-        ("parameters.effective_batch_size=0", "parameters.effective_batch_size: found 0; must be greater"),
         ("parameters.seed=4294967296", "parameters.seed: found 4294967296; must be less than 4294967296"),
         ("parameters.warmup_steps=100", "parameters.warmup_steps: set beside warmup_ratio"),
         ("parameters.lr=1e-5", "parameters.lr: unknown parameter 'lr'"),
-        ("objective=accuracy", "objective: unknown metric 'accuracy'"),
     ],
 )
 def test_a_mistake_in_a_space_of_the_reader_job_is_refused(override: str, expected: str) -> None:
@@ -1081,7 +997,8 @@ def test_a_file_is_found_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest
         ConfigError, match=r"^\"qickstart.yaml\": .*did you mean 'quickstart'\? known here: mine, quickstart$"
     ):
         find("qickstart.yaml")
-    for name in ("", "search_spaces", "x" * 300, "a\0b"):
+    assert find("search_spaces") == Path("search_spaces")  # which `read_search_space` refuses as a directory
+    for name in ("", "x" * 300, "a\0b"):
         with pytest.raises(ConfigError, match="no such file"):
             find(name)
 

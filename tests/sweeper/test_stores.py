@@ -85,6 +85,25 @@ def test_a_server_decides_where_artifacts_go(tmp_path: Path) -> None:
     assert stores.artifacts is None
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("s3://bucket/folder/", "s3://bucket/folder"), ("shared", "{}/shared"), ("/mnt/shared/", "/mnt/shared")],
+)
+def test_checkpoints_lie_in_a_folder_or_a_bucket(tmp_path: Path, text: str, expected: str) -> None:
+    stores = read_stores(write(tmp_path, f"[storage]\ncheckpoints = {text}\n"), {})
+    assert stores.checkpoints == expected.format(tmp_path)
+    assert read_stores(tmp_path, {"SWEEPER_CHECKPOINTS": "s3://other/x"}).checkpoints == "s3://other/x"
+    assert defaults(tmp_path).checkpoints is None
+
+
+@pytest.mark.parametrize("text", ["gs://bucket/x", "s3:///x", "s3://key:hunter2@bucket/x", "s3://bucket/a?b"])
+def test_checkpoints_elsewhere_are_refused(tmp_path: Path, text: str) -> None:
+    (line,) = mistakes(tmp_path, f"[storage]\ncheckpoints = {text}\n")
+    assert line.startswith("mlflow.ini:2: [storage] checkpoints: ")
+    assert line.endswith("is neither a folder nor a bucket; write a path, or s3://BUCKET/FOLDER")
+    assert "hunter2" not in line
+
+
 def test_an_empty_variable_is_no_variable(tmp_path: Path) -> None:
     assert read_stores(tmp_path, {"SWEEPER_ROOT": "", "MLFLOW_TRACKING_URI": ""}) == defaults(tmp_path)
 

@@ -33,6 +33,7 @@ from sweeper.tracking import (
     sweep_record,
     trial_record,
 )
+from tests.limits import killed_at
 
 SWEEP = SweepInfo(
     name="qa_backbones",
@@ -334,6 +335,18 @@ def test_after_a_kill_everything_is_completed_without_duplicates(stores: Stores)
     }
     assert {run.info.status for run in after.values()} == {"FINISHED"}
     assert history(stores, after["trial 0"], "exact_match") == [(n, n / 10) for n in (1, 2, 3, 4)]
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_makes_mlflows_database_leaves_none(tmp_path: Path) -> None:
+    stores = read_stores(tmp_path, {})
+    killed_at("database.create:1:kill", tmp_path / "log", lambda: tracking.check(stores))
+    assert not (stores.root / "mlflow.db").exists()
+    (stores.root / "mlflow.db.new-journal").write_text("of a process that was killed earlier still")
+    tracking.check(stores)
+    record(stores, snapshot(0))
+    assert runs(stores)["trial 0"].info.status == "FINISHED"
+    assert sorted(path.name for path in stores.root.glob("mlflow.db*")) == ["mlflow.db", "mlflow.db.lock"]
 
 
 # the store is slow, away or broken

@@ -6,17 +6,20 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from optuna.storages import RDBStorage
 
 from sweeper.capacity import Machine
+from sweeper.interrupt import Interrupt
 from sweeper.ledger import Ledger, TrialRecord, create_ledger
 from sweeper.retention import best
 from sweeper.search_space import SearchSpace
 from sweeper.sweep import Sweep
-from sweeper.tuning import ray_session, run_trials
-from tests.toy import ToyParams, height
+from sweeper.timing import timing
+from sweeper.tuning import UNREADY, Bookkeeper, LedgerSearcher, ray_session, run_trials, search
+from tests.toy import FLOOD, ToyParams, height
 
 Make = Callable[..., SearchSpace]
 MACHINE = Machine(cpus=2, gpus=0)
@@ -150,6 +153,25 @@ def test_unfinished_trials_go_on_from_their_checkpoint_and_finished_ones_are_lef
     assert went_on.evaluations[2]["height"] == pytest.approx(height(ToyParams(**went_on.params), 3))
 
 
+def test_a_trial_whose_process_dies_when_all_is_reported_is_complete(run: Callable[..., Ledger]) -> None:
+    (record,) = run("search.trials=1", "parameters.trouble=die_done").records()
+    assert (record.state, record.incidents, record.epochs) == ("COMPLETE", (), 4)
+
+
+def test_a_trial_that_tune_drops_without_a_word_is_taken_up_again(
+    storage: RDBStorage, toy_space: Make, tmp_path: Path
+) -> None:
+    """As it drops the successor of one whose process does not end in time, see Tune's `_on_trial_reset`."""
+    space = toy_space("search.trials=1")
+    sweep = Sweep(create_ledger(storage, space, "toy"), space, tmp_path / "toy", MACHINE)
+    searcher = LedgerSearcher(sweep, search(sweep), lambda record: None, Interrupt())
+    given = searcher.suggest("dropped")
+    assert searcher.suggest("next") is None  # it may come back
+    Bookkeeper(searcher).find([SimpleNamespace(status="ERROR", trial_id="dropped")])
+    assert [one["reason"] for one in sweep.ledger.record(0).incidents] == [UNREADY]
+    assert searcher.suggest("again") == given
+
+
 def test_too_many_failures_end_the_sweep(run: Callable[..., Ledger]) -> None:
     records = run("search.trials=50", "parameters.trouble=raise", "budget={failed_trials: 2}").records()
     assert 2 <= len(records) <= 4  # those already begun may end too
@@ -167,10 +189,30 @@ def test_a_spent_time_budget_ends_the_sweep_and_says_so(run: Callable[..., Ledge
     assert (record.state, record.reason) == ("FAIL", "the time budget of 3 s was spent")
 
 
+def test_every_second_of_a_trial_is_told_by_phase(run: Callable[..., Ledger], tmp_path: Path) -> None:
+    """Of the toy, which names no phase, all but its start and what it waits for is training."""
+    records = run("search.trials=3", "parameters.pace=0.2").records()
+    for record in records:
+        told = timing(record)
+        assert 0.8 < told["training"] < 3
+        assert told["start"] > 0
+        assert told["features"] == told["evaluation"] == 0
+        assert record.started is not None
+        assert record.ended is not None
+        assert sum(told.values()) == pytest.approx((record.ended - record.started).total_seconds(), abs=1.5)
+
+
 def test_trials_leave_their_output_in_their_own_log(run: Callable[..., Ledger], tmp_path: Path) -> None:
     run("search.trials=1", "parameters.trouble=raise")
     assert "the hill is closed" in (tmp_path / "toy/trials/0000/log.txt").read_text()
     assert not (tmp_path / "toy/ray").exists()
+
+
+def test_a_flood_of_output_drowns_nobody(run: Callable[..., Ledger], tmp_path: Path) -> None:
+    (record,) = run("search.trials=1", "parameters.trouble=flood").records()
+    assert record.state == "COMPLETE"
+    log = tmp_path / "toy/trials/0000/log.txt"
+    assert log.stat().st_size > FLOOD * 6_000  # every byte of it
 
 
 def test_changes_are_told_after_the_ledger_has_them(storage: RDBStorage, toy_space: Make, tmp_path: Path) -> None:

@@ -234,6 +234,38 @@ def test_the_server_runs_no_jobs(address: str) -> None:
         assert b"job execution feature is not enabled" in error.read()
 
 
+def refused(request: urllib.request.Request | str) -> int:
+    """The status with which the server refuses."""
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=60)
+    with caught.value as error:
+        return error.code
+
+
+@pytest.mark.parametrize(
+    "path", ["../../../mlflow.db", "..%2f..%2f..%2fmlflow.db", "/etc/passwd", "a/../../x", "%2e%2e/x"]
+)
+def test_no_artifact_lies_outside_its_run(address: str, mirror: Mirror, path: str) -> None:
+    run = f"run_id={mirror.run_ids['sweep1-0']}"
+    assert 400 <= refused(f"{address}/get-artifact?{run}&path={path}") < 500
+    assert 400 <= refused(f"{address}/api/2.0/mlflow-artifacts/artifacts/{path}") < 500
+
+
+def test_a_scorer_imports_no_module_that_lies_among_the_artifacts(address: str, mirror: Mirror, stores: Stores) -> None:
+    """CVE-2026-116692: a scorer's module was imported by the name that the request gives."""
+    data = {"module": "mlflow.genai.scorers.ragas.evil", "class": "Evil", "metric_name": "evil"}
+    scorer = {"name": "evil", "third_party_scorer_data": data}
+    body = {"experiment_id": "1", "serialized_scorer": json.dumps(scorer), "trace_ids": ["tr-1"]}
+    request = urllib.request.Request(
+        f"{address}/ajax-api/3.0/mlflow/scorer/invoke", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=60)
+    with caught.value as error:
+        assert 400 <= error.code < 500
+        assert b"is not in the allow-list" in error.read()
+
+
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's table of sockets")
 @pytest.mark.usefixtures("address")
 def test_the_server_listens_on_loopback_alone(stores: Stores) -> None:
