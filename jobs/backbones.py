@@ -59,7 +59,7 @@ def check_name(name: str) -> str | None:
         return _check_scratch(name)
     if _is_path(name):
         return _check_folder(name)
-    if name in BARE_NAMES or (HUB_NAME.fullmatch(name) and ".." not in name):
+    if name in BARE_NAMES or (HUB_NAME.fullmatch(name) and _hub_takes(name)):
         return None
     nearest = process.extractOne(name, ["scratch:2x128x2", *BARE_NAMES], score_cutoff=60)
     hint = (
@@ -93,6 +93,17 @@ def _check_folder(name: str) -> str | None:
     if not any((folder / file).is_file() for file in ("config.json", "tokenizer_config.json", "tokenizer.json")):
         return f"{name!r}: holds no config.json; a folder as `save_pretrained` writes it is expected"
     return None
+
+
+def _hub_takes(name: str) -> bool:
+    """Whether a repository may be called that: not with two hyphens in a row, for instance."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _is_path(name: str) -> bool:

@@ -45,6 +45,8 @@ WRONG = [
     ("/" + "x" * 5000, "no such folder"),
     ("x" * 5000, "is no backbone"),
     ("owner/..", "is no backbone"),
+    ("hfl/chinese--large", "is no backbone"),
+    ("hfl/chinese.git", "is no backbone"),
     ("no", "is no backbone; write owner/name"),
 ]
 
