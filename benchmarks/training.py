@@ -5,6 +5,7 @@
 
 Both take the steps of one epoch, each over 8 windows (`qa`) or 2 questions with their candidates (`mc`), so both see
 every input once, and then answer the validation questions, answers included. Features and checkpoints are not timed.
+`gemm_share` is what a way's matrix products take of `gemm_peak`, GFLOP/s of one large product in the same call.
 `--bf16 1` is ours only: theirs is fp32.
 `--cpu 1` counts CPU seconds, which waiting for other work does not change; with OMP_NUM_THREADS=1.
 `--padded 0` gives the multiple-choice script its own default, rows padded to the longest of a batch.
@@ -30,6 +31,7 @@ import datasets
 import pairs
 import reference
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import PrinterCallback, default_data_collator, set_seed
 
 from jobs import dropout, training
@@ -188,15 +190,26 @@ def measure(one: Setting, count: int, cpu: bool = False) -> dict[str, Any]:
     trained = pairs.alternate(mine.train, their.train, count, cpu)
     asked = pairs.alternate(mine.evaluate, their.evaluate, count, cpu)
     questions = len(one.data.valid)
+    most, their_most = peak(one.params.bf16), peak()
     return {
         "training_ours": mine.samples / trained.ours,
         "training_reference": mine.samples / trained.reference,
         "training_ratio": trained.ratio,
+        "training_ours_gemm_share": flops(mine.train) / trained.ours / most,
+        "training_reference_gemm_share": flops(their.train) / trained.reference / their_most,
         "evaluation_ours": questions / asked.ours,
         "evaluation_reference": questions / asked.reference,
         "evaluation_ratio": asked.ratio,
+        "gemm_peak": most / 1e9,
         "pairs": count,
     }
+
+
+def flops(train: Callable[[], float]) -> int:
+    """Floating-point operations in matrix products, those with padding included, as PyTorch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        train()
+    return int(counter.get_total_flops())
 
 
 def learned(one: Callable[[int], Setting], epochs: int) -> dict[str, Any]:
@@ -228,11 +241,11 @@ def apart(key: str, mine: list[float], others: list[float]) -> dict[str, float]:
 
 
 def peak(bf16: bool = False) -> float:
-    """GFLOP/s of one large matrix product, the most this machine gives to a training step."""
+    """Operations a second of one large matrix product, the most this machine gives to a training step."""
     dtype = torch.bfloat16 if bf16 else torch.float32
     left, right = torch.randn(2, 2048, 2048).to(dtype)
     best = min(pairs.seconds(lambda: left @ right) for _ in range(5))
-    return 2 * 2048**3 / best / 1e9
+    return 2 * 2048**3 / best
 
 
 def main() -> None:
@@ -254,7 +267,7 @@ def main() -> None:
 
         result = learned(one, given.epochs) if given.epochs else measure(one(42), given.pairs, bool(given.cpu))
     shown = {"job": given.job, "max_length": given.max_length, "bf16": bool(given.bf16), "padded": bool(given.padded)}
-    pairs.show({**shown, "threads": torch.get_num_threads(), **result, "gemm_peak": peak()}, given.json)
+    pairs.show({**shown, "threads": torch.get_num_threads(), **result}, given.json)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def _tune(searcher: LedgerSearcher, stopping: TrialScheduler, seconds: float | N
     tuner = tune.Tuner(
         tune.with_resources(group.run, bundle),
         tune_config=tune.TuneConfig(
-            search_alg=searcher, scheduler=stopping, num_samples=-1, reuse_actors=True, time_budget_s=seconds
+            search_alg=searcher, scheduler=patient(stopping), num_samples=-1, reuse_actors=True, time_budget_s=seconds
         ),
         run_config=tune.RunConfig(name="tune", storage_path=str(sweep.ray_folder), callbacks=listeners, verbose=0),
     )
@@ -142,6 +142,13 @@ def scheduler(ledger: Ledger, space: SearchSpace) -> TrialScheduler:
         for evaluation in record.evaluations:
             asha.on_trial_result(None, earlier, dict(evaluation))
     return asha
+
+
+def patient(scheduler: TrialScheduler) -> TrialScheduler:
+    """Has trials whose processes are starting wait for these. Ray's schedulers would give them one that is free again,
+    and end those that were starting: where many start on few CPUs, or trials are short, most never came up."""
+    scheduler.choose_trial_to_run = lambda controller: None  # Tune then goes by who has no process yet
+    return scheduler
 
 
 class Unpickled:
@@ -225,9 +232,9 @@ class LedgerSearcher(Unpickled, Searcher):  # type: ignore[misc]
         return bool(self.left) or (not self.exhausted and not self.spent())
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """None, which is Tune's "not now", while one waits already for its turn, whose successor had better be drawn
+        """None, which is Tune's "not now", while as many run as there is room for, since the next had better be drawn
         when more is known; and while a trial that runs may yet come back."""
-        if not self.interrupt.stopping and len(self.given) > self.slots():
+        if not self.interrupt.stopping and len(self.given) >= self.most():
             return None
         record = self.next()
         if record is None:
@@ -237,10 +244,16 @@ class LedgerSearcher(Unpickled, Searcher):  # type: ignore[misc]
         self.on_change(record)
         return asdict(assignment(self.sweep, record))
 
-    def slots(self) -> int:
-        """How many trials run at once, by the nodes that there are now."""
-        if self.sweep.machine.nodes and time.monotonic() - self.counted > LOOK:
+    def most(self) -> int:
+        """How many trials Tune has at once: as many as there is room for. On a cluster, whose nodes are counted now
+        and then, one more, which is what has it grow, or tells that it can run none."""
+        if not self.sweep.machine.nodes:
+            return self.room()
+        if time.monotonic() - self.counted > LOOK:
             self.counted, self.nodes = time.monotonic(), cluster.nodes()
+        return self.room() + 1
+
+    def room(self) -> int:
         return max(slots(share, self.nodes) for share in self.shares)
 
     def next(self) -> TrialRecord | None:

@@ -56,6 +56,7 @@ def test_training_is_timed_both_ways(job: str) -> None:
     result = result_of("training", "--job", job, "--train", 12, "--valid", 6, *SMALL)
     assert (result["job"], result["bf16"]) == (job, False)
     assert min(result["training_ratio"], result["evaluation_ratio"], result["gemm_peak"]) > 0
+    assert all(0 < result[f"training_{way}_gemm_share"] < 1 for way in ("ours", "reference"))
 
 
 @pytest.mark.slow

@@ -1,9 +1,10 @@
 """A job with a known optimum that stands for training: height is highest at learning_rate 1e-3.
 
-Used as `job: tests.toy:JOB`. Each start notes in `starts` the epoch it goes on from. `trouble` makes a trial fail in
-a chosen way (`large` needs a batch that FITS, and so does the last worker of `worker_large`; `die_done` is when all is
-reported), or wait after its second epoch until there is a file `go` in `folder`, where it leaves its process id. An
-epoch takes `pace` seconds. Of several workers the first writes, and a height is the mean over them all.
+Used as `job: tests.toy:JOB`. Each start notes in `starts` the epoch it goes on from, and in `ran_in` its process.
+`trouble` makes a trial fail in a chosen way (`large` needs a batch that FITS, and so does the last worker of
+`worker_large`; `die_done` is when all is reported), or wait after its second epoch until there is a file `go` in
+`folder`, where it leaves its process id. An epoch takes `pace` seconds. Of several workers the first writes, and a
+height is the mean over them all.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def train(params: ToyParams, data: str, workdir: Path, report: Report, resume_fr
     if first():
         with (workdir / "starts").open("a") as starts:
             starts.write(f"{done}\n")
+        (workdir / "ran_in").write_text(str(os.getpid()))
     for epoch in range(done + 1, params.num_train_epochs + 1):
         time.sleep(params.pace)
         if params.trouble == "large" and epoch == 2 and params.per_device_train_batch_size > FITS:

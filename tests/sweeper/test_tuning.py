@@ -111,6 +111,16 @@ def test_two_trials_run_side_by_side(run: Callable[..., Ledger], tmp_path: Path)
     assert [record.value for record in records] == [1.0, 1.0]
 
 
+def test_a_trial_is_left_the_process_that_is_starting_for_it(run: Callable[..., Ledger], tmp_path: Path) -> None:
+    """Eight start on two CPUs, and whoever is there first is done long before the last one is."""
+    run("search.trials=16", "resources={cpus: 0.25}", "parameters.pace=0.05")
+    ran_in = sorted(tmp_path.glob("toy/trials/*/ran_in"), key=lambda path: path.stat().st_mtime_ns)
+    place = (tmp_path / "toy/trials/0000/ran_in").read_text()
+    same = [int(path.parent.name) for path in ran_in if path.read_text() == place]
+    assert same[:1] == [0]
+    assert all(number >= 8 for number in same[1:2])  # in the end, when nothing new is left, it may be any
+
+
 def test_a_trial_has_as_many_threads_as_it_reserved(run: Callable[..., Ledger], tmp_path: Path) -> None:
     for cpus in (1, 2):
         overrides = (
