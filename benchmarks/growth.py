@@ -27,7 +27,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sweeper.ledger import Ledger, TrialRecord, create_ledger, load_ledger, open_storage
+from sweeper.database import open_storage
+from sweeper.ledger import Ledger, TrialRecord, create_ledger, load_ledger
 from sweeper.search_space import SearchSpace, read_search_space
 
 NEWEST = 50  # trials that are timed at each size
@@ -128,7 +129,8 @@ def show(mirror: Any, numbers: range) -> None:
 
 
 def mirror_costs(sizes: Sequence[int], folder: Path) -> Iterator[Cost]:
-    from sweeper.tracking import Mirror, SweepInfo
+    from sweeper.mirror import Mirror
+    from sweeper.runs import SweepInfo
 
     info = SweepInfo("growth", "growth", "score")
     with Mirror(f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts"), "growth", info) as mirror:

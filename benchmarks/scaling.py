@@ -59,7 +59,8 @@ JOB = Job("scaling", SleepParams, {"done": "max"}, train)
 def run(gpus: int, seconds: float, rounds: int, folder: Path) -> float:
     """Seconds that a sweep with so many trials on each GPU takes, from the first to be asked for to the last's end."""
     from sweeper.capacity import Machine
-    from sweeper.ledger import create_ledger, open_storage
+    from sweeper.database import open_storage
+    from sweeper.ledger import create_ledger
     from sweeper.search_space import read_search_space
     from sweeper.session import ray_session
     from sweeper.sweep import Sweep

@@ -21,8 +21,9 @@ from pathlib import Path
 from rich.console import Console
 
 from sweeper.capacity import Machine
+from sweeper.database import open_storage
 from sweeper.driver import Listeners, mirror_of
-from sweeper.ledger import Ledger, TrialRecord, create_ledger, open_storage
+from sweeper.ledger import Ledger, TrialRecord, create_ledger
 from sweeper.progress import Progress
 from sweeper.search_space import SearchSpace, read_search_space
 from sweeper.stores import Stores, read_stores

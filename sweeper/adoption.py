@@ -17,7 +17,8 @@ from jobs.checkpoint import damage
 from jobs.job import ParamError
 from sweeper import depot
 from sweeper.domain import Domain, contains
-from sweeper.ledger import EVALUATION, INCIDENT, ORIGIN, Ledger, TrialRecord, best_evaluation, distribution
+from sweeper.ledger import EVALUATION, INCIDENT, ORIGIN, Ledger, TrialRecord, best_evaluation
+from sweeper.sampling import distribution
 from sweeper.search_space import SearchSpace, assign, labels, params_of
 
 Draws = Mapping[str, tuple[Domain, Any]]

@@ -266,7 +266,7 @@ def ls() -> None:
     """List the sweeps in the ledger."""
     from rich.table import Table
 
-    from sweeper.ledger import existing_storage
+    from sweeper.database import existing_storage
     from sweeper.plan import overview
     from sweeper.stores import read_stores
 
@@ -709,7 +709,7 @@ def note_tests(scores: dict[str, float], named: dict[str, str | None]) -> None:
 
 def ledger_storage() -> RDBStorage:
     """The database of all ledgers, which must be there."""
-    from sweeper.ledger import existing_storage
+    from sweeper.database import existing_storage
     from sweeper.stores import read_stores
 
     return existing_storage(read_stores().ledger)

@@ -82,8 +82,8 @@ def disk(root: Path) -> Finding:
 
 
 def reachable(stores: Stores) -> list[Finding]:
+    from sweeper.database import existing_storage
     from sweeper.depot import look
-    from sweeper.ledger import existing_storage
     from sweeper.tracking import check
 
     found = [

@@ -20,29 +20,22 @@ from sweeper import comparison, depot
 from sweeper.capacity import Machine, shares
 from sweeper.confirmation import expected, leaders
 from sweeper.continuation import anything_left, outlook
+from sweeper.database import open_storage, reachable
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
 from sweeper.interrupt import Interrupt
-from sweeper.ledger import (
-    Ledger,
-    TrialRecord,
-    begun,
-    create_ledger,
-    load_ledger,
-    open_storage,
-    reachable,
-    ready,
-    sweep_names,
-)
+from sweeper.ledger import Ledger, TrialRecord, begun, create_ledger, load_ledger, ready, sweep_names
+from sweeper.mirror import Mirror
 from sweeper.owner import owned
 from sweeper.progress import Progress
 from sweeper.results import results
 from sweeper.retention import delete, delete_copies, disposable, needy
+from sweeper.runs import SweepInfo
 from sweeper.search_space import SearchSpace, backbones, present_fingerprint, resolved, restored, to_yaml
 from sweeper.search_space import searched as searched_parameters
 from sweeper.stores import Stores, create_folder
 from sweeper.sweep import Sweep, own_folder, workdir
 from sweeper.sweep import storage as storage_of
-from sweeper.tracking import Mirror, SweepInfo, check
+from sweeper.tracking import check
 from sweeper.trial import output_to
 from sweeper.watch import watched
 

@@ -1,69 +1,41 @@
 """The one record of a sweep's trials: an Optuna study, which any Optuna tool can open.
 
 What a trial is to try is asked here, what became of it is written here first, and everything that is
-shown or mirrored elsewhere is read from here. Holds no Ray, no MLflow, no files but the database.
+shown or mirrored elsewhere is read from here. Holds no Ray, no MLflow and no files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property, reduce
 from itertools import chain
-from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from rapidfuzz import process
 from sqlalchemy import extract, func, select
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
 
 from jobs import faults, get_job
-from jobs.checkpoint import causes
 from jobs.job import Direction, ParamError
-from sweeper import postgres
-from sweeper.domain import Choice, Constant, Domain, Range, contains
-from sweeper.errors import ConfigError, EnvironmentFailure, Failure
-from sweeper.search_space import (
-    SearchSpace,
-    assign,
-    grid,
-    labels,
-    params_of,
-    resolved,
-)
-from sweeper.stores import BUSY, create_whole, redacted, room
+from sweeper.errors import ConfigError
+from sweeper.sampling import draw, sampler, within
+from sweeper.search_space import SearchSpace, assign, grid, params_of, resolved
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 EVALUATION = "evaluation:"
 INCIDENT = "incident:"
 ORIGIN = "origin"
-MEMORY = ":memory:"
 ABANDONED = "abandoned"
 READY = "ready"
 SHOWN_AS = "shown_as"
-SMALLEST_PAGE = 512  # bytes; SQLite has no smaller database
-CURES = {
-    "malformed": "put a copy of it in its place; or move it away, and sweeps begin afresh beside their old checkpoints",
-    "not a database": "name another file, or put a copy of the ledger in its place",
-    "locked": "end the process that holds it and run the same command again: what was written is safe",
-    "Too many open files": "raise the limit with `ulimit -n 4096`",
-}
-DATABASE_ERRORS = (DBAPIError, optuna.exceptions.StorageInternalError, sqlite3.Error)
 DRAWS = 50  # of parameters that had been tried, before the space counts as exhausted
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -118,97 +90,6 @@ class TrialRecord:
     @property
     def seconds(self) -> float:
         return float(self.evaluations[-1]["seconds"]) if self.evaluations else 0.0
-
-
-@contextmanager
-def reachable(url: str) -> Iterator[None]:
-    """Turns what a database says of itself into an EnvironmentFailure of one line, also where Ray Tune has put it
-    into an error of its own, as it does with what its callbacks raise."""
-    try:
-        yield
-    except Failure:
-        raise
-    except Exception as error:
-        if failure := next((one for one in causes(error) if isinstance(one, Failure)), None):
-            raise failure from error
-        database = next((one for one in causes(error) if isinstance(one, DATABASE_ERRORS)), None)
-        if database is None and not isinstance(error, OSError):
-            raise
-        shown = make_url(url).render_as_string(hide_password=True)
-        told = (database or error).__cause__ or database or error
-        cause = redacted(str(getattr(told, "orig", told))).splitlines()[0]
-        raise EnvironmentFailure(f"ledger {shown}: {cause}; {_cure(cause, url)}") from error
-
-
-def _cure(cause: str, url: str) -> str:
-    file = _file(url)
-    known = next((cure for word, cure in CURES.items() if word in cause), None)
-    if known:
-        return known
-    left = f" ({room(file.parent)})" if file else ""
-    return f"check that it can be reached, is writable and not full{left}; what was written is safe, run it again then"
-
-
-def _file(url: str) -> Path | None:
-    """The file of a SQLite address."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", MEMORY):
-        return None
-    return Path(str(parsed.database))
-
-
-def open_storage(url: str) -> RDBStorage:
-    """The database of all ledgers, created if it is not there. Raises EnvironmentFailure, also for a file that
-    was cut short: SQLite takes an empty one for a new database, and all trials would be gone without a word."""
-    file = _file(url)
-    with reachable(url):
-        if file is not None:
-            create_whole(file, lambda address: _connected(address).engine.dispose())
-            if problem := torn(file, _patience(url)):
-                raise EnvironmentFailure(f"ledger {file}: {problem}; {_cure(problem, url)}")
-        return _connected(url)
-
-
-def _patience(url: str) -> float:
-    """Seconds to wait for a locked SQLite file: BUSY, unless the address says `?timeout=SECONDS`."""
-    return float(str(make_url(url).query.get("timeout", BUSY)))
-
-
-def _connected(url: str) -> RDBStorage:
-    shared = postgres.is_postgres(url)
-    waiting = postgres.settings(url) if shared else {"timeout": _patience(url)}
-    try:
-        # sweeps that start at once would make the same tables
-        with postgres.turn(url, "ledger") if shared else nullcontext():
-            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": waiting})
-    except RuntimeError as error:  # its tables are those of another version of Optuna
-        shown = make_url(url).render_as_string(hide_password=True)
-        cure = f"copy it, then `optuna storage upgrade --storage {shown}`, or install the Optuna that made it"
-        raise EnvironmentFailure(f"ledger {shown}: {str(error).splitlines()[0].rstrip('. ')}; {cure}") from error
-
-
-def torn(file: Path, patience: float = BUSY) -> str | None:
-    """What shows that a SQLite file is not whole, or None. SQLite itself reads the missing end of its last page
-    as zeros, and takes a file of one byte for a new database."""
-    size = file.stat().st_size
-    if size < SMALLEST_PAGE:
-        return f"file is not a database, with {size} bytes"
-    with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=patience)) as connection:
-        page = int(connection.execute("PRAGMA page_size").fetchone()[0])
-        if size % page:
-            return f"malformed, cut short within a page, at {size} bytes"
-        found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0]).splitlines()
-    return None if found == ["ok"] else f"malformed, {found[-1]}"
-
-
-def existing_storage(url: str) -> RDBStorage:
-    """The same, for commands that only read. Raises ConfigError where nothing has been run yet."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
-        raise ConfigError(
-            f"ledger {parsed.database}: not there; run a sweep first, or look from the folder where it was run"
-        )
-    return open_storage(url)
 
 
 def sweep_names(storage: RDBStorage) -> list[str]:
@@ -553,53 +434,6 @@ def load_ledger(storage: RDBStorage, name: str) -> Ledger:
     return Ledger(storage, optuna.load_study(study_name=name, storage=storage))
 
 
-def draw(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any] | None:
-    """All parameters of the job for this trial, with what an enqueued setting fixes in its place; None where
-    the values do not fit together, which is known of pairs beforehand but not of three."""
-    fixed = trial.user_attrs.get("fixed", {})
-    assignment = assign(space, lambda label, domain: suggest(trial, label, domain), fixed)
-    try:
-        return asdict(params_of(space, assignment))
-    except ParamError:
-        return None
-
-
-def suggest(trial: optuna.Trial, label: str, domain: Domain) -> Any:
-    """Optuna's draw from one of our domains."""
-    match domain:
-        case Choice(values):
-            return trial.suggest_categorical(label, values)
-        case Range(low, high, log, step, True):
-            return trial.suggest_int(label, int(low), int(high), log=log, step=int(step or 1))
-        case Range(low, high, log, step, False):
-            return trial.suggest_float(label, low, high, log=log, step=step)
-        case Constant(value):
-            return value
-
-
-def distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
-    """The same for a trial that is imported rather than asked for."""
-    match domain:
-        case Choice(values):
-            return optuna.distributions.CategoricalDistribution(values)
-        case Range(low, high, log, step, True):
-            return optuna.distributions.IntDistribution(int(low), int(high), log=log, step=int(step or 1))
-        case Range(low, high, log, step, False):
-            return optuna.distributions.FloatDistribution(low, high, log=log, step=step)
-        case _:
-            raise TypeError(f"nothing is drawn from {domain}")
-
-
-def sampler(space: SearchSpace, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler for trial `number`. TPE learns conditional spaces branch by branch (`group`)."""
-    seed = (space.search.seed * 1_000_003 + number) % 2**32
-    if space.search.sampler != "tpe":
-        return optuna.samplers.RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
-
-
 def trial_key(job: str, params: Mapping[str, Any], data_fingerprint: str) -> str:
     """What makes two trials the same one: job, every parameter with its seed, and the data."""
     text = json.dumps([job, dict(params), data_fingerprint], sort_keys=True, ensure_ascii=False)
@@ -612,11 +446,3 @@ def best_evaluation(
     """The earliest evaluation with the best objective; None when there is none."""
     sign = 1 if direction == "max" else -1
     return max(evaluations, key=lambda evaluation: sign * evaluation[objective], default=None)
-
-
-def within(space: SearchSpace, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a setting that lies in the space, under the labels its draws will have: what the
-    sampler can learn from. The rest is fixed beside it.
-    """
-    labelled = ((label, domain, settings[name]) for name, label, domain in labels(space) if name in settings)
-    return {label: value for label, domain, value in labelled if contains(domain, value)}

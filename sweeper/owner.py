@@ -10,8 +10,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sweeper import postgres
+from sweeper.database import reachable
 from sweeper.errors import EnvironmentFailure
-from sweeper.ledger import reachable
 
 
 def _ignored(cause: str) -> None:

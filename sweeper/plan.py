@@ -10,7 +10,8 @@ from optuna.storages import RDBStorage
 
 from jobs.backbones import weight_bytes
 from sweeper.capacity import Machine, shares
-from sweeper.ledger import create_ledger, open_storage
+from sweeper.database import open_storage
+from sweeper.ledger import create_ledger
 from sweeper.progress import short
 from sweeper.search_space import SearchSpace, backbones, branches, searched
 

@@ -14,8 +14,9 @@ from optuna.storages import RDBStorage
 from jobs.checkpoint import MANIFEST, PREDICTIONS, damage
 from sweeper import depot
 from sweeper.confirmation import leaders
+from sweeper.database import existing_storage
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
-from sweeper.ledger import Ledger, TrialRecord, existing_storage, load_ledger
+from sweeper.ledger import Ledger, TrialRecord, load_ledger
 from sweeper.registry import CHAMPION, champion
 from sweeper.stores import Stores
 

@@ -60,7 +60,8 @@ def two_stage_team(selector: str, reader: str, ensemble: int, stores: Stores) ->
 
 def best_readers(sweep: str, count: int, stores: Stores) -> list[Path]:
     """Checkpoints of a sweep's best trials, best first."""
-    from sweeper.ledger import existing_storage, load_ledger
+    from sweeper.database import existing_storage
+    from sweeper.ledger import load_ledger
     from sweeper.reference import Trial
 
     name, number = split(sweep)

@@ -18,8 +18,9 @@ from uuid import uuid4
 import psutil
 from sqlalchemy.exc import SQLAlchemyError
 
+from sweeper.database import DATABASE_ERRORS
 from sweeper.interrupt import SIGNALS, Interrupt, leave
-from sweeper.ledger import DATABASE_ERRORS, Ledger
+from sweeper.ledger import Ledger
 
 DRIVER = "driver"
 STOP = "stop"

@@ -18,7 +18,7 @@ from optuna.storages import RDBStorage
 from jobs import get_job
 from jobs.data import Data, read
 from jobs.sample import files
-from sweeper.ledger import open_storage
+from sweeper.database import open_storage
 from sweeper.search_space import SearchSpace, read_search_space
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

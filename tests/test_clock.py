@@ -12,7 +12,8 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import storage as optuna_storage
 
 from sweeper.confirmation import leaders
-from sweeper.ledger import create_ledger, load_ledger, open_storage
+from sweeper.database import open_storage
+from sweeper.ledger import create_ledger, load_ledger
 from sweeper.search_space import SearchSpace
 
 ROOT = Path(__file__).parents[1]

@@ -11,10 +11,11 @@ from rich.console import Console
 from jobs.checkpoint import damage
 from sweeper.adoption import drawn
 from sweeper.capacity import Machine
+from sweeper.database import open_storage
 from sweeper.driver import run_sweep
 from sweeper.errors import ConfigError
 from sweeper.interrupt import Interrupt
-from sweeper.ledger import Ledger, TrialRecord, create_ledger, load_ledger, open_storage
+from sweeper.ledger import Ledger, TrialRecord, create_ledger, load_ledger
 from sweeper.search_space import SearchSpace
 from sweeper.stores import Stores, read_stores
 from sweeper.sweep import workdir

@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sweeper.cli import main
-from sweeper.ledger import create_ledger, open_storage
+from sweeper.database import open_storage
+from sweeper.ledger import create_ledger
 from sweeper.search_space import SearchSpace
 from tests.conftest import TOY
 

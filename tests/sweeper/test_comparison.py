@@ -12,8 +12,9 @@ from optuna.storages import RDBStorage
 from rich.console import Console
 
 from sweeper import comparison, sheet
+from sweeper.database import open_storage
 from sweeper.errors import ConfigError
-from sweeper.ledger import Ledger, TrialRecord, create_ledger, open_storage
+from sweeper.ledger import Ledger, TrialRecord, create_ledger
 from sweeper.retention import best, disposable
 from sweeper.search_space import SearchSpace, read_search_space
 

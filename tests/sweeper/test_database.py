@@ -20,8 +20,9 @@ from sweeper import driver
 from sweeper import ledger as ledgers
 from sweeper.comparison import rows
 from sweeper.continuation import outlook
+from sweeper.database import existing_storage, open_storage
 from sweeper.errors import EnvironmentFailure
-from sweeper.ledger import Ledger, create_ledger, existing_storage, load_ledger, open_storage, sweep_names
+from sweeper.ledger import Ledger, create_ledger, load_ledger, sweep_names
 from sweeper.search_space import SearchSpace
 from tests.limits import descriptors_used_up, fill, killed_at, mounted
 

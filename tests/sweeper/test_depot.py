@@ -15,10 +15,11 @@ import pytest
 from jobs.checkpoint import MANIFEST, damage, publish, write_json
 from jobs.faults import happened
 from sweeper import depot, doctor
+from sweeper.database import open_storage
 from sweeper.depot import Damaged, StorageError
 from sweeper.driver import keep_predictions
 from sweeper.errors import EnvironmentFailure
-from sweeper.ledger import create_ledger, open_storage
+from sweeper.ledger import create_ledger
 from sweeper.reference import find_checkpoint, find_trial
 from sweeper.search_space import SearchSpace
 from sweeper.stores import read_stores

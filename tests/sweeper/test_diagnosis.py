@@ -15,9 +15,10 @@ from jobs.assignment import write_sample
 from jobs.data import Question, read
 from jobs.metrics import mean_scores
 from sweeper import sheet
+from sweeper.database import open_storage
 from sweeper.diagnosis import diagnose, errors, named, share, short, versus
 from sweeper.errors import ConfigError, DataFailure
-from sweeper.ledger import create_ledger, open_storage
+from sweeper.ledger import create_ledger
 from sweeper.reference import Trial, find_trial
 from sweeper.search_space import read_search_space
 

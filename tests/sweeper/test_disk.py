@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from jobs import faults
-from sweeper.ledger import Ledger, load_ledger, open_storage
+from sweeper.database import open_storage
+from sweeper.ledger import Ledger, load_ledger
 from sweeper.stores import read_stores
 from tests.conftest import TOY
 from tests.invariants import check, outcomes, starts, whole

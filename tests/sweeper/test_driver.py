@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from jobs.assignment import write_sample
 from sweeper import driver
 from sweeper.cli import main
-from sweeper.ledger import Ledger, create_ledger, open_storage
+from sweeper.database import open_storage
+from sweeper.ledger import Ledger, create_ledger
 from sweeper.search_space import SearchSpace
 from sweeper.stores import Stores
 from tests.conftest import TOY

@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweeper.ledger import load_ledger, open_storage
+from sweeper.database import open_storage
+from sweeper.ledger import load_ledger
 from sweeper.stores import read_stores
 from tests.canary import VARIABLE
 from tests.sweeper.test_faults import Driver

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from sweeper import plots
+from sweeper.database import open_storage
 from sweeper.importance import importances, value_at
-from sweeper.ledger import open_storage
 from sweeper.results import Absent, Results, results
 from tests.written import Told, written
 

@@ -21,19 +21,9 @@ from hypothesis.stateful import (
 )
 from optuna.storages import RDBStorage
 
+from sweeper.database import existing_storage, open_storage, reachable
 from sweeper.errors import ConfigError, EnvironmentFailure
-from sweeper.ledger import (
-    Ledger,
-    TrialRecord,
-    begun,
-    create_ledger,
-    existing_storage,
-    load_ledger,
-    open_storage,
-    reachable,
-    sweep_names,
-    trial_key,
-)
+from sweeper.ledger import Ledger, TrialRecord, begun, create_ledger, load_ledger, sweep_names, trial_key
 from sweeper.search_space import SearchSpace, read_search_space
 from tests.conftest import TOY
 

@@ -27,9 +27,10 @@ from click.testing import CliRunner, Result
 from jobs import faults
 from sweeper import driver
 from sweeper.cli import main
-from sweeper.ledger import load_ledger, open_storage
+from sweeper.database import open_storage
+from sweeper.ledger import load_ledger
+from sweeper.mirror import Mirror
 from sweeper.stores import Stores, read_stores
-from sweeper.tracking import Mirror
 from tests.conftest import TOY
 from tests.invariants import check
 from tests.sweeper.test_continuation import asked, evaluated

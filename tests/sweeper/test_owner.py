@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from sweeper import postgres
+from sweeper.database import open_storage
 from sweeper.errors import EnvironmentFailure
-from sweeper.ledger import open_storage, sweep_names
+from sweeper.ledger import sweep_names
 from sweeper.owner import owned
 from tests.servers import PASSWORD, Postgres
 from tests.servers import postgres as running

@@ -15,9 +15,10 @@ from rich.console import Console
 
 from sweeper import driver
 from sweeper.capacity import Machine
+from sweeper.database import open_storage
 from sweeper.errors import EnvironmentFailure
 from sweeper.interrupt import Interrupt
-from sweeper.ledger import create_ledger, load_ledger, open_storage
+from sweeper.ledger import create_ledger, load_ledger
 from sweeper.search_space import SearchSpace
 from sweeper.stores import Stores
 from sweeper.tracking import connect

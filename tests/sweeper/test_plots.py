@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper import plots
+from sweeper.database import open_storage
 from sweeper.importance import importances
-from sweeper.ledger import open_storage
 from sweeper.plots import Plot
 from sweeper.results import Results
 from sweeper.results import results as results_of

@@ -24,8 +24,9 @@ from optuna.storages import RDBStorage
 from jobs import checkpoint, data
 from sweeper import promotion
 from sweeper.cli import main
+from sweeper.database import existing_storage
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
-from sweeper.ledger import Ledger, create_ledger, existing_storage
+from sweeper.ledger import Ledger, create_ledger
 from sweeper.promotion import Entrant, Promotion, decide, entrant_in, promote
 from sweeper.reference import Trial, find_checkpoint, find_trial
 from sweeper.registry import Version, champion, open_registry

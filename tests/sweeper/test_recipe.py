@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from optuna.storages import RDBStorage
 
-from sweeper.ledger import create_ledger, open_storage
+from sweeper.database import open_storage
+from sweeper.ledger import create_ledger
 from sweeper.recipe import best_yaml
 from sweeper.reference import Trial
 from sweeper.search_space import SearchSpace, read_search_space

@@ -14,7 +14,8 @@ import pytest
 from optuna.storages import RDBStorage
 
 from sweeper import plots, report
-from sweeper.ledger import Ledger, open_storage
+from sweeper.database import open_storage
+from sweeper.ledger import Ledger
 from sweeper.report import Cost, Interval, Savings
 from sweeper.results import results
 from sweeper.search_space import SearchSpace

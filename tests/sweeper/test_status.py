@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sweeper.cli import main
-from sweeper.ledger import Ledger, create_ledger, load_ledger, open_storage
+from sweeper.database import open_storage
+from sweeper.ledger import Ledger, create_ledger, load_ledger
 from sweeper.search_space import SearchSpace, read_search_space
 from sweeper.status import active, span, status
 from sweeper.watch import DRIVER, SILENT, Driver, ask, driver_of, sign_off

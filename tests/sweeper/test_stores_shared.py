@@ -20,7 +20,8 @@ from optuna.storages import RDBStorage
 from jobs.data import Data
 from jobs.faults import happened
 from sweeper import depot
-from sweeper.ledger import Ledger, load_ledger, open_storage
+from sweeper.database import open_storage
+from sweeper.ledger import Ledger, load_ledger
 from sweeper.server import server_command, server_environment, wait_until_up
 from sweeper.stores import Stores, read_stores
 from sweeper.tracking import connect

@@ -17,8 +17,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sweeper.cli import main
+from sweeper.database import open_storage
 from sweeper.errors import ConfigError, EnvironmentFailure, Failure
-from sweeper.ledger import create_ledger, open_storage
+from sweeper.ledger import create_ledger
 from sweeper.reference import find_checkpoint, find_trial
 from sweeper.search_space import SearchSpace
 from sweeper.stores import read_stores

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from jobs.timing import PHASES
 from sweeper.cli import main
-from sweeper.ledger import Ledger, create_ledger, open_storage
+from sweeper.database import open_storage
+from sweeper.ledger import Ledger, create_ledger
 from sweeper.search_space import SearchSpace
 from sweeper.stores import read_stores
 from sweeper.timing import Attempts, sheet_of, table, timing

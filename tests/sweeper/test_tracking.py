@@ -22,17 +22,10 @@ import pytest
 
 from sweeper import server, tracking
 from sweeper.errors import EnvironmentFailure
+from sweeper.mirror import Mirror
+from sweeper.runs import Known, Point, SweepInfo, missing_points, sweep_record, trial_record
 from sweeper.stores import Stores, read_stores
-from sweeper.tracking import (
-    Known,
-    Mirror,
-    Point,
-    SweepInfo,
-    check,
-    missing_points,
-    sweep_record,
-    trial_record,
-)
+from sweeper.tracking import check
 from tests.limits import killed_at
 
 SWEEP = SweepInfo(
@@ -355,7 +348,7 @@ def test_a_process_killed_while_it_makes_mlflows_database_leaves_none(tmp_path: 
 def test_superseded_snapshots_are_skipped(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     begun, go_on = threading.Event(), threading.Event()
-    original = tracking._write
+    original = tracking.write
 
     def slow(client: Any, record: Any, known: Known) -> None:
         written.append(record.key)
@@ -363,7 +356,7 @@ def test_superseded_snapshots_are_skipped(stores: Stores, monkeypatch: pytest.Mo
         assert go_on.wait(20)
         original(client, record, known)
 
-    monkeypatch.setattr(tracking, "_write", slow)
+    monkeypatch.setattr(tracking, "write", slow)
     with open_mirror(stores) as mirror:
         assert begun.wait(20)
         for epochs in range(50):

@@ -24,8 +24,9 @@ from typing import Any
 
 import pytest
 
+from sweeper.mirror import Mirror
+from sweeper.runs import SweepInfo
 from sweeper.stores import Stores, read_stores
-from sweeper.tracking import Mirror, SweepInfo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
