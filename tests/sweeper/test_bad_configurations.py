@@ -327,6 +327,7 @@ def test_what_only_looks_wrong_is_accepted(here: Path, case: Case) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_bad_configuration_is_refused_at_once_by_a_real_command(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
