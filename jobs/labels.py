@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jobs.corpus import Asked, Reference
+from jobs.data import LONGEST
 
 
 class Labelled(NamedTuple):
@@ -34,9 +35,12 @@ def labelled(row: Asked) -> Labelled | str:
 
 
 def flaw(text: str) -> str | None:
-    """Why a text cannot be an id, a question, a paragraph or an answer, or None."""
+    """Why a text cannot be an id, a question, a paragraph or an answer, or None. Counted by kind, so in few words;
+    jobs.data refuses the same."""
     if not text.strip():
         return "empty text"
+    if len(text) > LONGEST:
+        return f"more than {LONGEST:,} characters"
     if "\0" in text:
         return "a NUL character"
     if any("\ud800" <= character <= "\udfff" for character in text):
