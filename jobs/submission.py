@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jobs import faults
@@ -69,23 +69,33 @@ def read_answers(path: Path) -> dict[str, str]:
     """
     if path.suffix == ".json":
         return _labels(path)
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
-    header = next(reader, [])
+    rows = _rows(path)
+    _, header = next(rows, (1, []))
     if not set(COLUMNS) <= set(header):
         refuse([f"{path}:1: the header is {','.join(header)!r}; it must have the columns id and answer"])
     places = [header.index(name) for name in COLUMNS]
     answers: dict[str, str] = {}
     mistakes = []
-    for cells in reader:
+    for line, cells in rows:
         if len(cells) != len(header):
-            mistakes.append(f"{path}:{reader.line_num}: {len(cells)} columns; the header has {len(header)}")
+            mistakes.append(f"{path}:{line}: {len(cells)} columns; the header has {len(header)}")
             continue
         key, answer = (cells[place] for place in places)
         if key in answers:
-            mistakes.append(f"{path}:{reader.line_num}: id {key!r} a second time; keep one")
+            mistakes.append(f"{path}:{line}: id {key!r} a second time; keep one")
         answers[key] = answer
     refuse(mistakes)
     return answers
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file, each with the number of its last line."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        refuse([f"{path}:{reader.line_num}: {error}; look before it for a quotation mark that is never closed"])
 
 
 def _labels(path: Path) -> dict[str, str]:

@@ -79,6 +79,7 @@ def test_a_solution_is_scored_by_id_and_by_profile() -> None:
         ("", "submission.csv:1: the header is ''"),
         ("id,answer\na,b,c\n", "submission.csv:2: 3 columns; the header has 2"),
         ("id,answer\na,b\na,c\n", "submission.csv:3: id 'a' a second time"),
+        ('id,answer\na,"b\n' + "c,d\n" * 40_000, "submission.csv:32770: field larger than field limit (131072); look"),
     ],
 )
 def test_a_broken_file_is_told_with_its_line(tmp_path: Path, content: str, expected: str) -> None:
