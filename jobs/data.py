@@ -152,9 +152,9 @@ def _reference_lists(path: Path, ids: Set[str]) -> dict[str, list[str]]:
         refuse([f"{path}: holds {_kind(content)}; an object is expected, with a list of answers for each id"])
     lists = {key: one.get("references", []) if isinstance(one, dict) else one for key, one in content.items()}
     unknown = [key for key in lists if key not in ids]
-    mistakes = [f"{path}: id {_said(key)} is no question of this data set; remove it" for key in unknown]
+    mistakes = [f"{path}: id {said(key)} is no question of this data set; remove it" for key in unknown]
     mistakes += [
-        f"{path}: id {_said(key)}: a list of answers is expected, none of them empty"
+        f"{path}: id {said(key)}: a list of answers is expected, none of them empty"
         for key, answers in lists.items()
         if not isinstance(answers, list) or not answers or any(_text_problem(answer) for answer in answers)
     ]
@@ -251,12 +251,12 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(keys):
         twice = next(key for key, count in Counter(keys).items() if count > 1)
-        raise ValueError(f"key {_said(twice)} twice in one object{_labelled(values)}; keep one")
+        raise ValueError(f"key {said(twice)} twice in one object{_labelled(values)}; keep one")
     return values
 
 
 def _labelled(row: Any) -> str:
-    return f" (id {_said(row['id'])})" if isinstance(row, dict) and "id" in row else ""
+    return f" (id {said(row['id'])})" if isinstance(row, dict) and "id" in row else ""
 
 
 def _no_constants(name: str) -> None:
@@ -368,7 +368,7 @@ def _candidate_problems(candidates: Any, count: int) -> Iterator[str]:
         yield f"paragraphs: {len(candidates)} of them; {CANDIDATES.start} to {CANDIDATES.stop - 1} are expected"
     for index in candidates if count else ():  # without paragraphs that is the mistake
         if not 0 <= index < count:
-            yield f"paragraphs: {_said(index)} is not in context.json, which has rows 0 to {count - 1}"
+            yield f"paragraphs: {said(index)} is not in context.json, which has rows 0 to {count - 1}"
     if len(set(candidates)) < len(candidates):
         yield "paragraphs: the same paragraph twice"
 
@@ -376,7 +376,7 @@ def _candidate_problems(candidates: Any, count: int) -> Iterator[str]:
 def _label_problems(row: Mapping[str, Any], paragraphs: Sequence[str]) -> Iterator[str]:
     relevant, answer = row["relevant"], row["answer"]
     if not _is_int(relevant) or relevant not in row["paragraphs"]:
-        yield f"relevant: {_said(relevant)} is none of this question's paragraphs {row['paragraphs']}"
+        yield f"relevant: {said(relevant)} is none of this question's paragraphs {row['paragraphs']}"
         return
     if not isinstance(answer, dict) or not isinstance(answer.get("text"), str) or not _is_int(answer.get("start")):
         yield 'answer: {"text": a string, "start": a whole number} is expected'
@@ -385,8 +385,8 @@ def _label_problems(row: Mapping[str, Any], paragraphs: Sequence[str]) -> Iterat
     if not text.strip():
         yield "answer: empty text"
     elif isinstance(paragraph, str) and (start < 0 or paragraph[start : start + len(text)] != text):
-        place = f"start {_said(start)} of paragraph {relevant}"
-        yield f"answer: {_said(text)} is not at {place}; {_where(text, paragraph, start)}"
+        place = f"start {said(start)} of paragraph {relevant}"
+        yield f"answer: {said(text)} is not at {place}; {_where(text, paragraph, start)}"
 
 
 def _where(text: str, paragraph: str, start: int) -> str:
@@ -403,7 +403,7 @@ def _repeated_ids(questions: Mapping[str, Sequence[Question]]) -> Iterator[str]:
     for name, rows in questions.items():
         for row in rows:
             if row.id in seen:
-                yield f"{name}: id {_said(row.id)} already stands in {seen[row.id]}; ids are unique over all files"
+                yield f"{name}: id {said(row.id)} already stands in {seen[row.id]}; ids are unique over all files"
             seen.setdefault(row.id, name)
 
 
@@ -411,7 +411,7 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _said(value: Any) -> str:
+def said(value: Any) -> str:
     """A value as a message has it: on one line, and short."""
     text = _kind(value) if isinstance(value, dict | list) else repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"

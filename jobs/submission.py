@@ -12,7 +12,7 @@ from pathlib import Path
 from jobs import faults
 from jobs.answering import Answer
 from jobs.checkpoint import PART, clear_scratch, placed, sync
-from jobs.data import Data, DataError, Question, read_json, read_text, refuse
+from jobs.data import Data, DataError, Question, read_json, read_text, refuse, said
 from jobs.metrics import mean_scores
 
 COLUMNS = ["id", "answer"]
@@ -72,7 +72,7 @@ def read_answers(path: Path) -> dict[str, str]:
     rows = _rows(path)
     _, header = next(rows, (1, []))
     if not set(COLUMNS) <= set(header):
-        refuse([f"{path}:1: the header is {','.join(header)!r}; it must have the columns id and answer"])
+        refuse([f"{path}:1: the header is {said(','.join(header))}; it must have the columns id and answer"])
     places = [header.index(name) for name in COLUMNS]
     answers: dict[str, str] = {}
     mistakes = []
@@ -82,7 +82,7 @@ def read_answers(path: Path) -> dict[str, str]:
             continue
         key, answer = (cells[place] for place in places)
         if key in answers:
-            mistakes.append(f"{path}:{line}: id {key!r} a second time; keep one")
+            mistakes.append(f"{path}:{line}: id {said(key)} a second time; keep one")
         answers[key] = answer
     refuse(mistakes)
     return answers
@@ -116,8 +116,8 @@ def score(submission: Mapping[str, str], solution: Mapping[str, str], profile: s
     """
     missing = [key for key in solution if key not in submission]
     unknown = [key for key in submission if key not in solution]
-    refuse([f"submission: id {key!r} of the solution is missing" for key in missing])
-    refuse([f"submission: id {key!r} is not in the solution; remove it" for key in unknown])
+    refuse([f"submission: id {said(key)} of the solution is missing" for key in missing])
+    refuse([f"submission: id {said(key)} is not in the solution; remove it" for key in unknown])
     if not solution:
         refuse(["solution: holds no answers"])
     return mean_scores([submission[key] for key in solution], list(solution.values()), profile)

@@ -20,6 +20,7 @@ import atheris
 with atheris.instrument_imports(include=["yaml", "json", "sweeper", "jobs"]):
     from jobs.corpus import read_corpus
     from jobs.data import Data, DataError, read, read_unlabelled, references
+    from jobs.submission import read_answers
     from sweeper.document import read_document
     from sweeper.errors import ConfigError
     from sweeper.search_space import resolved, restored, to_yaml
@@ -94,6 +95,10 @@ def data_set(content: bytes) -> None:
     _refused_or(lambda: references(WHOLE, path))
     _refused_or(lambda: read_unlabelled(FOLDER / "data" / "context.json", path))
     _refused_or(lambda: read_corpus(path))
+    _refused_or(lambda: read_answers(path))
+    table = path.with_suffix(".csv")
+    table.write_bytes(content)
+    _refused_or(lambda: read_answers(table))
 
 
 def mutated(content: bytes, limit: int, seed: int) -> bytes:

@@ -34,6 +34,7 @@ def seeds(target: str, folder: Path) -> Path:
     corpora = {"squad": SQUAD, "drcd": DRCD, "cmrc": CMRC, "rows": ROWS, "references": {"q0": ["南投縣", "南投"]}}
     for name, content in {**GOOD, **corpora}.items():
         (folder / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    (folder / "submission.csv").write_text('id,answer\nq0,南投縣\nq1,"「湖」, 與山"\n', encoding="utf-8")
     return folder
 
 

@@ -77,6 +77,7 @@ def test_a_solution_is_scored_by_id_and_by_profile() -> None:
     [
         ("id,text\na,b\n", "submission.csv:1: the header is 'id,text'"),
         ("", "submission.csv:1: the header is ''"),
+        ("x" * 5_000, "submission.csv:1: the header is 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…;"),
         ("id,answer\na,b,c\n", "submission.csv:2: 3 columns; the header has 2"),
         ("id,answer\na,b\na,c\n", "submission.csv:3: id 'a' a second time"),
         ('id,answer\na,"b\n' + "c,d\n" * 40_000, "submission.csv:32770: field larger than field limit (131072); look"),
