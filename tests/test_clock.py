@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 FILE_TIMES = {"st_mtime", "st_ctime", "st_atime", "st_mtime_ns", "st_ctime_ns", "getmtime", "getctime"}
 SHOWN = {  # where a moment is only shown: the time of a point in MLflow that has none of its own
-    ("tracking", "_points"),
+    ("runs", "_points"),
     ("tracking", "_log_values"),
 }
 COMPARED = {  # whether a file of features is the one that was checked; where the clock has jumped it is checked again

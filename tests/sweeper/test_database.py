@@ -16,8 +16,7 @@ import pytest
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 
-from sweeper import driver
-from sweeper import ledger as ledgers
+from sweeper import database, driver
 from sweeper.comparison import rows
 from sweeper.continuation import outlook
 from sweeper.database import existing_storage, open_storage
@@ -98,7 +97,7 @@ def test_a_ledger_cut_short_anywhere_has_every_trial_or_is_refused(used: Ledger,
 def test_a_ledger_cut_short_at_any_byte_is_known(used: Ledger, tmp_path: Path) -> None:
     content, torn = file_of(used).read_bytes(), tmp_path / "torn.db"
     torn.write_bytes(content)
-    assert ledgers.torn(torn) is None
+    assert database.torn(torn) is None
     for cut in reversed(range(len(content))):
         os.truncate(torn, cut)
         assert refused(torn), cut
@@ -106,7 +105,7 @@ def test_a_ledger_cut_short_at_any_byte_is_known(used: Ledger, tmp_path: Path) -
 
 def refused(file: Path) -> bool:
     try:
-        return ledgers.torn(file) is not None
+        return database.torn(file) is not None
     except sqlite3.DatabaseError as error:  # `reachable` makes a line of it
         return "malformed" in str(error)
 
@@ -168,7 +167,7 @@ def test_processes_that_begin_at_once_make_one_database(tmp_path: Path, toy_spac
 
 def test_a_short_lock_is_not_noticed(used: Ledger, toy_space: Make) -> None:
     with used.storage.engine.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000 * ledgers.BUSY
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000 * database.BUSY
     with locked(file_of(used)) as lock:
         release = threading.Timer(0.3, lock.rollback)
         release.start()
@@ -191,9 +190,9 @@ def test_a_lock_of_seconds_is_not_noticed_and_one_that_stays_is_told(used: Ledge
     with locked(file_of(used)):
         began = time.monotonic()
         told = pytest.raises(EnvironmentFailure, match="database is locked; end the process")
-        with told, ledgers.reachable(used.storage.url):
+        with told, database.reachable(used.storage.url):
             tried(used, toy_space())
-        assert time.monotonic() - began < 2 * ledgers.BUSY
+        assert time.monotonic() - began < 2 * database.BUSY
     assert used.records() == before
     tried(used, toy_space())
     assert len(used.records()) == len(before) + 1
@@ -205,7 +204,7 @@ def test_a_long_lock_is_one_line_and_loses_nothing(used: Ledger, toy_space: Make
     with locked(file_of(used)):
         for work in (lambda: tried(ledger, toy_space()), lambda: open_storage(address)):
             raised = pytest.raises(EnvironmentFailure, match="database is locked; end the process")
-            with raised as caught, ledgers.reachable(address):
+            with raised as caught, database.reachable(address):
                 work()
             assert len(caught.value.lines) == 1
             assert str(file_of(used)) in caught.value.lines[0]
@@ -226,9 +225,9 @@ def test_what_the_database_says_is_found_in_an_error_around_it(used: Ledger) -> 
             raise RuntimeError("a long traceback")  # noqa: B904
 
     raised = pytest.raises(EnvironmentFailure, match="database is locked")
-    with locked(file_of(used)), raised, ledgers.reachable(address):
+    with locked(file_of(used)), raised, database.reachable(address):
         around()
-    with pytest.raises(RuntimeError, match="the hill is closed"), ledgers.reachable(address):
+    with pytest.raises(RuntimeError, match="the hill is closed"), database.reachable(address):
         raise RuntimeError("the hill is closed")
 
 
@@ -242,12 +241,12 @@ def test_a_full_disk_is_one_line_with_the_bytes_free_and_loses_nothing(tmp_path:
         tried(ledger, toy_space())
         filler, before = fill(disk), ledger.records()
         raised = pytest.raises(EnvironmentFailure, match=r"disk is full.*\(0 bytes free\)")
-        with raised as caught, ledgers.reachable(address):
+        with raised as caught, database.reachable(address):
             tried_for_ever(ledger, toy_space())
         assert len(caught.value.lines) == 1
         assert str(disk) in caught.value.lines[0]
         assert ledger.records()[: len(before)] == before
-        assert ledgers.torn(disk / "ledger.db") is None
+        assert database.torn(disk / "ledger.db") is None
         filler.unlink()
         ledger.mend(toy_space())
         tried(ledger, toy_space())
@@ -311,7 +310,7 @@ def test_a_thousand_trials_cost_a_bounded_time_each(
     print(f"{told}; {took:.2f} s to open and read all, {file_of(ledger).stat().st_size:,} bytes")
     assert len(records) == len({record.key for record in records}) == 1000
     assert seconds[-1] < 5 * seconds[0]
-    assert ledgers.torn(file_of(ledger)) is None
+    assert database.torn(file_of(ledger)) is None
 
 
 # made by another version
