@@ -45,6 +45,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -74,8 +75,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarn
 class Driver:
     """A `sweeper` command in a session of its own, so that its descendants can be told from all others."""
 
-    def __init__(self, folder: Path, *arguments: str, faulty: bool = False) -> None:
-        """With `faulty` the faults happen that are asked for in `folder`."""
+    def __init__(self, folder: Path, *arguments: str, faulty: bool = False, alone: bool = False) -> None:
+        """With `faulty` the faults happen that are asked for in `folder`; `alone` leaves it one CPU, on which trials
+        run one after the other with a thread each."""
         stores = ("SWEEPER_ROOT", "SWEEPER_LEDGER", "MLFLOW_TRACKING_URI")
         environment = {name: value for name, value in os.environ.items() if name not in stores}
         self.said = folder / "said.txt"
@@ -87,6 +89,7 @@ class Driver:
                 stdout=said,
                 stderr=said,
                 start_new_session=True,
+                preexec_fn=partial(os.sched_setaffinity, 0, {min(os.sched_getaffinity(0))}) if alone else None,
             )
 
     def wait(self, seconds: float = PATIENCE) -> int:
@@ -123,8 +126,8 @@ def drive(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
     """Starts drivers in tmp_path and ends what they leave."""
     started: list[Driver] = []
 
-    def drive(*arguments: str, faulty: bool = False) -> Driver:
-        started.append(Driver(tmp_path, *arguments, faulty=faulty))
+    def drive(*arguments: str, **options: bool) -> Driver:
+        started.append(Driver(tmp_path, *arguments, **options))
         return started[-1]
 
     (tmp_path / "toy.yaml").write_text(TOY, encoding="utf-8")
@@ -314,7 +317,6 @@ parameters:
   max_length: 64
   doc_stride: 16
 search: {sampler: grid}
-resources: {cpus: 2}
 """
 
 
@@ -323,7 +325,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     """Two small readers, trained for two epochs each with nothing in the way."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "real.yaml").write_text(REAL, encoding="utf-8")
-    driver = Driver(folder, "run", "real.yaml")
+    driver = Driver(folder, "run", "real.yaml", alone=True)
     try:
         assert driver.wait(600) == 0, driver.said.read_text()
     finally:
@@ -335,18 +337,18 @@ def test_real_training_goes_on_from_its_step_and_ends_the_same(
     drive: Callable[..., Driver], tmp_path: Path, trained: Ledger
 ) -> None:
     """The first trial's process is killed after its second epoch; the driver before it has written down that of the
-    second trial, which runs meanwhile."""
+    second trial."""
     (tmp_path / "real.yaml").write_text(REAL, encoding="utf-8")
-    wanted = ["checkpoint.rename:2:kill", "ledger.report:3:kill"]
+    wanted = ["checkpoint.rename:2:kill", "ledger.report:4:kill"]
     (tmp_path / "asked").write_text("\n".join(wanted))
-    driver = drive("run", "real.yaml", faulty=True)
+    driver = drive("run", "real.yaml", faulty=True, alone=True)
     assert driver.wait(600) == -signal.SIGKILL, driver.said.read_text()
     assert happened(tmp_path) == wanted
     assert "its process died after epoch 1, goes on" in driver.said.read_text()
     epochs = [(record.state, record.epochs) for record in ledger_in(tmp_path).records()]
-    assert epochs == [("RUNNING", 1.0)] * 2
+    assert epochs == [("COMPLETE", 2.0), ("RUNNING", 1.0)]
 
-    again = drive("resume", "toy")
+    again = drive("resume", "toy", alone=True)
     assert again.wait(600) == 0, again.said.read_text()
     ledger = ledger_in(tmp_path)
     assert outcomes(ledger) == outcomes(trained)  # every metric of every epoch, to the last digit
