@@ -17,9 +17,9 @@ import datasets
 import reference
 from transformers import PrinterCallback, set_seed
 
-from jobs import backbones
-from jobs.data import Data, read, vocabulary
+from jobs.dataset.data import Data, read, vocabulary
 from jobs.metrics import mean_scores
+from jobs.model import backbones
 
 
 def given() -> argparse.Namespace:

@@ -25,8 +25,8 @@ import pairs
 import reference
 
 from jobs import qa
-from jobs.data import Data
-from jobs.features import Windows
+from jobs.dataset.data import Data
+from jobs.features.windows import Windows
 
 Both = tuple[Any, Any]  # of the training and of the validation questions
 
@@ -39,7 +39,7 @@ def ours(tokenizer: Any, data: Data, max_length: int, cache: Path) -> tuple[Wind
 
 def ours_unread(tokenizer: Any, data: Data, max_length: int, cache: Path) -> tuple[Windows, Windows]:
     """As a process that knows nothing of what is stored."""
-    from jobs import features
+    from jobs.features import windows as features
 
     features._remembered.cache_clear()
     features._digest.cache_clear()

@@ -27,9 +27,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sweeper.database import open_storage
-from sweeper.ledger import Ledger, TrialRecord, create_ledger, load_ledger
-from sweeper.search_space import SearchSpace, read_search_space
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import Ledger, TrialRecord, create_ledger, load_ledger
+from sweeper.space.search_space import SearchSpace, read_search_space
 
 NEWEST = 50  # trials that are timed at each size
 SPACE = """\
@@ -97,7 +97,7 @@ def fill(ledger: Ledger, space: SearchSpace, size: int) -> dict[str, float]:
 
 
 def ledger_costs(sizes: Sequence[int], folder: Path, sampler: str) -> Iterator[Cost]:
-    from sweeper import comparison
+    from sweeper.results import comparison
 
     space = space_of(folder, f"search={{sampler: {sampler}, trials: {max(sizes)}, seed: 1}}")
     url = f"sqlite:///{folder}/{sampler}.db"
@@ -129,8 +129,8 @@ def show(mirror: Any, numbers: range) -> None:
 
 
 def mirror_costs(sizes: Sequence[int], folder: Path) -> Iterator[Cost]:
-    from sweeper.mirror import Mirror
-    from sweeper.runs import SweepInfo
+    from sweeper.tracking.mirror import Mirror
+    from sweeper.tracking.runs import SweepInfo
 
     info = SweepInfo("growth", "growth", "score")
     with Mirror(f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts"), "growth", info) as mirror:
@@ -144,10 +144,10 @@ def mirror_costs(sizes: Sequence[int], folder: Path) -> Iterator[Cost]:
 
 def gpu_costs(sizes: Sequence[int], folder: Path, rounds: int = 3) -> Iterator[Cost]:
     """Wall seconds a trial, of the middle half, when processes are warm."""
-    from sweeper.capacity import Machine
-    from sweeper.sweep import Sweep
-    from sweeper.trial import output_to
-    from sweeper.tuning import ray_session, run_trials
+    from sweeper.cluster.capacity import Machine
+    from sweeper.driver.sweep import Sweep
+    from sweeper.driver.tuning import ray_session, run_trials
+    from sweeper.trial.process import output_to
 
     for size in sizes:
         machine = Machine(cpus=max(2, size), gpus=size)
@@ -170,11 +170,11 @@ def data_costs(sizes: Sequence[int], folder: Path) -> Iterator[Cost]:
     """Questions are the sample's, each made another by its number; four paragraphs to a hundred questions."""
     import numpy as np
 
-    from jobs.backbones import load_tokenizer
-    from jobs.data import read, vocabulary
-    from jobs.features import Pair, cached_tokens, cut_windows
+    from jobs.dataset.data import read, vocabulary
+    from jobs.features.spans import best_spans
+    from jobs.features.windows import Pair, cached_tokens, cut_windows
     from jobs.metrics import mean_scores
-    from jobs.spans import best_spans
+    from jobs.model.backbones import load_tokenizer
 
     data = read("sample")
     tokenizer = load_tokenizer("scratch:1x32x2", vocabulary(data))

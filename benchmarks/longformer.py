@@ -28,10 +28,11 @@ from torch.nn.functional import pad
 from transformers import LongformerForQuestionAnswering
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
-from jobs import backbones, longformer
-from jobs.attention import BlockSelfAttention, layout
-from jobs.data import SAMPLE, Data, Question, read, vocabulary
-from jobs.features import JoinedWindows
+from jobs import longformer
+from jobs.dataset.data import SAMPLE, Data, Question, read, vocabulary
+from jobs.features.windows import JoinedWindows
+from jobs.model import backbones
+from jobs.model.attention import BlockSelfAttention, layout
 
 DRCD = Path(__file__).parents[2] / "shared/data/drcd"
 BATCH, GLOBALS = 2, 24
@@ -94,7 +95,7 @@ def longer(data: Data, row: Question, characters: int) -> Question:
 
 
 def predicted(setting: Setting, dtype: torch.dtype) -> tuple[np.ndarray, ...]:
-    from jobs.training import predict
+    from jobs.training.trainer import predict
 
     with torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32):
         return predict(longformer.TASK, setting.ours, setting.windows, setting.params)

@@ -58,14 +58,14 @@ JOB = Job("scaling", SleepParams, {"done": "max"}, train)
 
 def run(gpus: int, seconds: float, rounds: int, folder: Path) -> float:
     """Seconds that a sweep with so many trials on each GPU takes, from the first to be asked for to the last's end."""
-    from sweeper.capacity import Machine
-    from sweeper.database import open_storage
-    from sweeper.ledger import create_ledger
-    from sweeper.search_space import read_search_space
-    from sweeper.session import ray_session
-    from sweeper.sweep import Sweep
-    from sweeper.trial import output_to
-    from sweeper.tuning import run_trials
+    from sweeper.cluster.capacity import Machine
+    from sweeper.cluster.ray_session import ray_session
+    from sweeper.driver.sweep import Sweep
+    from sweeper.driver.tuning import run_trials
+    from sweeper.ledger.database import open_storage
+    from sweeper.ledger.ledger import create_ledger
+    from sweeper.space.search_space import read_search_space
+    from sweeper.trial.process import output_to
 
     machine = Machine(cpus=gpus, gpus=gpus)
     file = folder / "scaling.yaml"

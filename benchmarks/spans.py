@@ -22,7 +22,7 @@ import datasets
 import numpy as np
 import pairs
 
-from jobs.spans import Spans, best_spans, candidate_spans
+from jobs.features.spans import Spans, best_spans, candidate_spans
 
 MOST_TOKENS, N_BEST, QUESTION = 30, 20, 20
 NOTHING = (float("-inf"), -1, -1, "")

@@ -64,7 +64,7 @@ def subset(place: str, folder: Path, train: int, valid: int) -> Path:
 
 
 def content(place: str, name: str) -> list[Any]:
-    from jobs.sample import files
+    from jobs.dataset.sample import files
 
     rows = files()[name] if place == "sample" else json.loads((Path(place) / f"{name}.json").read_text("utf-8"))
     return list(rows)

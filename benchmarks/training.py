@@ -34,11 +34,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PrinterCallback, default_data_collator, set_seed
 
-from jobs import dropout, training
-from jobs.data import Data
+from jobs.dataset.data import Data
 from jobs.metrics import mean_scores
+from jobs.model import dropout
 from jobs.params import TrainingParams
 from jobs.task import Task
+from jobs.training import trainer as training
 
 SEEDS = (42, 43, 44)
 BATCH = {"qa": 8, "mc": 2}

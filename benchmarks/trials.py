@@ -20,17 +20,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sweeper.capacity import Machine
-from sweeper.database import open_storage
-from sweeper.driver import Listeners, mirror_of
-from sweeper.ledger import Ledger, TrialRecord, create_ledger
-from sweeper.progress import Progress
-from sweeper.search_space import SearchSpace, read_search_space
-from sweeper.stores import Stores, read_stores
-from sweeper.sweep import Sweep
-from sweeper.tracking import check
-from sweeper.trial import output_to
-from sweeper.tuning import ray_session, run_trials
+from sweeper.cluster.capacity import Machine
+from sweeper.driver.run import Listeners, mirror_of
+from sweeper.driver.sweep import Sweep
+from sweeper.driver.tuning import ray_session, run_trials
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import Ledger, TrialRecord, create_ledger
+from sweeper.monitor.progress import Progress
+from sweeper.space.search_space import SearchSpace, read_search_space
+from sweeper.storage.settings import Stores, read_stores
+from sweeper.tracking.client import check
+from sweeper.trial.process import output_to
 
 MACHINE = Machine(cpus=1, gpus=0)
 MINUTE = 60.0

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from jobs.conversion import fetch
 from jobs.job import Direction, Job, ParamError, Report
+from jobs.model.long import fetch
 from jobs.params import MetricProfile, TrainingParams, check_workers, knob, smaller
 from jobs.task import Task
 from jobs.timing import START, phase
@@ -23,8 +23,8 @@ from jobs.timing import START, phase
 if TYPE_CHECKING:
     import torch
 
-    from jobs.data import Data, Question
-    from jobs.features import Group, JoinedWindows
+    from jobs.dataset.data import Data, Question
+    from jobs.features.windows import Group, JoinedWindows
 
 
 GRAIN = 8  # a batch's length is a multiple of it, as a GPU's matrix products like it
@@ -77,13 +77,13 @@ class LongformerParams(TrainingParams):
 def train(params: LongformerParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
     """Train one end-to-end reader; see jobs.job.Job for the contract."""
     with phase(START):
-        from jobs import training
+        from jobs.training import trainer
 
-    training.train(TASK, params, data, workdir, report, resume_from)
+    trainer.train(TASK, params, data, workdir, report, resume_from)
 
 
 def model(params: LongformerParams, tokenizer: Any) -> Any:
-    from jobs.conversion import load_model
+    from jobs.model.long import load_model
 
     longformer = load_model(params.backbone, tokenizer, params.attention_window, params.max_length)
     if params.gradient_checkpointing:
@@ -95,7 +95,7 @@ def windows(
     tokenizer: Any, data: Data, rows: Sequence[Question], params: LongformerParams, cache: Path
 ) -> JoinedWindows:
     """Windows of some questions, each over its joined paragraphs."""
-    from jobs.features import cached_tokens, cut_joined_windows
+    from jobs.features.windows import cached_tokens, cut_joined_windows
 
     paragraphs = cached_tokens(cache, tokenizer, data.paragraphs)
     questions = cached_tokens(cache, tokenizer, [row.question for row in rows])
@@ -105,7 +105,7 @@ def windows(
 def groups(rows: Sequence[Question]) -> list[Group]:
     """Each question with its paragraphs, and the characters of its answer where it is known. The answer's
     text may stand in other paragraphs too; only its place in the relevant one is a label."""
-    from jobs.features import Group
+    from jobs.features.windows import Group
 
     return [
         Group(number, row.paragraphs)
@@ -140,7 +140,7 @@ def evaluate(
     `paragraph_accuracy` is how often the answer was taken from the relevant paragraph. An answer from
     another one that has the same text still is an exact match, as the assignment scores it.
     """
-    from jobs.data import accepted
+    from jobs.dataset.data import accepted
     from jobs.metrics import mean_scores
 
     predictions = answers(source, data.paragraphs, logits, max_answer_length)
@@ -160,7 +160,7 @@ def answers(
 
     `logits` are two arrays [windows, positions].
     """
-    from jobs.spans import Spans, best_spans, best_windows
+    from jobs.features.spans import Spans, best_spans, best_windows
 
     start, end = (source.parts.scores(scores) for scores in logits)
     spans = best_spans(start, end, source.parts.allowed(), max_answer_length)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Le
 
-from jobs.backbones import fetch
 from jobs.job import Job, Report
+from jobs.model.backbones import fetch
 from jobs.params import TrainingParams, check_length, check_workers, knob, smaller
 from jobs.task import Task
 from jobs.timing import START, phase
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from jobs.data import Data, Question
-    from jobs.features import Windows
+    from jobs.dataset.data import Data, Question
+    from jobs.features.windows import Windows
 
 ABSENT = -100  # PyTorch's "not a label"
 
@@ -48,13 +48,13 @@ class McParams(TrainingParams):
 def train(params: McParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
     """Train one selector; see jobs.job.Job for the contract."""
     with phase(START):
-        from jobs import training
+        from jobs.training import trainer
 
-    training.train(TASK, params, data, workdir, report, resume_from)
+    trainer.train(TASK, params, data, workdir, report, resume_from)
 
 
 def model(params: McParams, tokenizer: Any) -> Any:
-    from jobs.backbones import load_model
+    from jobs.model.backbones import load_model
 
     return load_model(params.backbone, "AutoModelForMultipleChoice", tokenizer, params.max_length)
 
@@ -117,7 +117,7 @@ def inputs(tokenizer: Any, data: Data, rows: Sequence[Question], max_length: int
 
     import numpy as np
 
-    from jobs.features import Pair, cached_tokens, cut_windows
+    from jobs.features.windows import Pair, cached_tokens, cut_windows
 
     paragraphs = cached_tokens(cache, tokenizer, data.paragraphs)
     questions = cached_tokens(cache, tokenizer, [row.question for row in rows])

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from jobs.backbones import check_name, position_limit
 from jobs.job import ParamError
+from jobs.model.backbones import check_name, position_limit
 
 LrSchedulerType = Literal[
     "linear",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Le
 
-from jobs.backbones import fetch
 from jobs.job import Job, ParamError, Report
+from jobs.model.backbones import fetch
 from jobs.params import MetricProfile, TrainingParams, check_length, check_workers, knob, smaller
 from jobs.task import Task
 from jobs.timing import START, phase
@@ -22,8 +22,8 @@ from jobs.timing import START, phase
 if TYPE_CHECKING:
     import torch
 
-    from jobs.data import Data, Question
-    from jobs.features import Ints, Pair, Windows
+    from jobs.dataset.data import Data, Question
+    from jobs.features.windows import Ints, Pair, Windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +50,13 @@ class QaParams(TrainingParams):
 def train(params: QaParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
     """Train one reader; see jobs.job.Job for the contract."""
     with phase(START):
-        from jobs import training
+        from jobs.training import trainer
 
-    training.train(TASK, params, data, workdir, report, resume_from)
+    trainer.train(TASK, params, data, workdir, report, resume_from)
 
 
 def model(params: QaParams, tokenizer: Any) -> Any:
-    from jobs.backbones import load_model
+    from jobs.model.backbones import load_model
 
     return load_model(params.backbone, "AutoModelForQuestionAnswering", tokenizer, params.max_length)
 
@@ -70,7 +70,7 @@ def windows_of(
     params: QaParams, tokenizer: Any, data: Data, rows: Sequence[Question], pairs: Sequence[Pair], cache: Path
 ) -> Windows:
     """Windows of any `pairs` of these questions and the data set's paragraphs."""
-    from jobs.features import cached_tokens, cut_windows
+    from jobs.features.windows import cached_tokens, cut_windows
 
     paragraphs = cached_tokens(cache, tokenizer, data.paragraphs)
     questions = cached_tokens(cache, tokenizer, [row.question for row in rows])
@@ -79,7 +79,7 @@ def windows_of(
 
 def pairs(rows: Sequence[Question]) -> list[Pair]:
     """Each labelled question with its relevant paragraph and the characters of its answer."""
-    from jobs.features import Pair
+    from jobs.features.windows import Pair
 
     return [Pair(n, row.relevant, row.start, row.start + len(row.answer)) for n, row in enumerate(rows)]  # type: ignore[operator,arg-type]
 
@@ -108,7 +108,7 @@ def evaluate(
     source: Windows, data: Data, logits: tuple[Any, Any], max_answer_length: int, profile: str = "strict"
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics and one prediction per validation question, from the start and end logits of its windows."""
-    from jobs.data import accepted
+    from jobs.dataset.data import accepted
     from jobs.metrics import mean_scores
 
     predictions = answers(source, [data.paragraphs[row.relevant or 0] for row in data.valid], logits, max_answer_length)
@@ -125,7 +125,7 @@ def answers(
 
     `logits` are two arrays [windows, positions]; `paragraphs` has one text per pair.
     """
-    from jobs.spans import Spans, best_spans, best_windows
+    from jobs.features.spans import Spans, best_spans, best_windows
 
     start, end = logits
     spans = best_spans(start, end, source.allowed(start.shape[1]), max_answer_length)

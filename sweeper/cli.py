@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from sweeper.capacity import Machine
-    from sweeper.detachment import Detachment
-    from sweeper.interrupt import Interrupt
-    from sweeper.ledger import Ledger
-    from sweeper.release import Team
-    from sweeper.search_space import SearchSpace
-    from sweeper.sheet import Sheet
-    from sweeper.stores import Stores
+    from sweeper.cluster.capacity import Machine
+    from sweeper.ledger.ledger import Ledger
+    from sweeper.process.detach import Detachment
+    from sweeper.process.signals import Interrupt
+    from sweeper.release.teams import Team
+    from sweeper.results.table import Sheet
+    from sweeper.space.search_space import SearchSpace
+    from sweeper.storage.settings import Stores
 
 INTERRUPTED = 130
 REFUSALS = (*DISK_ERRORS, errno.EMFILE, errno.ENFILE)
@@ -41,7 +41,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except Failure as failure:
-            from sweeper.stores import redacted
+            from sweeper.storage.settings import redacted
 
             for line in failure.lines:
                 click.echo(redacted(line), err=True)
@@ -88,13 +88,13 @@ def run(file: str, overrides: tuple[str, ...], address: str | None, new: bool, e
     FILE is a path, or a name in search_spaces/. Overrides are dotted: search.trials=2.
     A sweep that was interrupted goes on; one that is finished is not run again.
     """
-    from sweeper.search_space import find, read_search_space
+    from sweeper.space.search_space import find, read_search_space
 
     if new and extend:
         raise ConfigError("--new and --extend: use one of the two; --extend runs beside the sweep as well")
 
     def command(detachment: Detachment | None = None) -> None:
-        from sweeper.interrupt import Interrupt, catching
+        from sweeper.process.signals import Interrupt, catching
 
         with catching(Interrupt()) as interrupt:
             space = read_search_space(find(file), overrides)
@@ -116,10 +116,10 @@ def resume(name: str, address: str | None, trials: int | None, detach: bool) -> 
     """
 
     def command(detachment: Detachment | None = None) -> None:
-        from sweeper.interrupt import Interrupt, catching
+        from sweeper.process.signals import Interrupt, catching
 
         with catching(Interrupt()) as interrupt:
-            from sweeper.driver import resumed
+            from sweeper.driver.run import resumed
 
             space = resumed(ledger_of(name), trials)
             with machine_at(address) as machine:
@@ -136,7 +136,7 @@ def status(name: str | None, as_json: bool) -> None:
 
     Reads the ledger alone, so that it works from every machine that reaches it.
     """
-    from sweeper import status as present
+    from sweeper.monitor import status as present
 
     found = [present.status(ledger_of(name))] if name else present.active(ledger_storage())
     if as_json:
@@ -155,7 +155,7 @@ def stop(name: str, now: bool) -> None:
     As with Ctrl-C it ends in good order: running trials save what they have, and `resume` goes on with them. This
     works from every machine that reaches the ledger; when it is interrupted itself, what it has asked for stays asked.
     """
-    from sweeper import status as present
+    from sweeper.monitor import status as present
 
     ledger = ledger_of(name)
     present.stop(ledger, "now" if now else "stop", partial(click.echo, err=True))
@@ -166,8 +166,8 @@ def stop(name: str, now: bool) -> None:
 @click.argument("name", metavar="SWEEP")
 def sync(name: str) -> None:
     """Make MLflow show what the ledger says, as after an outage or a driver that was killed."""
-    from sweeper import driver
-    from sweeper.stores import read_stores
+    from sweeper.driver import run as driver
+    from sweeper.storage.settings import read_stores
 
     outcome = driver.sync(ledger_of(name), read_stores())
     if outcome.mirror_failure:
@@ -179,7 +179,7 @@ def sync(name: str) -> None:
 
 def run_detached(command: Callable[[Detachment], None]) -> None:
     """Have a command go on without this terminal, and say how it is looked at and ended from now on."""
-    from sweeper.detachment import Detached, detached
+    from sweeper.process.detach import Detached, detached
 
     outcome = detached(command)
     if not isinstance(outcome, Detached):
@@ -193,15 +193,15 @@ def run_detached(command: Callable[[Detachment], None]) -> None:
 def machine_at(address: str | None) -> Iterator[Machine]:
     """What trials can have: this machine, or the cluster at an address, of which this process is part meanwhile."""
     if not address:
-        from sweeper.capacity import local_machine
+        from sweeper.cluster.capacity import local_machine
 
         yield local_machine()
         return
-    from sweeper import cluster
-    from sweeper.session import joined
+    from sweeper.cluster import nodes
+    from sweeper.cluster.ray_session import joined
 
     with joined(address):
-        yield cluster.machine()
+        yield nodes.machine()
 
 
 def train(
@@ -214,15 +214,15 @@ def train(
     extend: bool = False,
 ) -> None:
     """Run what is left of a sweep, print its table, and exit with what became of it."""
-    from sweeper.stores import read_stores
+    from sweeper.storage.settings import read_stores
 
     with terminal(plain=detachment is not None) as console:
         what = (
             f"{name or space.name}: {space.search.trials} trials of {space.job} on {space.data}, by {space.objective}"
         )
         console.print(what, markup=False, soft_wrap=True)
-        from sweeper import comparison
-        from sweeper.driver import run_sweep
+        from sweeper.driver.run import run_sweep
+        from sweeper.results import comparison
 
         begin = partial(detachment.leave, terminal=console.file.fileno()) if detachment else None
         outcome = run_sweep(space, read_stores(), machine, console, interrupt, name, new, extend, begin)
@@ -251,8 +251,8 @@ def train(
 )
 def plan(file: str, overrides: tuple[str, ...], address: str | None, first: int) -> None:
     """Show what `run` would do: branches, trials at once and why, first configurations, disk."""
-    from sweeper.plan import lines
-    from sweeper.search_space import find, read_search_space
+    from sweeper.monitor.plan import lines
+    from sweeper.space.search_space import find, read_search_space
 
     space = read_search_space(find(file), overrides)
     with machine_at(address) as machine:
@@ -266,9 +266,9 @@ def ls() -> None:
     """List the sweeps in the ledger."""
     from rich.table import Table
 
-    from sweeper.database import existing_storage
-    from sweeper.plan import overview
-    from sweeper.stores import read_stores
+    from sweeper.ledger.database import existing_storage
+    from sweeper.monitor.plan import overview
+    from sweeper.storage.settings import read_stores
 
     table = Table(box=None, pad_edge=False)
     for name in ("sweep", "job", "trials", "running", "failed", "objective", "best"):
@@ -292,7 +292,8 @@ def ls() -> None:
 @click.option("--table", "form", flag_value="table", default="table", help="For the terminal (the default).")
 def compare(names: tuple[str, ...], every: bool, sort: str | None, reverse: bool, timing: bool, form: str) -> None:
     """Print a sweep's trials, best first; or the models of several sweeps and jobs side by side."""
-    from sweeper import comparison, report, sheet
+    from sweeper.results import comparison, report
+    from sweeper.results import table as sheet
 
     ledgers = [ledger_of(name) for name in names]
     if timing:
@@ -313,7 +314,8 @@ def compare(names: tuple[str, ...], every: bool, sort: str | None, reverse: bool
 
 
 def show_timing(ledgers: list[Ledger], form: str) -> None:
-    from sweeper import sheet, timing
+    from sweeper.results import table as sheet
+    from sweeper.results import timing
 
     if len(ledgers) > 1 or form == "html":
         raise ConfigError("--timing: shows one sweep, for the terminal or as --md, --csv or --json")
@@ -329,10 +331,10 @@ def show_timing(ledgers: list[Ledger], form: str) -> None:
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Default: SWEEP.html.")
 def report(name: str, output: Path | None) -> None:
     """Write a sweep as one self-contained page: table, curves, importance, cost."""
-    from sweeper import report as page
-    from sweeper.confirmation import leaders
-    from sweeper.recipe import best_yaml
-    from sweeper.reference import Trial
+    from sweeper.driver.repeats import leaders
+    from sweeper.ledger.lookup import Trial
+    from sweeper.results import report as page
+    from sweeper.results.recipe import best_yaml
 
     ledger = ledger_of(name)
     path = output or Path(f"{name}.html")
@@ -355,12 +357,13 @@ def errors(name: str, vs: str | None, examples: int, form: str) -> None:
 
     A TRIAL is a sweep, which means its best one, or SWEEP/NUMBER.
     """
-    from sweeper import diagnosis, sheet
-    from sweeper.reference import find_trial
+    from sweeper.ledger.lookup import find_trial
+    from sweeper.results import mistakes
+    from sweeper.results import table as sheet
 
     storage = ledger_storage()
     other = find_trial(vs, storage) if vs else None
-    sheets, values = diagnosis.errors(find_trial(name, storage), other, examples)
+    sheets, values = mistakes.errors(find_trial(name, storage), other, examples)
     if form == "json":
         click.echo(sheet.json_text(values), nl=False)
     else:
@@ -375,8 +378,8 @@ def best(name: str, yaml: bool) -> None:
 
     A TRIAL is a sweep, which means its best one, or SWEEP/NUMBER.
     """
-    from sweeper.recipe import best_yaml
-    from sweeper.reference import find_trial
+    from sweeper.ledger.lookup import find_trial
+    from sweeper.results.recipe import best_yaml
 
     click.echo(best_yaml(find_trial(name, ledger_storage())), nl=False)
 
@@ -397,15 +400,15 @@ def evaluate(data: str, split: str, profile: str, form: str, **named: str | None
     A MODEL is JOB@champion, a sweep, which means its best trial, SWEEP/NUMBER, or a checkpoint's folder. With
     --split test, `compare` shows what each trial named so scored by itself.
     """
-    from sweeper import systems
-    from sweeper.reference import find_checkpoint
-    from sweeper.stores import read_stores
+    from sweeper.ledger.lookup import find_checkpoint
+    from sweeper.results import evaluation as systems
+    from sweeper.storage.settings import read_stores
 
     stores = read_stores()
     checkpoints = {job: find_checkpoint(name, stores) for job, name in named.items() if name}
     with data_mistakes():
-        from jobs import evaluation
-        from jobs.data import read
+        from jobs.answering import evaluation
+        from jobs.dataset.data import read
 
         exam = evaluation.exam(read(data), split, profile)
         models = evaluation.load(checkpoints, stores.root / "features")
@@ -428,9 +431,9 @@ def promote(name: str, if_better: bool, significant: bool, force: bool) -> None:
 
     A TRIAL is a sweep, which means its best one, or SWEEP/NUMBER.
     """
-    from sweeper.promotion import promote as promoted
-    from sweeper.reference import find_trial
-    from sweeper.stores import read_stores
+    from sweeper.ledger.lookup import find_trial
+    from sweeper.release.promotion import promote as promoted
+    from sweeper.storage.settings import read_stores
 
     if force and (significant or if_better):
         raise ConfigError("--force: asks for nothing, the other options for something; give one of them")
@@ -484,16 +487,16 @@ def submit(context: Path, test: Path, output: Path, weight: float | None, **name
 
     A MODEL is JOB@champion, a sweep, which means its best trial, SWEEP/NUMBER, or a checkpoint's folder.
     """
-    from sweeper import release
-    from sweeper.stores import read_stores
+    from sweeper.release import teams
+    from sweeper.storage.settings import read_stores
 
     stores = read_stores()
     with data_mistakes():
         team = team_of(stores=stores, **named)
-        answers = release.submit(team, context, test, output, stores, weight)
+        answers = teams.submit(team, context, test, output, stores, weight)
     click.echo(f"{output}: {len(answers.rows)} answers, {answers.note}")
     try:
-        release.record(team, answers, output, stores)
+        teams.record(team, answers, output, stores)
     except EnvironmentFailure as failure:
         click.echo(f"{failure}; the file is good, and is not on record", err=True)
     click.echo(f"next: sweeper score {output} SOLUTION.csv", err=True)
@@ -509,7 +512,7 @@ def score(submission: Path, solution: Path, profile: str, as_json: bool) -> None
     import json
 
     with data_mistakes():
-        from jobs import submission as contest
+        from jobs.answering import submission as contest
 
         scores = contest.score(contest.read_answers(submission), contest.read_answers(solution), profile)
     told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
@@ -521,13 +524,13 @@ def score(submission: Path, solution: Path, profile: str, as_json: bool) -> None
 @team_options
 def export(output: Path, weight: float | None, **named: Any) -> None:
     """Write a folder OUTPUT that answers questions by itself, offline, without sweeper's stores."""
-    from sweeper import release
-    from sweeper.stores import read_stores
+    from sweeper.release import teams
+    from sweeper.storage.settings import read_stores
 
     stores = read_stores()
     with data_mistakes():
         team = team_of(stores=stores, **named)
-        note = release.export(team, output, stores, weight)
+        note = teams.export(team, output, stores, weight)
     click.echo(f"{output}: {note}")
     click.echo(f"next: cd {output} && python answer.py CONTEXT TEST SUBMISSION", err=True)
 
@@ -536,8 +539,8 @@ def export(output: Path, weight: float | None, **named: Any) -> None:
 @click.option("--port", type=int, help="Instead of the one in mlflow.ini.")
 def ui(port: int | None) -> None:
     """Serve the MLflow pages of all sweeps on this machine's loopback address."""
-    from sweeper.server import serve
-    from sweeper.stores import read_stores
+    from sweeper.storage.settings import read_stores
+    from sweeper.tracking.server import serve
 
     serve(read_stores(), port, lambda url: click.echo(f"MLflow is at {url} until Ctrl-C", err=True))
 
@@ -545,7 +548,7 @@ def ui(port: int | None) -> None:
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of search-space files, for editors."""
-    from sweeper.schema import json_schema_text
+    from sweeper.space.json_schema import json_schema_text
 
     click.echo(json_schema_text(), nl=False)
 
@@ -554,7 +557,7 @@ def schema() -> None:
 def doctor() -> None:
     """Check versions, devices, stores and offline switches."""
     from sweeper.doctor import findings
-    from sweeper.stores import read_stores
+    from sweeper.storage.settings import read_stores
 
     results = findings(read_stores())
     for finding in results:
@@ -592,10 +595,10 @@ def compose() -> None:
 
 
 def hand_out(file: str) -> None:
-    """Print a file of sweeper/clusters/; its head says what to do with it."""
+    """Print a file of sweeper/cluster/files/; its head says what to do with it."""
     from importlib.resources import files
 
-    click.echo((files("sweeper") / "clusters" / file).read_text(encoding="utf-8"), nl=False)
+    click.echo((files("sweeper.cluster") / "files" / file).read_text(encoding="utf-8"), nl=False)
     click.echo("next: write it to a file, read its first lines, set what is marked there", err=True)
 
 
@@ -615,7 +618,7 @@ def check(location: str, tokenizer: str | None, as_json: bool) -> None:
     """
     import json
 
-    from jobs.survey import survey
+    from jobs.dataset.survey import survey
 
     with data_mistakes():
         found = survey(location, tokenizer)
@@ -636,7 +639,7 @@ def convert(
     output: Path, train: tuple[str, ...], valid: tuple[str, ...], test: tuple[str, ...], **options: Any
 ) -> None:
     """Write the questions of published corpora to the folder OUTPUT, with distractor paragraphs."""
-    from jobs import assignment
+    from jobs.dataset import convert as assignment
 
     sources = {split: files for split, files in {"train": train, "valid": valid, "test": test}.items() if files}
     with data_mistakes():
@@ -649,7 +652,7 @@ def convert(
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="A new or empty folder.")
 def sample(output: Path) -> None:
     """Write the built-in sample in the assignment's format."""
-    from jobs.assignment import write_sample
+    from jobs.dataset.convert import write_sample
 
     with data_mistakes():
         write_sample(output)
@@ -659,9 +662,9 @@ def sample(output: Path) -> None:
 @contextmanager
 def data_mistakes() -> Iterator[None]:
     """What a job's own errors are for the command line."""
-    from jobs.backbones import BackboneError
     from jobs.checkpoint import CheckpointError
-    from jobs.data import DataError
+    from jobs.dataset.data import DataError
+    from jobs.model.backbones import BackboneError
 
     try:
         yield
@@ -679,7 +682,7 @@ def data_mistakes() -> Iterator[None]:
 
 def show(*sheets: Sheet, form: str = "table") -> None:
     """Print tables in one of their forms."""
-    from sweeper import sheet
+    from sweeper.results import table as sheet
 
     for one in sheets:
         if form == "table":
@@ -691,14 +694,14 @@ def show(*sheets: Sheet, form: str = "table") -> None:
 
 def alike(ledger: Ledger) -> str | None:
     """A line that names the trials which cannot be told from the best, where answers are there to compare."""
-    from sweeper.scores import alike_line
+    from sweeper.results.scores import alike_line
 
     return alike_line(ledger)
 
 
 def note_tests(scores: dict[str, float], named: dict[str, str | None]) -> None:
     """Note test scores with the trials that were named as such; champions and folders are nobody's trial."""
-    from sweeper.reference import find_trial
+    from sweeper.ledger.lookup import find_trial
 
     for job, score in scores.items():
         name = named[job] or ""
@@ -709,27 +712,27 @@ def note_tests(scores: dict[str, float], named: dict[str, str | None]) -> None:
 
 def ledger_storage() -> RDBStorage:
     """The database of all ledgers, which must be there."""
-    from sweeper.database import existing_storage
-    from sweeper.stores import read_stores
+    from sweeper.ledger.database import existing_storage
+    from sweeper.storage.settings import read_stores
 
     return existing_storage(read_stores().ledger)
 
 
 def ledger_of(name: str) -> Ledger:
     """The ledger of a sweep that exists."""
-    from sweeper.ledger import load_ledger
+    from sweeper.ledger.ledger import load_ledger
 
     return load_ledger(ledger_storage(), name)
 
 
 def team_of(stores: Stores, mc: str, qa: str, end_to_end: str | None, ensemble: int) -> Team:
     """The checkpoints that options name."""
-    from sweeper import release
-    from sweeper.reference import find_checkpoint
+    from sweeper.ledger.lookup import find_checkpoint
+    from sweeper.release import teams
 
     if end_to_end:
-        return release.Team(end_to_end=find_checkpoint(end_to_end, stores))
-    return release.two_stage_team(mc, qa, ensemble, stores)
+        return teams.Team(end_to_end=find_checkpoint(end_to_end, stores))
+    return teams.two_stage_team(mc, qa, ensemble, stores)
 
 
 @contextmanager

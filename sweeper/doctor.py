@@ -13,9 +13,9 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from sweeper.capacity import local_machine
+from sweeper.cluster.capacity import local_machine
 from sweeper.errors import Failure
-from sweeper.stores import Stores, redacted
+from sweeper.storage.settings import Stores, redacted
 
 SWITCHES = (
     "HF_HUB_OFFLINE",
@@ -82,9 +82,9 @@ def disk(root: Path) -> Finding:
 
 
 def reachable(stores: Stores) -> list[Finding]:
-    from sweeper.database import existing_storage
-    from sweeper.depot import look
-    from sweeper.tracking import check
+    from sweeper.ledger.database import existing_storage
+    from sweeper.storage.checkpoints import look
+    from sweeper.tracking.client import check
 
     found = [
         _tried("ledger", stores.ledger, lambda: existing_storage(stores.ledger)),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from jobs import faults
 from jobs.job import Direction
-from sweeper import depot
-from sweeper.ledger import TrialRecord
+from sweeper.ledger.ledger import TrialRecord
+from sweeper.storage import checkpoints as depot
 
 
 def disposable(records: Sequence[TrialRecord], direction: Direction, keep: int) -> list[str]:

@@ -16,10 +16,10 @@ import pytest
 from optuna.storages import RDBStorage
 
 from jobs import get_job
-from jobs.data import Data, read
-from jobs.sample import files
-from sweeper.database import open_storage
-from sweeper.search_space import SearchSpace, read_search_space
+from jobs.dataset.data import Data, read
+from jobs.dataset.sample import files
+from sweeper.ledger.database import open_storage
+from sweeper.space.search_space import SearchSpace, read_search_space
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -18,12 +18,12 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["yaml", "json", "sweeper", "jobs"]):
-    from jobs.corpus import read_corpus
-    from jobs.data import Data, DataError, read, read_unlabelled, references
-    from jobs.submission import read_answers
-    from sweeper.document import read_document
+    from jobs.answering.submission import read_answers
+    from jobs.dataset.corpora import read_corpus
+    from jobs.dataset.data import Data, DataError, read, read_unlabelled, references
     from sweeper.errors import ConfigError
-    from sweeper.search_space import resolved, restored, to_yaml
+    from sweeper.space.document import read_document
+    from sweeper.space.search_space import resolved, restored, to_yaml
 from tests.questions import GOOD, write
 
 FOLDER = Path(tempfile.mkdtemp())

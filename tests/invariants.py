@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sweeper import depot
-from sweeper.ledger import Ledger, TrialRecord
+from sweeper.ledger.ledger import Ledger, TrialRecord
 from sweeper.retention import disposable
-from sweeper.stores import Stores
-from sweeper.tracking import STATUSES, connect
+from sweeper.storage import checkpoints
+from sweeper.storage.settings import Stores
+from sweeper.tracking.client import STATUSES, connect
 
 
 def check(ledger: Ledger, stores: Stores, mirrored: bool = True, tidy: bool = True) -> None:
@@ -50,9 +50,9 @@ def check_checkpoints(ledger: Ledger, tidy: bool) -> None:
     unneeded = set(disposable(records, ledger.direction, keep))
     for path in _checkpoints(records):
         if path not in unneeded:
-            assert not depot.damage(path), path
+            assert not checkpoints.damage(path), path
         elif tidy:
-            assert path not in depot.kept([path]), path
+            assert path not in checkpoints.kept([path]), path
 
 
 def check_optuna(ledger: Ledger) -> None:

@@ -58,20 +58,22 @@ def watched(
     home: Path, name: str, params: TrainingParams, data: str, workdir: str, resume_from: Path | None = None
 ) -> Seen:
     """A training, by one rank or alone."""
-    from jobs import checkpoint, features, get_job, training
+    from jobs import checkpoint, get_job
+    from jobs.features import windows
+    from jobs.training import trainer
 
     reports: Reports = []
     trained: list[tuple[Sequence[int], float]] = []
-    batch = training.Inputs.__getitems__
+    batch = trainer.Inputs.__getitems__
 
-    def noted(inputs: training.Inputs, share: training.Share) -> Any:
+    def noted(inputs: trainer.Inputs, share: trainer.Share) -> Any:
         trained.append(tuple(share))
         return batch(inputs, share)
 
     (home / workdir).mkdir(parents=True, exist_ok=True)
     with (
-        patch.object(training.Inputs, "__getitems__", noted),
-        patch.object(features, "tokenize", wraps=features.tokenize) as tokenize,
+        patch.object(trainer.Inputs, "__getitems__", noted),
+        patch.object(windows, "tokenize", wraps=windows.tokenize) as tokenize,
         patch.object(checkpoint, "publish", wraps=checkpoint.publish) as publish,
     ):
         get_job(name).train(params, data, home / workdir, lambda *report: reports.append(report), resume_from)
@@ -98,7 +100,7 @@ def sharding_among_cpus() -> Iterator[list[float]]:
     from accelerate import Accelerator, state
     from accelerate.utils import DistributedType
 
-    from jobs import training
+    from jobs.training import trainer
 
     begin, gather, held = state.AcceleratorState.__init__, Accelerator.get_state_dict, []
 
@@ -115,7 +117,7 @@ def sharding_among_cpus() -> Iterator[list[float]]:
         return weights
 
     with (
-        patch.object(training, "check_sharding"),
+        patch.object(trainer, "check_sharding"),
         patch.object(state.AcceleratorState, "__init__", told),
         patch.object(Accelerator, "get_state_dict", noted),
     ):
@@ -141,7 +143,7 @@ def refusals(home: Path, params: TrainingParams, data: str, changes: Sequence[di
 
 def meeting(home: Path) -> dict[str, Any]:
     """What one rank sees where all meet."""
-    from jobs import workers
+    from jobs.training import workers
 
     def fail() -> None:
         raise OSError(28, "No space left on device")

@@ -11,21 +11,21 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import storage as optuna_storage
 
-from sweeper.confirmation import leaders
-from sweeper.database import open_storage
-from sweeper.ledger import create_ledger, load_ledger
-from sweeper.search_space import SearchSpace
+from sweeper.driver.repeats import leaders
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import create_ledger, load_ledger
+from sweeper.space.search_space import SearchSpace
 
 ROOT = Path(__file__).parents[1]
 WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 FILE_TIMES = {"st_mtime", "st_ctime", "st_atime", "st_mtime_ns", "st_ctime_ns", "getmtime", "getctime"}
 SHOWN = {  # where a moment is only shown: the time of a point in MLflow that has none of its own
     ("runs", "_points"),
-    ("tracking", "_log_values"),
+    ("client", "_log_values"),
 }
 COMPARED = {  # whether a file of features is the one that was checked; where the clock has jumped it is checked again
-    ("features", "_look"),
-    ("features", "_opened"),
+    ("windows", "_look"),
+    ("windows", "_opened"),
 }
 
 
@@ -43,9 +43,9 @@ def looks(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def test_only_what_is_shown_asks_for_the_time_of_day() -> None:
-    found = [look for package in ("jobs", "sweeper") for path in (ROOT / package).glob("*.py") for look in looks(path)]
+    found = [look for package in ("jobs", "sweeper") for path in (ROOT / package).rglob("*.py") for look in looks(path)]
     assert {(module, function) for module, function, _ in found} == SHOWN | COMPARED
-    assert {asked for module, _, asked in found if module != "features"} == {"time.time"}
+    assert {asked for module, _, asked in found if module != "windows"} == {"time.time"}
 
 
 def test_a_look_at_the_clock_would_be_found(tmp_path: Path) -> None:

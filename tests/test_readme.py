@@ -9,7 +9,7 @@ import pytest
 
 from jobs import JOBS
 from sweeper.cli import main
-from sweeper.section import File
+from sweeper.space.sections import File
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,7 +25,7 @@ def test_every_module_is_in_the_tree_and_nothing_else() -> None:
     tree = README.split("## The house")[1].split("```")[1]
     told = set(re.findall(r"\b(\w+)\.py\b", tree)) - {"conftest", "toy", "test_floors"}
     assert set(re.findall(r"\b\w+\.yaml", tree)) == SPACES
-    there = {path.stem for package in ("jobs", "sweeper") for path in (ROOT / package).glob("*.py")} - {"__init__"}
+    there = {path.stem for package in ("jobs", "sweeper") for path in (ROOT / package).rglob("*.py")} - {"__init__"}
     assert told == there
 
 

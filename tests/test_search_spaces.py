@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from sweeper.capacity import Machine
-from sweeper.plan import draws, lines
-from sweeper.search_space import SearchSpace, params_of, read_search_space
+from sweeper.cluster.capacity import Machine
+from sweeper.monitor.plan import draws, lines
+from sweeper.space.search_space import SearchSpace, params_of, read_search_space
 from tests.network import refuse_connections
 
 FOLDER = Path(__file__).parents[1] / "search_spaces"

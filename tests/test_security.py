@@ -1,20 +1,20 @@
 """What is promised about security, row by row, and which test shows it; and what can be read off the source.
 
 A surface, its rule, and its tests:
-C1   YAML is read by a safe, strict loader         tests/sweeper/test_document.py, here
-C2   names never become paths outside the root     tests/sweeper/test_sweep.py, test_search_space.py, test_promotion.py
+C1   YAML is read by a safe, strict loader         tests/sweeper/space/test_document.py, here
+C2   names never become paths outside the root     tests/sweeper/driver/test_sweep.py, test_search_space.py, test_promotion.py
 C3   weights come from safetensors, no pickle runs tests/sweeper/test_pickles.py, here
-C4   a sweep goes on in its owner's folder only    tests/sweeper/test_sweep.py
-C5   code that comes with a backbone is not run    tests/jobs/test_backbones.py, test_floors.py
+C4   a sweep goes on in its owner's folder only    tests/sweeper/driver/test_sweep.py
+C5   code that comes with a backbone is not run    tests/jobs/model/test_backbones.py, test_floors.py
 C6   Ray is reached from this machine alone        tests/sweeper/test_exposure.py
-C7   MLflow's pages likewise, and run nothing      tests/sweeper/test_ui.py, test_exposure.py
+C7   MLflow's pages likewise, and run nothing      tests/sweeper/tracking/test_ui.py, test_exposure.py
 C8   no model is loaded through MLflow             here
-C9   secrets are in no output                      tests/sweeper/test_exposure.py, test_stores.py, here
-C10  files are their owner's alone                 tests/sweeper/test_exposure.py, test_stores.py, here
+C9   secrets are in no output                      tests/sweeper/test_exposure.py, test_settings.py, here
+C10  files are their owner's alone                 tests/sweeper/test_exposure.py, test_settings.py, here
 C11  no archive is unpacked                        here
-C12  answers survive CSV, tables hold no formula   tests/jobs/test_submission.py, tests/sweeper/test_sheet.py
-C13  addresses have schemes that are known         tests/sweeper/test_stores.py, here
-C14  names and answers are text on every page      tests/sweeper/test_report.py, test_plots.py, here
+C12  answers survive CSV, tables hold no formula   tests/jobs/answering/test_submission.py, tests/sweeper/results/test_table.py
+C13  addresses have schemes that are known         tests/sweeper/storage/test_settings.py, here
+C14  names and answers are text on every page      tests/sweeper/results/test_report.py, test_plots.py, here
 C15  dependencies are past known holes             here
 C16  temporary files and locks lie in own folders  here
 """
@@ -34,20 +34,20 @@ from optuna.storages import RDBStorage
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from jobs.backbones import check_name
-from jobs.data import Data
-from sweeper import comparison, plots, report
+from jobs.dataset.data import Data
+from jobs.model.backbones import check_name
 from sweeper.cli import main
 from sweeper.errors import ConfigError, EnvironmentFailure
-from sweeper.promotion import turn
-from sweeper.results import results
-from sweeper.server import private_log, server_environment
-from sweeper.stores import read_stores
+from sweeper.release.promotion import turn
+from sweeper.results import comparison, plots, report
+from sweeper.results.overview import results
+from sweeper.storage.settings import read_stores
+from sweeper.tracking.server import private_log, server_environment
 from tests.conftest import TOY
 from tests.written import Told, written
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted([*(ROOT / "sweeper").glob("*.py"), *(ROOT / "jobs").glob("*.py")])
+SOURCES = sorted([*(ROOT / "sweeper").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")])
 SECRET = "Zq9canary-of-this-test"
 
 # The lowest version without the advisories known of what is used here.
@@ -84,7 +84,7 @@ def unsafe(name: str, told: dict[str | None, str]) -> bool:
     )
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_nothing_runs_what_it_reads(path: Path) -> None:
     assert [name for name, told in calls(path) if unsafe(name, told)] == []
 
@@ -306,8 +306,8 @@ def test_a_lock_that_is_a_link_is_refused_and_its_target_left(tmp_path: Path) ->
 
 
 ELSEWHERE: dict[str, str] = {
-    "sweeper/session.py": "Ray's sockets need a short path; in a folder of mode 0700 of its own",
-    "jobs/offline.py": "an exported folder may be read-only; in a folder of mode 0700 of its own",
+    "sweeper/cluster/ray_session.py": "Ray's sockets need a short path; in a folder of mode 0700 of its own",
+    "jobs/answering/offline.py": "an exported folder may be read-only; in a folder of mode 0700 of its own",
 }
 
 
@@ -321,7 +321,7 @@ def test_temporary_files_lie_beside_what_they_become() -> None:
                 function in ("TemporaryDirectory", "NamedTemporaryFile", "TemporaryFile", "mkstemp", "mkdtemp")
                 and "dir" not in told
             ):
-                found.add(f"{path.parent.name}/{path.name}")
+                found.add(path.relative_to(ROOT).as_posix())
     assert found == ELSEWHERE.keys()
 
 

@@ -11,7 +11,7 @@ import optuna
 from optuna.storages import RDBStorage
 
 from jobs.checkpoint import PREDICTIONS, write_json
-from sweeper.ledger import Ledger, load_ledger
+from sweeper.ledger.ledger import Ledger, load_ledger
 
 SPACE: dict[str, Any] = {
     "name": "written",

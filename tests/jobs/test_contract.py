@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 
 from jobs import JOBS, checkpoint, get_job
-from jobs.data import Question, read
+from jobs.dataset.data import Question, read
+from jobs.dataset.sample import files
 from jobs.job import Job
 from jobs.longformer import LongformerParams
 from jobs.mc import McParams
 from jobs.params import TrainingParams
 from jobs.qa import QaParams
-from jobs.sample import files
 from tests.network import refuse_connections
 
 SIZES = {"train": 16, "valid": 8}

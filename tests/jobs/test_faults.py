@@ -41,7 +41,7 @@ def test_a_fault_that_cannot_be_is_refused(line: str) -> None:
 def passed_points() -> list[str]:
     """The points that stand in the code."""
     found = []
-    for path in [*(ROOT / "jobs").glob("*.py"), *(ROOT / "sweeper").glob("*.py")]:
+    for path in [*(ROOT / "jobs").rglob("*.py"), *(ROOT / "sweeper").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "faults.point":
                 found.append(str(ast.literal_eval(node.args[0])))

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import backbones, mc
-from jobs.data import Data, Question
+from jobs import mc
+from jobs.dataset.data import Data, Question
 from jobs.mc import ABSENT, McParams
+from jobs.model import backbones
 
 PARAGRAPHS = ["日月潭在南投縣，湖很大。" * 9, "阿里山在嘉義縣。", "淡水在新北市。", "墾丁在屏東縣。"]
 PARAMS = McParams(

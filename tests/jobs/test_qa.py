@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import backbones, qa
-from jobs.data import Data, Question, read
+from jobs import qa
+from jobs.dataset.data import Data, Question, read
 from jobs.job import ParamError
+from jobs.model import backbones
 from jobs.qa import QaParams
 
 PARAMS = QaParams(
@@ -69,7 +70,7 @@ def windows(text: str, max_length: int) -> tuple[Any, Data]:
     data = Data("-", (text, "旁邊"), (question,), (question,), ())
     params = dataclasses.replace(PARAMS, max_length=max_length, doc_stride=4)
     tokenizer = backbones.character_tokenizer([text, "湖在哪"])
-    from jobs.features import cut_windows, tokenize
+    from jobs.features.windows import cut_windows, tokenize
 
     questions, paragraphs = tokenize(tokenizer, ["湖在哪"]), tokenize(tokenizer, data.paragraphs)
     return cut_windows(tokenizer, questions, paragraphs, qa.pairs(data.valid), max_length, params.doc_stride), data

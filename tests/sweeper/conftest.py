@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.stores import Stores, read_stores
-from sweeper.tracking import check
+from sweeper.storage.settings import Stores, read_stores
+from sweeper.tracking.client import check
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import sweeper.cluster.capacity
+import sweeper.monitor.plan  # noqa: F401  whoever may read nothing cannot import either
 from click.testing import CliRunner, Result
 
-import sweeper.capacity
-import sweeper.plan  # noqa: F401  whoever may read nothing cannot import either
 from sweeper.cli import main
-from sweeper.document import MAX_BYTES
+from sweeper.space.document import MAX_BYTES
 
 ROOT = Path(__file__).parents[2]
 NAME = "bad.yaml"

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sweeper.cli import main
-from sweeper.database import open_storage
-from sweeper.ledger import create_ledger
-from sweeper.search_space import SearchSpace
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import create_ledger
+from sweeper.space.search_space import SearchSpace
 from tests.conftest import TOY
 
 ROOT = Path(__file__).parents[2]

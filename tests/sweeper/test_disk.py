@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from jobs import faults
-from sweeper.database import open_storage
-from sweeper.ledger import Ledger, load_ledger
-from sweeper.stores import read_stores
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import Ledger, load_ledger
+from sweeper.storage.settings import read_stores
 from tests.conftest import TOY
 from tests.invariants import check, outcomes, starts, whole
 from tests.limits import fill, mounted

@@ -19,9 +19,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweeper.database import open_storage
-from sweeper.ledger import load_ledger
-from sweeper.stores import read_stores
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import load_ledger
+from sweeper.storage.settings import read_stores
 from tests.canary import VARIABLE
 from tests.sweeper.test_faults import Driver
 

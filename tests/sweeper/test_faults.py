@@ -55,9 +55,9 @@ from filelock import FileLock
 from jobs import faults
 from jobs.checkpoint import MANIFEST
 from jobs.faults import happened
-from sweeper.database import open_storage
-from sweeper.ledger import Ledger, load_ledger
-from sweeper.stores import Stores, read_stores
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import Ledger, load_ledger
+from sweeper.storage.settings import Stores, read_stores
 from tests.conftest import TOY
 from tests.invariants import check, outcomes, starts, whole
 from tests.toy import ToyParams, height

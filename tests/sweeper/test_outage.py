@@ -25,18 +25,18 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs import faults
-from sweeper import driver
 from sweeper.cli import main
-from sweeper.database import open_storage
-from sweeper.ledger import load_ledger
-from sweeper.mirror import Mirror
-from sweeper.stores import Stores, read_stores
+from sweeper.driver import run as driver
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import load_ledger
+from sweeper.storage.settings import Stores, read_stores
+from sweeper.tracking.mirror import Mirror
 from tests.conftest import TOY
 from tests.invariants import check
-from tests.sweeper.test_continuation import asked, evaluated
-from tests.sweeper.test_database import locked
-from tests.sweeper.test_registry import SERVE
-from tests.sweeper.test_tracking import SWEEP, history, snapshot
+from tests.sweeper.driver.test_checkpoints import asked, evaluated
+from tests.sweeper.ledger.test_database import locked
+from tests.sweeper.release.test_champions import SERVE
+from tests.sweeper.tracking.test_client import SWEEP, history, snapshot
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's and SQLAlchemy's own
 PATIENCE = 100.0

@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweeper import driver
-from sweeper.capacity import Machine
-from sweeper.database import open_storage
+from sweeper.cluster.capacity import Machine
+from sweeper.driver import run as driver
 from sweeper.errors import EnvironmentFailure
-from sweeper.interrupt import Interrupt
-from sweeper.ledger import create_ledger, load_ledger
-from sweeper.search_space import SearchSpace
-from sweeper.stores import Stores
-from sweeper.tracking import connect
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import create_ledger, load_ledger
+from sweeper.process.signals import Interrupt
+from sweeper.space.search_space import SearchSpace
+from sweeper.storage.settings import Stores
+from sweeper.tracking.client import connect
 from tests.invariants import check
 from tests.limits import ending_of
-from tests.sweeper.test_continuation import asked, evaluated
+from tests.sweeper.driver.test_checkpoints import asked, evaluated
 
 Make = Callable[..., SearchSpace]
 PATIENCE = 100.0

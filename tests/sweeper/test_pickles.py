@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import answering, backbones, checkpoint, evaluation, get_job
-from jobs.backbones import BackboneError
-from jobs.data import Data
+from jobs import checkpoint, get_job
+from jobs.answering import answers, evaluation
+from jobs.dataset.data import Data
+from jobs.model import backbones
+from jobs.model.backbones import BackboneError
 from sweeper.errors import EnvironmentFailure
-from sweeper.reference import find_checkpoint
-from sweeper.release import Team, export
-from sweeper.stores import read_stores
+from sweeper.ledger.lookup import find_checkpoint
+from sweeper.release.teams import Team, export
+from sweeper.storage.settings import read_stores
 from tests.conftest import EPOCH, SMALL
 
 RESUMED = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
@@ -165,7 +167,7 @@ def test_neither_champions_nor_exports_hold_one(
     left = [path for top in (copy, tmp_path / "bundle") for path in top.rglob("*") if path.is_file()]
     assert left
     assert [path for path in left if b"mkdir" in path.read_bytes() and path.suffix != ".py"] == []
-    assert answering.load(copy, "qa", tmp_path / "features")
+    assert answers.load(copy, "qa", tmp_path / "features")
     assert not mark.exists()
 
 

@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 from optuna.storages import RDBStorage
 
-from jobs.data import Data
+from jobs.dataset.data import Data
 from jobs.faults import happened
-from sweeper import depot
-from sweeper.database import open_storage
-from sweeper.ledger import Ledger, load_ledger
-from sweeper.server import server_command, server_environment, wait_until_up
-from sweeper.stores import Stores, read_stores
-from sweeper.tracking import connect
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import Ledger, load_ledger
+from sweeper.storage import checkpoints
+from sweeper.storage.settings import Stores, read_stores
+from sweeper.tracking.client import connect
+from sweeper.tracking.server import server_command, server_environment, wait_until_up
 from tests.conftest import TOY
 from tests.invariants import check, starts
 from tests.servers import BUCKET, PASSWORD, Postgres, bucket, client, free_port, keys, postgres
@@ -46,9 +46,9 @@ def storage_server() -> Iterator[None]:
     with bucket() as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        depot._bucket_files.cache_clear()
+        checkpoints._bucket_files.cache_clear()
         yield
-    depot._bucket_files.cache_clear()
+    checkpoints._bucket_files.cache_clear()
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def test_a_sweep_goes_from_a_killed_driver_to_a_submission(team: Team, few: Data
     records = ledger.records()
     assert [(record.state, record.epochs) for record in records] == [("COMPLETE", 3.0)] * 2
     check(ledger, stores_of(two))
-    kept = depot.kept(evaluation["checkpoint"] for record in records for evaluation in record.evaluations)
+    kept = checkpoints.kept(evaluation["checkpoint"] for record in records for evaluation in record.evaluations)
     assert kept == {record.checkpoint for record in records}
     assert not list((two / "sweeps").rglob("checkpoint-*"))  # what is left lies in the bucket
     assert [key for key in keys(f"{team.name}/artifacts") if key.endswith("predictions.json")]

@@ -1,0 +1,210 @@
+"""From checkpoints to answers. One path for validation, comparison and submission.
+
+Two stages: a selector picks the paragraph and a reader marks the span in it. Soft: the reader reads every
+paragraph, and a weighted sum of both scores decides. End to end: one model does it all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax, softmax
+
+from jobs import get_job, longformer, qa
+from jobs.checkpoint import CheckpointError, identity
+from jobs.dataset.data import Data, Question
+from jobs.features.spans import best_spans
+from jobs.features.windows import Pair, Windows
+from jobs.metrics import score
+from jobs.params import TrainingParams
+from jobs.task import Task
+
+Floats = NDArray[np.floating[Any]]
+LEAST = 1e-30  # a chance for what no reader thinks possible, so that its logarithm can be weighed
+WEIGHTS = np.linspace(0, 1, 101)  # of the reader's score, tried when one is fitted
+
+
+class Answer(NamedTuple):
+    """`paragraph` indexes Data.paragraphs, `start` counts characters in it; `score` compares answers of one model."""
+
+    id: str
+    paragraph: int
+    start: int
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model, ready to answer. `params` are those it was trained with; features are cached in `cache`."""
+
+    task: Task
+    params: TrainingParams
+    tokenizer: Any
+    network: Any
+    cache: Path
+
+    def logits(self, inputs: Any) -> tuple[Floats, ...]:
+        from jobs.training.trainer import predict
+
+        return predict(self.task, self.network, inputs, self.params)
+
+
+def load(folder: Path, job: str, cache: Path) -> Model:
+    """The model of a checkpoint that `job` has made, on a GPU where there is one.
+
+    Raises CheckpointError when it is another job's or none at all, BackboneError when it cannot be loaded.
+    """
+    import torch
+    from transformers.utils import logging
+
+    from jobs.model.backbones import load_tokenizer
+
+    logging.disable_progress_bar()  # a line for each model says nothing to anyone
+    made = identity(folder)
+    if made["job"] != job:
+        raise CheckpointError(f"{folder}: is of the job {made['job']}; name a checkpoint of {job}")
+    params = replace(get_job(job).params(**made["params"]), backbone=str(folder))
+    task = cast(Task, import_module(f"jobs.{job}").TASK)
+    tokenizer = load_tokenizer(str(folder), ())
+    network = task.model(params, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
+    return Model(task, params, tokenizer, network, cache)
+
+
+def select(selector: Model, data: Data, rows: Sequence[Question]) -> list[Floats]:
+    """[candidates] for each question: the log-probability that the selector gives each of its paragraphs."""
+    inputs = selector.task.inputs(selector.params, selector.tokenizer, data, rows, selector.cache)
+    (logits,) = selector.logits(inputs)
+    return [log_softmax(scores[: len(row.paragraphs)]) for row, scores in zip(rows, logits, strict=True)]
+
+
+def picks(rows: Sequence[Question], scores: Sequence[Floats]) -> list[int]:
+    """The paragraph of each question that scores highest; the first one of equals."""
+    return [row.paragraphs[int(own.argmax())] for row, own in zip(rows, scores, strict=True)]
+
+
+def read(readers: Sequence[Model], data: Data, rows: Sequence[Question], paragraphs: Sequence[int]) -> list[Answer]:
+    """The best span of each question in the one paragraph given for it. Several readers vote: see `averaged`."""
+    return _read(readers, data, rows, [Pair(number, paragraph) for number, paragraph in enumerate(paragraphs)])
+
+
+def read_all(readers: Sequence[Model], data: Data, rows: Sequence[Question]) -> list[list[Answer]]:
+    """The best span of each question in each of its paragraphs."""
+    pairs = [Pair(number, paragraph) for number, row in enumerate(rows) for paragraph in row.paragraphs]
+    found = iter(_read(readers, data, rows, pairs))
+    return [[next(found) for _ in row.paragraphs] for row in rows]
+
+
+def _read(readers: Sequence[Model], data: Data, rows: Sequence[Question], pairs: Sequence[Pair]) -> list[Answer]:
+    texts = [data.paragraphs[pair.paragraph] for pair in pairs]
+    spans = (
+        _spans(readers[0], data, rows, pairs, texts) if len(readers) == 1 else _votes(readers, data, rows, pairs, texts)
+    )
+    return [
+        Answer(rows[pair.question].id, pair.paragraph, span["start"], span["answer"], span["score"])
+        for pair, span in zip(pairs, spans, strict=True)
+    ]
+
+
+def _spans(
+    reader: Model, data: Data, rows: Sequence[Question], pairs: Sequence[Pair], texts: Sequence[str]
+) -> list[dict[str, Any]]:
+    params = cast(qa.QaParams, reader.params)
+    windows = qa.windows_of(params, reader.tokenizer, data, rows, pairs, reader.cache)
+    start, end = reader.logits(windows)
+    return qa.answers(windows, texts, (start, end), params.max_answer_length)
+
+
+def _votes(
+    readers: Sequence[Model], data: Data, rows: Sequence[Question], pairs: Sequence[Pair], texts: Sequence[str]
+) -> list[dict[str, Any]]:
+    votes = []
+    for reader in readers:
+        params = cast(qa.QaParams, reader.params)
+        windows = qa.windows_of(params, reader.tokenizer, data, rows, pairs, reader.cache)
+        votes.append(character_chances(windows, reader.logits(windows), texts))
+    longest = max(cast(qa.QaParams, reader.params).max_answer_length for reader in readers)
+    return [averaged(text, [vote[number] for vote in votes], longest) for number, text in enumerate(texts)]
+
+
+def character_chances(windows: Windows, logits: tuple[Floats, ...], texts: Sequence[str]) -> list[Floats]:
+    """[2, characters] for each pair: how likely its answer starts, and ends, with each character. A token's chance
+    goes to its first character for starts and to its last for ends; where windows overlap the higher score counts.
+    """
+    chances = [np.full((2, len(text)), -np.inf) for text in texts]
+    for row, number in enumerate(windows.pair):
+        base = windows.paragraphs.bounds[windows.pairs[number, 1]]
+        chars = windows.paragraphs.chars[base + windows.first[row] : base + windows.last[row]]
+        own = slice(windows.offset[row], windows.offset[row] + len(chars))
+        for side, places in enumerate((chars[:, 0], chars[:, 1] - 1)):
+            np.maximum.at(chances[number][side], places, logits[side][row, own])
+    return [softmax(one, axis=1) if np.isfinite(one).any() else np.zeros_like(one) for one in chances]
+
+
+def averaged(text: str, votes: Sequence[Floats], longest: int) -> dict[str, Any]:
+    """The span of at most `longest` characters with the highest log-probability, start and end averaged over the
+    `votes` of several readers, whose tokenizers may differ: characters are what they have in common."""
+    start, end = np.log(np.maximum(np.mean(votes, axis=0), LEAST))
+    spans = best_spans(start[None], end[None], np.ones((1, len(text)), bool), longest)
+    first, last, score = int(spans.first[0]), int(spans.last[0]) + 1, float(spans.scores[0])
+    return {"answer": text[first:last], "start": first, "score": score}
+
+
+def combine(selection: Sequence[Floats], readings: Sequence[Sequence[Answer]], weight: float) -> list[Answer]:
+    """For each question the reading with the highest (1 - weight) x log-probability of its paragraph + weight x
+    span score, as BERTserini interpolates retriever and reader (Yang et al. 2019, arXiv 1902.01718,
+    section 3.2). Weight 0 is the plain pipeline.
+    """
+    totals = (
+        (1 - weight) * scores + weight * np.array([answer.score for answer in own])
+        for scores, own in zip(selection, readings, strict=True)
+    )
+    return [own[int(total.argmax())] for own, total in zip(readings, totals, strict=True)]
+
+
+def pipeline(
+    selector: Model, readers: Sequence[Model], data: Data, rows: Sequence[Question], weight: float
+) -> list[Answer]:
+    """Select and read; with a `weight` above 0 read everything and weigh both."""
+    selection = select(selector, data, rows)
+    if weight == 0:
+        return read(readers, data, rows, picks(rows, selection))
+    return combine(selection, read_all(readers, data, rows), weight)
+
+
+def fit_weight(
+    selection: Sequence[Floats],
+    readings: Sequence[Sequence[Answer]],
+    right: Sequence[Sequence[str]],
+    profile: str = "strict",
+) -> float:
+    """The weight for `combine` with the most exact matches; the smallest one of equals, which stays nearest
+    to the plain pipeline. `right` holds the answers that count for each question, by the metric profile."""
+    worth = [
+        {answer: score(answer.text, answers, profile).em for answer in own}
+        for own, answers in zip(readings, right, strict=True)
+    ]
+
+    def matches(weight: float) -> float:
+        chosen = combine(selection, readings, weight)
+        return sum(own[answer] for answer, own in zip(chosen, worth, strict=True))
+
+    return float(max(WEIGHTS, key=matches))
+
+
+def end_to_end(model: Model, data: Data, rows: Sequence[Question]) -> list[Answer]:
+    """The best span of each question over all its paragraphs joined."""
+    params = cast(longformer.LongformerParams, model.params)
+    windows = longformer.windows(model.tokenizer, data, rows, params, model.cache)
+    start, end = model.logits(windows)
+    spans = longformer.answers(windows, data.paragraphs, (start, end), params.max_answer_length)
+    return [
+        Answer(row.id, span["paragraph"], span["start"], span["answer"], span["score"])
+        for row, span in zip(rows, spans, strict=True)
+    ]

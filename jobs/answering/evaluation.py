@@ -1,0 +1,237 @@
+"""Systems side by side on labelled questions: how often they pick the right paragraph, read the right span,
+and how fast. The label-free BM25 is always among them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+from jobs.answering import answers as answering
+from jobs.answering.answers import Answer, Model
+from jobs.dataset.bm25 import select as bm25
+from jobs.dataset.data import Data, Question, accepted, labelled
+from jobs.metrics import score
+
+Floats = NDArray[np.floating[Any]]
+FOLDS = 5
+RESAMPLES = 2000
+
+
+class Estimate(NamedTuple):
+    """A mean over questions, and the ends of its 95 % percentile bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system. Shares lie between 0 and 1; None where a system has no such thing.
+
+    exact_match_given_right  over the questions whose paragraph was right
+    selection_errors         share of the questions without an exact match whose paragraph was wrong
+    reading_errors           the other ones' share
+    weight                   of the reader's score, where one was fitted
+    """
+
+    system: str
+    questions: int
+    paragraph_accuracy: Estimate
+    exact_match_given_right: Estimate | None
+    exact_match: Estimate | None
+    f1: Estimate | None
+    selection_errors: float | None
+    reading_errors: float | None
+    questions_per_second: float
+    weight: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {key: value._asdict() if isinstance(value, Estimate) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What each question's answer is worth, one entry per question, each 0 to 1."""
+
+    right: Floats
+    em: Floats
+    f1: Floats
+
+
+def scored(
+    rows: Sequence[Question], answers: Sequence[Answer], right: Mapping[str, Sequence[str]], profile: str
+) -> Scored:
+    """`right` has the answers that count, by question id."""
+    scores = [score(answer.text, right[row.id], profile) for row, answer in zip(rows, answers, strict=True)]
+    picked = [answer.paragraph == row.relevant for row, answer in zip(rows, answers, strict=True)]
+    return Scored(np.array(picked, float), np.array([one.em for one in scores]), np.array([one.f1 for one in scores]))
+
+
+def assess(system: str, one: Scored, seconds: float, weight: float | None = None) -> Row:
+    """The row of a system that took `seconds` for its answers."""
+    wrong = one.em < 1
+    by_selection = float((one.right[wrong] == 0).mean()) if wrong.any() else None
+    return Row(
+        system,
+        len(one.em),
+        estimate(mean, one.right),
+        estimate(ratio, one.em * one.right, one.right) if one.right.any() else None,
+        estimate(mean, one.em),
+        estimate(mean, one.f1),
+        by_selection,
+        None if by_selection is None else 1 - by_selection,
+        len(one.em) / seconds,
+        weight,
+    )
+
+
+def mean(values: Floats, axis: int = -1) -> Floats:
+    return np.asarray(values.mean(axis=axis))
+
+
+def ratio(parts: Floats, wholes: Floats, axis: int = -1) -> Floats:
+    """0 where a resample happens to hold no whole."""
+    total = wholes.sum(axis=axis)
+    return np.asarray(parts.sum(axis=axis) / np.maximum(total, 1))
+
+
+def estimate(statistic: Callable[..., Floats], *samples: Floats) -> Estimate:
+    """The statistic of paired samples, with its interval; the same numbers give the same interval."""
+    value = float(statistic(*samples))
+    if len(samples[0]) < 2:
+        return Estimate(value, value, value)
+    interval = bootstrap(
+        samples,
+        statistic,
+        paired=True,
+        method="percentile",
+        n_resamples=RESAMPLES,
+        batch=max(1, 2_000_000 // len(samples[0])),
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Estimate(value, float(interval.low), float(interval.high))
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The labelled questions of one split, the answers that count, and by which definition."""
+
+    data: Data
+    split: str
+    rows: Sequence[Question]
+    right: Mapping[str, Sequence[str]]
+    profile: str
+
+    def row(self, system: str, answers: Sequence[Answer], seconds: float, weight: float | None = None) -> Row:
+        return assess(system, scored(self.rows, answers, self.right, self.profile), seconds, weight)
+
+
+def exam(data: Data, split: str, profile: str) -> Exam:
+    """Raises DataError when the split has no labels."""
+    rows = labelled(data, split)
+    own = {row.id: [row.answer or ""] for row in rows}
+    return Exam(data, split, rows, {**own, **accepted(data, profile)}, profile)
+
+
+def load(checkpoints: Mapping[str, Path], cache: Path) -> dict[str, Model]:
+    """The models of checkpoints, by job. Raises CheckpointError or BackboneError for one that cannot be used."""
+    return {job: answering.load(folder, job, cache) for job, folder in checkpoints.items()}
+
+
+def evaluate(exam: Exam, models: Mapping[str, Model]) -> Iterator[Row]:
+    """A row for each system that the models, by job, are enough for; BM25 first."""
+    mc, qa, longformer = (models.get(job) for job in ("mc", "qa", "longformer"))
+    yield label_free(exam, qa)
+    if mc and qa:
+        selection, selecting = timed(lambda: answering.select(mc, exam.data, exam.rows))
+        chosen = answering.picks(exam.rows, selection)
+        answers, reading = timed(lambda: answering.read([qa], exam.data, exam.rows, chosen))
+        yield exam.row("two stages", answers, selecting + reading)
+        yield soft(exam, mc, qa, selection, selecting)
+    if longformer:
+        yield exam.row("end to end", *timed(lambda: answering.end_to_end(longformer, exam.data, exam.rows)))
+
+
+def alone(exam: Exam, job: str, model: Model) -> float:
+    """What a trial of this job is scored by, on this exam: the share of right paragraphs of a selector, of exact
+    matches in the relevant paragraph of a reader, of exact matches of one that does both."""
+    if job == "mc":
+        chosen = answering.picks(exam.rows, answering.select(model, exam.data, exam.rows))
+        return float(np.mean([pick == row.relevant for pick, row in zip(chosen, exam.rows, strict=True)]))
+    answers = (
+        answering.read([model], exam.data, exam.rows, [row.relevant or 0 for row in exam.rows])
+        if job == "qa"
+        else answering.end_to_end(model, exam.data, exam.rows)
+    )
+    return float(scored(exam.rows, answers, exam.right, exam.profile).em.mean())
+
+
+def label_free(exam: Exam, reader: Model | None) -> Row:
+    """BM25's pick, read by `reader`; without one only the pick is judged."""
+    questions = [row.question for row in exam.rows]
+    candidates = [[exam.data.paragraphs[paragraph] for paragraph in row.paragraphs] for row in exam.rows]
+    scores, seconds = timed(lambda: bm25(questions, candidates, exam.data.paragraphs))
+    chosen = answering.picks(exam.rows, scores)
+    if reader is None:
+        right = np.array([pick == row.relevant for pick, row in zip(chosen, exam.rows, strict=True)], float)
+        accuracy = estimate(mean, right)
+        return Row("BM25", len(right), accuracy, None, None, None, None, None, len(right) / seconds)
+    answers, reading = timed(lambda: answering.read([reader], exam.data, exam.rows, chosen))
+    return exam.row("BM25, then read", answers, seconds + reading)
+
+
+def soft(exam: Exam, selector: Model, reader: Model, selection: Sequence[Floats], selecting: float) -> Row:
+    """Both scores weighed against each other. The weight is fitted on the validation questions; when they are
+    the exam themselves, each fifth of them is answered with the weight fitted on the others."""
+    readings, reading = timed(lambda: answering.read_all([reader], exam.data, exam.rows))
+    if exam.split == "valid":
+        right = [exam.right[row.id] for row in exam.rows]
+        answers, weight = cross_fitted(selection, readings, right, exam.profile)
+    else:
+        weight = fitted_weight(exam.data, selector, [reader], exam.profile)
+        answers = answering.combine(selection, readings, weight)
+    return exam.row("soft two stages", answers, selecting + reading, weight)
+
+
+def fitted_weight(data: Data, selector: Model, readers: Sequence[Model], profile: str) -> float:
+    """The weight for these models, fitted on all validation questions."""
+    right = accepted(data, profile)
+    return answering.fit_weight(
+        answering.select(selector, data, data.valid),
+        answering.read_all(readers, data, data.valid),
+        [right[row.id] for row in data.valid],
+        profile,
+    )
+
+
+def cross_fitted(
+    selection: Sequence[Floats],
+    readings: Sequence[Sequence[Answer]],
+    right: Sequence[Sequence[str]],
+    profile: str = "strict",
+) -> tuple[list[Answer], float]:
+    """Answers by weights that were fitted without them, and the weight fitted on all."""
+    numbers = range(len(readings))
+    answers: dict[int, Answer] = {}
+    for fold in range(FOLDS):
+        others = [number for number in numbers if number % FOLDS != fold]
+        weight = answering.fit_weight(
+            [selection[n] for n in others], [readings[n] for n in others], [right[n] for n in others], profile
+        )
+        own = list(numbers[fold::FOLDS])
+        combined = answering.combine([selection[n] for n in own], [readings[n] for n in own], weight)
+        answers.update(zip(own, combined, strict=True))
+    return [answers[number] for number in numbers], answering.fit_weight(selection, readings, right, profile)
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    return work(), time.perf_counter() - began

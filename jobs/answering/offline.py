@@ -1,0 +1,55 @@
+"""The program inside an exported folder: answers questions with the checkpoints beside it, and nothing else.
+
+team.json names them: `{"mc": folder, "qa": [folders], "weight": 0.2}` or `{"longformer": folder}`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from jobs.answering import answers as answering
+from jobs.answering import submission
+from jobs.answering.answers import Answer
+from jobs.checkpoint import CheckpointError, damage, read_json
+from jobs.dataset.data import Data, DataError, read_unlabelled, refuse
+from jobs.model.backbones import BackboneError
+
+TEAM = "team.json"
+USAGE = "use: python answer.py context.json test.json submission.csv"
+
+
+def main(arguments: Sequence[str], home: Path) -> int:
+    """Write a submission for the questions in two files; 0 when it is good, else what is wrong goes to stderr."""
+    if len(arguments) != 3:
+        print(USAGE, file=sys.stderr)
+        return 2
+    context, test, output = map(Path, arguments)
+    try:
+        data = read_unlabelled(context, test)
+        with TemporaryDirectory() as cache:
+            answers = answer(data, home, Path(cache))
+        refuse(submission.problems(data, data.test, answers))
+        submission.write(output, submission.csv_text(answers))
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 3
+    except (OSError, CheckpointError, BackboneError) as error:
+        print(error, file=sys.stderr)
+        return 4
+    return 0
+
+
+def answer(data: Data, home: Path, cache: Path) -> list[Answer]:
+    """The answers of the checkpoints that team.json names. Raises CheckpointError when one is damaged."""
+    team = read_json(home / TEAM)
+    for folder in (team.get("longformer"), team.get("mc"), *team.get("qa", [])):
+        if folder and (problem := damage(home / folder)):
+            raise CheckpointError(f"{problem}; copy the exported folder again")
+    if "longformer" in team:
+        return answering.end_to_end(answering.load(home / team["longformer"], "longformer", cache), data, data.test)
+    selector = answering.load(home / team["mc"], "mc", cache)
+    readers = [answering.load(home / folder, "qa", cache) for folder in team["qa"]]
+    return answering.pipeline(selector, readers, data, data.test, team["weight"])

@@ -1,0 +1,123 @@
+"""Answers as the CSV file a contest takes, checked before it is written; and what such a file scores."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from jobs import faults
+from jobs.answering.answers import Answer
+from jobs.checkpoint import PART, clear_scratch, placed, sync
+from jobs.dataset.data import Data, DataError, Question, read_json, read_text, refuse, said
+from jobs.metrics import mean_scores
+
+COLUMNS = ["id", "answer"]
+
+
+def problems(data: Data, rows: Sequence[Question], answers: Sequence[Answer]) -> list[str]:
+    """What would make these answers no valid submission for `rows`, a line each: an id that is missing, twice,
+    out of order or unknown; an empty answer; one that does not stand in a paragraph of its question."""
+    found = []
+    if [answer.id for answer in answers] != [row.id for row in rows]:
+        found.append(f"{len(answers)} answers; their ids are not those of the {len(rows)} questions, in their order")
+    by_id = {row.id: row for row in rows}
+    for answer in answers:
+        row = by_id.get(answer.id)
+        if not answer.text.strip():
+            found.append(f"id {answer.id!r}: empty answer")
+        elif row and not any(answer.text in data.paragraphs[paragraph] for paragraph in row.paragraphs):
+            found.append(f"id {answer.id!r}: {answer.text!r} stands in none of the question's paragraphs")
+    return found
+
+
+def csv_text(answers: Sequence[Answer]) -> str:
+    """Header `id,answer`, then a line per answer. Text is given as it is, for it is compared as it is."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([answer.id, answer.text] for answer in answers)
+    return file.getvalue()
+
+
+def write(path: Path, text: str) -> None:
+    """The whole file or, if anything fails, what was there before. What is left beside it by a process that was
+    killed goes. Raises OSError."""
+    clear_scratch(path)
+    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}-", suffix=PART, dir=path.parent)
+    try:
+        with placed(path), os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        faults.point("submission.rename")
+        Path(scratch).replace(path)
+        sync(path.parent)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+
+
+def read_answers(path: Path) -> dict[str, str]:
+    """The answers of a submission or a solution, by id: a CSV file, whose columns other than `id` and `answer` are
+    not looked at, or labelled questions in the assignment's JSON, such as test_labels.json.
+
+    Raises DataError with every mistake, each with its line.
+    """
+    if path.suffix == ".json":
+        return _labels(path)
+    rows = _rows(path)
+    _, header = next(rows, (1, []))
+    if not set(COLUMNS) <= set(header):
+        refuse([f"{path}:1: the header is {said(','.join(header))}; it must have the columns id and answer"])
+    places = [header.index(name) for name in COLUMNS]
+    answers: dict[str, str] = {}
+    mistakes = []
+    for line, cells in rows:
+        if len(cells) != len(header):
+            mistakes.append(f"{path}:{line}: {len(cells)} columns; the header has {len(header)}")
+            continue
+        key, answer = (cells[place] for place in places)
+        if key in answers:
+            mistakes.append(f"{path}:{line}: id {said(key)} a second time; keep one")
+        answers[key] = answer
+    refuse(mistakes)
+    return answers
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file, each with the number of its last line."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        refuse([f"{path}:{reader.line_num}: {error}; look before it for a quotation mark that is never closed"])
+
+
+def _labels(path: Path) -> dict[str, str]:
+    rows = read_json(path)
+    try:
+        return {row["id"]: row["answer"]["text"] for row in rows}
+    except (KeyError, TypeError):
+        raise DataError([f"{path}: a list of questions with id and answer is expected, as in valid.json"]) from None
+
+
+def score(submission: Mapping[str, str], solution: Mapping[str, str], profile: str = "strict") -> dict[str, float]:
+    """`exact_match` and `f1`, 0 to 1, over the questions of the solution.
+
+    >>> score({"a": "湖"}, {"a": "湖"})
+    {'exact_match': 1.0, 'f1': 1.0}
+
+    Raises DataError when the ids are not the same.
+    """
+    missing = [key for key in solution if key not in submission]
+    unknown = [key for key in submission if key not in solution]
+    refuse([f"submission: id {said(key)} of the solution is missing" for key in missing])
+    refuse([f"submission: id {said(key)} is not in the solution; remove it" for key in unknown])
+    if not solution:
+        refuse(["solution: holds no answers"])
+    return mean_scores([submission[key] for key in solution], list(solution.values()), profile)

@@ -1,0 +1,356 @@
+"""Builds a data set in the assignment's format out of published corpora: distractor paragraphs, splits that
+share no article, files. What a corpus looks like is for jobs.corpus, whether an answer can be kept for jobs.labels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any, Literal, TypeVar, get_args
+from uuid import uuid4
+
+import numpy as np
+from rapidfuzz import process
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from jobs.dataset.bm25 import nearest
+from jobs.dataset.corpora import Asked, read_corpus
+from jobs.dataset.data import CANDIDATES, REFERENCES, SPLITS, DataError, refuse
+from jobs.dataset.labels import Labelled, flaw, labelled
+from jobs.dataset.sample import files
+
+Distractors = Literal["article", "bm25"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the questions.
+
+    questions, paragraphs, articles   by split
+    merged        paragraphs that were one and the same text
+    shared        paragraphs that stand in more than one split, which only sources given by split can bring
+    answers       by how they were found: exact, repaired, located
+    dropped       questions left out, by reason
+    distractors   by where they come from: the same article, BM25, chance
+    """
+
+    questions: dict[str, int]
+    paragraphs: dict[str, int]
+    articles: dict[str, int]
+    merged: int
+    shared: int
+    answers: dict[str, int]
+    dropped: dict[str, int]
+    distractors: dict[str, int]
+
+    def lines(self) -> list[str]:
+        """For people to read."""
+        sizes = [
+            f"{split}: {self.questions[split]:,} questions on {self.paragraphs[split]:,} paragraphs"
+            f" of {self.articles[split]:,} articles"
+            for split in self.questions
+        ]
+        tables = {"answers": self.answers, "distractors": self.distractors, "dropped": self.dropped}
+        told = [f"{name}: {_listed(table)}" for name, table in tables.items() if table]
+        told += [f"paragraphs that were the same text, merged: {self.merged:,}"] if self.merged else []
+        told += [f"paragraphs in more than one split: {self.shared:,}"] if self.shared else []
+        return sizes + told
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _listed(table: Mapping[str, int]) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in table.items())
+
+
+def convert(
+    sources: Mapping[str, Sequence[str | Path]],
+    output: Path,
+    distractors: Distractors = "article",
+    candidates: int = 4,
+    seed: int = 0,
+    valid_share: float = 0.0,
+    test_share: float = 0.0,
+) -> Counts:
+    """Write the questions of `sources` to the folder `output`, as `jobs.data.read` reads them.
+
+        convert({"train": ["DRCD_training.json"], "valid": ["DRCD_dev.json"]}, Path("data/drcd"))
+        convert({"train": ["hub:hfl/cmrc2018"]}, Path("data/cmrc"), "bm25", valid_share=0.1, test_share=0.1)
+
+    sources       by split, what `jobs.corpus.read_corpus` reads
+    distractors   from the same article first and then by BM25, or by BM25 alone; what is missing, by chance.
+                  They come from the question's own split
+    candidates    paragraphs of a question, the relevant one included
+    valid_share, test_share   the share of train's questions, by whole articles, that goes to a split without
+                  sources of its own
+
+    The folder appears when it is complete. Labels of test questions are in test_labels.json, and questions with
+    several answers in references.json. The same arguments give the same files. Raises DataError with every
+    mistake found.
+    """
+    shares = {"valid": valid_share, "test": test_share}
+    refuse(list(_option_mistakes(sources, output, distractors, candidates, shares)))
+    rng = Random(seed)
+    asked = _read_all(sources)
+    labelled, dropped = _labelled(asked)
+    if any(shares.values()):
+        labelled |= split_by_article(labelled["train"], shares, rng)
+        labelled = {split: labelled[split] for split in SPLITS if split in labelled}
+    refuse(list(_size_mistakes(labelled, candidates, dropped)))
+    choices = {split: _choices(rows, distractors, candidates - 1, rng) for split, rows in labelled.items()}
+    counts = _counts(labelled, dropped, choices)
+    origin = {
+        "sources": {split: [_source_name(source) for source in named] for split, named in sources.items()},
+        **{"distractors": distractors, "candidates": candidates, "seed": seed, "shares": shares},
+        "counts": counts.as_dict(),
+    }
+    _write(output, {**_files(labelled, choices, rng), "origin": origin})
+    return counts
+
+
+def write_sample(output: Path) -> None:
+    """The built-in sample as files. Raises DataError where `output` is not a new or empty folder."""
+    refuse(list(_output_mistakes(output)))
+    content = files()
+    unlabelled = [{key: row[key] for key in ("id", "question", "paragraphs")} for row in content["test"]]
+    _write(output, {**content, "test": unlabelled, "test_labels": content["test"]})
+
+
+def _source_name(source: str | Path) -> str:
+    """Folders are the business of whoever ran the conversion."""
+    return str(source) if str(source).startswith("hub:") else Path(source).name
+
+
+def _option_mistakes(
+    sources: Mapping[str, Any], output: Path, distractors: str, candidates: int, shares: Mapping[str, float]
+) -> Iterator[str]:
+    for split in sources:
+        if split not in SPLITS:
+            yield _unknown("split", split, SPLITS)
+    if not sources.get("train"):
+        yield "train: no source; name at least one file"
+    if not sources.get("valid") and not shares["valid"]:
+        yield "valid: no source; name one, or give it a share of train"
+    for split, share in shares.items():
+        if share and sources.get(split):
+            yield f"{split}: has a source and a share of train; keep one of the two"
+    if min(shares.values()) < 0 or sum(shares.values()) >= 1:
+        yield f"shares of {_percent(shares)}: none may be negative, and something must be left for train"
+    if distractors not in get_args(Distractors):
+        yield _unknown("kind of distractors", distractors, get_args(Distractors))
+    if candidates not in CANDIDATES:
+        yield f"candidates: {candidates}; {CANDIDATES.start} to {CANDIDATES.stop - 1} are expected"
+    yield from _output_mistakes(output)
+
+
+def _output_mistakes(output: Path) -> Iterator[str]:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        yield f"{output}: is there already and not empty; name a new folder"
+
+
+def _unknown(what: str, name: str, names: Collection[str]) -> str:
+    nearest_name = process.extract(name, list(names), limit=1)[0][0]
+    return f"there is no {what} {name!r}; did you mean {nearest_name!r}? There are {', '.join(names)}"
+
+
+def _percent(shares: Mapping[str, float]) -> str:
+    return " and ".join(f"{share:.0%}" for share in shares.values())
+
+
+def _read_all(sources: Mapping[str, Sequence[str | Path]]) -> dict[str, list[Asked]]:
+    mistakes: list[str] = []
+    asked: dict[str, list[Asked]] = {split: [] for split in SPLITS if sources.get(split)}
+    for split, questions in asked.items():
+        for source in sources[split]:
+            try:
+                questions += read_corpus(source, split)
+            except DataError as error:
+                mistakes += error.lines
+    refuse(mistakes)
+    return asked
+
+
+def _labelled(asked: Mapping[str, Iterable[Asked]]) -> tuple[dict[str, list[Labelled]], Counter[str]]:
+    """What can be kept, by split, and how many cannot, by reason."""
+    kept: dict[str, list[Labelled]] = {split: [] for split in asked}
+    dropped: Counter[str] = Counter()
+    seen: dict[str, Asked] = {}
+    mistakes = []
+    for split, row in ((name, row) for name, rows in asked.items() for row in rows):
+        first = seen.setdefault(row.id, row)
+        if first is not row and (first.question, first.paragraph) == (row.question, row.paragraph):
+            dropped["the same question again"] += 1
+        elif first is not row:
+            mistakes.append(f"{row.place}: id {row.id!r} is another question's, {first.place}; give it one of its own")
+        elif isinstance(label := labelled(row), str):
+            dropped[label] += 1
+        else:
+            kept[split].append(label)
+    refuse(mistakes)
+    return kept, dropped
+
+
+def split_by_article(rows: Sequence[Labelled], shares: Mapping[str, float], rng: Random) -> dict[str, list[Labelled]]:
+    """Train and the splits that get a share of its questions. Articles go to a split whole, and so do articles
+    that have a paragraph in common."""
+    group = _groups(rows)
+    sizes, order = Counter(group), _shuffled(rng, sorted(set(group)))
+    home = {}
+    for split, share in shares.items():
+        wanted = share * len(rows)
+        while order and wanted > 0:
+            home[order[-1]] = split
+            wanted -= sizes[order.pop()]
+    splits = ("train", *(split for split, share in shares.items() if share))
+    return {
+        split: [row for row, number in zip(rows, group, strict=True) if home.get(number, "train") == split]
+        for split in splits
+    }
+
+
+def _groups(rows: Sequence[Labelled]) -> list[int]:
+    """[rows] the number of the group of articles that a row belongs to."""
+    number: dict[tuple[str, str], int] = defaultdict(count().__next__)
+    edges = [(number["article", row.asked.article], number["paragraph", row.asked.paragraph]) for row in rows]
+    ends = np.asarray(edges, np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(number), len(number)))
+    _, group = connected_components(graph, directed=False)
+    return [int(group[article]) for article, _ in edges]
+
+
+def _shuffled(rng: Random, items: Iterable[T]) -> list[T]:
+    """Of Random's methods only `random()` is promised to give the same in every version of Python."""
+    return sorted(items, key=lambda _: rng.random())
+
+
+def _size_mistakes(
+    labelled: Mapping[str, Sequence[Labelled]], candidates: int, dropped: Mapping[str, int]
+) -> Iterator[str]:
+    for split, rows in labelled.items():
+        paragraphs = len({row.asked.paragraph for row in rows})
+        if not rows:
+            yield f"{split}: no question is left; dropped: {_listed(dropped) or 'none'}; give it more articles"
+        elif paragraphs < candidates:
+            yield f"{split}: {paragraphs} paragraphs are too few for {candidates} candidates; give more or lower it"
+
+
+def _choices(rows: Sequence[Labelled], mode: Distractors, wanted: int, rng: Random) -> list[dict[str, str]]:
+    """For each question its distractors, and where each comes from."""
+    pool = list(dict.fromkeys(row.asked.paragraph for row in rows))
+    family: dict[str, dict[str, None]] = defaultdict(dict)
+    for row in rows if mode == "article" else ():
+        family[row.asked.article][row.asked.paragraph] = None
+    short = [row.asked for row in rows if len(family[row.asked.article]) <= wanted]
+    ranked = dict(
+        zip((row.id for row in short), nearest(pool, [row.question for row in short], wanted + 1), strict=True)
+    )
+
+    def offers(row: Asked) -> Iterator[tuple[str, str]]:
+        yield from ((text, "article") for text in _shuffled(rng, family[row.article]))
+        yield from ((pool[place], "bm25") for place in ranked.get(row.id, ()))
+        yield from ((text, "random") for text in _shuffled(rng, pool))
+
+    return [_first(offers(row.asked), wanted, row.asked.paragraph) for row in rows]
+
+
+def _first(offers: Iterator[tuple[str, str]], wanted: int, relevant: str) -> dict[str, str]:
+    chosen: dict[str, str] = {}
+    while len(chosen) < wanted:
+        text, kind = next(offers)
+        if text != relevant:
+            chosen.setdefault(text, kind)
+    return chosen
+
+
+def _counts(
+    labelled: Mapping[str, Sequence[Labelled]],
+    dropped: Counter[str],
+    choices: Mapping[str, Sequence[Mapping[str, str]]],
+) -> Counts:
+    rows = [row for split in labelled.values() for row in split]
+    paragraphs = {split: {row.asked.paragraph for row in rows} for split, rows in labelled.items()}
+    distinct = len(set().union(*paragraphs.values()))
+    return Counts(
+        questions={split: len(rows) for split, rows in labelled.items()},
+        paragraphs={split: len(texts) for split, texts in paragraphs.items()},
+        articles={split: len({row.asked.article for row in rows}) for split, rows in labelled.items()},
+        merged=len({row.asked.origin for row in rows}) - distinct,
+        shared=sum(map(len, paragraphs.values())) - distinct,
+        answers=dict(Counter(row.found for row in rows).most_common()),
+        dropped=dict(dropped.most_common()),
+        distractors=dict(
+            Counter(kind for split in choices.values() for one in split for kind in one.values()).most_common()
+        ),
+    )
+
+
+def _files(
+    labelled: Mapping[str, Sequence[Labelled]], choices: Mapping[str, Sequence[Mapping[str, str]]], rng: Random
+) -> dict[str, Any]:
+    """The content of each file, by name."""
+    context = {
+        text: place
+        for place, text in enumerate(dict.fromkeys(r.asked.paragraph for rows in labelled.values() for r in rows))
+    }
+    files: dict[str, Any] = {"context": list(context)}
+    for split, rows in labelled.items():
+        files[split] = [_row(row, own, context, rng) for row, own in zip(rows, choices[split], strict=True)]
+    if "test" in files:
+        files["test_labels"] = files["test"]
+        files["test"] = [{key: row[key] for key in ("id", "question", "paragraphs")} for row in files["test"]]
+    answers = {row.asked.id: _answers(row) for split, rows in labelled.items() for row in rows}
+    unlabelled = {row.asked.id for row in labelled.get("test", ())}
+    files[Path(REFERENCES).stem] = {key: texts for key, texts in answers.items() if len(texts) > 1 or key in unlabelled}
+    return files
+
+
+def _row(row: Labelled, distractors: Iterable[str], context: Mapping[str, int], rng: Random) -> dict[str, Any]:
+    return {
+        "id": row.asked.id,
+        "question": row.asked.question,
+        "paragraphs": [context[text] for text in _shuffled(rng, [row.asked.paragraph, *distractors])],
+        "relevant": context[row.asked.paragraph],
+        "answer": {"text": row.answer, "start": row.start},
+    }
+
+
+def _answers(row: Labelled) -> list[str]:
+    """The different answers people gave, the kept one first."""
+    usable = (reference.text for reference in row.asked.references if not flaw(reference.text))
+    return list(dict.fromkeys([row.answer, *usable]))
+
+
+def _write(output: Path, files: Mapping[str, Any]) -> None:
+    """The folder beside its place first, so that it appears whole or not at all."""
+    scratch = output.parent / f".{output.name}-{uuid4().hex}"
+    try:
+        scratch.mkdir(parents=True)
+        for name, content in files.items():
+            with (scratch / f"{name}.json").open("w", encoding="utf-8", newline="\n") as file:
+                file.write(_json(content))
+                file.flush()
+                os.fsync(file.fileno())
+        if output.exists():
+            output.rmdir()  # an empty one; only some systems rename over it
+        scratch.rename(output)
+    except OSError as error:
+        raise DataError([f"{output}: cannot be written: {error.strerror}; make room or name another folder"]) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _json(content: Any) -> str:
+    """A list with an entry a line, for people and for `diff`."""
+    if not isinstance(content, list):
+        return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    return "[\n" + ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in content) + "\n]\n"

@@ -1,0 +1,427 @@
+"""The assignment's data: read, checked in full, fingerprinted. Standard library only.
+
+A data set is a folder with context.json (a list of paragraphs), train.json, valid.json and, when there
+is something to submit, test.json; or the built-in `sample`. Every mistake is reported at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import astuple, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+SAMPLE = "sample"
+SPLITS = ("train", "valid", "test")
+REFERENCES = "references.json"
+LABELS = "test_labels.json"
+CANDIDATES = range(2, 9)
+LONGEST = 100_000  # characters of one text; of 3.4 million, counting word pairs took 1.2 GB and 20 s
+SHOWN = 20
+
+
+class DataError(ValueError):
+    """What is wrong with a data set: `lines` has one line per mistake, naming file, row and id."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = tuple(lines)
+
+
+@dataclass(frozen=True)
+class Question:
+    """`paragraphs` and `relevant` index Data.paragraphs; `start` counts characters in the relevant one.
+
+    A question to be answered has no `relevant`, `answer` and `start`.
+    """
+
+    id: str
+    question: str
+    paragraphs: tuple[int, ...]
+    relevant: int | None = None
+    answer: str | None = None
+    start: int | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """`several` holds every right answer of the questions that references.json names."""
+
+    location: str
+    paragraphs: tuple[str, ...]
+    train: tuple[Question, ...]
+    valid: tuple[Question, ...]
+    test: tuple[Question, ...]
+    several: Mapping[str, list[str]] = field(default_factory=dict)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the content, the same wherever the files lie and however they are formatted."""
+        content: list[Any] = [self.paragraphs, *([astuple(q) for q in getattr(self, split)] for split in SPLITS)]
+        content += [dict(self.several)] if self.several else []
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def read(location: str) -> Data:
+    """The data set in the folder `location`, or the built-in one for `sample`.
+
+    >>> read("sample").train[0].id
+    'sample-train-00001'
+
+    Raises DataError with every mistake found.
+    """
+    mistakes: list[str] = []
+    files = _sample() if location == SAMPLE else _files(Path(location), mistakes)
+    data = _parse(location, files, mistakes)
+    if mistakes:
+        raise DataError(_shortened(mistakes))
+    return data
+
+
+def read_unlabelled(context: Path, questions: Path) -> Data:
+    """Questions to be answered, as `test`, and the paragraphs they index; there are no others.
+
+    Raises DataError with every mistake found.
+    """
+    mistakes: list[str] = []
+    paragraphs = _paragraphs(str(context), _json(context, mistakes), mistakes)
+    refuse(mistakes)
+    rows = tuple(_questions(str(questions), _json(questions, mistakes), paragraphs, False, mistakes))
+    mistakes += _repeated_ids({str(questions): rows})
+    if not rows and not mistakes:
+        mistakes.append(f"{questions}: no questions; at least one is needed")
+    refuse(mistakes)
+    return Data(str(questions.parent), paragraphs, (), (), rows)
+
+
+def vocabulary(data: Data) -> list[str]:
+    """The texts a from-scratch backbone may take its characters from: all but validation and test questions."""
+    return [*data.paragraphs, *(row.question for row in data.train)]
+
+
+def labelled(data: Data, split: str) -> tuple[Question, ...]:
+    """The questions of `train`, `valid` or `test` with their labels; for a test set that hides them, those of
+    test_labels.json beside it. Raises DataError when there are none."""
+    rows: tuple[Question, ...] = getattr(data, split)
+    if rows and all(row.answer is not None for row in rows):
+        return rows
+    path = Path(data.location) / LABELS
+    if not path.is_file():
+        refuse([f"{data.location}: {split} has no labelled questions, and there is no {LABELS}; choose another split"])
+    mistakes: list[str] = []
+    labels = tuple(_questions(str(path), read_json(path), data.paragraphs, True, mistakes))
+    if [row.id for row in labels] != [row.id for row in rows]:
+        mistakes.append(f"{path}: its ids are not those of test.json, in their order")
+    refuse(mistakes)
+    return labels
+
+
+def references(data: Data, file: Path | None = None) -> dict[str, list[str]]:
+    """Every answer that counts as right, by question id: what `jobs.metrics.mean_scores` compares with.
+
+    They stand in `file`, or where none is given in the data set's references.json if it has one:
+    `{"id": ["日月潭", "潭"]}`, or objects with such a list under `references`. A question that is not in
+    there has its own answer; a test question with neither is left out.
+
+    Raises DataError with every mistake found.
+    """
+    rows = [*data.train, *data.valid, *data.test]
+    own = {row.id: [row.answer] for row in rows if row.answer is not None}
+    return {**own, **(_reference_lists(file, {row.id for row in rows}) if file else data.several)}
+
+
+def accepted(data: Data, profile: str) -> dict[str, list[str]]:
+    """What counts as right under a metric profile, by question id: the one answer of each row for `strict`, which is
+    how the assignment scores; every reference for the others."""
+    if profile != "strict":
+        return references(data)
+    return {row.id: [row.answer] for row in (*data.train, *data.valid, *data.test) if row.answer is not None}
+
+
+def _reference_lists(path: Path, ids: Set[str]) -> dict[str, list[str]]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        refuse([f"{path}: holds {_kind(content)}; an object is expected, with a list of answers for each id"])
+    lists = {key: one.get("references", []) if isinstance(one, dict) else one for key, one in content.items()}
+    unknown = [key for key in lists if key not in ids]
+    mistakes = [f"{path}: id {said(key)} is no question of this data set; remove it" for key in unknown]
+    mistakes += [
+        f"{path}: id {said(key)}: a list of answers is expected, none of them empty"
+        for key, answers in lists.items()
+        if not isinstance(answers, list) or not answers or any(_text_problem(answer) for answer in answers)
+    ]
+    refuse(mistakes)
+    return lists
+
+
+def read_json(path: Path) -> Any:
+    """The content of one JSON file: UTF-8 with or without a byte order mark, no key twice, no NaN.
+
+    Raises DataError with one line that names the file.
+    """
+    mistakes: list[str] = []
+    content = _json(path, mistakes)
+    refuse(mistakes)
+    return content
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file with or without a byte order mark. Raises DataError with one line that names it."""
+    try:
+        return _text(path)
+    except (OSError, ValueError) as error:
+        raise DataError([f"{path}: {getattr(error, 'strerror', None) or error}; check the path and the file"]) from None
+
+
+def refuse(mistakes: Sequence[str]) -> None:
+    """Raise DataError with the first of the mistakes, if there are any."""
+    if mistakes:
+        raise DataError(_shortened(mistakes))
+
+
+def _sample() -> dict[str, Any]:
+    from jobs.dataset.sample import files
+
+    return files()
+
+
+def _files(folder: Path, mistakes: list[str]) -> dict[str, Any]:
+    if not _is_folder(folder):
+        wanted = f"a folder with context.json, train.json and valid.json, or the word {SAMPLE}"
+        raise DataError([f"{folder}: no such folder; `data` is {wanted}"])
+    names = ["context", "train", "valid"] + (["test"] if os.path.lexists(folder / "test.json") else [])
+    return {name: _json(folder / f"{name}.json", mistakes) for name in names}
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether this is a folder; a name too long or a folder closed to us is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _json(path: Path, mistakes: list[str]) -> Any:
+    """The content of one file, or an empty list and a line in `mistakes`."""
+    try:
+        return json.loads(_text(path), object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+    except json.JSONDecodeError as error:
+        mistakes.append(f"{path}:{error.lineno}: not JSON: {error.msg}; {_json_cure(path, error)}")
+    except RecursionError:
+        mistakes.append(f"{path}: nested too deeply to be a list of questions")
+    except (OSError, ValueError) as error:
+        mistakes.append(f"{path}: {getattr(error, 'strerror', None) or error}")
+    return []
+
+
+def _text(path: Path) -> str:
+    """What a regular file holds: a pipe would block, a device would never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError("not a regular file; write the data to one")
+    raw = path.read_bytes()
+    if raw.startswith(b"\x1f\x8b"):
+        raise ValueError("gzip-compressed; unpack it first")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"byte {error.start} is not UTF-8; convert the file, for instance from Big5 or GB18030"
+        ) from None
+
+
+def _json_cure(path: Path, error: json.JSONDecodeError) -> str:
+    if not error.doc.strip():
+        return "the file is empty"
+    if error.msg == "Extra data":
+        return "one JSON list is expected, not a value per line"
+    return "is the file complete?" if error.pos >= len(error.doc.rstrip()) else f"look at column {error.colno}"
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    values = dict(pairs)
+    if len(values) < len(keys):
+        twice = next(key for key, count in Counter(keys).items() if count > 1)
+        raise ValueError(f"key {said(twice)} twice in one object{_labelled(values)}; keep one")
+    return values
+
+
+def _labelled(row: Any) -> str:
+    return f" (id {said(row['id'])})" if isinstance(row, dict) and "id" in row else ""
+
+
+def _no_constants(name: str) -> None:
+    raise ValueError(f"{name} is not JSON; write a number or null")
+
+
+def _parse(location: str, files: Mapping[str, Any], mistakes: list[str]) -> Data:
+    def name(split: str) -> str:
+        return f"{location}: {split}" if location == SAMPLE else str(Path(location) / f"{split}.json")
+
+    paragraphs = _paragraphs(name("context"), files["context"], mistakes)
+    questions = {
+        split: tuple(_questions(name(split), files.get(split, []), paragraphs, split != "test", mistakes))
+        for split in SPLITS
+    }
+    for split in ("train", "valid"):
+        if not questions[split] and not mistakes:
+            mistakes.append(f"{name(split)}: no questions; at least one is needed")
+    mistakes += _repeated_ids({name(split): rows for split, rows in questions.items()})
+    return Data(location, paragraphs, **questions, several=_several(location, questions, mistakes))
+
+
+def _several(location: str, questions: Mapping[str, Sequence[Question]], mistakes: list[str]) -> dict[str, list[str]]:
+    path = Path(location) / REFERENCES
+    if location == SAMPLE or not path.exists():
+        return {}
+    try:
+        return _reference_lists(path, {row.id for rows in questions.values() for row in rows})
+    except DataError as error:
+        mistakes += error.lines
+        return {}
+
+
+def _paragraphs(name: str, content: Any, mistakes: list[str]) -> tuple[str, ...]:
+    if not isinstance(content, list):
+        mistakes.append(f"{name}: holds {_kind(content)}; a list of paragraph strings is expected")
+        return ()
+    if not content and not mistakes:
+        mistakes.append(f"{name}: no paragraphs; at least {CANDIDATES.start} are needed")
+    for row, text in enumerate(content):
+        if problem := _text_problem(text):
+            mistakes.append(f"{name}: row {row}: {problem}")
+    return tuple(content)
+
+
+def _text_problem(text: Any) -> str | None:
+    if not isinstance(text, str):
+        return f"{_kind(text)} where text is expected"
+    if len(text) > LONGEST:
+        return f"{len(text):,} characters; at most {LONGEST:,} are read, divide it"
+    if "\0" in text:
+        return f"a NUL character at {text.index(chr(0))}; remove it"
+    if not text.strip():
+        return "empty text"
+    if half := re.search("[\ud800-\udfff]", text):
+        return f"half a surrogate pair at {half.start()}, which is no character; write the whole one"
+    return None
+
+
+def _questions(
+    name: str, content: Any, paragraphs: Sequence[str], labelled: bool, mistakes: list[str]
+) -> Iterator[Question]:
+    if not isinstance(content, list):
+        mistakes.append(f"{name}: holds {_kind(content)}; a list of questions is expected")
+        return
+    for number, row in enumerate(content):
+        problems = list(_row_problems(row, paragraphs, labelled))
+        mistakes += [f"{name}: row {number}{_labelled(row)}: {problem}" for problem in problems]
+        if not problems:
+            yield _question(row)
+
+
+def _question(row: Mapping[str, Any]) -> Question:
+    answer = row.get("answer") or {}
+    return Question(
+        row["id"],
+        row["question"],
+        tuple(row["paragraphs"]),
+        row.get("relevant"),
+        answer.get("text"),
+        answer.get("start"),
+    )
+
+
+def _row_problems(row: Any, paragraphs: Sequence[str], labelled: bool) -> Iterator[str]:
+    if not isinstance(row, dict):
+        yield f"{_kind(row)} where a question object is expected"
+        return
+    needed = ("id", "question", "paragraphs") + (("relevant", "answer") if labelled else ())
+    if missing := [key for key in needed if key not in row]:
+        yield f"{', '.join(missing)}: missing"
+        return
+    for key in ("id", "question"):
+        if problem := _text_problem(row[key]):
+            yield f"{key}: {problem}"
+    candidates = list(_candidate_problems(row["paragraphs"], len(paragraphs)))
+    yield from candidates
+    if len(labels := [key for key in ("relevant", "answer") if key in row]) == 1:
+        yield f"{labels[0]}: stands alone; write both relevant and answer, or neither"
+    elif labels and not candidates and paragraphs:
+        yield from _label_problems(row, paragraphs)
+
+
+def _candidate_problems(candidates: Any, count: int) -> Iterator[str]:
+    if not isinstance(candidates, list) or not all(_is_int(index) for index in candidates):
+        yield "paragraphs: a list of whole numbers is expected"
+        return
+    if len(candidates) not in CANDIDATES:
+        yield f"paragraphs: {len(candidates)} of them; {CANDIDATES.start} to {CANDIDATES.stop - 1} are expected"
+    for index in candidates if count else ():  # without paragraphs that is the mistake
+        if not 0 <= index < count:
+            yield f"paragraphs: {said(index)} is not in context.json, which has rows 0 to {count - 1}"
+    if len(set(candidates)) < len(candidates):
+        yield "paragraphs: the same paragraph twice"
+
+
+def _label_problems(row: Mapping[str, Any], paragraphs: Sequence[str]) -> Iterator[str]:
+    relevant, answer = row["relevant"], row["answer"]
+    if not _is_int(relevant) or relevant not in row["paragraphs"]:
+        yield f"relevant: {said(relevant)} is none of this question's paragraphs {row['paragraphs']}"
+        return
+    if not isinstance(answer, dict) or not isinstance(answer.get("text"), str) or not _is_int(answer.get("start")):
+        yield 'answer: {"text": a string, "start": a whole number} is expected'
+        return
+    text, start, paragraph = answer["text"], answer["start"], paragraphs[relevant]
+    if not text.strip():
+        yield "answer: empty text"
+    elif isinstance(paragraph, str) and (start < 0 or paragraph[start : start + len(text)] != text):
+        place = f"start {said(start)} of paragraph {relevant}"
+        yield f"answer: {said(text)} is not at {place}; {_where(text, paragraph, start)}"
+
+
+def _where(text: str, paragraph: str, start: int) -> str:
+    first = min(max(0, start), len(paragraph))
+    nearest = (paragraph.rfind(text, 0, first + len(text)), paragraph.find(text, first))
+    places = [at for at in nearest if at >= 0]
+    if not places:
+        return "it stands nowhere in that paragraph"
+    return f"it stands at {min(places, key=lambda at: abs(at - start))} (counted in characters, from 0)"
+
+
+def _repeated_ids(questions: Mapping[str, Sequence[Question]]) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for name, rows in questions.items():
+        for row in rows:
+            if row.id in seen:
+                yield f"{name}: id {said(row.id)} already stands in {seen[row.id]}; ids are unique over all files"
+            seen.setdefault(row.id, name)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def said(value: Any) -> str:
+    """A value as a message has it: on one line, and short."""
+    text = _kind(value) if isinstance(value, dict | list) else repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true/false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _shortened(lines: Sequence[str]) -> list[str]:
+    more = len(lines) - SHOWN
+    return [*lines[:SHOWN], f"… and {more} more"] if more > 0 else list(lines)

@@ -1,0 +1,270 @@
+"""What a data set is like: sizes, lengths, repetitions, how hard its distractors are. Reads it, changes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.dataset.bm25 import select
+from jobs.dataset.data import SPLITS, Data, Question, read, vocabulary
+
+if TYPE_CHECKING:
+    from jobs.features.windows import Tokens
+
+LIMITS = (384, 512, 1024, 2048, 4096)  # windows people use: BERT's, Longformer's and between
+
+Ints = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    smallest: int
+    mean: float
+    median: float
+    p95: float
+    largest: int
+
+    @classmethod
+    def of(cls, numbers: Iterable[int]) -> Lengths:
+        values = np.fromiter(numbers, np.int64)
+        if not len(values):
+            return cls(0, 0.0, 0.0, 0.0, 0)
+        median, p95 = np.percentile(values, [50, 95])
+        return cls(int(values.min()), round(float(values.mean()), 2), float(median), float(p95), int(values.max()))
+
+    def __str__(self) -> str:
+        return f"mean {self.mean:,.1f}, median {self.median:,.0f}, 95 % up to {self.p95:,.0f}, largest {self.largest:,}"
+
+
+@dataclass(frozen=True)
+class TokenLengths:
+    """Lengths in a tokenizer's tokens, special ones included where a question is joined with paragraphs.
+
+    relevant, joined        a question with its relevant paragraph; with all of its paragraphs, a separator between two
+    *_longer                by limit, the share of inputs that are longer than that many tokens
+    *_answer_ends_past      by limit, the share of answers that end behind that many tokens of the input
+    answers_cutting_tokens   share of answers that begin or end inside a token, and so are never given exactly
+    """
+
+    tokenizer: str
+    paragraph: Lengths
+    question: Lengths
+    answer: Lengths
+    relevant: Lengths
+    joined: Lengths
+    relevant_longer: dict[int, float]
+    relevant_answer_ends_past: dict[int, float]
+    joined_longer: dict[int, float]
+    joined_answer_ends_past: dict[int, float]
+    answers_cutting_tokens: float
+
+    def lines(self) -> list[str]:
+        return [
+            f"tokens of {self.tokenizer}",
+            f"  paragraph: {self.paragraph}",
+            f"  question: {self.question}",
+            f"  answer: {self.answer}; {self.answers_cutting_tokens:.1%} begin or end inside a token",
+            f"  question and relevant paragraph: {self.relevant}",
+            f"    longer than {_shares(self.relevant_longer)}",
+            f"    answer ends past {_shares(self.relevant_answer_ends_past)}",
+            f"  question and all its paragraphs: {self.joined}",
+            f"    longer than {_shares(self.joined_longer)}",
+            f"    answer ends past {_shares(self.joined_answer_ends_past)}",
+        ]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Shares are between 0 and 1, and over labelled questions.
+
+    candidates            how many questions have that many paragraphs
+    unused_paragraphs     paragraphs of no question
+    repeated_paragraphs   rows of context.json with the text of an earlier one
+    repeated_questions    questions that ask an earlier one's words of the same paragraphs
+    shared_paragraphs     texts that questions of more than one split have among their paragraphs
+    odd_ids               ids with white space at an end or a control character in them
+    answer_in_distractor  share whose answer also stands in another of the question's paragraphs
+    answer_repeated       share whose answer stands more than once in its paragraph
+    bm25_picks            by split, the share whose relevant paragraph BM25 picks without any label
+    """
+
+    location: str
+    fingerprint: str
+    questions: dict[str, int]
+    labelled: int
+    paragraphs: int
+    candidates: dict[int, int]
+    paragraph_characters: Lengths
+    question_characters: Lengths
+    answer_characters: Lengths
+    unused_paragraphs: int
+    repeated_paragraphs: int
+    repeated_questions: int
+    shared_paragraphs: int
+    odd_ids: int
+    answer_in_distractor: float
+    answer_repeated: float
+    bm25_picks: dict[str, float]
+    tokens: TokenLengths | None = None
+
+    def lines(self) -> list[str]:
+        """For people to read."""
+        return [
+            f"{self.location}: {_numbers(self.questions)} questions on {self.paragraphs:,} paragraphs",
+            f"fingerprint {self.fingerprint}",
+            f"paragraphs of a question: {', '.join(f'{size} ({n:,})' for size, n in self.candidates.items())}",
+            "characters",
+            f"  paragraph: {self.paragraph_characters}",
+            f"  question: {self.question_characters}",
+            f"  answer: {self.answer_characters}",
+            *(self.tokens.lines() if self.tokens else []),
+            f"answer also stands in a distractor: {self.answer_in_distractor:.1%}",
+            f"answer stands more than once in its paragraph: {self.answer_repeated:.1%}",
+            f"relevant paragraph picked by BM25: {', '.join(f'{s} {p:.1%}' for s, p in self.bm25_picks.items())}",
+            *(f"{name.replace('_', ' ')}: {number:,}" for name, number in self._oddities().items() if number),
+        ]
+
+    def _oddities(self) -> dict[str, int]:
+        names = ("unused_paragraphs", "repeated_paragraphs", "repeated_questions", "shared_paragraphs", "odd_ids")
+        return {name: getattr(self, name) for name in names}
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def survey(location: str, tokenizer: str | None = None) -> Survey:
+    """Survey the data set that `jobs.data.read` finds at `location`; with lengths in tokens when a backbone, whose
+    tokenizer counts, is named.
+
+    >>> survey("sample").candidates
+    {4: 2432}
+
+    Raises DataError with every mistake in the data; BackboneError when the tokenizer cannot be had.
+    """
+    data = read(location)
+    splits = {split: rows for split in SPLITS if (rows := getattr(data, split))}
+    rows = [row for own in splits.values() for row in own]
+    labelled = [row for row in rows if row.relevant is not None]
+    used = {split: {data.paragraphs[index] for row in own for index in row.paragraphs} for split, own in splits.items()}
+    return Survey(
+        location=location,
+        fingerprint=data.fingerprint,
+        questions={split: len(own) for split, own in splits.items()},
+        labelled=len(labelled),
+        paragraphs=len(data.paragraphs),
+        candidates=dict(sorted(Counter(len(row.paragraphs) for row in rows).items())),
+        paragraph_characters=Lengths.of(map(len, data.paragraphs)),
+        question_characters=Lengths.of(len(row.question) for row in rows),
+        answer_characters=Lengths.of(len(row.answer or "") for row in labelled),
+        unused_paragraphs=len(data.paragraphs) - len({index for row in rows for index in row.paragraphs}),
+        repeated_paragraphs=len(data.paragraphs) - len(set(data.paragraphs)),
+        repeated_questions=len(rows) - len({(row.question, _texts(data, row)) for row in rows}),
+        shared_paragraphs=len(_in_several(used.values())),
+        odd_ids=sum(row.id != row.id.strip() or not row.id.isprintable() for row in rows),
+        answer_in_distractor=_share(_in_distractor(data, row) for row in labelled),
+        answer_repeated=_share(_repeated(data, row) for row in labelled),
+        bm25_picks=_picks(data, splits),
+        tokens=_token_lengths(data, rows, labelled, tokenizer) if tokenizer else None,
+    )
+
+
+def _texts(data: Data, row: Question) -> frozenset[str]:
+    """What a question is asked of: its relevant paragraph, or all of them where that is not known."""
+    return frozenset(
+        data.paragraphs[index] for index in ([row.relevant] if row.relevant is not None else row.paragraphs)
+    )
+
+
+def _in_several(sets: Iterable[set[str]]) -> set[str]:
+    times = Counter(text for texts in sets for text in texts)
+    return {text for text, number in times.items() if number > 1}
+
+
+def _share(answers: Iterable[bool]) -> float:
+    given = list(answers)
+    return sum(given) / len(given) if given else 0.0
+
+
+def _in_distractor(data: Data, row: Question) -> bool:
+    answer = row.answer or ""
+    return any(answer in data.paragraphs[index] for index in row.paragraphs if index != row.relevant)
+
+
+def _repeated(data: Data, row: Question) -> bool:
+    answer, paragraph = row.answer or "", data.paragraphs[row.relevant or 0]
+    return paragraph.find(answer, paragraph.find(answer) + 1) >= 0
+
+
+def _picks(data: Data, splits: Mapping[str, Sequence[Question]]) -> dict[str, float]:
+    rows = {split: [row for row in own if row.relevant is not None] for split, own in splits.items()}
+    flat = [row for own in rows.values() for row in own]
+    candidates = [[data.paragraphs[index] for index in row.paragraphs] for row in flat]
+    scores = select([row.question for row in flat], candidates, data.paragraphs)
+    right = {row.id: row.paragraphs[own.argmax()] == row.relevant for row, own in zip(flat, scores, strict=True)}
+    return {split: _share(right[row.id] for row in own) for split, own in rows.items() if own}
+
+
+def _token_lengths(data: Data, rows: Sequence[Question], labelled: Sequence[Question], name: str) -> TokenLengths:
+    from jobs.features.windows import Pair, pair_layout, tokenize, unrepresentable
+    from jobs.model.backbones import load_tokenizer
+
+    tokenizer = load_tokenizer(name, vocabulary(data))
+    paragraphs, questions = tokenize(tokenizer, data.paragraphs), tokenize(tokenizer, [row.question for row in rows])
+    layout = pair_layout(tokenizer)
+    asked = dict(zip((row.id for row in rows), questions.lengths() + layout.special, strict=True))
+    sizes = paragraphs.lengths()
+    joined = [int(asked[row.id] + sizes[list(row.paragraphs)].sum()) + len(row.paragraphs) - 1 for row in rows]
+    relevant = [int(asked[row.id] + sizes[row.relevant]) for row in labelled]
+    spans = _answer_spans(paragraphs, labelled)
+    behind = np.asarray([asked[row.id] for row in labelled], np.int64) - len(layout.after) + spans[:, 1] + 1
+    pairs = [Pair(0, row.relevant or 0, row.start or 0, (row.start or 0) + len(row.answer or "")) for row in labelled]
+    return TokenLengths(
+        tokenizer=name,
+        paragraph=Lengths.of(sizes),
+        question=Lengths.of(questions.lengths()),
+        answer=Lengths.of(spans[:, 1] - spans[:, 0] + 1),
+        relevant=Lengths.of(relevant),
+        joined=Lengths.of(joined),
+        relevant_longer=_past(relevant),
+        relevant_answer_ends_past=_past(behind),
+        joined_longer=_past(joined),
+        joined_answer_ends_past=_past(behind + _before_relevant(sizes, labelled)),
+        answers_cutting_tokens=unrepresentable(paragraphs, pairs) / max(1, len(pairs)),
+    )
+
+
+def _answer_spans(paragraphs: Tokens, rows: Sequence[Question]) -> Ints:
+    """[rows, 2] first and last token of each answer in its paragraph; -1 twice where no token has a part of it."""
+    from jobs.features.windows import token_span
+
+    spans = [
+        token_span(paragraphs, row.relevant or 0, row.start or 0, (row.start or 0) + len(row.answer or ""))
+        for row in rows
+    ]
+    return np.asarray(spans, np.int64).reshape(-1, 2)
+
+
+def _before_relevant(sizes: Ints, rows: Sequence[Question]) -> Ints:
+    """[rows] tokens of the paragraphs in front of the relevant one, each with the separator behind it."""
+    return np.asarray(
+        [sum(int(sizes[i]) + 1 for i in row.paragraphs[: row.paragraphs.index(row.relevant or 0)]) for row in rows],
+        np.int64,
+    )
+
+
+def _past(lengths: Iterable[int] | Ints) -> dict[int, float]:
+    values = np.asarray(list(lengths))
+    return {limit: _share((values > limit).tolist()) for limit in LIMITS}
+
+
+def _shares(table: Mapping[int, float]) -> str:
+    return ", ".join(f"{limit:,}: {share:.1%}" for limit, share in table.items())
+
+
+def _numbers(table: Mapping[str, int]) -> str:
+    return " / ".join(f"{number:,} {name}" for name, number in table.items())

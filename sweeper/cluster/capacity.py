@@ -1,0 +1,161 @@
+"""How many trials run side by side, and why. Pure arithmetic over what one machine, or a cluster's, have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sweeper.errors import EnvironmentFailure
+from sweeper.space.search_space import SearchSpace, possible_resources, resources_of
+from sweeper.space.sections import Resources
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine of a cluster, under the name a person knows it by."""
+
+    name: str
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What trials can have: of one machine, or in all of a cluster whose `nodes` are given."""
+
+    cpus: int
+    gpus: int
+    nodes: tuple[Node, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Node, ...]:
+        return self.nodes or (Node("this machine", self.cpus, self.gpus),)
+
+    @property
+    def name(self) -> str:
+        return "this cluster" if self.nodes else "this machine"
+
+
+def together(nodes: tuple[Node, ...]) -> Machine:
+    """A cluster of these nodes."""
+    return Machine(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), nodes)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one trial reserves, for each of its workers, and how many such trials a machine holds at once."""
+
+    cpus: float
+    gpus: float
+    slots: int
+    workers: int = 1
+
+    def why(self, machine: Machine) -> str:
+        """In one line, node by node for a cluster."""
+        each = f"{self.workers} workers of " if self.workers > 1 else ""
+        shared = f", {int(1 / self.gpus)} on each GPU" if 0 < self.gpus < 1 else ""
+        wants = f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU{shared}" if self.gpus else "")
+        has = f"{machine.cpus} CPU" + (f" and {machine.gpus} GPU" if machine.gpus or self.gpus else "")
+        return f"{self.slots} at once: each reserves {each}{wants}, of {has}{self._where(machine)}"
+
+    def _where(self, machine: Machine) -> str:
+        if not machine.nodes:
+            return ""
+        what = "workers" if self.workers > 1 else "trials"
+        fits = [f"{node.name} {room(node, self.cpus, self.gpus)}" for node in machine.nodes]
+        return f" on {len(machine.nodes)} nodes; {what} that fit: {', '.join(fits)}"
+
+
+def local_machine() -> Machine:
+    """The CPUs this process may run on and the GPUs CUDA shows it."""
+    return Machine(len(os.sched_getaffinity(0)), _gpus())
+
+
+def _gpus() -> int:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    import torch
+
+    return int(torch.cuda.device_count())
+
+
+def share(resources: Resources | None, machine: Machine, trials: int) -> Share:
+    """What each of `trials` trials reserves here. Left open, a worker takes a whole GPU where there is one, and
+    else a CPU, or more only when there are fewer workers than CPUs: two trials with a thread each finish sooner
+    than one after the other with two.
+
+    Raises EnvironmentFailure for what can never be given: a worker to no node, or all workers to no cluster.
+    """
+    wanted = resources or Resources()
+    gpus = wanted.gpus if wanted.gpus is not None else float(machine.gpus > 0)
+    cpus = wanted.cpus if wanted.cpus is not None else float(_spare_cpus(machine, gpus, trials * wanted.workers))
+    if problem := _too_much(cpus, gpus, machine):
+        raise EnvironmentFailure(problem)
+    fitting = workers_at_once(cpus, gpus, machine.parts)
+    if fitting < wanted.workers:
+        raise EnvironmentFailure(
+            f"resources.workers: a trial wants {wanted.workers} of {_amount(cpus, gpus)} and {machine.name} has room "
+            f"for {fitting}; ask for fewer, or for less each"
+        )
+    return Share(cpus, gpus, fitting // wanted.workers, wanted.workers)
+
+
+def _spare_cpus(machine: Machine, gpus: float, workers: int) -> int:
+    """As many CPUs for each of so many workers as leave room for them all; one, where there is not even that."""
+    if gpus:
+        return 1
+    most = max(node.cpus for node in machine.parts)
+    fits = (cpus for cpus in range(most, 0, -1) if workers_at_once(cpus, 0, machine.parts) >= workers)
+    return next(fits, 1)
+
+
+def _too_much(cpus: float, gpus: float, machine: Machine) -> str | None:
+    """Why no node can ever run a worker, if so. One that has the GPUs must have the CPUs as well."""
+    most_cpus, most_gpus = (max(getattr(node, of) for node in machine.parts) for of in ("cpus", "gpus"))
+    whose = "the largest node" if machine.nodes else machine.name
+    who = "a worker" if machine.nodes else "a trial"
+    if gpus > most_gpus:
+        return f"resources.gpus: {who} wants {gpus:g} and {whose} has {most_gpus}; run on the CPU with resources.gpus=0"
+    if cpus > most_cpus:
+        return f"resources.cpus: {who} wants {cpus:g} and {whose} has {most_cpus}; lower it"
+    if not any(room(node, cpus, gpus) for node in machine.parts):
+        return f"resources: no node has {_amount(cpus, gpus)} together, which a worker wants; lower one of them"
+    return None
+
+
+def _amount(cpus: float, gpus: float) -> str:
+    return f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+
+
+def workers_at_once(cpus: float, gpus: float, nodes: tuple[Node, ...]) -> int:
+    """How many workers that reserve so much run at once on empty nodes."""
+    return sum(room(node, cpus, gpus) for node in nodes)
+
+
+def slots(share: Share, nodes: tuple[Node, ...]) -> int:
+    """How many trials with this share run at once on these nodes, perhaps none."""
+    return workers_at_once(share.cpus, share.gpus, nodes) // share.workers
+
+
+def room(node: Node, cpus: float, gpus: float) -> int:
+    """How many workers that reserve so much run at once on an empty node."""
+    by_cpu = int(node.cpus / cpus)
+    return min(by_cpu, _by_gpu(gpus, node.gpus)) if gpus else by_cpu
+
+
+def _by_gpu(wanted: float, gpus: int) -> int:
+    """A fraction is taken from one GPU, never across two."""
+    return int(gpus // wanted) if wanted >= 1 else gpus * int(1 / wanted)
+
+
+def shares(space: SearchSpace, machine: Machine) -> list[Share]:
+    """The different shares trials of this space may reserve. Raises EnvironmentFailure if one can never be given."""
+    return [share(resources, machine, space.search.trials or 1) for resources in possible_resources(space)]
+
+
+def share_of(space: SearchSpace, params: Mapping[str, Any], machine: Machine) -> Share:
+    """What the trial with these parameters reserves."""
+    return share(resources_of(space, params), machine, space.search.trials or 1)

@@ -1,0 +1,215 @@
+"""The nodes of the Ray that a sweep uses: which there are, whether trials can run there, what became of one."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from sweeper.cluster.capacity import Machine, Node, together
+from sweeper.driver.sweep import Sweep
+from sweeper.errors import EnvironmentFailure
+from sweeper.trial.process import places_of, this_node
+
+PACKAGES = ("sweeper", "ray", "torch", "transformers")  # that must be of one version on all nodes
+MARKER = ".seen-by-nodes-"
+PATIENCE = 120.0  # seconds for a node to start a process that imports our packages
+SILENCE = 30.0  # seconds after which a node that does not answer counts as lost
+GLANCE = 0.2
+
+
+def machine() -> Machine:
+    """The cluster as Ray knows it at present. Raises EnvironmentFailure when none of its nodes has a CPU."""
+    if found := nodes():
+        return together(found)
+    raise EnvironmentFailure("the cluster has no node with a CPU now; add one, `ray start --address=HOST:PORT`")
+
+
+def nodes() -> tuple[Node, ...]:
+    """Those that are there and have a CPU."""
+    found = [_node(node, name) for node, name in _named(alive())]
+    return tuple(node for node in found if node.cpus)
+
+
+def alive() -> list[Mapping[str, Any]]:
+    """What Ray knows of each node that is there."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _named(nodes: list[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Each with its address, and part of its id where several have the same."""
+    shared = Counter(node["NodeManagerAddress"] for node in nodes)
+    for node in nodes:
+        address = node["NodeManagerAddress"]
+        yield node, address if shared[address] == 1 else f"{address} ({node['NodeID'][:6]})"
+
+
+def _node(node: Mapping[str, Any], name: str) -> Node:
+    return Node(name, *(int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU")))
+
+
+def on_node(node: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Ray's reference to what `function` gives when it is called on that node, whatever else runs there."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    return task.options(scheduling_strategy=there).remote(*arguments)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a node sees of a sweep.
+
+    marker       what a file in the sweep's folder says; None where there is no such file
+    fingerprint  of the data there, or why it cannot be read
+    versions     of Python and the packages; None for one that is not there
+    """
+
+    marker: str | None
+    fingerprint: str
+    versions: Mapping[str, str | None]
+
+
+def look(marker: str, data: str) -> Sight:
+    """The sight of the node that this is called on."""
+    file = Path(marker)
+    return Sight(file.read_text() if file.is_file() else None, _fingerprint(data), versions())
+
+
+def _fingerprint(data: str) -> str:
+    from jobs.dataset.data import DataError, read
+
+    try:
+        return read(data).fingerprint
+    except (DataError, OSError) as error:
+        return f"cannot be read: {' '.join(str(error).split())[:200]}"
+
+
+def versions() -> dict[str, str | None]:
+    """By package, without what a build adds after a plus."""
+    return {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package).partition("+")[0]
+    except PackageNotFoundError:
+        return None
+
+
+def preflight(sweep: Sweep) -> None:
+    """Whether every node of the cluster sees the sweep's folder and the same data, and has the same packages.
+
+    A node that is lost meanwhile is no mistake. Raises EnvironmentFailure with everything that is wrong, node by
+    node.
+    """
+    names = {str(node["NodeID"]): name for node, name in _named(alive())}
+    with marked(sweep.folder.absolute()) as marker:
+        sights = {node: on_node(node, look, str(marker), sweep.space.data) for node in names}
+        expected = Sight(marker.read_text(), sweep.space.data_fingerprint, versions())
+        mistakes = [
+            f"node {names[node]}: {problem}"
+            for node, sight in sights.items()
+            for problem in _problems(node, sight, expected, marker.parent, sweep.space.data)
+        ]
+    if mistakes:
+        raise EnvironmentFailure(mistakes)
+
+
+@contextmanager
+def marked(folder: Path) -> Iterator[Path]:
+    """A file in a folder that only those can know who see this very folder."""
+    with NamedTemporaryFile("w", dir=folder, prefix=MARKER) as file:
+        file.write(os.urandom(16).hex())
+        file.flush()
+        yield Path(file.name)
+
+
+def _problems(node: str, sight: Any, expected: Sight, folder: Path, data: str) -> list[str]:
+    """What keeps a node from running trials."""
+    import ray
+
+    try:
+        return differences(ray.get(sight, timeout=PATIENCE), expected, folder, data)
+    except ray.exceptions.GetTimeoutError:
+        return [f"has not answered for {PATIENCE:g} s; is it overloaded? take it out with `ray stop` there"]
+    except ray.exceptions.RayError as error:
+        if is_lost(node):
+            return []
+        cause = str(error).strip().splitlines()[-1]
+        return [f"cannot run our code; {cause}; install there what is installed here"]
+
+
+def differences(seen: Sight, expected: Sight, folder: Path, data: str) -> list[str]:
+    """What a node lacks, each with its cure."""
+    problems = []
+    if seen.marker != expected.marker:
+        cure = "put it on storage that all nodes share, as mlflow.ini's [storage] root"
+        problems.append(f"does not see the sweep's folder {folder}; {cure}")
+    if seen.fingerprint != expected.fingerprint:
+        cure = "put one copy where all nodes see it under this path"
+        problems.append(f"data {data}: has fingerprint {expected.fingerprint} here, there {seen.fingerprint}; {cure}")
+    for package, here in expected.versions.items():
+        there = seen.versions.get(package)
+        if there != here and not (package == "sweeper" and there is None):  # it may have travelled there with us
+            problems.append(f"has {package} {there or 'not at all'}, here it is {here}; install the same there")
+    return problems
+
+
+def is_lost(node: str) -> bool:
+    """Whether a node has left the cluster. Ray may learn of it only after its processes are gone, so a node that is
+    said to be there is asked. For one that answers this takes no longer than a call."""
+    import ray
+
+    if not node or not ray.is_initialized():
+        return False
+    answer, deadline = on_node(node, this_node), time.monotonic() + SILENCE
+    while time.monotonic() < deadline and node in [str(one["NodeID"]) for one in alive()]:
+        ended, _ = ray.wait([answer], timeout=GLANCE)
+        if ended and _answered(answer):
+            return False
+    return True
+
+
+def _answered(answer: Any) -> bool:
+    import ray
+
+    try:
+        ray.get(answer)
+    except ray.exceptions.RayError:
+        return False
+    return True
+
+
+def lost_node(workdir: Path) -> bool:
+    """Whether a trial that died without a word had a process on a node that is lost."""
+    return any(is_lost(node) for node in {place.node for place in places_of(workdir)})
+
+
+def end(workdir: Path) -> None:
+    """Kill the trial's processes, which may be stuck where nothing else reaches them; for the driver. A process id
+    means something only on its own node."""
+    here = this_node()
+    for place in places_of(workdir):
+        if place.node in ("", here):
+            kill(place.pid)
+        else:
+            on_node(place.node, kill, place.pid)
+
+
+def kill(pid: int) -> None:
+    with suppress(OSError):
+        os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,144 @@
+"""What a person writes to mean a trial or its checkpoint: `SWEEP`, which is its best trial, or `SWEEP/NUMBER`;
+a checkpoint is also a folder, its `s3://` address, or `JOB@champion`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.storages import RDBStorage
+
+from jobs.checkpoint import MANIFEST, PREDICTIONS, damage
+from sweeper.driver.repeats import leaders
+from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
+from sweeper.ledger.database import existing_storage
+from sweeper.ledger.ledger import Ledger, TrialRecord, load_ledger
+from sweeper.release.champions import CHAMPION, champion
+from sweeper.storage import checkpoints
+from sweeper.storage.settings import Stores
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of one sweep, and where its files lie."""
+
+    ledger: Ledger
+    record: TrialRecord
+
+    @property
+    def name(self) -> str:
+        return f"{self.ledger.name}/{self.record.number}"
+
+    @property
+    def id(self) -> int:
+        """Its number among all trials of the ledger's database, which grows with time."""
+        storage = self.ledger.storage
+        study = storage.get_study_id_from_name(self.ledger.name)
+        return storage.get_trial_id_from_study_id_trial_number(study, self.record.number)
+
+    @property
+    def job(self) -> str:
+        return str(self.ledger.attributes["job"])
+
+    @property
+    def data(self) -> str:
+        return str(self.ledger.attributes["data"])
+
+    def checkpoint(self, root: Path) -> Path:
+        """The whole checkpoint of its best evaluation, in the cache below `root` when it lies in a bucket.
+
+        Raises EnvironmentFailure when it is not kept or is damaged.
+        """
+        address = self.record.checkpoint
+        if not address or not checkpoints.kept([address]):
+            raise EnvironmentFailure(
+                f"trial {self.name}: its checkpoint is not kept; name a better trial, or keep more checkpoints"
+            )
+        return whole(checkpoints.local(address, root))
+
+    def predictions(self) -> list[dict[str, object]]:
+        """Its answers to the validation questions, at its best evaluation, in the order of the data.
+
+        Raises DataFailure when it has none.
+        """
+        address = self.record.checkpoint
+        content = checkpoints.read(checkpoints.join(checkpoints.parent(address), PREDICTIONS)) if address else None
+        if content is None:
+            raise DataFailure(
+                f"trial {self.name}: has left no {PREDICTIONS}; name one that has been evaluated and ended"
+            )
+        rows: list[dict[str, object]] = json.loads(content)
+        return rows
+
+
+def find_trial(text: str, storage: RDBStorage) -> Trial:
+    """The trial that `text` means.
+
+    >>> find_trial("qa_backbones/3", storage).record.number
+    3
+
+    Raises ConfigError when there is no such sweep or trial, or none of the sweep has a value yet.
+    """
+    name, number = split(text)
+    ledger = load_ledger(storage, name)
+    records = ledger.records()
+    if number is None:
+        ranked = leaders(records, ledger.direction)
+        if not ranked:
+            raise ConfigError(f"sweep {name}: no trial has ended with a value yet; run it first")
+        return Trial(ledger, ranked[0])
+    for record in records:
+        if record.number == number:
+            return Trial(ledger, record)
+    known = ", ".join(str(record.number) for record in records) or "none"
+    raise ConfigError(f"trial {text}: sweep {name} has no trial {number}; it has {known}")
+
+
+def split(text: str) -> tuple[str, int | None]:
+    """The sweep's name and the trial's number, if one is given.
+
+    >>> split("qa_backbones/3")
+    ('qa_backbones', 3)
+    """
+    match = re.fullmatch(r"(?P<name>[^/]+)/(?P<number>\d{1,9})", text)
+    return (match["name"], int(match["number"])) if match else (text, None)
+
+
+def find_checkpoint(text: str, stores: Stores) -> Path:
+    """The checkpoint folder that `text` means: one on disk, a job's champion, or a trial's.
+
+    >>> find_checkpoint("qa@champion", stores)
+    PosixPath('…/champions/qa/qa_backbones-3-1f0c2e9a')
+
+    Raises ConfigError when nothing of this name is there, EnvironmentFailure when it is damaged.
+    """
+    if checkpoints.is_remote(text):
+        return checkpoints.local(text, stores.root)
+    if folder := _folder(text):
+        return whole(folder)
+    job, mark, alias = text.partition("@")
+    if mark and alias != CHAMPION:
+        raise ConfigError(f"checkpoint {text}: there is no alias {alias!r}; write {job}@{CHAMPION}")
+    if mark:
+        return champion(job, stores)
+    return find_trial(text, existing_storage(stores.ledger)).checkpoint(stores.root)
+
+
+def _folder(text: str) -> Path | None:
+    """The folder that `text` is the path of, if it is meant as one."""
+    try:
+        folder = Path(text).expanduser()
+        meant = (folder / MANIFEST).is_file() or (folder.is_dir() and text.startswith((".", "/", "~")))
+    except (OSError, RuntimeError):  # a name too long, or ~somebody who is not there
+        return None
+    return folder if meant else None
+
+
+def whole(folder: Path) -> Path:
+    """`folder`, a checkpoint that is as it was written; else raises EnvironmentFailure."""
+    if problem := damage(folder):
+        raise EnvironmentFailure(f"checkpoint {problem}; name another trial's, or train this one again")
+    return folder

@@ -1,0 +1,88 @@
+"""What a sweep would do, as lines of text, without doing any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from optuna.storages import RDBStorage
+
+from jobs.model.backbones import weight_bytes
+from sweeper.cluster.capacity import Machine, shares
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import create_ledger
+from sweeper.monitor.progress import short
+from sweeper.space.search_space import SearchSpace, backbones, branches, searched
+
+ADAM = 3  # a checkpoint to go on from holds the weights and AdamW's two moments of each
+
+
+def lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str]:
+    """The plan: the space branch by branch, trials at once, first configurations, disk."""
+    search = space.search
+    goal = f"{space.objective} ({space.direction})"
+    yield f"{space.name}: {search.trials} trials of {space.job} on {space.data}, by {goal}"
+    for number, case in enumerate(branches(space), 1):
+        yield f"branch {number}"
+        yield from (f"  {name}: {domain}" for name, domain in case.domains.items())
+    yield from (f"trials: {share.why(machine)}" for share in shares(space, machine))
+    yield stopping(space)
+    if space.repeats:
+        seeds = ", ".join(map(str, space.repeats.seeds))
+        yield f"repeats: then the best {space.repeats.top} again, with seeds {seeds}"
+    yield f"first {first} configurations"
+    shown = dict.fromkeys([*searched(space), *(name for settings in space.search.enqueue for name in settings)])
+    yield from (f"  {' '.join(f'{name}={short(params[name])}' for name in shown)}" for params in draws(space, first))
+    yield disk(space, max(share.slots for share in shares(space, machine)))
+
+
+def stopping(space: SearchSpace) -> str:
+    rule = space.early_stopping
+    if rule is None:
+        return "early stopping: none"
+    return (
+        f"early stopping: {rule.scheduler}, after {rule.grace_period} epochs the best 1/{rule.reduction_factor:g} go on"
+    )
+
+
+def draws(space: SearchSpace, count: int) -> list[dict[str, Any]]:
+    """The parameters `run` would try first, as long as none of them has taught the sampler anything."""
+    ledger = create_ledger(open_storage("sqlite:///:memory:"), space, space.name)
+    records = iter(partial(ledger.ask, space), None)
+    return [
+        dict(record.params) for record, _ in zip(records, range(min(count, space.search.trials or count)), strict=False)
+    ]
+
+
+def disk(space: SearchSpace, slots: int) -> str:
+    """At most two checkpoints of each running trial and those that are kept."""
+    known = [size for size in map(weight_bytes, backbones(space)) if size is not None]
+    if not known:
+        return "disk: not known before the backbones are downloaded"
+    checkpoints = 2 * slots + space.keep.checkpoints
+    most = checkpoints * ADAM * max(known) / 2**20
+    note = "" if len(known) == len(backbones(space)) else ", larger if a backbone that is not here yet is larger"
+    return f"disk: up to {most:,.0f} MiB in {checkpoints} checkpoints{note}"
+
+
+def overview(storage: RDBStorage) -> Iterator[tuple[Any, ...]]:
+    """One row per sweep: name, job, trials, running, failed, objective, best value."""
+    from sweeper.driver.repeats import leaders
+    from sweeper.ledger.ledger import load_ledger, sweep_names
+
+    for name in sweep_names(storage):
+        ledger = load_ledger(storage, name)
+        records = ledger.records()
+        states = [record.state for record in records]
+        ranked = leaders(records, ledger.direction)
+        value = f"{ranked[0].value:.4f}" if ranked else "–"
+        yield (
+            name,
+            ledger.attributes["job"],
+            len(records),
+            states.count("RUNNING"),
+            states.count("FAIL"),
+            ledger.objective,
+            value,
+        )

@@ -1,0 +1,99 @@
+"""What a running sweep shows: a live table on a terminal, one line per trial that ends elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from jobs.job import Direction
+from sweeper.driver.retries import told
+from sweeper.ledger.ledger import TrialRecord
+from sweeper.retention import best
+
+STATES = {"RUNNING": "running", "COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
+
+
+class Progress:
+    """Shows every change it is told of.
+
+    >>> with Progress(console, "exact_match", "max", trials=8, names=["backbone", "learning_rate"]) as progress:
+    ...     progress.update(record)
+    """
+
+    def __init__(self, console: Console, objective: str, direction: Direction, trials: int, names: list[str]) -> None:
+        self.console = console
+        self.objective = objective
+        self.direction = direction
+        self.trials = trials
+        self.names = names
+        self.records: dict[int, TrialRecord] = {}
+        self.open: dict[int, TrialRecord] = {}  # those that run: all that is looked at, twice a second
+        self.leader: TrialRecord | None = None
+        self.began = time.monotonic()
+        self.live = Live(
+            console=console,
+            get_renderable=self.view,
+            refresh_per_second=2,
+            transient=True,
+            redirect_stdout=False,  # what libraries print belongs in the log, not above the table
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.stop()
+
+    def update(self, record: TrialRecord) -> None:
+        before = self.records.get(record.number)
+        self.records[record.number] = record
+        self.open.pop(record.number, None)
+        if record.state == "RUNNING":
+            self.open[record.number] = record
+        self.leader = next(iter(best([*([self.leader] if self.leader else []), record], self.direction)), None)
+        if before is not None and len(record.incidents) > len(before.incidents):
+            self.console.print(Text(f"trial {record.number:>3}  {told(record.incidents[-1])}"), soft_wrap=True)
+        if record.state != "RUNNING" and (before is None or before.state == "RUNNING"):
+            self.console.print(Text(self.line(record)), soft_wrap=True)
+
+    def line(self, record: TrialRecord) -> str:
+        """A trial that has ended, in one line: which, how, how good, with what."""
+        score = f"{self.objective} {record.value:.4f}" if record.value is not None else record.reason or ""
+        settings = " ".join(f"{name}={short(record.params[name])}" for name in self.names)
+        how = f"{STATES[record.state]:<13} {record.epochs:>4g} epochs {record.seconds:>7.1f} s"
+        again = f"seed={record.params['seed']} of trial {record.repeat_of}  " if record.repeat_of is not None else ""
+        return f"trial {record.number:>3}  {how}  {score}  {again}{settings}"
+
+    def view(self) -> Group:
+        """The live table: a line of totals, then the trials that are running."""
+        return Group(Text(self.totals()), self.running())
+
+    def totals(self) -> str:
+        ended = len(self.records) - len(self.open)
+        leader = f", best {self.leader.value:.4f} (trial {self.leader.number})" if self.leader else ""
+        return f"{ended} of {self.trials} trials, {time.monotonic() - self.began:.0f} s{leader}"
+
+    def running(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        for name in ("trial", "epoch", self.objective, *self.names):
+            table.add_column(name, style="dim")
+        for record in self.open.values():
+            epoch = f"{record.epochs:g}/{record.params['num_train_epochs']}"
+            value = "–" if record.value is None else f"{record.value:.4f}"
+            table.add_row(str(record.number), epoch, value, *(Text(short(record.params[n])) for n in self.names))
+        return table
+
+
+def short(value: object) -> str:
+    """A parameter's value in little room: three digits of a float."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,150 @@
+"""Champions: the version of each job's registered model that MLflow calls `champion`, and the folder that holds it.
+
+The folders lie below `champions/` in the root, named by trial and content, and are never changed; MLflow holds where
+from and why. With a server, the files are uploaded to the trial's run as well, and fetched from there where they
+are missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from jobs.checkpoint import damage, settle
+from sweeper.errors import ConfigError, EnvironmentFailure
+from sweeper.space.document import nearest
+from sweeper.space.sections import NAME
+from sweeper.storage.settings import Stores
+from sweeper.tracking.client import answering, connect
+
+CHAMPION = "champion"
+FOLDER = "champions"
+LABEL = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"  # a sweep's name, a trial's number, and eight characters
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered model's version. `tags` has its lineage; `folder` is its place below the champions' folder."""
+
+    model: str
+    number: int
+    run_id: str | None
+    tags: Mapping[str, str]
+
+    @property
+    def folder(self) -> str:
+        return self.tags["folder"]
+
+
+@dataclass(frozen=True)
+class Registry:
+    """MLflow's model registry, as far as champions need it. Every method raises EnvironmentFailure."""
+
+    stores: Stores
+    client: Any
+
+    def champions(self) -> list[str]:
+        """The models that have a champion."""
+        with answering(self.stores):
+            models, token = [], None
+            while token != "":
+                page = self.client.search_registered_models(page_token=token)
+                models += [model.name for model in page if CHAMPION in model.aliases]
+                token = page.token or ""
+            return models
+
+    def champion(self, model: str) -> Version | None:
+        if model not in self.champions():
+            return None
+        with answering(self.stores):
+            found = self.client.get_model_version_by_alias(model, CHAMPION)
+        if "folder" not in found.tags:
+            raise EnvironmentFailure(
+                f"champion of {model}: version {found.version} in MLflow was not made by `sweeper promote`; take its "
+                f"alias {CHAMPION} away there, and promote a trial"
+            )
+        if not re.fullmatch(f"{NAME}/{LABEL}", place := found.tags["folder"]):
+            raise EnvironmentFailure(
+                f"champion of {model}: MLflow has version {found.version} in {place!r}, which is no place below "
+                f"{FOLDER}; promote a trial again"
+            )
+        return Version(model, int(found.version), found.run_id or None, dict(found.tags))
+
+    def register(self, model: str, folder: str, run_id: str | None, tags: Mapping[str, str]) -> Version:
+        """A new version of `model`, whose files lie in `folder` below the champions' folder; not yet champion."""
+        with answering(self.stores):
+            if not self.client.search_registered_models(f"name = '{model}'"):
+                self.client.create_registered_model(model)
+            source = self._source(folder, run_id)
+            tags = {"folder": folder, **tags}
+            made = self.client.create_model_version(model, source, run_id, tags=tags, await_creation_for=None)
+            return Version(model, int(made.version), run_id, tags)
+
+    def crown(self, version: Version) -> None:
+        """Make it its model's one champion."""
+        with answering(self.stores):
+            self.client.set_registered_model_alias(version.model, CHAMPION, str(version.number))
+
+    def place(self, version: Version) -> Path:
+        """The folder of the version's files on this machine, downloaded first where a server has them."""
+        folder = self.stores.root / FOLDER / version.folder
+        if self.stores.remote and not folder.is_dir():
+            self._download(version, folder)
+        return folder
+
+    def _download(self, version: Version, folder: Path) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as incoming, answering(self.stores):
+            found = self.client.download_artifacts(version.run_id, f"{FOLDER}/{version.folder}", incoming)
+            settle(Path(found), folder)
+
+    def _source(self, folder: str, run_id: str | None) -> str:
+        """Where MLflow is to find the files. Nothing is copied into a database's artifacts; a server takes only
+        what it holds itself, as a path of this machine would tell others nothing."""
+        path = self.stores.root / FOLDER / folder
+        if not self.stores.remote:
+            return path.as_uri()
+        self.client.log_artifacts(run_id, str(path), f"{FOLDER}/{folder}")
+        return f"runs:/{run_id}/{FOLDER}/{folder}"
+
+
+def open_registry(stores: Stores) -> Registry:
+    """Raises EnvironmentFailure when MLflow's store does not answer."""
+    return Registry(stores, connect(stores))
+
+
+def champion(job: str, stores: Stores) -> Path:
+    """The folder of the job's champion, an undamaged checkpoint without what only training needs.
+
+    >>> champion("qa", stores)
+    PosixPath('…/champions/qa/qa_backbones-3-1f0c2e9a')
+
+    Raises ConfigError when the job has none, EnvironmentFailure when its files are missing or damaged.
+    """
+    if sqlite_is_absent(stores.tracking):  # opening it would make it
+        raise ConfigError(f"job {job}: has no champion; {_cure(job, [])}")
+    registry = open_registry(stores)
+    version = registry.champion(job)
+    if version is None:
+        raise ConfigError(f"job {job}: has no champion; {_cure(job, registry.champions())}")
+    folder = registry.place(version)
+    if problem := damage(folder):
+        raise EnvironmentFailure(
+            f"champion of {job}, {problem}; promote trial {version.tags['trial']} again, or another with --force"
+        )
+    return folder
+
+
+def sqlite_is_absent(address: str) -> bool:
+    return address.startswith("sqlite:///") and not Path(address.removeprefix("sqlite:///").partition("?")[0]).exists()
+
+
+def _cure(job: str, known: list[str]) -> str:
+    if not known:
+        return "`sweeper promote SWEEP` makes a sweep's best trial the champion of its job"
+    near = nearest(job, known)
+    return f"did you mean {near}?" if near else f"there is one of {', '.join(known)}"

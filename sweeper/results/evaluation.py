@@ -1,0 +1,61 @@
+"""Systems that answer, side by side, as people read them: a table for a terminal, Markdown, or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sweeper.results import table
+from sweeper.results.table import Sheet
+
+if TYPE_CHECKING:
+    from jobs.answering.evaluation import Estimate, Row
+
+HEADER = (
+    "system",
+    "paragraph",
+    "EM if right",
+    "EM",
+    "F1",
+    "errors: selection",
+    "reading",
+    "questions/s",
+)
+
+
+def caption(rows: Sequence[Row], split: str, profile: str) -> str:
+    """What the figures are, in one line."""
+    fitted = any(row.weight is not None for row in rows) and split == "valid"
+    told = "; the soft row is scored by weights fitted on other fifths of the questions" if fitted else ""
+    return f"{rows[0].questions} {split} questions, EM and F1: {profile}, 95 % bootstrap intervals{told}"
+
+
+def sheet_of(rows: Sequence[Row], split: str, profile: str) -> Sheet:
+    """The table as text, for a terminal or Markdown."""
+    return Sheet(HEADER, [cells(row) for row in rows], frozenset({"system"}), caption=caption(rows, split, profile))
+
+
+def cells(row: Row) -> list[str]:
+    """One row as text, under HEADER."""
+    name = row.system if row.weight is None else f"{row.system} (weight {row.weight:.2f})"
+    estimates = (row.paragraph_accuracy, row.exact_match_given_right, row.exact_match, row.f1)
+    shares = (row.selection_errors, row.reading_errors)
+    return [name, *map(_interval, estimates), *map(_share, shares), _rate(row.questions_per_second)]
+
+
+def _interval(estimate: Estimate | None) -> str:
+    return "–" if estimate is None else f"{estimate.value:.3f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def json_text(rows: Sequence[Row], split: str, profile: str) -> str:
+    """An object: `split`, `profile`, and `systems`, an array of jobs.evaluation.Row with full precision."""
+    content = {"split": split, "profile": profile, "systems": [row.as_dict() for row in rows]}
+    return table.json_text(content)

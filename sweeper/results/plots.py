@@ -1,0 +1,450 @@
+"""A sweep's plots as SVG: learning curves, learning rate, early stopping, importance, parallel coordinates.
+
+Text stays text, so that the reader's fonts draw it. A backbone has one colour and one marker in all of them.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from sweeper.ledger.ledger import TrialRecord
+from sweeper.results.importance import importances
+from sweeper.results.overview import Absent, Results, backbone, logarithmic, numeric, planned, varying
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PAPER, INK, MUTED, LINE = "#ffffff", "#1f2430", "#5f6775", "#d9dce3"
+# after Okabe and Ito, https://jfly.uni-koeln.de/color/, darkened where white is too near
+COLOURS = ("#0072b2", "#d55e00", "#00875f", "#b0518a", "#9a6f00", "#5b4fc4", "#5d6470", "#007a87")
+MARKERS = "os^DvPX*"
+LABEL_LENGTH = 18  # letters that fit the right margin
+LABEL_GAP = 0.08  # of the axes' height, between two lines of text
+MOST_LABELS = 28  # rows of the early-stopping plot that still have room for text
+FEW = 20  # trials below which it is a hint
+SIZE = (5.0, 3.1)  # inches; at 72 points each it can be read on a phone unshrunk
+EDGES = {"left": 0.1, "right": 0.67, "bottom": 0.17, "top": 0.87}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture and its caption; where `svg` is empty, `note` says why there is none."""
+
+    svg: str
+    note: str
+
+
+def figures(found: Results) -> dict[str, Plot]:
+    """Every plot by its name.
+
+    >>> figures(results(ledger))["importance"].note
+    'There is no importance to show: 2 trials have a value, and 4 are the fewest that say anything.'
+    """
+    return {name: plot(draw, found) for name, draw in DRAWINGS.items()}
+
+
+def artifacts(plots: Mapping[str, Plot]) -> dict[str, str]:
+    """The plots there are as texts by file name, as a tracker takes them."""
+    return {f"{name}.svg": plot.svg for name, plot in plots.items() if plot.svg}
+
+
+def plot(draw: Callable[[Results], tuple[Figure, str]], found: Results) -> Plot:
+    try:
+        with style():
+            figure, note = draw(found)
+            return Plot(svg(figure), note)
+    except Absent as absent:
+        return Plot("", str(absent))
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Text as text, never as mathematics, and the same bytes from the same data."""
+    import matplotlib as mpl
+
+    settings: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "sweeper",
+        "text.parse_math": False,
+        "font.family": ["sans-serif"],
+        "font.sans-serif": ["DejaVu Sans"],
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.axisbelow": True,
+        "grid.color": LINE,
+        "grid.linewidth": 0.7,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": MUTED,
+        "text.color": INK,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "ytick.left": False,
+        "figure.facecolor": PAPER,
+        "axes.facecolor": PAPER,
+        "lines.linewidth": 1.8,
+        "lines.markersize": 5,
+    }
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        # the glyph is measured here but drawn by whoever shows the picture
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def svg(figure: Figure) -> str:
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()
+
+
+# names
+
+
+def plain(text: str, longest: int) -> str:
+    """One line of `text` that XML can hold, cut at the end.
+
+    >>> plain("a\\nbc", 3)
+    'a …'
+    """
+    line = " ".join(re.sub("[^\\x20-\\x7e\\xa0-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]", " ", text).split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """The last part of hub names and paths, or more of them where the last parts are alike; what is still
+    too long keeps its end, which is where backbones of a family differ.
+
+    >>> short_names(["hfl/chinese-macbert-large", "a/bert", "b/bert"])
+    {'hfl/chinese-macbert-large': '…macbert-large', 'a/bert': 'a/bert', 'b/bert': 'b/bert'}
+    """
+    lines = [plain(name, 1000) for name in names]
+    last = [line.rstrip("/").rsplit("/", 1)[-1] for line in lines]
+    chosen = [end if last.count(end) == 1 else line for line, end in zip(lines, last, strict=True)]
+    return {name: ending(text) for name, text in zip(names, chosen, strict=True)}
+
+
+def ending(text: str) -> str:
+    """As many of its last words as fit a label."""
+    if len(text) <= LABEL_LENGTH:
+        return text
+    end = text[1 - LABEL_LENGTH :]
+    return "…" + (re.sub("^[^-_ ]{0,8}[-_ ]", "", end) or end)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a backbone is drawn."""
+
+    label: str
+    colour: str
+    marker: str
+
+
+def looks(found: Results) -> dict[str, Look]:
+    names = short_names(found.backbones)
+    return {
+        name: Look(label, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)])
+        for place, (name, label) in enumerate(names.items())
+    }
+
+
+# drawing
+
+
+def canvas(title: str, size: tuple[float, float] = SIZE, **edges: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size)
+    axes = figure.subplots()
+    figure.subplots_adjust(**{**EDGES, **edges})
+    figure.text(0.0, 0.99, plain(title, 60), fontsize=11, fontweight="bold", va="top")
+    axes.tick_params(length=0)
+    return figure, axes
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """The heights, moved as little as a single pass can so that neighbours are `gap` apart; order is kept.
+
+    >>> spread([0.5, 0.52, 0.9], 0.1)
+    [0.5, 0.6, 0.9]
+    """
+    moved = list(heights)
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    for lower, upper in pairwise(order):
+        moved[upper] = round(max(moved[upper], moved[lower] + gap), 9)
+    return moved
+
+
+def label_right(axes: Axes, labels: Sequence[tuple[float, Look]]) -> None:
+    """Each backbone's name in the right margin, level with its line; names do not cover each other."""
+    low, high = axes.get_ylim()
+    places = [(value - low) / (high - low) for value, _ in labels]
+    moved = spread(places, LABEL_GAP)
+    surplus = max(0.0, max(moved, default=0.0) - 1.0)
+    for height, (_, look) in zip(moved, labels, strict=True):
+        axes.text(1.03, height - surplus, look.label, color=look.colour, transform=axes.transAxes, va="center")
+
+
+def curve(record: TrialRecord, metric: str) -> tuple[list[float], list[float]]:
+    """Epochs and finite values of a metric, in order."""
+    points = [(float(e["epoch"]), float(e[metric])) for e in record.evaluations if e.get(metric) is not None]
+    finite = [point for point in points if math.isfinite(point[1])]
+    return [epoch for epoch, _ in finite], [value for _, value in finite]
+
+
+def learning_curves(found: Results) -> tuple[Figure, str]:
+    leaders, look = need_leaders(found), looks(found)
+    figure, axes = canvas(f"{found.objective} per epoch")
+    for record in found.search:
+        if record not in leaders:
+            axes.plot(*curve(record, found.objective), color=look[backbone(record)].colour, alpha=0.45, linewidth=1)
+    for record in leaders:
+        draw_curve(axes, record, found.objective, look[backbone(record)])
+    finish_epochs(axes)
+    label_ends(axes, leaders, found.objective, look)
+    return figure, "Thick: the best trial of each backbone. Thin: the others. A line that ends early was stopped."
+
+
+def draw_curve(axes: Axes, record: TrialRecord, metric: str, look: Look, **changes: Any) -> None:
+    style = {"color": look.colour, "marker": look.marker, "markeredgecolor": PAPER, **changes}
+    axes.plot(*curve(record, metric), gid=f"trial-{record.number}-{metric}", **style)
+
+
+def finish_epochs(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.margins(x=0.03, y=0.08)
+
+
+def label_ends(axes: Axes, records: Sequence[TrialRecord], metric: str, looks: Mapping[str, Look]) -> None:
+    """The backbones' names, led to from where their lines end."""
+    labels = []
+    for record in records:
+        epochs, values = curve(record, metric)
+        lead(axes, epochs[-1], values[-1], looks[backbone(record)])
+        labels.append((values[-1], looks[backbone(record)]))
+    label_right(axes, labels)
+
+
+def loss_curves(found: Results) -> tuple[Figure, str]:
+    leaders, look = need_leaders(found), looks(found)
+    names = dict.fromkeys(name for record in leaders for name in record.metrics if name.endswith("loss"))
+    drawn = [record for record in leaders if any(curve(record, name)[1] for name in names)]
+    if not drawn:
+        raise Absent("There are no loss curves: the job reports no metric whose name ends in loss.")
+    figure, axes = canvas(" and ".join(names) + " per epoch")
+    for name, dashes in zip(names, ("-", "--", ":", "-."), strict=False):
+        marker = {} if dashes == "-" else {"marker": "", "linewidth": 1.2}
+        for record in drawn:
+            draw_curve(axes, record, name, look[backbone(record)], linestyle=dashes, **marker)
+    finish_epochs(axes)
+    first = next(iter(names))
+    label_ends(axes, [record for record in drawn if curve(record, first)[1]], first, look)
+    kinds = ", ".join(f"{name} {kind}" for name, kind in zip(names, ("solid", "dashed", "dotted"), strict=False))
+    return figure, f"The best trial of each backbone: {kinds}."
+
+
+def need_leaders(found: Results) -> list[TrialRecord]:
+    leaders = [record for record in found.leaders if curve(record, found.objective)[1]]
+    if not leaders:
+        raise Absent("There is nothing to draw: no trial has ended with a value yet.")
+    return leaders
+
+
+def learning_rate(found: Results) -> tuple[Figure, str]:
+    points = [record for record in found.ranked if (record.params.get("learning_rate") or 0) > 0]
+    if len({record.params["learning_rate"] for record in points}) < 2:
+        raise Absent("There is no plot of the learning rate: fewer than two were tried.")
+    figure, axes = canvas(f"{found.objective} by learning rate")
+    axes.set_xscale("log")
+    look = looks(found)
+    for record in reversed(points):
+        draw_point(axes, record, look[backbone(record)])
+    axes.set_xlabel("learning_rate, logarithmic")
+    axes.margins(x=0.08, y=0.1)
+    tick_plainly(axes)
+    tops = {backbone(record): record for record in reversed(points)}
+    for name, record in tops.items():
+        lead(axes, record.params["learning_rate"], record.value or 0.0, look[name])
+    label_right(axes, [(record.value or 0.0, look[name]) for name, record in tops.items()])
+    return (
+        figure,
+        "Filled: complete. Hollow: stopped early, so its score is that of fewer epochs.",
+    )
+
+
+def tick_plainly(axes: Axes) -> None:
+    """1e-5, 2e-5, 5e-5: read by anyone, drawn without mathematics."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_xlim()
+    wide = high / low > 50
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(which="both", length=0)
+
+
+def draw_point(axes: Axes, record: TrialRecord, look: Look) -> None:
+    face = look.colour if record.state == "COMPLETE" else PAPER
+    axes.plot(
+        [record.params["learning_rate"]],
+        [record.value or 0.0],
+        look.marker,
+        markersize=7,
+        color=look.colour,
+        markerfacecolor=face,
+        markeredgewidth=1.4,
+    )
+
+
+def lead(axes: Axes, x: float, y: float, look: Look) -> None:
+    """Dots from a point to the right margin, where its name is."""
+    right = axes.get_xlim()[1]
+    axes.plot([x, right], [y, y], color=look.colour, linewidth=0.9, linestyle=(0, (1, 3)), zorder=1)
+    axes.set_xlim(right=right)
+
+
+def early_stopping(found: Results) -> tuple[Figure, str]:
+    if not any(record.state == "PRUNED" for record in found.search):
+        raise Absent("No trial was stopped early.")
+    trials = [r for r in found.search if r.state != "RUNNING" and planned(r) is not None and r.evaluations]
+    if not trials:
+        raise Absent("There is no telling what was saved: the job has no num_train_epochs to say what was planned.")
+    height = min(6.0, 0.75 + 0.19 * len(trials))
+    below, above = 0.45 / height, 1 - 0.32 / height
+    figure, axes = canvas("Epochs trained of those planned", (SIZE[0], height), left=0.1, bottom=below, top=above)
+    look = looks(found)
+    shown = f", with its best {found.objective}" if len(trials) <= MOST_LABELS else ""
+    for place, record in enumerate(trials):
+        draw_bar(axes, place, record, look[backbone(record)])
+    label_bars(axes, trials)
+    return figure, f"A row per trial, in the order of their numbers{shown}."
+
+
+def draw_bar(axes: Axes, place: int, record: TrialRecord, look: Look) -> None:
+    axes.barh(place, planned(record) or 0.0, height=0.62, color=LINE, linewidth=0)
+    axes.barh(place, record.epochs, height=0.62, color=look.colour, linewidth=0)
+
+
+def label_bars(axes: Axes, trials: Sequence[TrialRecord]) -> None:
+    many = len(trials) > MOST_LABELS
+    axes.grid(False)
+    axes.spines["bottom"].set_visible(False)
+    axes.set_yticks([] if many else range(len(trials)), [] if many else [str(r.number) for r in trials])
+    axes.set_ylim(len(trials) - 0.4, -0.6)
+    axes.set_xlabel("epochs")
+    axes.margins(x=0)
+    for place, record in enumerate(trials):
+        if record.value is not None and not many:
+            axes.text(1.03, place, f"{record.value:.4g}", transform=axes.get_yaxis_transform(), va="center")
+
+
+# importance
+
+
+def importance(found: Results) -> tuple[Figure, str]:
+    shares, epoch, count = importances(found)
+    height = 0.6 + 0.32 * len(shares)
+    edges = {"left": 0.36, "right": 0.9, "bottom": 0.04, "top": 1 - 0.45 / height}
+    figure, axes = canvas("Parameter importance", (SIZE[0], height), **edges)
+    axes.set_axis_off()
+    for place, (name, share) in enumerate(shares.items()):
+        axes.barh(place, share, height=0.55, color=MUTED, linewidth=0)
+        axes.text(-0.02, place, plain(name, 20), va="center", ha="right")
+        axes.text(share + 0.015, place, f"{share:.0%}", va="center")
+    axes.set_ylim(len(shares) - 0.4, -0.6)
+    axes.set_xlim(0, 1)
+    hint = " Few trials: take it as a hint." if count < FEW else ""
+    note = f"By PED-ANOVA from the {found.objective} after epoch {epoch:g}, which all {count} of these trials reached."
+    return figure, note + hint
+
+
+# parallel coordinates
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One upright axis: where a value lies between 0 and 1, and what is written along it."""
+
+    name: str
+    place: Callable[[Any], float]
+    ticks: Sequence[tuple[float, str]]
+
+
+def scale(name: str, values: Sequence[Any], log: bool = False) -> Scale:
+    if not numeric(values):
+        names = list(dict.fromkeys(str(value) for value in values))
+        heights = {text: (index + 0.5) / len(names) for index, text in enumerate(sorted(names))}
+        labels = short_names(list(heights))
+        return Scale(name, lambda value: heights[str(value)], [(at, labels[text]) for text, at in heights.items()])
+    bend = math.log if log else float
+    low, high = bend(min(values)), bend(max(values))
+    ticks = [(0.0, f"{min(values):.3g}"), (1.0, f"{max(values):.3g}")]
+    return Scale(name, lambda value: (bend(value) - low) / ((high - low) or 1.0), ticks)
+
+
+def parallel_coordinates(found: Results) -> tuple[Figure, str]:
+    trials = found.ranked
+    names = varying(found, trials)
+    if not names:
+        raise Absent("There are no parallel coordinates: fewer than two trials have a value, or all were alike.")
+    scales = [parameter_scale(found, name, [r.params[name] for r in trials]) for name in names]
+    scales.append(scale(found.objective, [record.value for record in trials]))
+    width = max(10.0, 1.75 * len(scales))
+    edges = {"left": 1.4 / width, "right": 1 - 0.6 / width, "bottom": 0.08, "top": 0.84}
+    figure, axes = canvas("", (width, 3.5), **edges)
+    axes.set_axis_off()
+    look = looks(found)
+    for rank, record in reversed(list(enumerate(trials))):
+        values = [*(record.params[name] for name in names), record.value]
+        heights = [axis.place(value) for axis, value in zip(scales, values, strict=True)]
+        draw_path(axes, heights, look[backbone(record)], rank == 0, record.state)
+    for place, axis in enumerate(scales):
+        draw_scale(axes, place, axis)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlim(-0.02, len(scales) - 0.98)
+    return figure, "A line per trial; the thick one is the best. Dashed: stopped early. Colours are the backbones'."
+
+
+def parameter_scale(found: Results, name: str, values: Sequence[Any]) -> Scale:
+    return scale(name, values, numeric(values) and logarithmic(found, name, values))
+
+
+def draw_path(axes: Axes, heights: Sequence[float], look: Look, first: bool, state: str) -> None:
+    dashes = "-" if state == "COMPLETE" else (0, (4, 2))
+    width, alpha = (3.0, 1.0) if first else (1.3, 0.6)
+    axes.plot(range(len(heights)), heights, color=look.colour, linewidth=width, alpha=alpha, linestyle=dashes)
+
+
+def draw_scale(axes: Axes, place: int, axis: Scale) -> None:
+    axes.plot([place, place], [0, 1], color=MUTED, linewidth=1)
+    axes.text(place, 1.1, plain(axis.name, LABEL_LENGTH), ha="center", fontweight="bold")
+    for height, text in axis.ticks:
+        box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5, "alpha": 0.8}
+        shift, side = (-0.02, "right") if place == 0 else (0.02, "left")
+        axes.text(place + shift, height, text, va="center", ha=side, bbox=box)
+
+
+DRAWINGS: dict[str, Callable[[Results], tuple[Figure, str]]] = {
+    "learning_curves": learning_curves,
+    "loss_curves": loss_curves,
+    "learning_rate": learning_rate,
+    "early_stopping": early_stopping,
+    "importance": importance,
+    "parallel_coordinates": parallel_coordinates,
+}

@@ -1,0 +1,329 @@
+"""A sweep as one web page that needs nothing else: no network, no script, any width, light or dark.
+
+Facts are counted here from the ledger's records; how they look is `report.html.jinja`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from sweeper.driver.repeats import leaders
+from sweeper.errors import DataFailure
+from sweeper.ledger.ledger import Ledger, TrialRecord
+from sweeper.ledger.lookup import Trial
+from sweeper.results import comparison, plots
+from sweeper.results.overview import Results, backbone, planned, results
+from sweeper.results.plots import Plot
+from sweeper.space.document import yaml_text
+from sweeper.space.sections import duration
+from sweeper.storage.settings import redacted
+
+TEMPLATE = "report.html.jinja"
+SVG = "http://www.w3.org/2000/svg"
+CONFIDENCE = 0.95
+PROPORTIONS = ("exact_match", "accuracy")  # objectives that are a share of the questions
+WIDEST = 400  # of the plots that shrink to a phone; others scroll in their box
+THEME = {plots.PAPER: "paper", plots.INK: "ink", plots.MUTED: "muted", plots.LINE: "line"}
+THEME |= {colour: f"c{place}" for place, colour in enumerate(plots.COLOURS)}
+
+
+@dataclass(frozen=True)
+class Interval:
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A trial in the table: its cells as text under `comparison.header`, and its interval where it is known."""
+
+    number: int
+    state: str
+    value: float | None
+    cells: Sequence[str]
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What early stopping left out: trials stopped, their epochs not run, the seconds these would have
+    taken, and the share of the whole that is."""
+
+    trials: int
+    epochs: float
+    seconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one backbone took: trials, seconds they trained, and its best value."""
+
+    backbone: str
+    trials: int
+    seconds: float
+    value: float | None
+
+
+def html(ledger: Ledger, best_yaml: str = "") -> str:
+    """The whole page. `best_yaml` is a search space that runs the best setting again.
+
+    >>> Path("report.html").write_text(html(load_ledger(storage, "qa_backbones"), best_yaml), encoding="utf-8")
+
+    What cannot be shown says why in its place.
+    """
+    found = results(ledger)
+    drawn = {name: Plot(inline(plot.svg, name), plot.note) for name, plot in plots.figures(found).items()}
+    return render(
+        ledger,
+        found,
+        best_yaml=redacted(best_yaml),
+        plots=drawn,
+        looks=plots.looks(found),
+        savings=savings(found.search),
+        costs=costs(found),
+        wall=wall(found.records),
+        space=redacted(yaml_text(ledger.attributes["search_space"])),
+        searched=searched(found.parameters),
+        whole=True,
+    )
+
+
+def table_html(ledger: Ledger) -> str:
+    """A page with the table of trials alone."""
+    return render(ledger, results(ledger), whole=False)
+
+
+def render(ledger: Ledger, found: Results, **facts: Any) -> str:
+    table = lines(ledger, found)
+    facts |= {
+        "name": ledger.name,
+        "attributes": ledger.attributes,
+        "found": found,
+        "question": question(ledger.attributes),
+        "counts": counts(found.search),
+        "header": comparison.header(comparison.rows(found.records, found.direction), found.objective),
+        "lines": table,
+        "leader": leader(found, table),
+        "span": span(table),
+        "failures": [record for record in found.records if record.state == "FAIL"],
+    }
+    page = environment().get_template(TEMPLATE).render(facts)
+    return re.sub("[\ud800-\udfff]", "\ufffd", page)
+
+
+def environment() -> Environment:
+    """Escapes everything, hides secrets in what is said of trials, and stumbles over a missing fact."""
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"duration": spell, "number": number, "safe_text": safe}
+    made.filters |= {"domain": domain, "backbone": backbone, "css": css}
+    return made
+
+
+# facts
+
+
+def question(attributes: Mapping[str, Any]) -> str:
+    """What the sweep asks, in a sentence.
+
+    >>> question(ledger.attributes)
+    'Which backbone and learning_rate give qa the best exact_match on sample?'
+    """
+    names = list(searched(attributes["search_space"]["parameters"]))
+    goal = f"{attributes['job']} the best {attributes['objective']} on {attributes['data']}"
+    if not names:
+        return f"Does this one setting give {goal}?"
+    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return f"Which {listed} {'gives' if len(names) == 1 else 'give'} {goal}?"
+
+
+def searched(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a resolved search space that are not constants."""
+    return {name: value for name, value in parameters.items() if isinstance(value, dict | list)}
+
+
+def domain(declared: Any) -> str:
+    """What a parameter could be, for a reader.
+
+    >>> domain({"min": 1e-5, "max": 1e-3, "log": True})
+    '1e-05 to 0.001, logarithmic'
+    """
+    match declared:
+        case list():
+            return "; ".join(domain(branch) for branch in declared)
+        case {"when": when, **rest}:
+            conditions = " and ".join(f"{name} is {glob}" for name, glob in when.items())
+            return f"{domain(rest)} where {conditions}"
+        case {"values": values}:
+            return " · ".join(map(str, values))
+        case {"value": value}:
+            return str(value)
+        case {"min": low, "max": high, **how}:
+            step = f", step {how['step']}" if how.get("step") else ""
+            return f"{low} to {high}{', logarithmic' if how.get('log') else ''}{step}"
+    return str(declared)
+
+
+def counts(records: Sequence[TrialRecord]) -> dict[str, int]:
+    """How many trials are in each state, in words."""
+    words = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
+    states = Counter[str](record.state for record in records)
+    return {word: states[state] for state, word in words.items() if states[state]}
+
+
+def lines(ledger: Ledger, found: Results) -> list[Line]:
+    """The table, best first."""
+    table = comparison.rows(found.records, found.direction)
+    by_number = {record.number: record for record in found.records}
+    texts = comparison.cells(table, found.objective)
+    return [
+        Line(row["trial"], row["state"], row["value"], text, interval_of(Trial(ledger, by_number[row["trial"]])))
+        for row, text in zip(table, texts, strict=True)
+    ]
+
+
+def leader(found: Results, table: Sequence[Line]) -> tuple[TrialRecord, Line] | None:
+    """The best trial that ended well or was stopped early, and its line."""
+    ranked = found.ranked
+    return next(((ranked[0], line) for line in table if ranked and line.number == ranked[0].number), None)
+
+
+def interval_of(trial: Trial) -> Interval | None:
+    """Of a trial's objective, where that is a share of the questions it has left answers to."""
+    if trial.ledger.objective not in PROPORTIONS or trial.record.value is None:
+        return None
+    try:
+        questions = len(trial.predictions())
+    except DataFailure:
+        return None
+    return interval(trial.record.value, questions)
+
+
+def interval(share: float, questions: int) -> Interval | None:
+    """The 95 % Wilson score interval of a proportion; None where `share` is not a whole number of the questions.
+
+    Wilson, Probable inference, JASA 22 (1927), 209-212.
+
+    >>> interval(0.5, 100)
+    Interval(low=0.4038..., high=0.5961...)
+    """
+    from scipy.stats import binomtest
+
+    right = round(share * questions)
+    if questions == 0 or not 0 <= right <= questions or abs(right - share * questions) > 1e-3:
+        return None
+    found = binomtest(right, questions).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+def span(table: Sequence[Line]) -> Interval | None:
+    """What the little pictures of the intervals range over."""
+    known = [line.interval for line in table if line.interval]
+    return Interval(min(i.low for i in known), max(i.high for i in known)) if known else None
+
+
+def savings(records: Sequence[TrialRecord]) -> Savings | None:
+    """Epochs not run times the mean seconds per epoch of the same trial, over all that were stopped early;
+    None where none was, or where the job does not say how many epochs it plans."""
+    stopped = [(record, left) for record in records if record.state == "PRUNED" and (left := epochs_left(record))]
+    if not stopped:
+        return None
+    seconds = sum(left * record.seconds / record.epochs for record, left in stopped)
+    spent = sum(record.seconds for record in records)
+    whole = seconds + spent
+    return Savings(len(stopped), sum(left for _, left in stopped), seconds, seconds / whole if whole else 0.0)
+
+
+def epochs_left(record: TrialRecord) -> float:
+    whole = planned(record)
+    return max(0.0, whole - record.epochs) if whole is not None and record.epochs else 0.0
+
+
+def costs(found: Results) -> list[Cost]:
+    """A row per backbone, dearest first."""
+    return sorted(_costs(found), key=lambda cost: -cost.seconds)
+
+
+def _costs(found: Results) -> Iterator[Cost]:
+    for name in found.backbones:
+        trials = [record for record in found.records if backbone(record) == name]
+        ranked = leaders(trials, found.direction)
+        yield Cost(name, len(trials), sum(r.seconds for r in trials), ranked[0].value if ranked else None)
+
+
+def wall(records: Sequence[TrialRecord]) -> timedelta | None:
+    """From the start of the first trial to the end of the last; with it any pause between."""
+    starts = [record.started for record in records if record.started]
+    ends = [record.ended for record in records if record.ended]
+    return max(ends) - min(starts) if starts and ends else None
+
+
+# text
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def spell(seconds: float) -> str:
+    """
+    >>> spell(186)
+    '3m 6s'
+    """
+    return re.sub(r"(?<=[hm])(?=\d)", " ", duration(round(seconds))) or "0s"
+
+
+def safe(value: object) -> str:
+    """One line without secrets or control characters; the template escapes it."""
+    return redacted(plots.plain(str(value), 400))
+
+
+def css(colour: str) -> str:
+    """The page's own variable for a plot's colour, which differs between light and dark."""
+    return f"var(--{THEME[colour]})"
+
+
+def inline(svg: str, name: str) -> Markup | str:
+    """A plot to stand in the page: its colours follow the page's, its identifiers are its own."""
+    if not svg:
+        return ""
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    root = ElementTree.fromstring(svg)
+    for parent in root.iter():
+        for child in [c for c in parent if c.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style")]:
+            parent.remove(child)
+    for element in root.iter():
+        element.attrib.update({key: at_home(key, value, name) for key, value in element.attrib.items()})
+    root.attrib |= {"aria-hidden": "true", "class": name}
+    width = float(root.attrib.pop("width").removesuffix("pt"))
+    root.attrib.pop("height")
+    if width > WIDEST:
+        root.attrib["style"] = f"min-width: {width:g}px"
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def at_home(key: str, value: str, name: str) -> str:
+    """One attribute of a plot's element as the page needs it."""
+    if key == "id":
+        return f"{name}-{value}"
+    if key == "style":
+        value = re.sub("#[0-9a-f]{6}", lambda match: css(match[0]), value)
+        value = re.sub("font-family: [^;]*", "font-family: inherit", value)
+    return value.replace("url(#", f"url(#{name}-") if "url(#" in value else re.sub("^#", f"#{name}-", value)

@@ -1,0 +1,87 @@
+"""Where the time of a sweep's trials went: what the driver knows of it, and the table of it."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from jobs.timing import PHASES, START, WAITING
+from sweeper.results.table import Sheet
+
+if TYPE_CHECKING:
+    from sweeper.ledger.ledger import TrialRecord
+
+Timing = Mapping[str, float]
+
+
+class Attempts:
+    """The trials that run: since when each is to run, and since when it does. Seconds of the driver's own clock, as
+    another machine's may go otherwise."""
+
+    def __init__(self) -> None:
+        self.asked: dict[int, float] = {}
+        self.began: dict[int, float] = {}
+
+    def ask(self, number: int) -> None:
+        self.asked[number] = time.monotonic()
+
+    def begin(self, number: int) -> None:
+        self.began[number] = time.monotonic()
+
+    def timing(self, number: int, taken: Timing) -> dict[str, float]:
+        """What a trial has told of its phases, with what only the driver can know at its first report: how long it
+        waited for its turn, and how long it took to start before it could measure anything."""
+        timing = defaultdict(float, taken)
+        if (began := self.began.pop(number, None)) is not None:
+            timing[WAITING] += began - self.asked.pop(number, began)
+            timing[START] += max(0.0, time.monotonic() - began - sum(taken.values()))
+        return dict(timing)
+
+
+def timing(record: TrialRecord) -> Timing:
+    """Seconds of each phase over all attempts, as far as they are on record."""
+    told = [evaluation.get("timing", {}) for evaluation in record.evaluations]
+    return {phase: sum(timing.get(phase, 0.0) for timing in told) for phase in PHASES}
+
+
+def table(records: Sequence[TrialRecord]) -> dict[str, Any]:
+    """`trials`: a row for each, with its seconds by phase; `total`: theirs together; `wall_s`: from the first
+    trial's start to the last one's end."""
+    rows: list[dict[str, Any]] = [
+        {"trial": record.number, "state": record.state, **timing(record), "total": sum(timing(record).values())}
+        for record in records
+    ]
+    total = {name: sum(row[name] for row in rows) for name in (*PHASES, "total")}
+    return {"trials": rows, "total": total, "wall_s": wall(records)}
+
+
+def wall(records: Sequence[TrialRecord]) -> float | None:
+    begun = [record.started for record in records if record.started]
+    ended = [record.ended for record in records if record.ended]
+    return _seconds(min(begun), max(ended)) if begun and ended else None
+
+
+def _seconds(start: datetime, end: datetime) -> float:
+    return (end - start).total_seconds()
+
+
+def sheet_of(records: Sequence[TrialRecord]) -> Sheet:
+    """The table, its last two rows the seconds of all trials together and their shares in percent."""
+    found = table(records)
+    names, total = (*PHASES, "total"), found["total"]
+    rows = [[row["trial"], row["state"], *(_short(row[name]) for name in names)] for row in found["trials"]]
+    whole = total["total"] or 1.0
+    rows += [
+        ["all", None, *(_short(total[name]) for name in names)],
+        ["%", None, *(round(100 * total[name] / whole, 1) for name in names)],
+    ]
+    seconds = found["wall_s"]
+    caption = "seconds" + (f"; {seconds:.0f} from the first trial's start to the last one's end" if seconds else "")
+    return Sheet(["trial", "state", *names], rows, frozenset({"state"}), frozenset({len(rows) - 2}), caption=caption)
+
+
+def _short(seconds: float) -> float:
+    return round(seconds, 2)

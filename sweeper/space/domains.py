@@ -1,0 +1,323 @@
+"""What one parameter can be: domains, their branches, and how they are read from a file.
+
+Which branch holds for a trial, and what a whole space means, is left to `search_space`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from math import floor, isfinite
+from typing import Any, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from jobs.job import Job
+from sweeper.space.document import Key, Mistakes, kind, shown, unknown
+from sweeper.space.sections import FORMS, HOMES, MAX_VALUES, RANGE, TOO_LONG, Resources, explanation, validated
+
+
+@dataclass(frozen=True)
+class Constant:
+    value: Any
+
+    def __str__(self) -> str:
+        return as_text(self.value)
+
+
+@dataclass(frozen=True)
+class Choice:
+    values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(map(as_text, self.values))
+
+
+@dataclass(frozen=True)
+class Range:
+    """From `low` to `high`, both included. With a step, `high` is the last value the steps reach."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    integer: bool = False
+
+    def __str__(self) -> str:
+        log = " log" if self.log else ""
+        step = "" if self.step is None else f" step {as_text(self.step)}"
+        return f"{as_text(self.low)} … {as_text(self.high)}{log}{step}"
+
+
+Domain = Constant | Choice | Range
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A domain, and what other parameters must be for it: name → glob. An empty `when` always holds."""
+
+    when: Mapping[str, str]
+    domain: Domain
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What trials reserve whose parameters match `when`."""
+
+    when: Mapping[str, str]
+    resources: Resources
+
+
+def as_text(value: Any) -> str:
+    """A value as the file would write it.
+
+    >>> as_text(0.00001), as_text(True)
+    ('1e-5', 'true')
+    """
+    if isinstance(value, str):
+        return value
+    return re.sub(r"e([-+])0", r"e\1", repr(value)) if isinstance(value, float) else shown(value)
+
+
+def grid_values(domain: Domain) -> tuple[Any, ...] | None:
+    """All values of a domain in order, or None if they are more than can be run one by one."""
+    if isinstance(domain, Constant):
+        return (domain.value,)
+    if isinstance(domain, Choice):
+        return domain.values
+    step = domain.step or (1 if domain.integer else 0)
+    count = _steps(domain.low, domain.high, step) if step else MAX_VALUES
+    number = int if domain.integer else float
+    exact = (_exact(domain.low) + n * _exact(step) for n in range(count + 1))
+    return tuple(min(number(value), domain.high) for value in exact) if count < MAX_VALUES else None
+
+
+def contains(domain: Domain, value: Any) -> bool:
+    """Whether a domain can give this value."""
+    if not isinstance(domain, Range):
+        return value in (grid_values(domain) or ())
+    if not is_number(value) or not domain.low <= value <= domain.high:
+        return False
+    step = domain.step or (1 if domain.integer else 0)
+    steps = (value - domain.low) / step if step else 0
+    return bool(abs(steps - round(steps)) < 1e-8)
+
+
+def _steps(low: float, high: float, step: float) -> int:
+    """How many whole steps fit. A billionth is forgiven: `high` may be a rounded sum of steps itself."""
+    return floor((_exact(high) - _exact(low)) / _exact(step) + Fraction(1, 10**9))
+
+
+def _exact(number: float) -> Fraction:
+    return Fraction(str(number))
+
+
+class Knobs:
+    """The job's parameters and what each accepts; every mistake goes to `note`.
+
+    Of an unknown job every name accepts everything, so that the rest of the file is still checked.
+    """
+
+    def __init__(self, job: Job | None, note: Mistakes) -> None:
+        self.names = [field.name for field in fields(job.params)] if job else []
+        self.note = note
+        self._hints = get_type_hints(job.params, include_extras=True) if job else {}
+
+    def has(self, name: str, key: Key) -> bool:
+        """Whether the job has this parameter."""
+        if self.names and name not in self.names:
+            self.note(key, unknown("parameter", name, self.names, HOMES))
+            return False
+        return True
+
+    def accept(self, name: str, value: Any, key: Key) -> Any:
+        """The value as the parameter holds it: an int becomes a float where one is wanted."""
+        if isinstance(value, dict | list):
+            self.note(key, f"found {kind(value)}; must be a single value")
+        elif isinstance(value, float) and not isfinite(value):
+            self.note(key, f"found {shown(value)}; must be a finite number")
+        elif self.names:
+            try:
+                return TypeAdapter(self._hints[name]).validate_python(value, strict=True)
+            except ValidationError as error:
+                self.note(key, explanation(error.errors(include_url=False)[0], [], {}))
+        return value
+
+    def number(self, name: str) -> type[int] | type[float] | None:
+        """int or float if the parameter is one."""
+        return number_type(self._hints[name]) if self.names else float
+
+
+def number_type(annotation: Any) -> type[int] | type[float] | None:
+    """int or float where the annotation is one: bare, annotated or optional."""
+    if annotation is int or annotation is float:
+        return int if annotation is int else float
+    return next((found for inner in get_args(annotation) if (found := number_type(inner))), None)
+
+
+def read_parameters(values: Any, knobs: Knobs) -> dict[str, tuple[Branch, ...]]:
+    """The branches of every parameter the job knows. What had a mistake is a placeholder."""
+    named = values.items() if isinstance(values, dict) else ()
+    known = {name: value for name, value in named if knobs.has(name, ("parameters", name))}
+    return {name: _branches(name, value, ("parameters", name), knobs) for name, value in known.items()}
+
+
+def read_reservations(values: Any, knobs: Knobs) -> tuple[Reservation, ...]:
+    """The branches of `resources`. What had a mistake is a placeholder."""
+    if isinstance(values, list) and len(values) > MAX_VALUES:
+        knobs.note(("resources",), TOO_LONG)
+        return ()
+    if not isinstance(values, list):
+        return () if values is None else (Reservation({}, _resources(values, ("resources",), knobs)),)
+    whens = _whens(values, ("resources",), knobs)
+    plain = [{k: v for k, v in i.items() if k != "when"} if isinstance(i, dict) else i for i in values]
+    resources = [_resources(item, ("resources", index), knobs) for index, item in enumerate(plain)]
+    return tuple(Reservation(*pair) for pair in zip(whens, resources, strict=True))
+
+
+def _resources(values: Any, key: Key, knobs: Knobs) -> Resources:
+    return validated(Resources, values, key, knobs.note, HOMES) or Resources()
+
+
+def read_enqueue(search: Any, knobs: Knobs) -> tuple[dict[str, Any], ...]:
+    """The entries of search.enqueue, every value as its parameter holds it."""
+    entries = search.get("enqueue") if isinstance(search, dict) else None
+    items = enumerate(entries[:MAX_VALUES] if isinstance(entries, list) else ())
+    return tuple(_entry(entry, ("search", "enqueue", index), knobs) for index, entry in items)
+
+
+def _entry(entry: Any, key: Key, knobs: Knobs) -> dict[str, Any]:
+    if entry == {}:
+        knobs.note(key, "is empty; name at least one parameter, or drop it")
+    named = entry.items() if isinstance(entry, dict) else ()
+    known = {name: value for name, value in named if knobs.has(name, (*key, name))}
+    return {name: knobs.accept(name, value, (*key, name)) for name, value in known.items()}
+
+
+def _branches(name: str, value: Any, key: Key, knobs: Knobs) -> tuple[Branch, ...]:
+    if isinstance(value, dict):
+        return (Branch({}, _domain(name, value, key, knobs, RANGE | {"values"})),)
+    if not isinstance(value, list):
+        return (Branch({}, Constant(knobs.accept(name, value, key))),)
+    if len(value) > MAX_VALUES:
+        knobs.note(key, TOO_LONG)
+        return ()
+    if not all(isinstance(item, dict) for item in value) or not value:
+        knobs.note(key, "a list holds branches as {when: {...}, min: 1, max: 2}; for a choice write {values: [...]}")
+        return ()
+    whens = _whens(value, key, knobs)
+    allowed = RANGE | {"values", "value", "when"}
+    domains = [_domain(name, item, (*key, index), knobs, allowed) for index, item in enumerate(value)]
+    return tuple(Branch(*pair) for pair in zip(whens, domains, strict=True))
+
+
+def _whens(items: list[Any], key: Key, knobs: Knobs) -> list[dict[str, str]]:
+    """The conditions of each branch; a branch that comes too late to be reached is a mistake."""
+    if not items:
+        knobs.note(key, "is empty; list at least one branch, or leave it out")
+    before = len(knobs.note)
+    whens = [_when(item, (*key, index), knobs) for index, item in enumerate(items)]
+    for index, when in enumerate(whens if len(knobs.note) == before else ()):
+        if any(earlier.items() <= when.items() for earlier in whens[:index]):
+            text = "is never reached: a branch before it matches whenever it does; move it up or drop it"
+            knobs.note((*key, index), text)
+    return whens
+
+
+def _when(item: Any, key: Key, knobs: Knobs) -> dict[str, str]:
+    if not isinstance(item, dict) or "when" not in item:
+        return {}
+    conditions = item["when"]
+    if not isinstance(conditions, dict) or not conditions:
+        text = f"found {shown(conditions)}; name other parameters and their values, or leave `when` out"
+        knobs.note((*key, "when"), text)
+        return {}
+    for name, glob in conditions.items():
+        if knobs.has(name, (*key, "when", name)) and (glob is None or isinstance(glob, dict | list)):
+            knobs.note((*key, "when", name), f"found {shown(glob)}; must be one value or glob")
+    return {name: as_text(glob) for name, glob in conditions.items()}
+
+
+def _domain(name: str, spec: dict[str, Any], key: Key, knobs: Knobs, allowed: set[str]) -> Domain:
+    for extra in sorted(spec.keys() - allowed):
+        in_list = f"`{extra}` stands in a list of branches only; write `- {{...}}`"
+        knobs.note((*key, extra), in_list if extra in ("when", "value") else unknown("key", extra, allowed))
+    forms = [form for form, keys in FORMS.items() if keys & spec.keys()]
+    if forms == ["values"]:
+        return _choice(name, spec["values"], (*key, "values"), knobs)
+    if forms == ["value"]:
+        return Constant(knobs.accept(name, spec["value"], (*key, "value")))
+    if forms == ["a range"]:
+        return _range(name, spec, key, knobs)
+    nothing = "has no values; write {values: [...]} or {min: ..., max: ...}"
+    knobs.note(key, f"mixes {' and '.join(forms)}; keep one" if forms else nothing)
+    return Constant(None)
+
+
+def _choice(name: str, values: Any, key: Key, knobs: Knobs) -> Choice:
+    if not isinstance(values, list) or not values:
+        knobs.note(key, f"found {shown(values)}; must be a list of at least one value")
+        return Choice(())
+    if len(values) > MAX_VALUES:
+        knobs.note(key, TOO_LONG)
+        return Choice(())
+    accepted = [knobs.accept(name, value, (*key, index)) for index, value in enumerate(values)]
+    for index, value in enumerate(accepted):
+        if value in accepted[:index]:
+            knobs.note((*key, index), f"{shown(value)} stands twice; keep one")
+    return Choice(tuple(accepted))
+
+
+def _range(name: str, spec: dict[str, Any], key: Key, knobs: Knobs) -> Domain:
+    number = knobs.number(name)
+    if number is None:
+        knobs.note(key, f"{name} is not a number and has no range; write {{values: [...]}}")
+        return Constant(None)
+    before = len(knobs.note)
+    low, high = (_end(name, end, spec, key, knobs) for end in ("min", "max"))
+    log, step = spec.get("log", False), spec.get("step")
+    if not isinstance(log, bool):
+        knobs.note((*key, "log"), f"found {shown(log)}; must be true or false")
+    if "step" in spec and not (is_number(step) and isinstance(step, int | number)):
+        wanted = "whole" if number is int else "finite"
+        knobs.note((*key, "step"), f"found {shown(step)}; must be a {wanted} number")
+    for end, text in _range_mistakes(low, high, log, step) if len(knobs.note) == before else ():
+        knobs.note((*key, end), text)
+    if len(knobs.note) > before:
+        return Constant(None)
+    if step is None:
+        return Range(low, high, log, integer=number is int)
+    last = number(_exact(low) + _steps(low, high, step) * _exact(step))
+    return Range(low, min(high, last), log, number(step), number is int)
+
+
+def _end(name: str, end: str, spec: dict[str, Any], key: Key, knobs: Knobs) -> Any:
+    if end not in spec:
+        knobs.note((*key, end), "is missing; a range needs min and max")
+    elif not is_number(spec[end]):
+        knobs.note((*key, end), f"found {shown(spec[end])}; must be a finite number")
+    else:
+        return knobs.accept(name, spec[end], (*key, end))
+    return None
+
+
+def _range_mistakes(low: float, high: float, log: bool, step: float | None) -> Iterator[tuple[str, str]]:
+    if low == high:
+        yield "max", f"min and max are both {as_text(low)}; for a constant write the bare value"
+    if low > high:
+        yield "max", f"max {as_text(high)} is below min {as_text(low)}; swap them"
+    if log and low <= 0:
+        yield "min", f"found {as_text(low)}; a logarithmic range begins above zero"
+    if log and step is not None:
+        yield "step", "a logarithmic range has no step; drop log or step"
+    if step is not None and step <= 0:
+        yield "step", f"found {as_text(step)}; must be above zero"
+    if step is not None and step > 0 and low < high and not _steps(low, high, step):
+        yield "step", f"the step {as_text(step)} leads beyond max; use at most {as_text(high - low)}"
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a finite int or float, and not a bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -1,0 +1,92 @@
+"""The whole search-space file as JSON Schema, for editors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+
+from jobs import JOBS, get_job
+from sweeper.space.domains import number_type
+from sweeper.space.sections import IMPORT_PATH, File, Resources
+
+
+class _Untitled(GenerateJsonSchema):
+    """Leaves out titles that only repeat a key."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def json_schema_text() -> str:
+    """What `sweeper schema` prints and search_spaces/schema.json holds."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a search-space file, with the parameters of every job in JOBS."""
+    schema = File.model_json_schema(schema_generator=_Untitled)
+    properties, definitions = schema["properties"], schema["$defs"]
+    definitions["when"] = {
+        "type": "object",
+        "description": "holds when every named parameter has this value or matches this glob",
+        "minProperties": 1,
+        "additionalProperties": {"type": ["string", "number", "boolean"]},
+    }
+    properties["job"]["anyOf"] = [{"enum": list(JOBS)}, {"pattern": f"^{IMPORT_PATH}$"}]
+    definitions["Resources"] = Resources.model_json_schema(schema_generator=_Untitled)
+    properties["resources"] |= _conditional(definitions["Resources"])
+    conditions = [_of_job(name, definitions) for name in JOBS]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "allOf": conditions}
+
+
+def _conditional(section: dict[str, Any]) -> dict[str, Any]:
+    """A section as it stands, null, or a list of them each with an optional `when`."""
+    branch = {**section, "properties": {"when": {"$ref": "#/$defs/when"}, **section["properties"]}}
+    return {"anyOf": [section, {"type": "array", "minItems": 1, "items": branch}, {"type": "null"}]}
+
+
+def _of_job(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    """What follows once `job` is `name`: its parameters, in `enqueue` too, and its metrics."""
+    job = get_job(name)
+    hints = get_type_hints(job.params, include_extras=True)
+    values = {field.name: TypeAdapter(hints[field.name]).json_schema() for field in fields(job.params)}
+    definitions[f"{name}_values"] = _strict(values)
+    definitions[f"{name}_parameters"] = _strict(
+        {
+            field.name: {
+                "description": field.metadata.get("help", ""),
+                "default": field.default,
+                "anyOf": _forms(f"#/$defs/{name}_values/properties/{field.name}", number_type(hints[field.name])),
+            }
+            for field in fields(job.params)
+        }
+    )
+    then = {
+        "parameters": {"$ref": f"#/$defs/{name}_parameters"},
+        "objective": {"enum": list(job.metrics)},
+        "search": {"properties": {"enqueue": {"items": {"$ref": f"#/$defs/{name}_values"}}}},
+    }
+    return {"if": {"properties": {"job": {"const": name}}, "required": ["job"]}, "then": {"properties": then}}
+
+
+def _forms(value: str, number: type[int] | type[float] | None) -> list[dict[str, Any]]:
+    """The forms of a parameter whose single values have the schema at `value`."""
+    one = {"$ref": value}
+    keys: dict[str, Any] = {"values": {"type": "array", "items": one, "minItems": 1, "uniqueItems": True}}
+    required = [["values"]]
+    if number:
+        step = {"type": "integer" if number is int else "number", "exclusiveMinimum": 0}
+        keys |= {"min": one, "max": one, "log": {"type": "boolean"}, "step": step}
+        required.append(["min", "max"])
+    branch = _strict({"when": {"$ref": "#/$defs/when"}, "value": one, **keys}, *required, ["value"])
+    return [one, _strict(keys, *required), {"type": "array", "minItems": 1, "items": branch}]
+
+
+def _strict(properties: dict[str, Any], *required: list[str]) -> dict[str, Any]:
+    """A mapping of these keys only, with one of the `required` groups."""
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**schema, "oneOf": [{"required": keys} for keys in required]} if required else schema

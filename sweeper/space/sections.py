@@ -1,0 +1,287 @@
+"""The fixed sections of a search-space file as models, and their mistakes in one line each.
+
+Parameters, conditions and what depends on several keys at once are left to `domain` and `search_space`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from sweeper.space.document import Key, Mistakes, nearest, shown, unknown
+
+MAX_VALUES = 1_000  # of one domain in a grid, and entries of any list
+RANGE = {"min", "max", "log", "step"}
+TOO_LONG = f"has more than {MAX_VALUES} entries; is it the right file?"
+FORMS = {"value": {"value"}, "values": {"values"}, "a range": RANGE}
+NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
+IMPORT_PATH = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
+DURATION = r"(?:([0-9]{1,4})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,8})s)?"
+# Windows opens devices under these names, whatever the extension.
+RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch(NAME, name):
+        raise ValueError(f"found {shown(name)}; use 1 to 64 of A-Z a-z 0-9 . _ - and no leading dot")
+    if RESERVED.fullmatch(name):
+        raise ValueError(f"{shown(name)} is reserved by Windows; choose another name")
+    return name
+
+
+def _seconds(text: Any) -> int:
+    match = re.fullmatch(DURATION, text) if isinstance(text, str) else None
+    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    if total := 3600 * hours + 60 * minutes + seconds:
+        return total
+    raise ValueError(f"found {shown(text)}; write a time above zero as 12h, 90m, 45s or 1h30m")
+
+
+def duration(seconds: int) -> str:
+    """Seconds as the file writes them.
+
+    >>> duration(5400)
+    '1h30m'
+    """
+    parts = {"h": seconds // 3600, "m": seconds % 3600 // 60, "s": seconds % 60}
+    return "".join(f"{count}{unit}" for unit, count in parts.items() if count)
+
+
+def _whole_above_one(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"found {shown(gpus)}; above one GPU only whole numbers can be reserved")
+    return gpus
+
+
+def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"found a seed twice in {list(seeds)}; give each once")
+    return seeds
+
+
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
+Seconds = Annotated[
+    int,
+    BeforeValidator(_seconds),
+    PlainSerializer(duration),
+    WithJsonSchema({"type": "string", "pattern": f"^(?=.){DURATION}$"}),
+]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def about(description: str, **bounds: Any) -> Any:
+    """Bounds of a key, and the sentence an editor shows for it."""
+    return Field(description=description, **bounds)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Search(Section):
+    """How settings are proposed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"sampler": {"const": "grid"}}, "required": ["sampler"]},
+            "else": {"required": ["trials"]},
+        }
+    )
+
+    sampler: Annotated[
+        Literal["tpe", "random", "grid"],
+        about("tpe learns from finished trials, random does not, grid runs every combination"),
+    ] = "tpe"
+    # Zero until the combinations of a grid have been counted; a factory keeps that out of the JSON Schema.
+    trials: Annotated[int, about("how many trials to run; by default all of a grid", ge=1, le=100_000)] = Field(
+        default_factory=int
+    )
+    seed: Annotated[int, about("makes the sampler's proposals repeatable", ge=0, lt=2**32)] = 42
+    enqueue: Annotated[
+        tuple[dict[str, Any], ...],
+        about(
+            "settings to run first, such as known good ones; they may lie outside the space",
+            strict=False,
+            max_length=MAX_VALUES,
+        ),
+    ] = ()
+
+
+class EarlyStopping(Section):
+    """When trials that fall behind are stopped. Without this section none is."""
+
+    scheduler: Annotated[Literal["asha"], about("asha: asynchronous successive halving")] = "asha"
+    grace_period: Annotated[int, about("epochs that every trial gets", ge=1)] = 1
+    reduction_factor: Annotated[int, about("one in this many trials goes on at each rung", ge=2)] = 3
+
+
+class Budget(Section):
+    """When the whole sweep, or a trial, ends early."""
+
+    # In seconds, however the file wrote it.
+    time: Annotated[Seconds | None, about("no trial goes on after this time: 12h, 90m, 45s, 1h30m")] = None
+    failed_trials: Annotated[int | None, about("the sweep ends when this many trials have failed", ge=1)] = None
+    trial_time: Annotated[
+        Seconds | None, about("a trial that takes longer at a stretch, or hangs, is ended as failed: 2h, 30m")
+    ] = None
+    retries: Annotated[
+        int, about("how often a trial goes on from its checkpoint after its process died", ge=0, le=100)
+    ] = 2
+    preemptions: Annotated[
+        int, about("how often a trial goes on from its checkpoint after its machine was lost", ge=0, le=10_000)
+    ] = 20
+
+
+class Repeats(Section):
+    """The best trials trained again with other seeds, when the search is over. Without this section none is."""
+
+    top: Annotated[int, about("how many of the best trials", ge=1, le=100)] = 3
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=2**32)], ...],
+        about("each is trained with all of these", strict=False, min_length=1, max_length=100),
+        AfterValidator(_different),
+    ]
+
+
+class Resources(Section):
+    """What one trial reserves. What is left out is the planner's to decide."""
+
+    cpus: Annotated[Number | None, about("CPU cores of each worker", gt=0)] = None
+    gpus: Annotated[
+        Annotated[Number, Field(ge=0), AfterValidator(_whole_above_one)] | None,
+        about("GPUs of each worker; with 0.5 two trials of one worker share one"),
+    ] = None
+    workers: Annotated[
+        int, about("processes that train one trial together, on one machine or several", ge=1, le=1024)
+    ] = 1
+
+    @model_validator(mode="after")
+    def _own_gpus(self) -> Self:
+        # NCCL refuses two processes of one group on the same device.
+        if self.workers > 1 and self.gpus is not None and self.gpus != int(self.gpus):
+            raise ValueError(f"{self.workers} workers cannot share a GPU; write a whole number of gpus")
+        return self
+
+
+class Keep(Section):
+    """What stays on the disk."""
+
+    checkpoints: Annotated[int, about("best checkpoints of the whole sweep", ge=1)] = 3
+
+
+class File(Section):
+    """A search space: what to train, which settings to try, and for how long."""
+
+    name: Annotated[Name, about("names the sweep, its folder and its experiment")]
+    job: Annotated[str, about("what a trial does: a job's name, or an import path package.module:NAME")]
+    data: Annotated[
+        str,
+        about(
+            "folder with context.json, train.json, valid.json and perhaps test.json; or `sample`",
+            min_length=1,
+        ),
+    ]
+    objective: Annotated[str, about("the metric to search by; a trial's best evaluation counts")]
+    parameters: Annotated[
+        dict[str, Any],
+        about(
+            "a bare value is a constant, {values: [...]} a choice, {min, max} a range; "
+            "a list of these with `when` is conditional",
+            min_length=1,
+        ),
+    ]
+    search: Search
+    early_stopping: EarlyStopping | None = None
+    budget: Budget | None = None
+    repeats: Repeats | None = None
+    resources: Annotated[Any, about("what one trial reserves; a list of these with `when` is conditional")] = None
+    keep: Keep = Keep()
+
+
+_SECTIONS: dict[str | int, type[Section]] = {
+    "search": Search,
+    "early_stopping": EarlyStopping,
+    "budget": Budget,
+    "repeats": Repeats,
+    "resources": Resources,
+    "keep": Keep,
+}
+HOMES = {
+    "when": "in a list of branches",
+    **dict.fromkeys(File.model_fields, "at the top level"),
+    **{key: f"under {name}" for name, section in _SECTIONS.items() for key in section.model_fields},
+}
+
+Model = TypeVar("Model", bound=Section)
+
+
+def validated(model: type[Model], values: Any, key: Key, note: Mistakes, homes: Mapping[str, str]) -> Model | None:
+    """The section at `key`, or None after every mistake in it was noted.
+
+    `homes` tells where a key would be right that is wrong here.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        for details in error.errors(include_url=False):
+            location = tuple(part for part in details["loc"] if part != "[key]")
+            note((*key, *location), explanation(details, _known(model, location), homes))
+        return None
+
+
+def _known(model: type[Section], location: Key) -> list[str]:
+    """The keys that stand beside the one at `location`."""
+    section = model if len(location) < 2 else _SECTIONS.get(location[-2])
+    return list(section.model_fields) if section else []
+
+
+_WANTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text; put it in quotes if that is what you mean",
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+    "tuple_type": "a list",
+}
+
+
+def explanation(details: ErrorDetails, known: list[str], homes: Mapping[str, str]) -> str:
+    """One of pydantic's findings as `what is wrong; cure`. `known` are the keys allowed at its place."""
+    found, error = details["input"], details["type"]
+    if error == "extra_forbidden":
+        return unknown("key", str(details["loc"][-1]), known, homes)
+    if error == "missing":
+        return "is missing; add it"
+    if error == "value_error":
+        return str(details["ctx"]["error"])
+    if error in ("too_short", "string_too_short"):
+        return "is empty; give at least one"
+    if error == "too_long":
+        return TOO_LONG
+    if error == "literal_error":
+        return _not_among(found, details["ctx"]["expected"])
+    wanted = _WANTED.get(error) or details["msg"].removeprefix("Input should be ")
+    plain = " in plain decimal digits" if isinstance(found, str) and "number" in wanted else ""
+    return f"found {shown(found)}; must be {wanted}{plain}"
+
+
+def _not_among(found: Any, expected: str) -> str:
+    near = nearest(found, re.findall(r"'([^']*)'", expected)) if isinstance(found, str) else None
+    return f"found {shown(found)}; {f'did you mean {near!r}? ' if near else ''}must be {expected}"

@@ -1,0 +1,376 @@
+"""Checkpoints away from the sweep's folder: `[storage] checkpoints`, a shared folder or an S3 bucket.
+
+A checkpoint's address is a path, read where it lies, or an `s3://` address, of which a local copy is made where it
+is needed. The manifest is written last and removed first, so a checkpoint in a bucket exists only when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from textwrap import shorten
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from jobs import checkpoint as folders
+from jobs import faults
+from jobs.checkpoint import DISK_ERRORS, MANIFEST, PART, PICKLED
+from sweeper.errors import EnvironmentFailure
+from sweeper.storage.settings import create_folder, redacted
+
+CACHE = "cache"  # in the root folder: copies of checkpoints that lie in a bucket; may be deleted at any time
+SCHEME = "s3"
+CONNECT_SECONDS, REQUEST_SECONDS = 10, 60
+ATTEMPTS = 6  # of a request; the waits between them double
+AT_ONCE = 8  # files of a checkpoint, or checkpoints to delete
+LONGEST_CAUSE = 300  # characters
+
+
+class StorageError(EnvironmentFailure):
+    """The storage does not answer, or refuses: no fault of a trial's."""
+
+
+class Damaged(RuntimeError):
+    """There is no whole checkpoint at an address. One line: which file, and what is wrong with it."""
+
+
+class Place(NamedTuple):
+    """An address as its file system takes it."""
+
+    files: Any
+    path: str
+
+    def __truediv__(self, name: str) -> Place:
+        return Place(self.files, f"{self.path}/{name}")
+
+
+def is_remote(address: str) -> bool:
+    """Whether it is no path of this machine's."""
+    return "://" in address
+
+
+def join(address: str, *names: str) -> str:
+    """
+    >>> join("s3://bucket/folder", "qa_backbones", "0003")
+    's3://bucket/folder/qa_backbones/0003'
+    """
+    return "/".join((address.rstrip("/"), *names)) if is_remote(address) else str(Path(address, *names))
+
+
+def parent(address: str) -> str:
+    """The trial's folder that a checkpoint lies in."""
+    return address.rpartition("/")[0] if is_remote(address) else str(Path(address).parent)
+
+
+def name_of(address: str) -> str:
+    """The checkpoint's own name. Raises EnvironmentFailure for a remote address that has none: it may come from a
+    database that others write to, and names a folder here."""
+    if not is_remote(address):
+        return Path(address).name
+    name = address.rpartition("/")[2]
+    if not (address.startswith(f"{SCHEME}://") and re.fullmatch(r"checkpoint-\d{6,}", name)):
+        raise EnvironmentFailure(
+            f"{redacted(address)}: is no checkpoint's address; write s3://BUCKET/FOLDER/checkpoint-N"
+        )
+    return name
+
+
+def deposit(checkpoint: Path, folder: str) -> str:
+    """Copy a whole checkpoint below `folder` under its own name; its address there. One that is there is replaced.
+
+    Raises StorageError for a bucket, OSError for a path.
+    """
+    target = join(folder, checkpoint.name)
+    if not is_remote(target):
+        return str(_copied(checkpoint, Path(target)))
+    manifest = folders.read_json(checkpoint / MANIFEST)
+    with reaching(target):
+        place = _place(target)
+        _remove(place)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda name: _upload(checkpoint / name, place / name), manifest))
+        faults.point("depot.manifest")
+        _upload(checkpoint / MANIFEST, place / MANIFEST)
+    return target
+
+
+def fetch(address: str, target: Path, *, answering: bool = False) -> Path:
+    """Make `target` an undamaged copy of the checkpoint at a remote address, in one rename; `answering`: without
+    what only training needs. A copy that is there and is the same is kept.
+
+    Any number may ask for the same one at once. Raises Damaged, StorageError, OSError.
+    """
+    create_folder(target.parent)
+    with FileLock(target.parent / f".{target.name}.lock"), reaching(address):
+        place = _place(address)
+        manifest = _manifest(place)
+        wanted = {k: v for k, v in manifest.items() if not (answering and PurePosixPath(k).suffix in PICKLED)}
+        if not (_same(target, wanted) and not folders.damage(target)):
+            _download(place, wanted, target)
+    return target
+
+
+def local(address: str, root: Path) -> Path:
+    """A checkpoint's folder on this machine, for answering questions: where it lies, or a copy in the cache.
+
+    Raises EnvironmentFailure when it cannot be had whole.
+    """
+    if not is_remote(address):
+        return Path(address)
+    try:
+        digest = hashlib.sha256(address.encode()).hexdigest()[:16]
+        return fetch(address, root / CACHE / digest / name_of(address), answering=True)
+    except Damaged as error:
+        raise EnvironmentFailure(f"checkpoint {error}; name another trial's, or train this one again") from None
+    except OSError as error:
+        raise EnvironmentFailure(f"{root / CACHE}: {error.strerror or error}; make room there") from None
+
+
+def damage(address: str) -> str | None:
+    """What shows that there is no whole checkpoint, or None. Of a remote one only names and sizes are looked at;
+    `fetch` looks at every byte. Raises StorageError."""
+    if not is_remote(address):
+        return folders.damage(Path(address))
+    try:
+        with reaching(address):
+            place = _place(address)
+            manifest = _manifest(place)
+            found = {info.base_name: info.size for info in _listed(place)}
+    except Damaged as error:
+        return str(error)
+    wrong = next((name for name, entry in manifest.items() if found.get(name) != entry["bytes"]), None)
+    return wrong and f"{join(address, wrong)}: missing or changed since it was written"
+
+
+def kept(addresses: Iterable[str | None]) -> set[str]:
+    """Those of these checkpoints that are still there. A bucket that cannot be reached has none."""
+    asked = {address for address in addresses if address}
+    here = {address for address in asked if not is_remote(address) and Path(address).is_dir()}
+    sweeps = {parent(parent(address)) for address in asked if is_remote(address)}
+    return here | asked & {address for sweep in sweeps for address in _complete(sweep)}
+
+
+def delete(addresses: Iterable[str]) -> None:
+    """Remove checkpoints. What fails is left: nothing points to it, and it goes next time."""
+    remote = []
+    for address in addresses:
+        if is_remote(address):
+            remote.append(address)
+        else:
+            shutil.rmtree(address, ignore_errors=True)
+    if remote:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(_delete, remote))
+
+
+def copy(address: str, folder: str) -> str | None:
+    """The address of a copy below `folder`, from bucket to bucket made by their server; None when there is no whole
+    checkpoint to copy."""
+    if not is_remote(address):
+        return None if folders.damage(Path(address)) else deposit(Path(address), folder)
+    target = join(folder, name_of(address))
+    try:
+        if not is_remote(folder):
+            return str(fetch(address, Path(target)))
+        if damage(address):
+            return None
+        with reaching(address):
+            source, place = _place(address), _place(target)
+            _remove(place)
+            for name in (*_manifest(source), MANIFEST):
+                source.files.copy_file((source / name).path, (place / name).path)
+    except Damaged:
+        return None
+    return target
+
+
+def tidy(folder: str, keep: set[str]) -> None:
+    """Remove the checkpoints in a remote folder that are none of these addresses."""
+    with reaching(folder):
+        names = [info.base_name for info in _listed(_place(folder))]
+    delete({join(folder, name) for name in names if name.startswith("checkpoint-")} - keep)
+
+
+def read(address: str) -> bytes | None:
+    """What a file holds, None if there is none. Raises StorageError."""
+    if not is_remote(address):
+        return Path(address).read_bytes() if Path(address).is_file() else None
+    with reaching(address):
+        return _read(_place(address))
+
+
+def write(address: str, content: bytes) -> None:
+    """Raises StorageError for a bucket, OSError for a path."""
+    if not is_remote(address):
+        Path(address).write_bytes(content)
+        return
+    with reaching(address):
+        place = _place(address)
+        with place.files.open_output_stream(place.path) as stream:
+            stream.write(content)
+
+
+def check(address: str) -> None:
+    """Write a small file there and remove it. Raises EnvironmentFailure when that fails."""
+    probe = join(address, f".probe-{os.getpid()}")
+    try:
+        if not is_remote(address):
+            create_folder(Path(address))
+        write(probe, b"sweeper")
+        with reaching(probe):
+            _place(probe).files.delete_file(_place(probe).path)
+    except OSError as error:
+        raise StorageError(
+            f"{address}: {error.strerror or error}; name another place in [storage] checkpoints"
+        ) from None
+
+
+def look(address: str) -> None:
+    """Whether it is there, without writing anything. Raises EnvironmentFailure."""
+    if not is_remote(address):
+        if not os.access(address, os.W_OK):
+            raise StorageError(f"{address}: is not there, or may not be written to; check [storage] checkpoints")
+        return
+    with reaching(address):
+        bucket = Place(_bucket_files(), urlsplit(address).netloc)
+        _listed(bucket, missing=False)
+
+
+@contextmanager
+def reaching(address: str) -> Iterator[None]:
+    """Turns what a bucket's server says, or that it says nothing, into a StorageError of one line."""
+    try:
+        yield
+    except OSError as error:
+        if not is_remote(address) or error.errno in DISK_ERRORS:
+            raise
+        said = shorten(redacted(str(error)), LONGEST_CAUSE, placeholder=" …")
+        raise StorageError(f"{redacted(address)}: {said}; check that it can be reached and takes files") from error
+
+
+def _place(address: str) -> Place:
+    if not is_remote(address):
+        from pyarrow.fs import LocalFileSystem
+
+        return Place(LocalFileSystem(), address)
+    parts = urlsplit(address)
+    return Place(_bucket_files(), f"{parts.netloc}{parts.path}".rstrip("/"))
+
+
+@cache
+def _bucket_files() -> Any:
+    """S3 as the environment says: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID …, as
+    Amazon's own tools read them."""
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+    endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
+    where = {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme} if endpoint.netloc else {}
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return S3FileSystem(
+        **where,
+        region=region or "us-east-1",
+        connect_timeout=CONNECT_SECONDS,
+        request_timeout=REQUEST_SECONDS,
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+    )
+
+
+def _listed(place: Place, *, recursive: bool = False, missing: bool = True) -> list[Any]:
+    from pyarrow.fs import FileSelector
+
+    selector = FileSelector(place.path, allow_not_found=missing, recursive=recursive)
+    return list(place.files.get_file_info(selector))
+
+
+def _complete(sweep: str) -> list[str]:
+    try:
+        with reaching(sweep):
+            place = _place(sweep)
+            found = [info.path for info in _listed(place, recursive=True) if info.base_name == MANIFEST]
+    except StorageError:
+        return []
+    return [f"{sweep}{path.removeprefix(place.path).removesuffix(f'/{MANIFEST}')}" for path in found]
+
+
+def _manifest(place: Place) -> dict[str, Any]:
+    """Raises Damaged."""
+    try:
+        content = _read(place / MANIFEST)
+        manifest = json.loads(content) if content is not None else None
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict) or any("/" in name or name in (".", "..", MANIFEST) for name in manifest):
+        raise Damaged(f"{SCHEME}://{(place / MANIFEST).path}: not there or not readable")
+    return manifest
+
+
+def _read(place: Place) -> bytes | None:
+    try:
+        with place.files.open_input_stream(place.path) as stream:
+            return bytes(stream.read())
+    except FileNotFoundError:
+        return None
+
+
+def _upload(file: Path, place: Place) -> None:
+    with file.open("rb") as source, place.files.open_output_stream(place.path) as stream:
+        shutil.copyfileobj(source, stream, 2**22)
+
+
+def _download(place: Place, manifest: dict[str, Any], target: Path) -> None:
+    """Raises Damaged when what came is not what the manifest says."""
+    folders.clear_scratch(target)
+    with TemporaryDirectory(prefix=f".{target.name}-", suffix=PART, dir=target.parent) as scratch:
+        incoming = Path(scratch) / target.name
+        incoming.mkdir(mode=0o700)
+        with folders.placed(target), ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda name: _download_file(place / name, incoming / name), manifest))
+        folders.write_json(incoming / MANIFEST, manifest)
+        if problem := folders.damage(incoming):
+            raise Damaged(problem.replace(str(incoming), f"{SCHEME}://{place.path}"))
+        folders.settle(incoming, target)
+
+
+def _download_file(place: Place, file: Path) -> None:
+    with suppress(FileNotFoundError), place.files.open_input_stream(place.path) as source, file.open("wb") as stream:
+        shutil.copyfileobj(source, stream, 2**22)
+
+
+def _same(folder: Path, manifest: dict[str, Any]) -> bool:
+    try:
+        return bool(folders.read_json(folder / MANIFEST) == manifest)
+    except (OSError, ValueError):
+        return False
+
+
+def _copied(checkpoint: Path, target: Path) -> Path:
+    create_folder(target.parent)
+    folders.clear_scratch(target)
+    with TemporaryDirectory(prefix=f".{target.name}-", suffix=PART, dir=target.parent) as scratch:
+        incoming = Path(scratch) / target.name
+        with folders.placed(target):
+            shutil.copytree(checkpoint, incoming, copy_function=shutil.copyfile)
+        return folders.settle(incoming, target)
+
+
+def _remove(place: Place) -> None:
+    if names := [info.base_name for info in _listed(place)]:
+        if MANIFEST in names:
+            place.files.delete_file((place / MANIFEST).path)
+        place.files.delete_dir(place.path)
+
+
+def _delete(address: str) -> None:
+    with suppress(StorageError), reaching(address):
+        _remove(_place(address))

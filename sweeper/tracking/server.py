@@ -1,0 +1,114 @@
+"""MLflow's own server on what a local store keeps, for a browser on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from sweeper.errors import EnvironmentFailure
+from sweeper.storage.settings import Stores, create_private
+from sweeper.tracking.client import SWITCHES, create_store
+
+STARTUP_SECONDS = 120.0  # five are usual, a loaded machine takes far longer
+
+
+def serve(stores: Stores, port: int | None, announce: Callable[[str], None]) -> None:
+    """Show the store's runs in a browser until interrupted; `announce` is called with the address once.
+
+    A store that is `remote` has its server already and is announced only. What the server prints goes to
+    `mlflow.log` in the root folder. Raises EnvironmentFailure when it does not start or ends by itself.
+    """
+    if stores.remote:
+        announce(stores.address)
+        return
+    stores = replace(stores, port=port or stores.port)
+    _refuse_taken_port(stores)
+    create_private(stores.root.as_uri())
+    create_store(stores.tracking)
+    log = stores.root / "mlflow.log"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with private_log(log) as output, _server(stores, output) as process:
+        try:
+            wait_until_up(stores.address, STARTUP_SECONDS, lambda: process.poll() is None)
+            announce(stores.address)
+            process.wait()
+        except KeyboardInterrupt:
+            return
+    raise EnvironmentFailure(f"MLflow's server for {stores.address} ended by itself; {log} says why")
+
+
+def private_log(path: Path) -> IO[bytes]:
+    """A file to add to, its owner's alone. Raises OSError for a link, which could lead anywhere."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "ab")
+
+
+@contextlib.contextmanager
+def _server(stores: Stores, output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    command, environment = server_command(stores), server_environment(stores)
+    process = subprocess.Popen(command, env=environment, umask=0o077, stdout=output, stderr=output)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _refuse_taken_port(stores: Stores) -> None:
+    try:
+        socket.create_server((stores.host, stores.port)).close()
+    except (OSError, OverflowError) as error:
+        cure = "choose another port with --port, or in mlflow.ini: [ui] port"
+        raise EnvironmentFailure(f"{stores.address}: {error}; {cure}") from None
+
+
+def server_command(stores: Stores) -> list[str]:
+    """The command that shows a local store's runs at `stores.address`; run it with `server_environment`.
+
+    Only for a store that is not `remote`: such a server runs already.
+    """
+    hosts = ",".join(f"{host},{host}:*" for host in dict.fromkeys((stores.host, "localhost", "127.0.0.1")))
+    command = [sys.executable, "-m", "mlflow", "server", "--host", stores.host, "--port", str(stores.port)]
+    files = ["--artifacts-destination", stores.artifacts] if stores.artifacts else []
+    return [*command, "--workers", "1", "--allowed-hosts", hosts, *files]
+
+
+def server_environment(stores: Stores) -> dict[str, str]:
+    """The whole environment for `server_command`.
+
+    The database's address travels here, since every user of a machine can read a command line.
+    """
+    return {**SWITCHES, **os.environ, "MLFLOW_BACKEND_STORE_URI": stores.tracking}
+
+
+def wait_until_up(url: str, deadline: float, alive: Callable[[], bool] = lambda: True) -> None:
+    """Return once an MLflow server answers at `url`.
+
+    Raises EnvironmentFailure after `deadline` seconds, or as soon as `alive` says that it has ended.
+    """
+    end = time.monotonic() + deadline
+    while not _answers(url):
+        if not alive():
+            raise EnvironmentFailure(
+                f"MLflow's server for {url} ended before it answered; mlflow.log in the root folder says why"
+            )
+        if time.monotonic() > end:
+            raise EnvironmentFailure(f"MLflow's server at {url} did not answer within {deadline:.0f} s")
+        time.sleep(0.1)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False

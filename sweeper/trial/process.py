@@ -1,0 +1,338 @@
+"""What happens in a trial's own process: the job runs, and what it reports goes to the driver.
+
+Knows nothing of the ledger or the tracker. Tune keeps the process for the next trial, so whatever is
+set here is set again at every start.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, Literal, NamedTuple
+
+from jobs import get_job
+from jobs.checkpoint import causes, disk_trouble
+from jobs.timing import START, TRAINING, WAITING, Stopwatch, phase, watched
+from sweeper.storage import checkpoints
+from sweeper.storage.settings import redacted
+
+FAILURE = "failure.json"
+PROCESS = "process"
+Kind = Literal["error", "diverged", "memory", "disk", "crash", "node", "timeout"]
+LOG = "log.txt"
+PROBE = 2**16  # bytes; less than any checkpoint
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """All a trial's process is told. Plain values, since they travel.
+
+    job          as `jobs.get_job` takes it
+    params       every field of the job's params
+    workdir      the trial's own folder
+    cpus, gpus   what is reserved for each of its workers, which uses a thread for each whole CPU
+    resume_from  the checkpoint to go on from
+    earlier      others, newest first, for when that one turns out to be damaged
+    storage      where its checkpoints are copied to; None when they stay in `workdir`
+    """
+
+    number: int
+    job: str
+    params: Mapping[str, Any]
+    data: str
+    workdir: str
+    cpus: float
+    gpus: float
+    resume_from: str | None = None
+    earlier: tuple[str, ...] = ()
+    storage: str | None = None
+    workers: int = 1
+
+
+class Breakdown(NamedTuple):
+    """How a trial's process ended that did not end well.
+
+    error     the job raised something; it would again
+    diverged  a metric is no longer a finite number
+    memory    it did not fit into the device's memory, or the machine's
+    disk      what it wrote was not taken, by the disk or the checkpoints' storage: no fault of the trial's
+    crash     the process died without a word
+    node      the machine it ran on left the cluster: no fault of the trial's
+    timeout   it took longer than it may
+    """
+
+    kind: Kind
+    reason: str
+
+
+class Diverged(ArithmeticError):
+    """A metric is no longer a finite number."""
+
+
+class Failed(RuntimeError):
+    """What Ray is told of a trial's failure: the reason without its secrets."""
+
+
+class Unreported(ValueError):
+    """A job has not reported what it declares."""
+
+
+def train_in_process(assignment: Assignment) -> None:
+    """One worker, in this very process: Ray Train's local mode, which starts nothing."""
+    import torch
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    torch.set_num_threads(max(1, int(assignment.cpus)))
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config=asdict(assignment),
+        scaling_config=ScalingConfig(num_workers=0),
+        run_config=RunConfig(storage_path=assignment.workdir),
+    )
+    trainer.fit()
+
+
+def worker(config: Mapping[str, Any]) -> None:
+    """What every worker of a trial runs: the job's `train`."""
+    assignment = Assignment(**config)
+    job = get_job(assignment.job)
+    params = job.params(**assignment.params)
+    resume_from = starting_point(assignment)
+    print(f"trial {assignment.number}: {f'goes on from {resume_from.name}' if resume_from else 'begins'}")
+    rank = int(os.environ["RANK"]) if assignment.workers > 1 else 0
+    reporter = Reporter(job.metrics, assignment.storage, rank, assignment.workers)
+    with watched(reporter.watch), phase(TRAINING):
+        job.train(params, assignment.data, Path(assignment.workdir), reporter, resume_from)
+    if reporter.epoch < params.num_train_epochs:
+        raise Unreported(f"the job ended after epoch {reporter.epoch:g} of {params.num_train_epochs}")
+
+
+def starting_point(assignment: Assignment) -> Path | None:
+    """The newest checkpoint that is whole, on this machine; None to begin afresh."""
+    for address in filter(None, (assignment.resume_from, *assignment.earlier)):
+        if not checkpoints.is_remote(address):
+            return Path(address)
+        try:
+            return checkpoints.fetch(address, Path(assignment.workdir) / checkpoints.name_of(address))
+        except checkpoints.Damaged as error:
+            print(f"trial {assignment.number}: checkpoint {error}; goes back to the one before")
+    return None
+
+
+def stored(checkpoint: Path, storage: str | None) -> str:
+    """A checkpoint's address once it is where all machines reach it. Of the copies here only this one stays, for a
+    trial that goes on on this machine."""
+    if storage is None:
+        return str(checkpoint)
+    address = checkpoints.deposit(checkpoint, storage)
+    for older in checkpoint.parent.glob("checkpoint-*"):
+        if older != checkpoint:
+            shutil.rmtree(older, ignore_errors=True)
+    return address
+
+
+class Reporter:
+    """The job's `report`: checks what it is given, adds `seconds` and `timing`, and hands it to Tune.
+
+    A checkpoint travels as its address. Tune would copy the folder, and the ledger needs only to know where it is.
+    Of several workers the first one's report counts. The others wait until it has been heard, so that none is an
+    epoch ahead when the trial is stopped. They wait as long as it takes: NCCL would end them after ten minutes.
+    """
+
+    def __init__(
+        self, declared: Mapping[str, Any], storage: str | None = None, rank: int = 0, workers: int = 1
+    ) -> None:
+        self.declared = declared
+        self.storage = storage
+        self.rank = rank
+        self.workers = workers
+        self.began = time.monotonic()
+        self.watch = Stopwatch(START)
+        self.epoch = 0.0
+        self.group: Any = None
+
+    def __call__(self, metrics: dict[str, float], checkpoint: Path | None = None) -> None:
+        if self.workers > 1 and self.group is None:
+            self.group = patient_group()
+        if self.rank == 0:
+            check(metrics, self.declared)
+            self.tell(metrics, checkpoint)
+        if self.group is not None:
+            import torch.distributed
+
+            torch.distributed.barrier(self.group)
+        self.epoch = metrics.get("epoch", self.epoch)
+
+    def tell(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
+        from ray import tune
+
+        with phase("checkpoints"):
+            address = stored(checkpoint, self.storage) if checkpoint else None
+        told = {"seconds": time.monotonic() - self.began, "timing": self.watch.taken()}
+        with phase(WAITING):
+            tune.report({**metrics, **told, "checkpoint": address})
+
+
+def patient_group() -> Any:
+    """All workers once more, who wait for each other on the CPU, however long an upload takes."""
+    import torch.distributed
+
+    return torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+
+
+def check(metrics: Mapping[str, float], declared: Mapping[str, Any]) -> None:
+    """Raises Unreported for a metric that is not there, Diverged for one that is not finite."""
+    if missing := [name for name in (*declared, "epoch") if name not in metrics]:
+        raise Unreported(f"the job did not report {', '.join(missing)}")
+    if broken := {name: metrics[name] for name in declared if not math.isfinite(metrics[name])}:
+        values = ", ".join(f"{name} is {value}" for name, value in broken.items())
+        raise Diverged(f"{values} at epoch {metrics['epoch']:g}")
+
+
+class Place(NamedTuple):
+    """Where a process of a trial is: its id, and that of its node in Ray, which is empty outside Ray."""
+
+    pid: int
+    node: str
+
+
+@contextmanager
+def known(workdir: Path, rank: int = 0) -> Iterator[None]:
+    """Leaves this process's place for the driver, which must be able to end it, while the trial runs."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    _place_file(workdir, rank).write_text(f"{os.getpid()} {this_node()}")
+    try:
+        yield
+    finally:
+        forget_places(workdir, [rank])
+
+
+def _place_file(workdir: Path, rank: int) -> Path:
+    return workdir / (f"{PROCESS}-{rank}" if rank else PROCESS)
+
+
+def this_node() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+
+
+def places_of(workdir: Path) -> list[Place]:
+    """Where the trial's processes are, or were when they died; of those that ended by themselves none is left."""
+    return [place for file in sorted(workdir.glob(f"{PROCESS}*")) if (place := _place(file))]
+
+
+def _place(file: Path) -> Place | None:
+    try:
+        pid, _, node = file.read_text().partition(" ")
+        return Place(int(pid), node)
+    except (OSError, ValueError):
+        return None
+
+
+def forget_places(workdir: Path, ranks: Iterable[int]) -> None:
+    for rank in ranks:
+        _place_file(workdir, rank).unlink(missing_ok=True)
+
+
+def forget(workdir: Path) -> None:
+    """Remove what earlier processes of this trial left for the driver."""
+    for path in (*workdir.glob(f"{PROCESS}*"), workdir / FAILURE):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def noted_failure(workdir: Path) -> Iterator[None]:
+    """Leaves the reason for a failure where the driver finds it, and the traceback in the log."""
+    try:
+        yield
+    except Exception as error:
+        reason = redacted(" ".join(f"{type(error).__name__}: {error}".split()))
+        full = storage_trouble(error) or disk_trouble(error, workdir)
+        if not disconnected(error):
+            note(workdir, Breakdown("disk", full) if full else Breakdown(kind_of(error), reason))
+        with suppress(OSError), output_to(workdir / LOG):
+            print(redacted(traceback.format_exc()), file=sys.stderr)
+        raise Failed(reason) from None  # Ray writes down what it is given
+
+
+def storage_trouble(error: Exception) -> str | None:
+    """What the checkpoints' storage has to do with an error."""
+    return next((str(one) for one in causes(error) if isinstance(one, checkpoints.StorageError)), None)
+
+
+def disconnected(error: Exception) -> bool:
+    """Whether a worker only felt that another one was gone, which has left word of it unless it died."""
+    return any(kind.__name__ == "DistError" for kind in type(error).__mro__) or "gloo/transport" in str(error)
+
+
+def kind_of(error: Exception) -> Kind:
+    """PyTorch says `out of memory` of its own and of CUDA's errors; on the CPU `can't allocate memory`."""
+    text = str(error).lower()
+    if isinstance(error, Diverged):
+        return "diverged"
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return "memory"
+    return "error"
+
+
+def note(workdir: Path, breakdown: Breakdown) -> None:
+    """Leave word of a breakdown for `breakdown_of`, unless there is one: what came first brought about the rest. On
+    a full disk there is none to leave."""
+    with suppress(OSError), (workdir / FAILURE).open("x", encoding="utf-8") as file:
+        file.write(json.dumps(breakdown._asdict(), ensure_ascii=False))
+
+
+def breakdown_of(workdir: Path) -> Breakdown:
+    """Why a trial failed, for the driver. Without a note the process died before it could leave one, or there was
+    no room for it."""
+    try:
+        return Breakdown(**json.loads((workdir / FAILURE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        room = _no_room(workdir)
+        died = "its process died without a word; killed, or out of the machine's memory"
+        return Breakdown("disk", room) if room else Breakdown("crash", died)
+
+
+def _no_room(workdir: Path) -> str | None:
+    """Why nothing can be written there, if so. A process may die before it has made its folder."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=workdir) as file:
+            file.write(bytes(PROBE))
+            file.flush()
+    except OSError as error:
+        return disk_trouble(error, workdir) or f"{workdir}: {error}"
+    return None
+
+
+@contextmanager
+def output_to(log: Path) -> Iterator[None]:
+    """Sends all this process prints to a file, what C++ libraries print included."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, stream in zip(saved, (1, 2), strict=True):
+            os.dup2(descriptor, stream)
+            os.close(descriptor)
+        os.close(target)

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import csv
+import io
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.answering import submission
+from jobs.answering.answers import Answer
+from jobs.dataset.data import Data, DataError, Question, read_unlabelled
+from tests.limits import ending_of, killed_at, largest_file
+
+PARAGRAPHS = ("玉山高3,952公尺，=是最高峰。", '他說："早安"，\n然後走了。', "日月潭在南投。")
+ROWS = (Question("a", "多高？", (0, 1)), Question("b", "說什麼？", (1, 2)))
+DATA = Data("-", PARAGRAPHS, (), (), ROWS)
+GOOD = [Answer("a", 0, 3, "3,952公尺", 1.0), Answer("b", 1, 3, '"早安"，\n然後', 1.0)]
+
+
+def test_a_good_submission_has_no_problems_and_survives_the_file(tmp_path: Path) -> None:
+    assert submission.problems(DATA, ROWS, GOOD) == []
+    path = tmp_path / "submission.csv"
+    submission.write(path, submission.csv_text(GOOD))
+    assert path.read_text(encoding="utf-8").startswith("id,answer\n")
+    assert submission.read_answers(path) == {answer.id: answer.text for answer in GOOD}
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (GOOD[:1], "1 answers; their ids are not those of the 2 questions"),
+        (GOOD[::-1], "2 answers; their ids are not those of the 2 questions"),
+        ([*GOOD, GOOD[0]], "3 answers; their ids are not those of the 2 questions"),
+        ([GOOD[0]._replace(text=" "), GOOD[1]], "id 'a': empty answer"),
+        ([GOOD[0]._replace(text="南投"), GOOD[1]], "id 'a': '南投' stands in none of the question's paragraphs"),
+    ],
+)
+def test_what_a_contest_would_refuse_is_told_before(answers: list[Answer], expected: str) -> None:
+    assert any(expected in line for line in submission.problems(DATA, ROWS, answers))
+
+
+TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0\r"), min_size=1)
+
+
+@given(st.dictionaries(TEXT, TEXT, min_size=1))
+def test_any_text_is_read_back_as_it_was(answers: dict[str, str]) -> None:
+    text = submission.csv_text([Answer(key, 0, 0, value, 0.0) for key, value in answers.items()])
+    assert dict(list(csv.reader(io.StringIO(text, newline="")))[1:]) == answers  # type: ignore[arg-type]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "submission.csv"
+    path.write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        submission.write(path, "new")
+    assert [one.name for one in tmp_path.iterdir()] == ["submission.csv"]
+    assert path.read_text() == "old"
+
+
+def test_a_solution_is_scored_by_id_and_by_profile() -> None:
+    scores = submission.score({"b": "湖", "a": "山"}, {"a": "山", "b": "湖邊"})
+    assert scores == pytest.approx({"exact_match": 0.5, "f1": 5 / 6})
+    assert submission.score({"a": "《山》"}, {"a": "山"}, "drcd")["exact_match"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("id,text\na,b\n", "submission.csv:1: the header is 'id,text'"),
+        ("", "submission.csv:1: the header is ''"),
+        ("x" * 5_000, "submission.csv:1: the header is 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…;"),
+        ("id,answer\na,b,c\n", "submission.csv:2: 3 columns; the header has 2"),
+        ("id,answer\na,b\na,c\n", "submission.csv:3: id 'a' a second time"),
+        ('id,answer\na,"b\n' + "c,d\n" * 40_000, "submission.csv:32770: field larger than field limit (131072); look"),
+    ],
+)
+def test_a_broken_file_is_told_with_its_line(tmp_path: Path, content: str, expected: str) -> None:
+    path = tmp_path / "submission.csv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        submission.read_answers(path)
+    assert expected in str(caught.value)
+
+
+def test_other_columns_and_a_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "solution.csv"
+    path.write_text('id,answer,Usage\r\na,"3,952",Public\r\n', encoding="utf-8-sig", newline="")
+    assert submission.read_answers(path) == {"a": "3,952"}
+
+
+def test_ids_must_be_those_of_the_solution() -> None:
+    with pytest.raises(DataError, match="id 'b' of the solution is missing"):
+        submission.score({"a": "山"}, {"a": "山", "b": "湖"})
+    with pytest.raises(DataError, match="id 'c' is not in the solution"):
+        submission.score({"a": "山", "c": "海"}, {"a": "山"})
+
+
+def test_questions_to_be_answered_are_read_from_two_files(tmp_path: Path) -> None:
+    context, test = tmp_path / "c.json", tmp_path / "t.json"
+    context.write_text('["玉山高。", "日月潭。"]', encoding="utf-8")
+    test.write_text('[{"id": "a", "question": "？", "paragraphs": [0, 1]}]', encoding="utf-8")
+    assert read_unlabelled(context, test).test == (Question("a", "？", (0, 1)),)
+    test.write_text('[{"id": "a", "question": "？", "paragraphs": [0, 7]}]', encoding="utf-8")
+    with pytest.raises(DataError, match=r"t\.json: row 0 \(id 'a'\): paragraphs: 7 is not in context\.json"):
+        read_unlabelled(context, test)
+    test.write_text("[]", encoding="utf-8")
+    with pytest.raises(DataError, match="no questions; at least one is needed"):
+        read_unlabelled(context, test)
+
+
+TEXT_OF_ALL = submission.csv_text(GOOD)
+
+
+def test_a_disk_that_is_full_after_any_byte_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "submission.csv"
+    path.write_text("old")
+    size = len(TEXT_OF_ALL.encode())
+    for room in range(size):
+        with largest_file(room), pytest.raises(OSError, match=r"submission\.csv"):
+            submission.write(path, TEXT_OF_ALL)
+        assert path.read_text() == "old"
+    with largest_file(size):
+        submission.write(path, TEXT_OF_ALL)
+    assert path.read_text(encoding="utf-8") == TEXT_OF_ALL
+    assert [one.name for one in tmp_path.iterdir()] == ["submission.csv"]
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_writer_killed_after_any_byte_leaves_the_old_file(tmp_path: Path, old: str | None) -> None:
+    """The system kills a process at the byte that its limit does not allow."""
+    path = tmp_path / "submission.csv"
+    if old:
+        path.write_text(old)
+
+    def write(room: int) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        with largest_file(room):
+            submission.write(path, TEXT_OF_ALL)
+
+    size = len(TEXT_OF_ALL.encode())
+    for room in range(size):
+        assert ending_of(lambda room=room: write(room)) == -signal.SIGXFSZ
+        assert (path.read_text() if path.exists() else None) == old
+    assert ending_of(lambda: write(size)) == 0
+    assert path.read_text(encoding="utf-8") == TEXT_OF_ALL
+    assert [one.name for one in tmp_path.iterdir()] == ["submission.csv"]  # nor is anything left beside it
+
+
+def test_a_writer_killed_before_the_name_changes_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "submission.csv"
+    path.write_text("old")
+    killed_at("submission.rename:1:kill", tmp_path / "log", lambda: submission.write(path, TEXT_OF_ALL))
+    assert path.read_text() == "old"
+    submission.write(path, TEXT_OF_ALL)
+    assert path.read_text(encoding="utf-8") == TEXT_OF_ALL
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["log", "submission.csv"]
+
+
+def test_what_other_writers_have_beside_it_stays(tmp_path: Path) -> None:
+    other = tmp_path / ".submission.csv-2-abcdefgh.part"
+    other.touch()
+    submission.write(tmp_path / "submission.csv", "new")
+    assert other.exists()

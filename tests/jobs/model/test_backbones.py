@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.job import ParamError
+from jobs.mc import McParams
+from jobs.model import backbones
+from jobs.model.backbones import BackboneError, check_name
+
+QA = "AutoModelForQuestionAnswering"
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A whole small backbone in a folder, as a user would have one."""
+    tokenizer = backbones.character_tokenizer(["日月潭在南投縣"])
+    backbones.load_model("scratch:1x32x2", "AutoModel", tokenizer, 64).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bert-base-chinese", "hfl/chinese-macbert-large", "scratch:6x384x6", "scratch:2x64x2@bert-base-chinese"],
+)
+def test_right_names_pass(name: str) -> None:
+    assert check_name(name) is None
+
+
+WRONG = [
+    ("bert-base-chines", "did you mean 'bert-base-chinese'?"),
+    ("scrach:2x128x2", "did you mean 'scratch:2x128x2'?"),
+    ("scratch:2x128", "is not scratch:LAYERSxHIDDENxHEADS"),
+    ("scratch:0x128x2", "must be at least 1"),
+    ("scratch:2x130x4", "130 is not a multiple of the 4 heads"),
+    ("scratch:2x128x2@bert-base-chines", "did you mean 'bert-base-chinese'?"),
+    ("./nowhere", "no such folder"),
+    ("../../etc/passwd", "no such folder"),
+    ("~nobody-of-this-name/x", "no such folder"),
+    ("/" + "x" * 5000, "no such folder"),
+    ("x" * 5000, "is no backbone"),
+    ("owner/..", "is no backbone"),
+    ("hfl/chinese--large", "is no backbone"),
+    ("hfl/chinese.git", "is no backbone"),
+    ("no", "is no backbone; write owner/name"),
+]
+
+
+@pytest.mark.parametrize(("name", "message"), WRONG)
+def test_wrong_names_are_answered_with_a_cure(name: str, message: str) -> None:
+    assert message in str(check_name(name))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    assert "holds no config.json" in str(check_name(str(tmp_path)))
+
+
+def test_a_scratch_backbone_has_the_size_it_says() -> None:
+    model = backbones.load_model("scratch:3x48x4", QA, backbones.character_tokenizer(["台灣"]), 600)
+    config = model.config
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (3, 48, 4)
+    assert config.max_position_embeddings == 600
+    assert config.vocab_size == 5 + 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "spread", "dropout"), [("scratch:1x64x1", 0.125, 0.0), ("scratch:1x384x6", 0.02, 0.1)]
+)
+def test_only_a_narrow_scratch_backbone_starts_in_its_own_way(name: str, spread: float, dropout: float) -> None:
+    model = backbones.load_model(name, QA, backbones.character_tokenizer(["日月潭在南投縣"]), 64)
+    layer = model.bert.encoder.layer[0]
+    assert float(layer.attention.self.query.weight.detach().std()) == pytest.approx(spread, rel=0.1)
+    assert layer.output.dropout.p == layer.attention.output.dropout.p == dropout
+
+
+def test_a_character_tokenizer_is_the_same_after_saving(tmp_path: Path) -> None:
+    tokenizer = backbones.character_tokenizer(["台灣1985年abc"])
+    tokenizer.save_pretrained(tmp_path)
+    again = backbones.load_tokenizer(str(tmp_path), [])
+    assert again.tokenize("台灣1985年ab龘") == [
+        "台",
+        "灣",
+        "1",
+        "##9",
+        "##8",
+        "##5",
+        "年",
+        "a",
+        "##b",
+        "[UNK]",
+    ]
+
+
+def test_a_local_folder_is_loaded(saved: Path) -> None:
+    backbones.fetch(str(saved))
+    model = backbones.load_model(str(saved), QA, backbones.load_tokenizer(str(saved), []), 64)
+    assert type(model).__name__ == "BertForQuestionAnswering"
+
+
+def test_weights_of_the_encoder_that_did_not_load_are_an_error(saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    with pytest.raises(
+        BackboneError,
+        match=r"16 weights of the encoder are not in the checkpoint, such as bert.encoder.layer.1",
+    ):
+        backbones.load_model(str(saved), QA, backbones.load_tokenizer(str(saved), []), 64)
+
+
+def test_weights_of_another_architecture_are_an_error(saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(
+        json.dumps({**config, "model_type": "electra", "architectures": ["ElectraModel"]})
+    )
+    with pytest.raises(BackboneError, match="its weights do not fit the model"):
+        backbones.load_model(str(saved), QA, backbones.load_tokenizer(str(saved), []), 64)
+
+
+def test_pickled_weights_are_not_read(saved: Path, tmp_path: Path) -> None:
+    (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
+    with pytest.raises(BackboneError, match="holds no"):
+        backbones.fetch(str(saved))
+    with pytest.raises(BackboneError, match="cannot be loaded from this folder"):
+        backbones.load_model(str(saved), QA, backbones.load_tokenizer(str(saved), []), 64)
+
+
+def test_code_that_comes_with_a_backbone_is_not_run(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    auto_map = {"AutoConfig": "evil.Config", "AutoModelForQuestionAnswering": "evil.Model"}
+    (saved / "config.json").write_text(json.dumps({**config, "model_type": "evil", "auto_map": auto_map}))
+    (saved / "evil.py").write_text(f"open({str(saved / 'marker')!r}, 'w')")
+    with pytest.raises(BackboneError):
+        backbones.load_model(str(saved), QA, backbones.character_tokenizer(["台"]), 64)
+    assert not (saved / "marker").exists()
+
+
+def test_a_backbone_that_is_too_short_is_an_error(saved: Path) -> None:
+    with pytest.raises(BackboneError, match="reads at most 512 tokens; lower max_length from 600"):
+        backbones.load_model(str(saved), QA, backbones.load_tokenizer(str(saved), []), 600)
+
+
+def test_a_folder_says_how_much_its_model_reads(saved: Path) -> None:
+    assert backbones.position_limit(str(saved)) == 512
+    (saved / "config.json").write_text('{"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}')
+    assert backbones.position_limit(str(saved)) == 512
+    for unknown in ("{}", "[]", "{", '{"max_position_embeddings": "many"}'):
+        (saved / "config.json").write_text(unknown)
+        assert backbones.position_limit(str(saved)) is None
+
+
+def test_a_backbone_of_the_hub_says_so_once_it_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    params = McParams(backbone="owner/name", max_length=513)  # nothing is known of it yet
+    snapshot = tmp_path / "models--owner--name/snapshots/0"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text("0")
+    (snapshot / "config.json").write_text('{"max_position_embeddings": 512}')
+    with pytest.raises(ParamError) as caught:
+        McParams(**asdict(params))
+    assert (caught.value.key, str(caught.value)) == (
+        "max_length",
+        "513 is more than the 512 tokens that owner/name reads",
+    )
+
+
+@pytest.mark.parametrize("fetch", [backbones.fetch, lambda name: backbones.load_tokenizer(name, [])])
+def test_a_backbone_that_is_missing_offline_is_one_clear_line(fetch: Any) -> None:
+    with pytest.raises(BackboneError) as caught:
+        fetch("hfl/chinese-no-such-model")
+    message = str(caught.value)
+    assert message.startswith(
+        "hfl/chinese-no-such-model: is not in the local model cache and the hub cannot be reached"
+    )
+    assert "\n" not in message
+
+
+def test_the_size_of_weights_is_known_before_loading(saved: Path) -> None:
+    loaded = backbones.load_model(str(saved), "AutoModel", backbones.load_tokenizer(str(saved), []), 64)
+    assert backbones.weight_bytes(str(saved)) == 4 * sum(p.numel() for p in loaded.parameters())
+    assert backbones.weight_bytes("hfl/chinese-macbert-large") is None

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.dataset.data import Data
+from jobs.mc import TASK as MC
+from jobs.mc import McParams
+from jobs.model import backbones
+from jobs.params import TrainingParams
+from jobs.qa import TASK as QA
+from jobs.qa import QaParams
+from jobs.task import Task
+from jobs.training import trainer as training
+from jobs.training.trainer import arguments, budgeted, device_batch, grouped
+
+
+@given(st.integers(1, 256), st.integers(1, 64), st.integers(1, 8))
+def test_batches_of_the_devices_make_the_effective_batch(share: int, most: int, workers: int) -> None:
+    size = device_batch(share * workers, most, workers)
+    assert 1 <= size <= most
+    assert share % size == 0
+
+
+def test_a_batch_that_cannot_be_shared_is_an_error() -> None:
+    with pytest.raises(ValueError, match="cannot be shared among 3 workers"):
+        device_batch(8, 8, 3)
+
+
+def test_accumulation_makes_up_for_small_devices(tmp_path: Path) -> None:
+    args = arguments(TrainingParams(effective_batch_size=8, per_device_train_batch_size=1), tmp_path)
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (1, 8)
+    args = arguments(TrainingParams(effective_batch_size=8, per_device_train_batch_size=2), tmp_path, workers=2)
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "steps", "expected"),
+    [(0.1, 0, 100), (0.0, 1500, 1500), (0.0, 1, 1), (0.0, 0, 0), (0.999, 0, 999)],
+)
+def test_warm_up_by_ratio_or_by_steps(tmp_path: Path, ratio: float, steps: int, expected: int) -> None:
+    args = arguments(TrainingParams(warmup_ratio=ratio, warmup_steps=steps), tmp_path)
+    assert args.get_warmup_steps(1000) == expected
+
+
+def test_evaluation_checkpoint_and_log_share_their_rhythm(tmp_path: Path) -> None:
+    by_epoch, by_steps = (
+        arguments(TrainingParams(), tmp_path),
+        arguments(TrainingParams(eval_steps=7), tmp_path),
+    )
+    assert {by_epoch.eval_strategy, by_epoch.save_strategy, by_epoch.logging_strategy} == {"epoch"}
+    assert {by_steps.eval_strategy, by_steps.save_strategy, by_steps.logging_strategy} == {"steps"}
+    assert by_steps.eval_steps == by_steps.save_steps == by_steps.logging_steps == 7
+
+
+LENGTHS = st.lists(st.integers(1, 512), min_size=1, max_size=300).map(np.array)
+
+
+@given(LENGTHS, st.integers(1, 16), st.integers(0, 2**32 - 1), st.integers(0, 9))
+def test_every_input_is_seen_once_an_epoch(lengths: Any, size: int, seed: int, epoch: int) -> None:
+    order = grouped(lengths, size, seed, epoch)
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+    assert order.tolist() == grouped(lengths, size, seed, epoch).tolist()
+
+
+def test_training_batches_are_alike_in_length_in_an_order_of_their_own_each_epoch() -> None:
+    lengths = np.random.default_rng(0).integers(50, 512, 1000)
+    orders = [grouped(lengths, 8, 42, epoch) for epoch in (0, 1)]
+    assert orders[0].tolist() != orders[1].tolist()
+    for order in orders:
+        longest = lengths[order].reshape(-1, 8).max(axis=1)
+        assert 8 * longest.sum() < 1.1 * lengths.sum()  # drawn at random it is 1.6
+        assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.2  # neither short nor long ones first
+
+
+@given(LENGTHS, st.integers(1, 16))
+def test_evaluation_batches_hold_every_input_once_and_no_more_tokens_than_the_longest(lengths: Any, size: int) -> None:
+    batches = budgeted(lengths, size)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert all(len(rows) * lengths[rows].max() <= size * lengths.max() for rows in batches)
+    assert len(batches) <= -(-len(lengths) // size)
+    small = budgeted(lengths, size, 100)
+    assert sorted(np.concatenate(small).tolist()) == list(range(len(lengths)))
+    assert all(len(rows) == 1 or len(rows) * lengths[rows].max() <= 100 for rows in small)
+
+
+@pytest.mark.parametrize(
+    ("task", "params"),
+    [
+        (QA, QaParams(backbone="scratch:1x32x2", max_length=64, doc_stride=16, per_device_eval_batch_size=4)),
+        (MC, McParams(backbone="scratch:1x32x2", max_length=96, per_device_eval_batch_size=2)),
+    ],
+)
+def test_batches_by_tokens_give_the_logits_and_the_loss_of_one_input_at_a_time(
+    task: Task, params: TrainingParams, few: Data, tmp_path: Path
+) -> None:
+    tokenizer = backbones.load_tokenizer(params.backbone, few.paragraphs)
+    inputs = task.inputs(params, tokenizer, few, few.valid, tmp_path)
+    model = task.model(params, tokenizer).eval()
+    trainer = training.BatchTrainer(
+        score=lambda logits: {"sum": float(sum(part.sum() for part in logits))},
+        model=model,
+        args=arguments(params, tmp_path),
+        data_collator=training.as_it_is,
+        eval_dataset=training.chosen(task, inputs, range(len(inputs)), params),
+        compute_loss_func=task.loss,
+    )
+    metrics = trainer.evaluate()
+    losses, alone = [], []
+    for row in range(len(inputs)):
+        batch = task.collate(inputs, [row], params)
+        with torch.inference_mode():
+            output = model(**batch) if task.loss is None else model(**{**batch, "labels": None})
+            losses.append(float(output.loss if task.loss is None else task.loss(output, batch["labels"])))
+        alone.append([output[name][0].numpy() for name in output if name.endswith("logits")])
+    assert metrics["eval_loss"] == pytest.approx(np.mean(losses), abs=1e-5)
+    for kind, table in enumerate(training.predict(task, model, inputs, params)):
+        for number, (line, parts) in enumerate(zip(table, alone, strict=True)):
+            own = inputs.lengths()[number] if task is QA else len(parts[kind])
+            np.testing.assert_allclose(line[:own], parts[kind][:own], atol=1e-5)
+
+
+def test_bf16_gives_way_to_fp32_where_a_device_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(training, "has_bf16", lambda: False)
+    assert not arguments(TrainingParams(bf16=True), tmp_path).bf16
+    assert "fp32 takes its place" in caplog.text
+    monkeypatch.setattr(training, "has_bf16", lambda: True)
+    assert arguments(TrainingParams(bf16=True), tmp_path).bf16
+    assert not arguments(TrainingParams(), tmp_path).bf16

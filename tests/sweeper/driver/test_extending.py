@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from optuna.storages import RDBStorage
+from rich.console import Console
+
+from jobs.checkpoint import damage
+from sweeper.cluster.capacity import Machine
+from sweeper.driver.extending import drawn
+from sweeper.driver.run import run_sweep
+from sweeper.driver.sweep import workdir
+from sweeper.errors import ConfigError
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import Ledger, TrialRecord, create_ledger, load_ledger
+from sweeper.process.signals import Interrupt
+from sweeper.space.search_space import SearchSpace
+from sweeper.storage.settings import Stores, read_stores
+from tests.invariants import check
+from tests.toy import JOB, ToyParams
+
+Make = Callable[..., SearchSpace]
+HILL = ("parameters.backbone=hill", "search={sampler: grid}", "parameters.learning_rate={values: [1e-3, 1e-2]}")
+BOTH = ("parameters.backbone={values: [hill, valley]}", *HILL[1:])
+CONSOLE = Console(quiet=True)
+
+
+def ask(ledger: Ledger, space: SearchSpace) -> TrialRecord:
+    record = ledger.ask(space)
+    assert record is not None
+    return record
+
+
+def trained(ledger: Ledger, space: SearchSpace, folder: Path) -> None:
+    """Every trial there is, as a sweep would run it."""
+    for record in iter(lambda: ledger.ask(space), None):
+        place = workdir(folder, record.number)
+        place.mkdir(parents=True)
+        JOB.train(
+            ToyParams(**record.params),
+            "sample",
+            place,
+            lambda metrics, checkpoint, number=record.number: ledger.report(
+                number, {**metrics, "seconds": 1.0}, str(checkpoint)
+            ),
+        )
+        ledger.finish(record.number, "COMPLETE")
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Stores:
+    return read_stores(tmp_path, {})
+
+
+@pytest.fixture
+def old(stores: Stores, toy_space: Make) -> Ledger:
+    """A finished sweep over one backbone."""
+    space = toy_space(*HILL)
+    ledger = create_ledger(open_storage(stores.ledger), space, "toy")
+    trained(ledger, space, stores.root / "toy")
+    return ledger
+
+
+def extend(space: SearchSpace, stores: Stores) -> Ledger:
+    outcome = run_sweep(space, stores, Machine(2, 0), CONSOLE, Interrupt(), extend=True)
+    return load_ledger(open_storage(stores.ledger), outcome.name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("default")
+def test_a_backbone_added_later_is_all_that_is_trained(old: Ledger, stores: Stores, toy_space: Make) -> None:
+    space = toy_space(*BOTH)
+    ledger = extend(space, stores)
+    records = ledger.records()
+    assert ledger.name == "toy-2"
+    assert [record.state for record in records] == ["COMPLETE"] * 4
+    assert [record.params["backbone"] for record in records] == ["hill", "hill", "valley", "valley"]
+    assert [record.origin for record in records] == ["toy/0", "toy/1", None, None]
+    assert [record.value for record in records[:2]] == [record.value for record in old.records()]
+    check(ledger, stores)
+    assert [r.number for r in extend(space, stores).records()] == [0, 1, 2, 3]  # once more: nothing is left to do
+    assert extend(space, stores).name == "toy-2"
+
+
+def test_a_taken_over_trial_has_its_own_checkpoint(old: Ledger, stores: Stores, toy_space: Make) -> None:
+    outcome = run_sweep(
+        toy_space(*HILL, "keep.checkpoints=1", "objective=eval_loss"),
+        stores,
+        Machine(2, 0),
+        CONSOLE,
+        Interrupt(),
+        extend=True,
+    )
+    records = load_ledger(open_storage(stores.ledger), outcome.name).records()
+    best = min(records, key=lambda record: record.value or 0.0)
+    assert best.checkpoint is not None
+    assert best.checkpoint.startswith(str(stores.root / "toy-2"))
+    shutil.rmtree(stores.root / "toy")
+    assert damage(Path(best.checkpoint)) is None
+    assert sum(Path(record.checkpoint or "gone").exists() for record in records) == 1  # retention knows its own only
+
+
+def test_a_sweep_that_was_cut_short_before_it_was_ready_is_made_again(
+    old: Ledger, stores: Stores, toy_space: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    space = toy_space(*HILL, "objective=eval_loss")
+    monkeypatch.setattr("sweeper.ledger.ledger.grid", killed)  # after the import, before it is on record as ready
+    with pytest.raises(Killed):
+        extend(space, stores)
+    monkeypatch.undo()
+    assert [record.origin for record in extend(space, stores).records()] == ["toy/0", "toy/1"]
+
+
+def test_a_trial_fits_where_the_space_would_draw_it(toy_space: Make, storage: RDBStorage) -> None:
+    space = toy_space()
+    params = dict(ask(create_ledger(storage, space, "toy"), space).params)
+    draws = drawn(space, params)
+    assert draws is not None
+    assert {label: value for label, (_, value) in draws.items()} == {
+        "backbone": params["backbone"],
+        "learning_rate": params["learning_rate"],
+    }
+    assert drawn(toy_space("parameters.learning_rate={min: 0.5, max: 0.9}"), params) is None
+    assert drawn(toy_space("parameters.num_train_epochs=5"), params) is None
+    assert drawn(toy_space("parameters.warmup_ratio=0.1"), params) is None
+    assert drawn(toy_space(), {**params, "backbone": "dale"}) is None
+    assert drawn(toy_space(), {k: v for k, v in params.items() if k != "folder"}) is None
+
+
+def test_there_must_be_a_sweep_to_extend(stores: Stores, toy_space: Make) -> None:
+    with pytest.raises(ConfigError, match="sweep toy: not in the ledger"):
+        extend(toy_space(), stores)
+    assert not (stores.root / "toy").exists()

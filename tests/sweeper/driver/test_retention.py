@@ -1,0 +1,101 @@
+"""What is deleted, and what never is. The table is every pair of trials in every state, with every number kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.storages import RDBStorage
+
+from jobs.checkpoint import damage
+from sweeper.ledger.ledger import State, TrialRecord, create_ledger
+from sweeper.retention import best, delete, disposable, needy
+from sweeper.space.search_space import SearchSpace
+from tests.limits import killed_at
+from tests.sweeper.driver.test_checkpoints import asked, evaluated
+
+STATES: tuple[State, ...] = get_args(State)
+VALUES = ((), (0.2,), (0.5, 0.4))  # no evaluation, one, and one that was better than the last
+
+
+def record(number: int, state: State, values: tuple[float, ...], repeat_of: int | None = None) -> TrialRecord:
+    evaluations = tuple(
+        {"epoch": float(epoch), "height": value, "checkpoint": f"{number}/{epoch}"}
+        for epoch, value in enumerate(values, 1)
+    )
+    top = max(evaluations, key=lambda evaluation: evaluation["height"], default=None)
+    given: dict[str, Any] = {"key": f"key-{number}", "params": {}, "metrics": {}, "reason": None, "run_id": None}
+    return TrialRecord(
+        number=number,
+        state=state,
+        evaluations=evaluations,
+        value=top["height"] if top else None,
+        checkpoint=top["checkpoint"] if top else None,
+        started=None,
+        ended=None,
+        repeat_of=repeat_of,
+        **given,
+    )
+
+
+KINDS = [(state, values) for state, values in product(STATES, VALUES) if values or state != "COMPLETE"]
+TABLE = [(first, second, keep) for first, second, keep in product(KINDS, KINDS, (1, 2)) if first <= second]
+
+
+@pytest.mark.parametrize(("first", "second", "keep"), TABLE)
+def test_only_what_nothing_needs_is_deleted(first: Any, second: Any, keep: int) -> None:
+    records = [record(0, *first), record(1, *second), record(2, "COMPLETE", (0.9,), repeat_of=0)]
+    gone = set(disposable(records, "max", keep))
+    every = {e["checkpoint"] for one in records for e in one.evaluations}
+    kept = {one.checkpoint for one in best(records[:2], "max")[:keep]}
+    for one in records:
+        if one.state == "RUNNING" and one.evaluations:
+            kept |= {one.checkpoint, one.evaluations[-1]["checkpoint"]}
+    assert kept.isdisjoint(gone)  # neither the best, nor what a running trial goes on from
+    assert every - kept == gone  # and nothing else stays, so that the disk does not fill up
+    assert not {one.checkpoint for one in records if one.state == "FAIL"} & kept
+
+
+ENDED = st.tuples(st.sampled_from(STATES), st.sampled_from([(), (0.2,), (0.5, 0.4), (0.3, 0.5), (0.9,)]))
+
+
+@given(st.lists(ENDED, max_size=12), st.integers(1, 3))
+def test_looking_at_the_needy_alone_deletes_the_same(trials: list[Any], keep: int) -> None:
+    records = [record(number, *trial) for number, trial in enumerate(trials)]
+    gone, held = set[str](), list[TrialRecord]()
+    for one in records:
+        held.append(one)
+        gone |= set(disposable(held, "max", keep))
+        held = needy(held, "max", keep)
+    assert gone == set(disposable(records, "max", keep))
+
+
+def test_of_equals_the_checkpoint_of_the_older_trial_stays() -> None:
+    records = [record(0, "COMPLETE", (0.5,)), record(1, "COMPLETE", (0.5,))]
+    assert disposable(records, "max", 1) == ["1/1"]
+    assert disposable(records[::-1], "max", 1) == ["1/1"]
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_driver_killed_while_it_deletes_loses_nothing_that_is_needed(
+    storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path, nth: int
+) -> None:
+    """The ledger says that a trial has ended, and its older checkpoints are still there, some or all."""
+    space = toy_space()
+    ledger = create_ledger(storage, space, "toy")
+    evaluated(ledger, asked(ledger, space).number, tmp_path / "0", 4)
+    ledger.finish(0, "COMPLETE")
+    (needed,) = {ledger.record(0).checkpoint}
+    unneeded = disposable(ledger.records(), "max", keep=1)
+    assert len(unneeded) == 3
+    killed_at(f"retention.delete:{nth}:kill", tmp_path / "log", lambda: delete(unneeded))
+    assert [Path(path).exists() for path in unneeded] == [place >= nth - 1 for place in range(3)]
+    assert needed
+    assert damage(Path(needed)) is None
+    delete(disposable(ledger.records(), "max", keep=1))
+    assert [path.name for path in (tmp_path / "0").iterdir()] == [Path(needed).name]

@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.storages import RDBStorage
+from rich.console import Console
+
+from sweeper.errors import ConfigError
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import Ledger, TrialRecord, create_ledger
+from sweeper.results import comparison
+from sweeper.results import table as sheet
+from sweeper.retention import best, disposable
+from sweeper.space.search_space import SearchSpace, read_search_space
+
+
+def record(number: int, value: float | None, state: Any = "COMPLETE", **changes: Any) -> TrialRecord:
+    given: dict[str, Any] = {
+        "number": number,
+        "key": f"key-{number}",
+        "state": state,
+        "params": {"backbone": "hill", "learning_rate": 10.0**-number, "seed": 42},
+        "evaluations": ({"epoch": 1.0, "seconds": 2.5, "height": value, "checkpoint": f"{number}/a"},)
+        if value is not None
+        else (),
+        "value": value,
+        "metrics": {"height": value, "eval_loss": 0.5} if value is not None else {},
+        "checkpoint": f"{number}/a" if value is not None else None,
+        "reason": None,
+        "run_id": f"run-{number}",
+        "started": None,
+        "ended": None,
+    }
+    return TrialRecord(**{**given, **changes})
+
+
+RECORDS = [
+    record(0, 0.4),
+    record(1, None, "FAIL", reason="why"),
+    record(2, 0.9, "PRUNED"),
+    record(3, 0.9),
+    record(4, 0.1),
+]
+
+
+def test_rows_are_best_first_and_trials_without_a_value_last() -> None:
+    assert [row["trial"] for row in comparison.rows(RECORDS, "max")] == [2, 3, 0, 4, 1]
+    assert [row["trial"] for row in comparison.rows(RECORDS, "min")] == [4, 0, 2, 3, 1]
+
+
+def test_json_is_one_array_with_the_promised_keys() -> None:
+    parsed = json.loads(comparison.json_text(comparison.rows(RECORDS, "max")))
+    assert list(parsed[0]) == [
+        "trial",
+        "state",
+        "value",
+        "n",
+        "mean",
+        "std",
+        "params",
+        "metrics",
+        "test",
+        "epochs",
+        "duration_s",
+        "run_id",
+        "checkpoint",
+        "reason",
+    ]
+    assert parsed[0] == {
+        "trial": 2, "state": "PRUNED", "value": 0.9, "n": 1, "mean": 0.9, "std": None,
+        "params": {"backbone": "hill", "learning_rate": 0.01, "seed": 42},
+        "metrics": {"height": 0.9, "eval_loss": 0.5}, "test": None,
+        "epochs": 1.0, "duration_s": 2.5, "run_id": "run-2", "checkpoint": None, "reason": None,
+    }  # fmt: skip
+
+
+def test_only_parameters_that_change_are_columns() -> None:
+    rows = comparison.rows(RECORDS, "max")
+    assert comparison.header(rows, "height") == [
+        "trial",
+        "state",
+        "height",
+        "eval_loss",
+        "learning_rate",
+        "epochs",
+        "seconds",
+    ]
+    assert "backbone" in comparison.header(rows[:1], "height")
+    assert comparison.header([], "height") == ["trial", "state", "height", "epochs", "seconds"]
+
+
+def test_markdown_is_a_table() -> None:
+    lines = comparison.markdown(comparison.rows(RECORDS[:2], "max"), "height").splitlines()
+    assert lines == [
+        "| trial | state | height | eval_loss | learning_rate | epochs | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| 0 | COMPLETE | 0.4 | 0.5 | 1 | 1 | 2.5 |",
+        "| 1 | FAIL | – | – | 0.1 | 0 | 0 |",
+    ]
+
+
+def test_csv_keeps_full_precision_and_is_harmless_in_a_spreadsheet() -> None:
+    nasty = [
+        record(0, 0.123456789, params={"backbone": "=cmd|' /C calc'!A0", "x": 'a,"b"\nc'}),
+        record(1, 0.1, params={"backbone": "b", "x": "d"}),
+    ]
+    lines = list(csv.DictReader(io.StringIO(comparison.csv_text(comparison.rows(nasty, "max"), "height"))))
+    assert lines[0]["height"] == "0.123456789"
+    assert lines[0]["backbone"] == "'=cmd|' /C calc'!A0"
+    assert lines[0]["x"] == 'a,"b"\nc'
+
+
+def test_a_pipe_does_not_break_a_markdown_table() -> None:
+    rows = comparison.rows([record(0, 0.5, params={"backbone": "a|b\nc"})], "max")
+    assert "| a\\|b c |" in comparison.markdown(rows, "height")
+
+
+def test_the_terminal_shows_markup_as_text() -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(
+        comparison.rich_table(comparison.rows([record(0, 0.5, params={"backbone": "[red]x[/red]"})], "max"), "height")
+    )
+    assert "[red]x[/red]" in console.export_text()
+
+
+def test_the_earlier_of_equals_is_best() -> None:
+    assert [r.number for r in best(RECORDS, "max")] == [2, 3, 0, 4]
+
+
+def test_checkpoints_of_the_best_trials_stay_and_others_go() -> None:
+    assert disposable(RECORDS, "max", keep=2) == ["0/a", "4/a"]
+    assert disposable(RECORDS, "min", keep=2) == ["2/a", "3/a"]
+    assert disposable(RECORDS, "max", keep=9) == []
+
+
+def test_a_running_trial_keeps_its_best_and_its_newest_checkpoint() -> None:
+    evaluations = tuple({"epoch": float(n), "seconds": 1.0, "checkpoint": f"5/{n}"} for n in range(1, 5))
+    running = record(5, 0.2, "RUNNING", evaluations=evaluations, checkpoint="5/2")
+    assert disposable([*RECORDS, running], "max", keep=4) == ["5/1", "5/3"]
+    ended = record(5, 0.2, "FAIL", evaluations=evaluations, checkpoint="5/2")
+    assert disposable([ended], "max", keep=4) == ["5/1", "5/2", "5/3", "5/4"]
+
+
+def test_a_checkpoint_that_was_deleted_is_not_shown(tmp_path: Path) -> None:
+    row = comparison.rows([record(0, 0.5, checkpoint=str(tmp_path / "gone"))], "max")[0]
+    assert row["checkpoint"] is None
+
+
+def test_the_definition_of_the_metrics_is_said_below_the_table() -> None:
+    def trial(number: int, **params: Any) -> TrialRecord:
+        return record(number, 0.5, params={"seed": 1, **params})
+
+    table = comparison.rows([trial(0, metric_profile="strict"), trial(1, metric_profile="strict")], "max")
+    assert comparison.markdown(table, "height").endswith("|\n\nexact_match and f1: strict\n")
+    assert "exact_match" not in comparison.csv_text(table, "height")
+    older = comparison.rows([trial(0), trial(1, metric_profile="drcd")], "max")
+    assert comparison.definition(older) == "exact_match and f1: drcd"
+    assert "metric_profile" in comparison.header(older, "height")
+    assert comparison.definition(comparison.rows(RECORDS, "max")) is None
+
+
+# The table that a report has: two readers' backbones, a selector's, and what a toy job leaves.
+READERS = """
+name: readers
+job: qa
+data: sample
+objective: exact_match
+parameters:
+  backbone: {values: ["scratch:1x64x1", "scratch:2x128x2"]}
+  learning_rate: {values: [1e-3, 1e-4]}
+  metric_profile: drcd
+search: {sampler: grid}
+"""
+SELECTORS = """
+name: selectors
+job: mc
+data: sample
+objective: accuracy
+parameters: {backbone: "scratch:1x64x1", learning_rate: 1e-3, per_device_eval_batch_size: 3, seed: {values: [1, 2]}}
+search: {sampler: grid}
+"""
+
+
+def ended(storage: RDBStorage, space: SearchSpace, outcomes: list[dict[str, float] | None]) -> Ledger:
+    """A sweep whose trials ended with these metrics; None: failed before the first evaluation."""
+    ledger = create_ledger(storage, space, space.name)
+    for place, metrics in enumerate(outcomes):
+        trial = ledger.ask(space)
+        assert trial is not None
+        if metrics:
+            ledger.report(trial.number, {**metrics, "epoch": 1.0, "seconds": 10.0 + place}, None)
+        ledger.finish(trial.number, "COMPLETE" if metrics else "FAIL")
+    return ledger
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> list[Ledger]:
+    """Made once: these tests only read."""
+    tmp_path = tmp_path_factory.mktemp("sweeps")
+    storage = open_storage("sqlite:///:memory:")
+
+    def space(text: str) -> SearchSpace:
+        path = tmp_path / "space.yaml"
+        path.write_text(text, encoding="utf-8")
+        return read_search_space(path, ())
+
+    def reader(em: float) -> dict[str, float]:
+        return {"exact_match": em, "f1": em + 0.1, "eval_loss": 1 - em, "train_loss": 0.1}
+
+    return [
+        ended(storage, space(READERS), [reader(0.2), reader(0.6), reader(0.5), None]),
+        ended(storage, space(SELECTORS), [{"accuracy": 0.9, "eval_loss": 0.3}, {"accuracy": 0.95, "eval_loss": 0.2}]),
+    ]
+
+
+def test_several_sweeps_are_one_table_with_the_best_trial_of_each_backbone(sweeps: list[Ledger]) -> None:
+    table = comparison.models(sweeps)
+    lines = sheet.markdown(comparison.model_sheet(table)).splitlines()
+    names = [column.strip() for column in lines[0].strip("|").split("|")]
+    assert names[:8] == ["sweep", "job", "trial", "state", "backbone", "exact_match", "f1", "accuracy"]
+    assert names[-2:] == ["epochs", "seconds"]
+    assert names[8:-2] == ["learning_rate", "seed"]
+    assert not {"eval_loss", "train_loss", "metric_profile", "weights_m", "max_answer_length"} & set(names)
+    assert [(row["sweep"], row["backbone"], row["value"]) for row in table] == [
+        ("readers", "scratch:1x64x1", 0.6),
+        ("readers", "scratch:2x128x2", 0.5),
+        ("selectors", "scratch:1x64x1", 0.95),
+    ]
+    assert lines[-1] == "exact_match and f1: drcd"
+    assert comparison.model_sheet(table).bold == {0, 2}
+
+
+def test_a_table_of_all_trials_ranks_those_of_one_job_and_ends_with_the_failed(sweeps: list[Ledger]) -> None:
+    table = comparison.models(sweeps, every=True)
+    assert [row["value"] for row in table] == [0.6, 0.5, 0.2, None, 0.95, 0.9]
+    assert [row["value"] for row in comparison.models(sweeps[::-1], every=True)][:2] == [0.95, 0.9]
+    values = {name: table[0]["settings"][name] for name in ("learning_rate", "seed")}
+    assert values == {name: table[0]["params"][name] for name in ("learning_rate", "seed")}
+
+
+def test_sweeps_of_one_job_are_ranked_together_and_failure_is_shown(
+    toy_space: Callable[..., SearchSpace],
+) -> None:
+    storage = open_storage("sqlite:///:memory:")
+
+    def sweep(name: str, backbone: str, outcomes: list[dict[str, float] | None]) -> Ledger:
+        return ended(storage, toy_space(f"name={name}", f"parameters.backbone={backbone}"), outcomes)
+
+    low = sweep("low", "hill", [{"height": 0.3, "eval_loss": 0.7}])
+    none = sweep("none", "valley", [None])
+    high = sweep("high", "valley", [{"height": 0.8, "eval_loss": 0.2}])
+    table = comparison.models([low, none, high])
+    assert [(row["sweep"], row["state"]) for row in table] == [
+        ("high", "COMPLETE"),
+        ("low", "COMPLETE"),
+        ("none", "FAIL"),
+    ]
+    assert comparison.model_sheet(table).caption is None
+    assert comparison.model_sheet(comparison.arranged(table, "sweep", reverse=True)).bold == {2}
+
+
+@pytest.mark.parametrize(
+    ("column", "reverse", "values"),
+    [
+        ("f1", False, [0.6, 0.5, 0.2, None, 0.95, 0.9]),
+        ("f1", True, [0.2, 0.5, 0.6, None, 0.95, 0.9]),
+        ("accuracy", False, [0.95, 0.9, 0.6, 0.5, 0.2, None]),
+        ("seconds", False, [None, 0.2, 0.9, 0.6, 0.95, 0.5]),
+        ("sweep", True, [0.95, 0.9, 0.6, 0.5, 0.2, None]),
+        ("eval_loss", False, [0.95, 0.9, 0.6, 0.5, 0.2, None]),
+    ],
+)
+def test_any_column_sorts_the_table_and_rows_without_a_value_come_last(
+    sweeps: list[Ledger], column: str, reverse: bool, values: list[float | None]
+) -> None:
+    table = comparison.arranged(comparison.models(sweeps, every=True), column, reverse)
+    assert [row["value"] for row in table] == values
+
+
+def test_an_unknown_column_is_answered_with_the_nearest(sweeps: list[Ledger]) -> None:
+    with pytest.raises(ConfigError, match="--sort exactmatch: no such column; did you mean 'exact_match'"):
+        comparison.arranged(comparison.models(sweeps), "exactmatch")
+
+
+def test_weights_are_counted_in_the_checkpoint_that_was_kept(sweeps: list[Ledger], tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    kept, damaged = tmp_path / "kept", tmp_path / "damaged"
+    for folder in (kept, damaged):
+        folder.mkdir()
+    save_file({"a": np.zeros((1000, 1200), "float16"), "b": np.zeros(34_000, "float32")}, kept / "model.safetensors")
+    (damaged / "model.safetensors").write_bytes(b"weights, or what was left of them")
+    assert comparison._millions(str(kept)) == 1.234
+    assert comparison._millions(str(damaged)) is None
+    table = comparison.models(sweeps)
+    known = [{**row, "weights_m": 1.234} for row in table[:1]] + table[1:]
+    assert "weights_m" in comparison.model_header(known)
+    assert [row["weights_m"] for row in comparison.arranged(known[::-1], "weights_m")] == [1.234, None, None]
+
+
+def test_json_of_several_sweeps_adds_to_the_keys_of_one(sweeps: list[Ledger]) -> None:
+    parsed = json.loads(comparison.json_text(comparison.models(sweeps)))
+    single = json.loads(comparison.json_text(comparison.rows(sweeps[0].records(), "max")))
+    assert set(parsed[0]) - set(single[0]) == {
+        "sweep",
+        "job",
+        "objective",
+        "direction",
+        "backbone",
+        "weights_m",
+        "settings",
+    }
+    assert {key: parsed[0][key] for key in single[0]} == single[0]
+
+
+def test_csv_of_several_sweeps_has_the_table(sweeps: list[Ledger]) -> None:
+    text = sheet.csv_text(comparison.model_sheet(comparison.models(sweeps)))
+    lines = list(csv.DictReader(io.StringIO(text)))
+    assert [(line["sweep"], line["exact_match"], line["accuracy"]) for line in lines][::2] == [
+        ("readers", "0.6", ""),
+        ("selectors", "", "0.95"),
+    ]
+
+
+def test_one_sweep_has_the_table_it_had_and_may_be_sorted(sweeps: list[Ledger]) -> None:
+    readers = sweeps[0]
+    table, view = comparison.compared([readers])
+    assert table == comparison.rows(readers.records(), "max")
+    assert view == comparison.trial_sheet(table, "exact_match")
+    ordered, other = comparison.compared([readers], sort="trial")
+    assert [row["trial"] for row in ordered] == [0, 1, 2, 3]
+    assert (other.columns, other.bold) == (view.columns, {1})
+    assert comparison.compared([readers], sort="seconds")[0][0]["state"] == "FAIL"
+
+
+def test_several_sweeps_may_be_sorted_and_shown_in_full(sweeps: list[Ledger]) -> None:
+    table, view = comparison.compared(sweeps, every=True, sort="accuracy", reverse=True)
+    assert [row["value"] for row in table] == [0.9, 0.95, 0.6, 0.5, 0.2, None]
+    assert view == comparison.model_sheet(table)
+
+
+def test_a_test_score_is_shown_where_it_is_known() -> None:
+    assert "test" not in comparison.header(comparison.rows(RECORDS, "max"), "height")
+    table = comparison.rows([record(0, 0.4, test=0.35), record(1, 0.2)], "max")
+    assert "test" in comparison.header(table, "height")
+    assert [row["test"] for row in table] == [0.35, None]

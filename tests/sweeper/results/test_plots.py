@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweeper.ledger.database import open_storage
+from sweeper.results import plots
+from sweeper.results.importance import importances
+from sweeper.results.overview import Results
+from sweeper.results.overview import results as results_of
+from sweeper.results.plots import Plot
+from tests.written import SPACE, Told, written
+
+NASTY = "</text><script>alert(1)</script> \"q\" 'a' $x^2$ & 山\n=cmd\x07"
+TRIALS = [
+    Told([0.1, 0.2, 0.3, 0.4], {"backbone": "a", "learning_rate": 1e-4}),
+    Told([0.1, 0.15], {"backbone": "a", "learning_rate": 1e-5}, "PRUNED", "stopped early after epoch 2"),
+    Told([0.3, 0.5, 0.6, 0.9], {"backbone": "b", "learning_rate": 3e-4}),
+    Told([0.2], {"backbone": "b", "learning_rate": 1e-3}, "PRUNED", "stopped early after epoch 1"),
+    Told([0.99], {"backbone": "c", "learning_rate": 2e-4}, "FAIL", "out of memory"),
+    Told([0.98], {"backbone": "c", "learning_rate": 5e-4}, "RUNNING"),
+]
+
+
+def found(folder: Path, trials: list[Told], **changes: Any) -> plots.Results:
+    return results_of(written(open_storage("sqlite:///:memory:"), folder, trials, **changes))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("plots")
+    return found(folder, TRIALS)
+
+
+@pytest.fixture(scope="module")
+def drawn(results: Results) -> dict[str, Plot]:
+    return plots.figures(results)
+
+
+def texts(svg: str) -> list[str]:
+    return ["".join(element.itertext()) for element in ElementTree.fromstring(svg).iter(f"{{{SVG}}}text")]
+
+
+SVG = "http://www.w3.org/2000/svg"
+
+
+def heights(svg: str, gid: str) -> list[float]:
+    """The y of each point of a line, upwards from its first."""
+    match = re.search(rf'<g id="{gid}">\s*<path d="([^"]+)"', svg)
+    assert match, f"no line {gid}"
+    ys = [float(y) for _, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", match[1])]
+    return [ys[0] - y for y in ys]
+
+
+def test_every_plot_is_drawn_where_there_are_trials_to_draw(drawn: dict[str, Plot]) -> None:
+    assert list(drawn) == [
+        "learning_curves",
+        "loss_curves",
+        "learning_rate",
+        "early_stopping",
+        "importance",
+        "parallel_coordinates",
+    ]
+    assert [name for name, plot in drawn.items() if not plot.svg] == []
+    assert len({plot.svg for plot in drawn.values()}) == 6
+    assert list(plots.artifacts(drawn)) == [f"{name}.svg" for name in drawn]
+
+
+def test_without_trials_every_plot_says_in_a_sentence_why_it_is_not_there(tmp_path: Path) -> None:
+    drawn = plots.figures(found(tmp_path, []))
+    assert plots.artifacts(drawn) == {}
+    for plot in drawn.values():
+        assert re.fullmatch(r"(There|No trial) .+\.", plot.note)
+
+
+def test_what_was_not_planned_cannot_have_been_saved(results: Results) -> None:
+    unplanned = tuple(replace(r, params={**r.params, "num_train_epochs": None}) for r in results.records)
+    assert "no num_train_epochs" in plots.figures(replace(results, records=unplanned))["early_stopping"].note
+
+
+def test_curves_are_as_high_as_the_values(drawn: dict[str, Plot]) -> None:
+    climb = heights(drawn["learning_curves"].svg, "trial-2-exact_match")
+    assert [height / climb[-1] for height in climb] == pytest.approx([0, 1 / 3, 1 / 2, 1], abs=1e-4)
+    fall = heights(drawn["loss_curves"].svg, "trial-2-eval_loss")
+    assert fall[-1] < 0
+    assert [height / fall[-1] for height in fall] == pytest.approx([0, 1 / 3, 1 / 2, 1], abs=1e-4)
+
+
+def test_the_best_trial_of_each_backbone_leads_and_a_failed_or_running_one_never(
+    results: Results, drawn: dict[str, Plot]
+) -> None:
+    assert [record.number for record in results.leaders] == [2, 0]
+    assert {"a", "b"} <= set(texts(drawn["learning_curves"].svg))
+    assert "c" not in texts(drawn["learning_curves"].svg)
+
+
+def test_a_backbone_keeps_its_colour_as_trials_are_added(results: Results) -> None:
+    before = plots.looks(replace(results, records=results.records[:1]))
+    after = plots.looks(results)
+    assert after["a"] == before["a"]
+    assert len({look.colour for look in after.values()}) == 3
+
+
+def test_a_backbone_has_the_same_colour_in_every_plot(drawn: dict[str, Plot]) -> None:
+    for name in ("learning_curves", "loss_curves", "learning_rate", "early_stopping", "parallel_coordinates"):
+        assert plots.COLOURS[0] in drawn[name].svg, name
+        assert plots.COLOURS[1] in drawn[name].svg, name
+
+
+def test_names_from_outside_are_text_and_nothing_else(tmp_path: Path) -> None:
+    nasty = [
+        Told(told.values, {**told.params, "backbone": NASTY + told.params["backbone"], NASTY: index}, told.state)
+        for index, told in enumerate(TRIALS)
+    ]
+    drawn = plots.figures(found(tmp_path, nasty))
+    assert all(plot.svg for plot in drawn.values())
+    for plot in drawn.values():
+        tags = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(plot.svg).iter()}
+        assert "script" not in tags
+        assert "mathdefault" not in plot.svg
+    shown = " ".join(texts(drawn["parallel_coordinates"].svg))
+    assert "</text><script>" in shown  # as letters
+    assert "山" in " ".join(texts(drawn["learning_curves"].svg))
+
+
+def test_the_same_ledger_gives_the_same_bytes(results: Results, drawn: dict[str, Plot]) -> None:
+    assert plots.figures(results) == drawn
+
+
+def test_parameters_of_every_kind_have_a_scale(tmp_path: Path) -> None:
+    parameters = {**SPACE["parameters"], "weight_decay": [{"when": {}, "min": 0.0, "max": 1.0, "log": True}]}
+    trials = [
+        Told([0.1 * n], {"bf16": n % 2 == 0, "weight_decay": 0.1 * n, "lr_scheduler_type": None if n else "linear"})
+        for n in range(6)
+    ]
+    results = found(tmp_path, trials, parameters=parameters)
+    shares, _, _ = importances(results)
+    assert set(shares) == {"bf16", "weight_decay", "lr_scheduler_type"}
+    shown = texts(plots.figures(results)["parallel_coordinates"].svg)
+    assert {"True", "False", "None", "linear", "0", "0.5"} <= set(shown)
+
+
+def test_a_scale_is_logarithmic_where_the_search_space_is(results: Results) -> None:
+    axis = plots.parameter_scale(results, "learning_rate", [1e-5, 1e-4, 1e-3])
+    assert axis.place(1e-4) == pytest.approx(0.5)
+    assert plots.parameter_scale(results, "warmup_ratio", [0.0, 0.1, 0.2]).place(0.05) == pytest.approx(0.25)
+
+
+# names and places
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["hfl/chinese-macbert-large", "hfl/chinese-lert-large"], ["…macbert-large", "chinese-lert-large"]),
+        (["a/bert", "b/bert"], ["a/bert", "b/bert"]),
+        (["/models/mine/"], ["mine"]),
+        (["模型/中文"], ["中文"]),
+        (["x" * 40], ["…" + "x" * 17]),
+    ],
+)
+def test_labels_keep_what_tells_backbones_apart(names: list[str], labels: list[str]) -> None:
+    assert list(plots.short_names(names).values()) == labels
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_labels_do_not_cover_each_other(places: list[float]) -> None:
+    moved = plots.spread(places, 0.08)
+    assert all(upper - lower >= 0.08 - 1e-6 for lower, upper in pairwise(sorted(moved)))
+    assert all(new >= old - 1e-6 for old, new in zip(places, moved, strict=True))
+    assert sorted(range(len(places)), key=moved.__getitem__) == sorted(range(len(places)), key=places.__getitem__)
