@@ -39,10 +39,10 @@ def ours(tokenizer: Any, data: Data, max_length: int, cache: Path) -> tuple[Wind
 
 def ours_unread(tokenizer: Any, data: Data, max_length: int, cache: Path) -> tuple[Windows, Windows]:
     """As a process that knows nothing of what is stored."""
-    from jobs.features import windows as features
+    from jobs.features import tokens
 
-    features._remembered.cache_clear()
-    features._digest.cache_clear()
+    tokens._remembered.cache_clear()
+    tokens._digest.cache_clear()
     return ours(tokenizer, data, max_length, cache)
 
 

@@ -28,8 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.ledger.database import open_storage
-from sweeper.ledger.ledger import Ledger, TrialRecord, create_ledger, load_ledger
-from sweeper.space.search_space import SearchSpace, read_search_space
+from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
+from sweeper.ledger.record import TrialRecord
+from sweeper.space.reading import read_search_space
+from sweeper.space.search_space import SearchSpace
 
 NEWEST = 50  # trials that are timed at each size
 SPACE = """\
@@ -147,7 +149,7 @@ def gpu_costs(sizes: Sequence[int], folder: Path, rounds: int = 3) -> Iterator[C
     from sweeper.cluster.capacity import Machine
     from sweeper.driver.sweep import Sweep
     from sweeper.driver.tuning import ray_session, run_trials
-    from sweeper.trial.process import output_to
+    from sweeper.process.output import output_to
 
     for size in sizes:
         machine = Machine(cpus=max(2, size), gpus=size)
@@ -172,7 +174,8 @@ def data_costs(sizes: Sequence[int], folder: Path) -> Iterator[Cost]:
 
     from jobs.dataset.data import read, vocabulary
     from jobs.features.spans import best_spans
-    from jobs.features.windows import Pair, cached_tokens, cut_windows
+    from jobs.features.tokens import cached_tokens
+    from jobs.features.windows import Pair, cut_windows
     from jobs.metrics import mean_scores
     from jobs.model.backbones import load_tokenizer
 

@@ -30,7 +30,7 @@ from transformers.models.longformer.modeling_longformer import LongformerSelfAtt
 
 from jobs import longformer
 from jobs.dataset.data import SAMPLE, Data, Question, read, vocabulary
-from jobs.features.windows import JoinedWindows
+from jobs.features.joined import JoinedWindows
 from jobs.model import backbones
 from jobs.model.attention import BlockSelfAttention, layout
 
@@ -95,7 +95,7 @@ def longer(data: Data, row: Question, characters: int) -> Question:
 
 
 def predicted(setting: Setting, dtype: torch.dtype) -> tuple[np.ndarray, ...]:
-    from jobs.training.trainer import predict
+    from jobs.training.predict import predict
 
     with torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32):
         return predict(longformer.TASK, setting.ours, setting.windows, setting.params)

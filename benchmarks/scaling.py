@@ -64,8 +64,8 @@ def run(gpus: int, seconds: float, rounds: int, folder: Path) -> float:
     from sweeper.driver.tuning import run_trials
     from sweeper.ledger.database import open_storage
     from sweeper.ledger.ledger import create_ledger
-    from sweeper.space.search_space import read_search_space
-    from sweeper.trial.process import output_to
+    from sweeper.process.output import output_to
+    from sweeper.space.reading import read_search_space
 
     machine = Machine(cpus=gpus, gpus=gpus)
     file = folder / "scaling.yaml"

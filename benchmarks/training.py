@@ -39,6 +39,7 @@ from jobs.metrics import mean_scores
 from jobs.model import dropout
 from jobs.params import TrainingParams
 from jobs.task import Task
+from jobs.training import batches
 from jobs.training import trainer as training
 
 SEEDS = (42, 43, 44)
@@ -113,7 +114,7 @@ def ours(one: Setting, limits: dict[str, Any]) -> Way:
         score=score,
         model=dropout.quicken(one.model()),
         args=arguments,
-        data_collator=training.as_it_is,
+        data_collator=batches.as_it_is,
         train_dataset=training.chosen(task, train, task.trained(train, params), params),
         eval_dataset=training.chosen(task, valid, range(len(valid)), params),
         processing_class=one.tokenizer,

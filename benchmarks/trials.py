@@ -21,16 +21,19 @@ from pathlib import Path
 from rich.console import Console
 
 from sweeper.cluster.capacity import Machine
-from sweeper.driver.run import Listeners, mirror_of
+from sweeper.driver.mirroring import mirror_of
+from sweeper.driver.run import Listeners
 from sweeper.driver.sweep import Sweep
 from sweeper.driver.tuning import ray_session, run_trials
 from sweeper.ledger.database import open_storage
-from sweeper.ledger.ledger import Ledger, TrialRecord, create_ledger
+from sweeper.ledger.ledger import Ledger, create_ledger
+from sweeper.ledger.record import TrialRecord
 from sweeper.monitor.progress import Progress
-from sweeper.space.search_space import SearchSpace, read_search_space
+from sweeper.process.output import output_to
+from sweeper.space.reading import read_search_space
+from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
 from sweeper.tracking.client import check
-from sweeper.trial.process import output_to
 
 MACHINE = Machine(cpus=1, gpus=0)
 MINUTE = 60.0

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from jobs.dataset.data import Data, Question
-    from jobs.features.windows import Group, JoinedWindows
-
+    from jobs.features.joined import Group, JoinedWindows
 
 GRAIN = 8  # a batch's length is a multiple of it, as a GPU's matrix products like it
 
@@ -95,7 +94,8 @@ def windows(
     tokenizer: Any, data: Data, rows: Sequence[Question], params: LongformerParams, cache: Path
 ) -> JoinedWindows:
     """Windows of some questions, each over its joined paragraphs."""
-    from jobs.features.windows import cached_tokens, cut_joined_windows
+    from jobs.features.joined import cut_joined_windows
+    from jobs.features.tokens import cached_tokens
 
     paragraphs = cached_tokens(cache, tokenizer, data.paragraphs)
     questions = cached_tokens(cache, tokenizer, [row.question for row in rows])
@@ -105,7 +105,7 @@ def windows(
 def groups(rows: Sequence[Question]) -> list[Group]:
     """Each question with its paragraphs, and the characters of its answer where it is known. The answer's
     text may stand in other paragraphs too; only its place in the relevant one is a label."""
-    from jobs.features.windows import Group
+    from jobs.features.joined import Group
 
     return [
         Group(number, row.paragraphs)

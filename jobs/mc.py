@@ -117,7 +117,8 @@ def inputs(tokenizer: Any, data: Data, rows: Sequence[Question], max_length: int
 
     import numpy as np
 
-    from jobs.features.windows import Pair, cached_tokens, cut_windows
+    from jobs.features.tokens import cached_tokens
+    from jobs.features.windows import Pair, cut_windows
 
     paragraphs = cached_tokens(cache, tokenizer, data.paragraphs)
     questions = cached_tokens(cache, tokenizer, [row.question for row in rows])

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import torch
 
     from jobs.dataset.data import Data, Question
-    from jobs.features.windows import Ints, Pair, Windows
+    from jobs.features.tokens import Ints
+    from jobs.features.windows import Pair, Windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,8 @@ def windows_of(
     params: QaParams, tokenizer: Any, data: Data, rows: Sequence[Question], pairs: Sequence[Pair], cache: Path
 ) -> Windows:
     """Windows of any `pairs` of these questions and the data set's paragraphs."""
-    from jobs.features.windows import cached_tokens, cut_windows
+    from jobs.features.tokens import cached_tokens
+    from jobs.features.windows import cut_windows
 
     paragraphs = cached_tokens(cache, tokenizer, data.paragraphs)
     questions = cached_tokens(cache, tokenizer, [row.question for row in rows])

@@ -15,7 +15,8 @@ from packaging.requirements import Requirement
 
 from sweeper.cluster.capacity import local_machine
 from sweeper.errors import Failure
-from sweeper.storage.settings import Stores, redacted
+from sweeper.secrets import redacted
+from sweeper.storage.settings import Stores
 
 SWITCHES = (
     "HF_HUB_OFFLINE",

@@ -19,7 +19,8 @@ from jobs import get_job
 from jobs.dataset.data import Data, read
 from jobs.dataset.sample import files
 from sweeper.ledger.database import open_storage
-from sweeper.space.search_space import SearchSpace, read_search_space
+from sweeper.space.reading import read_search_space
+from sweeper.space.search_space import SearchSpace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -23,7 +23,8 @@ with atheris.instrument_imports(include=["yaml", "json", "sweeper", "jobs"]):
     from jobs.dataset.data import Data, DataError, read, read_unlabelled, references
     from sweeper.errors import ConfigError
     from sweeper.space.document import read_document
-    from sweeper.space.search_space import resolved, restored, to_yaml
+    from sweeper.space.reading import restored
+    from sweeper.space.search_space import resolved, to_yaml
 from tests.questions import GOOD, write
 
 FOLDER = Path(tempfile.mkdtemp())

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sweeper.ledger.ledger import Ledger, TrialRecord
-from sweeper.retention import disposable
+from sweeper.driver.checkpoints import disposable
+from sweeper.ledger.ledger import Ledger
+from sweeper.ledger.record import TrialRecord
 from sweeper.storage import checkpoints
 from sweeper.storage.settings import Stores
 from sweeper.tracking.client import STATUSES, connect

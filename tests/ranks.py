@@ -59,21 +59,21 @@ def watched(
 ) -> Seen:
     """A training, by one rank or alone."""
     from jobs import checkpoint, get_job
-    from jobs.features import windows
-    from jobs.training import trainer
+    from jobs.features import tokens
+    from jobs.training import batches
 
     reports: Reports = []
     trained: list[tuple[Sequence[int], float]] = []
-    batch = trainer.Inputs.__getitems__
+    batch = batches.Inputs.__getitems__
 
-    def noted(inputs: trainer.Inputs, share: trainer.Share) -> Any:
+    def noted(inputs: batches.Inputs, share: batches.Share) -> Any:
         trained.append(tuple(share))
         return batch(inputs, share)
 
     (home / workdir).mkdir(parents=True, exist_ok=True)
     with (
-        patch.object(trainer.Inputs, "__getitems__", noted),
-        patch.object(windows, "tokenize", wraps=windows.tokenize) as tokenize,
+        patch.object(batches.Inputs, "__getitems__", noted),
+        patch.object(tokens, "tokenize", wraps=tokens.tokenize) as tokenize,
         patch.object(checkpoint, "publish", wraps=checkpoint.publish) as publish,
     ):
         get_job(name).train(params, data, home / workdir, lambda *report: reports.append(report), resume_from)

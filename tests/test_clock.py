@@ -11,9 +11,9 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import storage as optuna_storage
 
-from sweeper.driver.repeats import leaders
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger, load_ledger
+from sweeper.ledger.ranking import leaders
 from sweeper.space.search_space import SearchSpace
 
 ROOT = Path(__file__).parents[1]

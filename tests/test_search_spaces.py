@@ -14,7 +14,8 @@ import pytest
 
 from sweeper.cluster.capacity import Machine
 from sweeper.monitor.plan import draws, lines
-from sweeper.space.search_space import SearchSpace, params_of, read_search_space
+from sweeper.space.reading import read_search_space
+from sweeper.space.search_space import SearchSpace, params_of
 from tests.network import refuse_connections
 
 FOLDER = Path(__file__).parents[1] / "search_spaces"

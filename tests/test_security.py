@@ -2,17 +2,17 @@
 
 A surface, its rule, and its tests:
 C1   YAML is read by a safe, strict loader         tests/sweeper/space/test_document.py, here
-C2   names never become paths outside the root     tests/sweeper/driver/test_sweep.py, test_search_space.py, test_promotion.py
+C2   names never become paths outside the root     test_sweep.py, test_search_space.py, test_promotion.py
 C3   weights come from safetensors, no pickle runs tests/sweeper/test_pickles.py, here
 C4   a sweep goes on in its owner's folder only    tests/sweeper/driver/test_sweep.py
-C5   code that comes with a backbone is not run    tests/jobs/model/test_backbones.py, test_floors.py
+C5   code that comes with a backbone is not run    tests/jobs/model/test_backbones.py, test_imports.py
 C6   Ray is reached from this machine alone        tests/sweeper/test_exposure.py
 C7   MLflow's pages likewise, and run nothing      tests/sweeper/tracking/test_ui.py, test_exposure.py
 C8   no model is loaded through MLflow             here
 C9   secrets are in no output                      tests/sweeper/test_exposure.py, test_settings.py, here
 C10  files are their owner's alone                 tests/sweeper/test_exposure.py, test_settings.py, here
 C11  no archive is unpacked                        here
-C12  answers survive CSV, tables hold no formula   tests/jobs/answering/test_submission.py, tests/sweeper/results/test_table.py
+C12  answers survive CSV, tables hold no formula   tests/jobs/answering/test_submission.py, test_table.py
 C13  addresses have schemes that are known         tests/sweeper/storage/test_settings.py, here
 C14  names and answers are text on every page      tests/sweeper/results/test_report.py, test_plots.py, here
 C15  dependencies are past known holes             here
@@ -36,7 +36,7 @@ from packaging.version import Version
 
 from jobs.dataset.data import Data
 from jobs.model.backbones import check_name
-from sweeper.cli import main
+from sweeper.commands.base import main
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.release.promotion import turn
 from sweeper.results import comparison, plots, report

@@ -51,7 +51,7 @@ class Model:
     cache: Path
 
     def logits(self, inputs: Any) -> tuple[Floats, ...]:
-        from jobs.training.trainer import predict
+        from jobs.training.predict import predict
 
         return predict(self.task, self.network, inputs, self.params)
 

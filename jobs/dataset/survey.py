@@ -14,7 +14,7 @@ from jobs.dataset.bm25 import select
 from jobs.dataset.data import SPLITS, Data, Question, read, vocabulary
 
 if TYPE_CHECKING:
-    from jobs.features.windows import Tokens
+    from jobs.features.tokens import Tokens
 
 LIMITS = (384, 512, 1024, 2048, 4096)  # windows people use: BERT's, Longformer's and between
 
@@ -210,7 +210,8 @@ def _picks(data: Data, splits: Mapping[str, Sequence[Question]]) -> dict[str, fl
 
 
 def _token_lengths(data: Data, rows: Sequence[Question], labelled: Sequence[Question], name: str) -> TokenLengths:
-    from jobs.features.windows import Pair, pair_layout, tokenize, unrepresentable
+    from jobs.features.tokens import tokenize
+    from jobs.features.windows import Pair, pair_layout, unrepresentable
     from jobs.model.backbones import load_tokenizer
 
     tokenizer = load_tokenizer(name, vocabulary(data))
@@ -240,7 +241,7 @@ def _token_lengths(data: Data, rows: Sequence[Question], labelled: Sequence[Ques
 
 def _answer_spans(paragraphs: Tokens, rows: Sequence[Question]) -> Ints:
     """[rows, 2] first and last token of each answer in its paragraph; -1 twice where no token has a part of it."""
-    from jobs.features.windows import token_span
+    from jobs.features.tokens import token_span
 
     spans = [
         token_span(paragraphs, row.relevant or 0, row.start or 0, (row.start or 0) + len(row.answer or ""))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.errors import EnvironmentFailure
-from sweeper.space.search_space import SearchSpace, possible_resources, resources_of
+from sweeper.space.cases import possible_resources
+from sweeper.space.search_space import SearchSpace, resources_of
 from sweeper.space.sections import Resources
 
 

@@ -16,9 +16,8 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from sweeper.cluster.capacity import Machine, Node, together
-from sweeper.driver.sweep import Sweep
 from sweeper.errors import EnvironmentFailure
-from sweeper.trial.process import places_of, this_node
+from sweeper.trial.handover import places_of, this_node
 
 PACKAGES = ("sweeper", "ray", "torch", "transformers")  # that must be of one version on all nodes
 MARKER = ".seen-by-nodes-"
@@ -110,20 +109,20 @@ def _version(package: str) -> str | None:
         return None
 
 
-def preflight(sweep: Sweep) -> None:
+def preflight(folder: Path, data: str, fingerprint: str) -> None:
     """Whether every node of the cluster sees the sweep's folder and the same data, and has the same packages.
 
     A node that is lost meanwhile is no mistake. Raises EnvironmentFailure with everything that is wrong, node by
     node.
     """
     names = {str(node["NodeID"]): name for node, name in _named(alive())}
-    with marked(sweep.folder.absolute()) as marker:
-        sights = {node: on_node(node, look, str(marker), sweep.space.data) for node in names}
-        expected = Sight(marker.read_text(), sweep.space.data_fingerprint, versions())
+    with marked(folder.absolute()) as marker:
+        sights = {node: on_node(node, look, str(marker), data) for node in names}
+        expected = Sight(marker.read_text(), fingerprint, versions())
         mistakes = [
             f"node {names[node]}: {problem}"
             for node, sight in sights.items()
-            for problem in _problems(node, sight, expected, marker.parent, sweep.space.data)
+            for problem in _problems(node, sight, expected, marker.parent, data)
         ]
     if mistakes:
         raise EnvironmentFailure(mistakes)

@@ -14,7 +14,7 @@ from typing import Any
 from sweeper.cluster.capacity import Machine
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.process.signals import descendants, end, handlers_kept
-from sweeper.storage.settings import redacted_values
+from sweeper.secrets import redacted_values
 
 OBJECT_STORE_BYTES = 100 * 2**20  # trials exchange paths and numbers only
 LONGEST_TEMP = 20  # bytes of a path that leave room for those of Ray's sockets, which have 104 in all

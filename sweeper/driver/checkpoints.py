@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper.driver.repeats import missing, searched
-from sweeper.ledger.ledger import TrialRecord
-from sweeper.space.search_space import SearchSpace
+from jobs import faults
+from jobs.job import Direction
+from sweeper.ledger.ranking import best
+from sweeper.ledger.record import TrialRecord
 from sweeper.storage import checkpoints
+from sweeper.storage import checkpoints as depot
 
 
 def resume_point(record: TrialRecord) -> Mapping[str, Any] | None:
@@ -46,40 +48,38 @@ def rewind(record: TrialRecord, workdir: Path, storage: str | None = None) -> tu
     return (point["checkpoint"], *(one["checkpoint"] for one in earlier))
 
 
-def new_trials(records: Sequence[TrialRecord], space: SearchSpace) -> int:
-    """How many trials are still to be asked for, repeats included. Early on the finalists are not known yet,
-    and may turn out to have had a seed already."""
-    open_ended = max(0, (space.search.trials or 0) - len(searched(records)))
-    if not open_ended or space.repeats is None:
-        return open_ended + sum(1 for _ in missing(records, space))
-    return open_ended + space.repeats.top * len(space.repeats.seeds) + len(searched(records)) - len(records)
+def disposable(records: Sequence[TrialRecord], direction: Direction, keep: int) -> list[str]:
+    """Checkpoints nothing needs any more: a running trial needs its best and its newest one, and of the
+    trials that have ended only the `keep` best need theirs. A repeat was run for its score alone.
 
-
-def anything_left(records: Sequence[TrialRecord], space: SearchSpace) -> bool:
-    return new_trials(records, space) > 0 or any(record.state == "RUNNING" for record in records)
-
-
-def outlook(records: Sequence[TrialRecord], space: SearchSpace) -> str:
-    """What running the sweep again will do, in one line.
-
-    >>> outlook(ledger.records(), space)
-    '3 of 8 trials are finished, 1 goes on from epoch 2, 4 are new'
+    >>> disposable([complete(number=0, value=0.4), complete(number=1, value=0.6)], "max", keep=1)
+    ['…/trials/0000/checkpoint-000100']
     """
-    running = [record for record in records if record.state == "RUNNING"]
-    points = [resume_point(record) for record in running]
-    epochs = sorted(f"{point['epoch']:g}" for point in points if point)
-    new, afresh = new_trials(records, space), len(points) - len(epochs)
-    parts = [
-        f"{len(records) - len(running)} of {len(records) + new} trials are finished",
-        epochs
-        and f"{_verb(len(epochs), 'goes', 'go')} on from {'epoch' if len(epochs) == 1 else 'epochs'} "
-        f"{' and '.join(epochs)}",
-        afresh and f"{_verb(afresh, 'starts', 'start')} afresh",
-        new and f"{_verb(new, 'is', 'are')} new",
-        not (points or new) and "nothing is left to do",
-    ]
-    return ", ".join(str(part) for part in parts if part)
+    search = [record for record in records if record.repeat_of is None]
+    needed = {record.checkpoint for record in best(search, direction)[:keep]}
+    for record in records:
+        if record.state == "RUNNING" and record.evaluations:
+            needed |= {record.checkpoint, record.evaluations[-1]["checkpoint"]}
+    every = (evaluation["checkpoint"] for record in records for evaluation in record.evaluations)
+    return [checkpoint for checkpoint in every if checkpoint and checkpoint not in needed]
 
 
-def _verb(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
+def needy(records: Sequence[TrialRecord], direction: Direction, keep: int) -> list[TrialRecord]:
+    """The trials that can still need a checkpoint: those that run, and the `keep` best. One that has ended and is
+    none of these never will be."""
+    search = [record for record in records if record.repeat_of is None]
+    return [record for record in records if record.state == "RUNNING"] + best(search, direction)[:keep]
+
+
+def delete(checkpoints: Iterable[str]) -> None:
+    """Remove checkpoints. The ledger has been written before, so that one cut short
+    is one that nothing points to, and goes next time."""
+    for checkpoint in checkpoints:
+        faults.point("retention.delete")
+        depot.delete([checkpoint])
+
+
+def delete_copies(workdir: Path) -> None:
+    """Remove the copies on this machine of an ended trial's checkpoints that are kept elsewhere."""
+    for checkpoint in workdir.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)

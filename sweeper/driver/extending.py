@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from jobs.checkpoint import damage
 from jobs.job import ParamError
-from sweeper.ledger.ledger import EVALUATION, INCIDENT, ORIGIN, Ledger, TrialRecord, best_evaluation
+from sweeper.ledger.ledger import Ledger
+from sweeper.ledger.record import EVALUATION, INCIDENT, ORIGIN, TrialRecord, best_evaluation
 from sweeper.ledger.sampling import distribution
 from sweeper.space.domains import Domain, contains
 from sweeper.space.search_space import SearchSpace, assign, labels, params_of

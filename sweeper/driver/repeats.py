@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from jobs.job import Direction
-from sweeper.ledger.ledger import TrialRecord, trial_key
-from sweeper.retention import best
+from sweeper.driver.checkpoints import resume_point
+from sweeper.ledger.ranking import best, without_repeats
+from sweeper.ledger.record import TrialRecord, trial_key
 from sweeper.space.search_space import SearchSpace
 
 
@@ -19,26 +18,13 @@ class Missing(NamedTuple):
     seed: int
 
 
-class Spread(NamedTuple):
-    """A trial's value over its own and its repeats' seeds; `std` is the sample standard deviation, None for one."""
-
-    n: int
-    mean: float | None
-    std: float | None
-
-
-def searched(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The trials of the search itself."""
-    return [record for record in records if record.repeat_of is None]
-
-
 def missing(records: Sequence[TrialRecord], space: SearchSpace) -> Iterator[Missing]:
     """The repeats that the search space asks for and the ledger has not, finalist by finalist. A seed that a
     finalist had itself is not trained again."""
     if space.repeats is None:
         return
     known = {record.key for record in records}
-    for record in best(searched(records), space.direction)[: space.repeats.top]:
+    for record in best(without_repeats(records), space.direction)[: space.repeats.top]:
         for seed in space.repeats.seeds:
             if trial_key(space.job, {**record.params, "seed": seed}, space.data_fingerprint) not in known:
                 yield Missing(record.number, seed)
@@ -50,30 +36,40 @@ def expected(space: SearchSpace) -> int:
     return (space.search.trials or 0) + repeats
 
 
-def spread(record: TrialRecord, records: Sequence[TrialRecord]) -> Spread | None:
-    """Over the trial and its repeats that have ended with a value; None without a value of its own."""
-    if record.value is None:
-        return None
-    repeats = [one for one in records if one.repeat_of == record.number and one.state == "COMPLETE"]
-    values = [record.value, *(one.value for one in repeats if one.value is not None)]
-    return Spread(len(values), statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+def new_trials(records: Sequence[TrialRecord], space: SearchSpace) -> int:
+    """How many trials are still to be asked for, repeats included. Early on the finalists are not known yet,
+    and may turn out to have had a seed already."""
+    open_ended = max(0, (space.search.trials or 0) - len(without_repeats(records)))
+    if not open_ended or space.repeats is None:
+        return open_ended + sum(1 for _ in missing(records, space))
+    return open_ended + space.repeats.top * len(space.repeats.seeds) + len(without_repeats(records)) - len(records)
 
 
-def ranking(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
-    """The searched trials, best first: those with repeats by their mean, then the others by their value, then
-    those that failed, then those without a value. A mean over seeds is no match for one lucky value, so the two
-    are never compared."""
-    sign = -1 if direction == "max" else 1
-    repeats = [record for record in records if record.repeat_of is not None]  # few, and looked through for every trial
-
-    def rank(record: TrialRecord) -> tuple[bool, bool, bool, float, int]:
-        found = spread(record, repeats)
-        mean = found.mean if found and found.mean is not None else 0.0
-        return (found is None, record.state == "FAIL", found is None or found.n == 1, sign * mean, record.number)
-
-    return sorted(searched(records), key=rank)
+def anything_left(records: Sequence[TrialRecord], space: SearchSpace) -> bool:
+    return new_trials(records, space) > 0 or any(record.state == "RUNNING" for record in records)
 
 
-def leaders(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
-    """The trials of `ranking` that ended well or were stopped early, with a value: those that can be the best."""
-    return [r for r in ranking(records, direction) if r.value is not None and r.state in ("COMPLETE", "PRUNED")]
+def outlook(records: Sequence[TrialRecord], space: SearchSpace) -> str:
+    """What running the sweep again will do, in one line.
+
+    >>> outlook(ledger.records(), space)
+    '3 of 8 trials are finished, 1 goes on from epoch 2, 4 are new'
+    """
+    running = [record for record in records if record.state == "RUNNING"]
+    points = [resume_point(record) for record in running]
+    epochs = sorted(f"{point['epoch']:g}" for point in points if point)
+    new, afresh = new_trials(records, space), len(points) - len(epochs)
+    parts = [
+        f"{len(records) - len(running)} of {len(records) + new} trials are finished",
+        epochs
+        and f"{_verb(len(epochs), 'goes', 'go')} on from {'epoch' if len(epochs) == 1 else 'epochs'} "
+        f"{' and '.join(epochs)}",
+        afresh and f"{_verb(afresh, 'starts', 'start')} afresh",
+        new and f"{_verb(new, 'is', 'are')} new",
+        not (points or new) and "nothing is left to do",
+    ]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _verb(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"

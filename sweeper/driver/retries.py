@@ -7,12 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from jobs import get_job
-from sweeper.ledger.ledger import TrialRecord
+from sweeper.ledger.record import Incident, TrialRecord
 from sweeper.space.search_space import SearchSpace, resources_of
-from sweeper.trial.process import Breakdown
-
-Incident = Mapping[str, Any]
-TOLD = {"crash": "its process died", "node": "its machine was lost", "memory": "out of memory"}
+from sweeper.trial.handover import Breakdown
 
 
 def incident(record: TrialRecord, breakdown: Breakdown, space: SearchSpace) -> Incident | None:
@@ -52,14 +49,3 @@ def verdict(record: TrialRecord, breakdown: Breakdown) -> str:
     if breakdown.kind == "memory" and (size := record.used.get("per_device_train_batch_size")):
         return f"{breakdown.reason} (with per_device_train_batch_size {size})"
     return breakdown.reason
-
-
-def told(incident: Incident) -> str:
-    """An incident in one line.
-
-    >>> told(record.incidents[0])
-    'out of memory after epoch 1, goes on with per_device_train_batch_size 4'
-    """
-    what = TOLD[incident["kind"]]
-    settings = " and ".join(f"{name} {value}" for name, value in incident["changed"].items())
-    return f"{what} after epoch {incident['epoch']:g}, goes on{f' with {settings}' if settings else ''}"

@@ -2,49 +2,35 @@
 
 from __future__ import annotations
 
-import platform
-import traceback
-from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
-from itertools import count, takewhile
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from optuna.storages import RDBStorage
 from rich.console import Console
 
 from jobs import faults, get_job
-from jobs.checkpoint import PREDICTIONS
 from sweeper.cluster.capacity import Machine, shares
-from sweeper.driver.checkpoints import anything_left, outlook
-from sweeper.driver.repeats import expected, leaders
+from sweeper.driver.checkpoints import delete, delete_copies, disposable, needy
+from sweeper.driver.mirroring import finish, keep_predictions, mirror_of, snapshot
+from sweeper.driver.opening import adopt, extended_by, named, open_ledger, space_of
+from sweeper.driver.repeats import anything_left, expected, outlook
 from sweeper.driver.sweep import Sweep, own_folder, workdir
-from sweeper.driver.sweep import storage as storage_of
-from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
+from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import open_storage, reachable
-from sweeper.ledger.ledger import Ledger, TrialRecord, begun, create_ledger, load_ledger, ready, sweep_names
+from sweeper.ledger.ledger import Ledger, begun, ready, sweep_names
 from sweeper.ledger.lock import owned
+from sweeper.ledger.record import TrialRecord
 from sweeper.monitor.heartbeat import watched
 from sweeper.monitor.progress import Progress
+from sweeper.process.output import output_to
 from sweeper.process.signals import Interrupt
-from sweeper.results import comparison
-from sweeper.results.overview import results
-from sweeper.retention import delete, delete_copies, disposable, needy
-from sweeper.space.search_space import SearchSpace, backbones, present_fingerprint, resolved, restored, to_yaml
-from sweeper.space.search_space import searched as searched_parameters
+from sweeper.space.cases import backbones
+from sweeper.space.reading import restored
+from sweeper.space.search_space import SearchSpace, resolved, searched_parameters, to_yaml
 from sweeper.storage import checkpoints as depot
-from sweeper.storage.settings import Stores, create_folder
+from sweeper.storage.settings import Stores
 from sweeper.tracking.client import check
 from sweeper.tracking.mirror import Mirror
-from sweeper.tracking.runs import SweepInfo
-from sweeper.trial.process import output_to
-
-PACKAGES = ("sweeper", "torch", "transformers", "ray", "optuna", "mlflow")
-FREE = ("search.trials", "keep.checkpoints", "repeats", "budget", "resources")  # may differ when a sweep goes on
-FLUSH_SECONDS = 60.0
-BESIDE = ("checkpoint", "timing")  # of an evaluation, what is no metric
-HURRY_SECONDS = 8.0  # what MLflow gets of the half minute that an interrupt may take
 
 
 @dataclass(frozen=True)
@@ -132,110 +118,6 @@ def run_sweep(
             return _run(Sweep(ledger, space, folder, machine, stores.checkpoints), stores, console, interrupt)
 
 
-def space_of(ledger: Ledger) -> SearchSpace:
-    """The search space that a sweep was created with, without a look at its data."""
-    attributes = ledger.attributes
-    if "search_space" not in attributes:
-        raise ConfigError(f"sweep {ledger.name}: was cut short before it began; run its file again")
-    return restored(attributes["search_space"], attributes["data_fingerprint"], f"sweep {ledger.name}")
-
-
-def resumed(ledger: Ledger, trials: int | None = None) -> SearchSpace:
-    """The search space to go on with, over the data as it is now, perhaps with more trials.
-
-    Raises DataFailure when the data is gone or no longer the same.
-    """
-    space = space_of(ledger)
-    check_data(ledger, present_fingerprint(space, f"sweep {ledger.name}"))
-    search = space.search.model_copy(update={"trials": trials}) if trials else space.search
-    return replace(space, search=search)
-
-
-def check_data(ledger: Ledger, present: str) -> None:
-    """Raises DataFailure when a sweep's data has changed: old and new trials could not be compared."""
-    if (before := ledger.attributes["data_fingerprint"]) != present:
-        place = ledger.attributes["data"]
-        raise DataFailure(
-            f"sweep {ledger.name}: {place} has changed since, its fingerprint was {before} and is {present}; "
-            "put the data back, or run the search space under another name"
-        )
-
-
-def extended_by(storage: RDBStorage, space: SearchSpace, taken: Collection[str]) -> Ledger:
-    """The newest sweep of this space's name, which `--extend` goes on from or takes trials from.
-
-    Raises ConfigError when there is none, or it is of another job; DataFailure when it had other data.
-    """
-    numbered = takewhile(taken.__contains__, (numbered_name(space.name, number) for number in count(1)))
-    ledger = load_ledger(storage, [space.name, *numbered][-1])
-    check_data(ledger, space.data_fingerprint)
-    if ledger.attributes["job"] != space.job:
-        raise ConfigError(f"sweep {ledger.name}: is of job {ledger.attributes['job']}, not {space.job}; use --new")
-    return ledger
-
-
-def named(space: SearchSpace, taken: Collection[str], new: bool, extended: Ledger | None) -> str:
-    """What the sweep is called: as its space, as the one it goes on with, or by the next free name."""
-    if extended and not differences(extended.attributes["search_space"], resolved(space)):
-        return extended.name
-    return free_name(space.name, taken) if new or extended else space.name
-
-
-def adopt(
-    extended: Ledger, storage: RDBStorage, space: SearchSpace, folder: Path, checkpoints: str | None = None
-) -> None:
-    """Create the ledger of the sweep in `folder`, with the trials of `extended` that it would draw too."""
-    from sweeper.driver.extending import adopted
-
-    trials = adopted(
-        extended,
-        space,
-        lambda number: workdir(folder, number),
-        lambda number: storage_of(checkpoints, folder.name, number),
-    )
-    create_ledger(storage, space, folder.name, versions(), trials)
-
-
-def free_name(name: str, taken: Collection[str]) -> str:
-    """`name`, or the first of name-2, name-3, … that no sweep has."""
-    return next(name for name in (numbered_name(name, number) for number in count(1)) if name not in taken)
-
-
-def numbered_name(name: str, number: int) -> str:
-    return f"{name}-{number}" if number > 1 else name
-
-
-def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
-    """The sweep's ledger, new or as it was left, for a space that may differ in what `differences` allows."""
-    if not begun(storage, name):
-        return create_ledger(storage, space, name, versions())
-    ledger = load_ledger(storage, name)
-    if changes := differences(ledger.attributes["search_space"], resolved(space)):
-        cure = "add --extend to take its trials along, --new to run beside it, or name=… for another name"
-        raise ConfigError(
-            [
-                f"sweep {name}: exists with another search space; {cure}",
-                *(f"  {change}" for change in changes),
-            ]
-        )
-    check_data(ledger, space.data_fingerprint)
-    ledger.extend(space)
-    ledger.mend(space)
-    return ledger
-
-
-def differences(before: Any, now: Any, key: str = "") -> list[str]:
-    """Where two search spaces differ, a line each, but for what changes no trial."""
-    if key in FREE:
-        return []
-    if isinstance(before, dict) and isinstance(now, dict):
-        names = list(dict.fromkeys([*before, *now]))
-        return [
-            line for name in names for line in differences(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
-        ]
-    return [] if before == now else [f"{key}: was {before}, is {now}"]
-
-
 def _run(sweep: Sweep, stores: Stores, console: Console, interrupt: Interrupt) -> Outcome:
     ledger, space = sweep.ledger, sweep.space
     names = searched_parameters(space)
@@ -253,21 +135,6 @@ def outcome_of(ledger: Ledger, records: list[TrialRecord], mirror: Mirror, store
     page = f"{stores.address}/{mirror.page}" if mirror.page else None
     interrupted = any(record.state == "RUNNING" for record in records)
     return Outcome(ledger.name, records, interrupted, mirror.failure, page)
-
-
-def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, patience: float = FLUSH_SECONDS) -> Mirror:
-    """What shows the sweep in MLflow; everything it says of it is in the ledger."""
-    info = SweepInfo(
-        name=ledger.name,
-        key=ledger.shown_as(f"{stores.root.absolute()}/{ledger.name}"),
-        objective=space.objective,
-        direction=space.direction,
-        columns=searched_parameters(space),
-        tags={"data": space.data, "data_fingerprint": space.data_fingerprint, **ledger.attributes["versions"]},
-        texts={"search_space.yaml": to_yaml(space)},
-    )
-    experiment = ledger.attributes["search_space"]["name"]
-    return Mirror(stores.tracking, stores.artifacts, experiment, info, patience, HURRY_SECONDS)
 
 
 def sync(ledger: Ledger, stores: Stores) -> Outcome:
@@ -336,82 +203,3 @@ def run_unfinished(sweep: Sweep, listeners: Listeners, interrupt: Interrupt) -> 
         from sweeper.driver.tuning import run_trials
 
         run_trials(sweep, listeners, interrupt, listeners.say)
-
-
-def keep_predictions(record: TrialRecord, workdir: Path) -> Path | None:
-    """The answers of an ended trial's best evaluation. They are kept beside the checkpoints, since the mirror comes
-    later and most checkpoints do not stay; those from a bucket also in `workdir`."""
-    if record.state == "RUNNING" or not record.checkpoint:
-        return None
-    beside = depot.join(depot.parent(record.checkpoint), PREDICTIONS)
-    file = workdir / PREDICTIONS if depot.is_remote(beside) else Path(beside)
-    if not (depot.is_remote(beside) and file.is_file()):  # what lies in a bucket is fetched once
-        _keep(depot.join(record.checkpoint, PREDICTIONS), beside, file)
-    return file if file.is_file() else None
-
-
-def _keep(best: str, beside: str, file: Path) -> None:
-    content = depot.read(best)
-    if content is not None:
-        depot.write(beside, content)
-    if depot.is_remote(beside) and (content := content or depot.read(beside)) is not None:
-        create_folder(file.parent)
-        file.write_bytes(content)
-
-
-def snapshot(record: TrialRecord, ledger: Ledger, predictions: Path | None = None) -> dict[str, Any]:
-    """A trial as the mirror takes it, a repeat below the one it repeats. `predictions`: the answers of its best
-    evaluation, once it has ended."""
-    again = record.repeat_of is not None
-    return {
-        **asdict(record),
-        "name": f"trial {record.repeat_of}, seed {record.params['seed']}" if again else f"trial {record.number}",
-        "parent": ledger.record(record.repeat_of).key if record.repeat_of is not None else None,
-        "evaluations": [{k: v for k, v in e.items() if k not in BESIDE} for e in record.evaluations],
-        "artifacts": [predictions] if predictions else [],
-        "tags": {"sweeper.origin": record.origin} if record.origin else {},
-    }
-
-
-def finish(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> list[TrialRecord]:
-    """Close the parent run with the table, the plots and the page, and note in the ledger which run shows which
-    trial. A trial that waits to go on is shown as stopped. `in_a_hurry` leaves plots and page for later."""
-    records = ledger.records()
-    for record in records:
-        if record.state == "RUNNING":
-            mirror.put({**snapshot(record, ledger), "state": "STOPPED"})
-    interrupted = any(record.state == "RUNNING" for record in records)
-    best = {f"best_{ledger.objective}": one.value or 0.0 for one in leaders(records, ledger.direction)[:1]}
-    texts = tables(ledger) if in_a_hurry else pages(ledger)
-    mirror.finish("STOPPED" if interrupted or in_a_hurry else "COMPLETE", texts, best)
-    mirror.flush(HURRY_SECONDS if in_a_hurry else FLUSH_SECONDS)
-    for record in records:
-        if mirror.run_ids.get(record.key, record.run_id) != record.run_id:
-            ledger.set_run(record.number, mirror.run_ids[record.key])
-    return ledger.records()
-
-
-def tables(ledger: Ledger) -> dict[str, str]:
-    """What is to be read, by file name."""
-    table, objective = comparison.rows(ledger.records(), ledger.direction), ledger.objective
-    return {
-        "comparison.md": comparison.markdown(table, objective),
-        "comparison.csv": comparison.csv_text(table, objective),
-    }
-
-
-def pages(ledger: Ledger) -> dict[str, str]:
-    """The tables, and what is to be looked at. A plot that fails is no reason to end without them."""
-    texts = tables(ledger)
-    try:
-        from sweeper.results import plots, report
-
-        drawn = plots.artifacts(plots.figures(results(ledger)))
-        return texts | drawn | {"report.html": report.html(ledger)}
-    except Exception:
-        traceback.print_exc()
-        return texts
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}

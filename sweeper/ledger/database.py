@@ -15,8 +15,9 @@ from sqlalchemy.exc import DBAPIError
 
 from jobs.checkpoint import causes
 from sweeper.errors import ConfigError, EnvironmentFailure, Failure
+from sweeper.secrets import redacted
 from sweeper.storage import postgres
-from sweeper.storage.settings import BUSY, create_whole, redacted, room
+from sweeper.storage.files import BUSY, create_whole, room
 
 MEMORY = ":memory:"
 SMALLEST_PAGE = 512  # bytes; SQLite has no smaller database

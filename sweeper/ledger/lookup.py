@@ -11,14 +11,12 @@ from pathlib import Path
 
 from optuna.storages import RDBStorage
 
-from jobs.checkpoint import MANIFEST, PREDICTIONS, damage
-from sweeper.driver.repeats import leaders
+from jobs.checkpoint import PREDICTIONS, damage
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
-from sweeper.ledger.database import existing_storage
-from sweeper.ledger.ledger import Ledger, TrialRecord, load_ledger
-from sweeper.release.champions import CHAMPION, champion
+from sweeper.ledger.ledger import Ledger, load_ledger
+from sweeper.ledger.ranking import leaders
+from sweeper.ledger.record import TrialRecord
 from sweeper.storage import checkpoints
-from sweeper.storage.settings import Stores
 
 
 @dataclass(frozen=True)
@@ -105,36 +103,6 @@ def split(text: str) -> tuple[str, int | None]:
     """
     match = re.fullmatch(r"(?P<name>[^/]+)/(?P<number>\d{1,9})", text)
     return (match["name"], int(match["number"])) if match else (text, None)
-
-
-def find_checkpoint(text: str, stores: Stores) -> Path:
-    """The checkpoint folder that `text` means: one on disk, a job's champion, or a trial's.
-
-    >>> find_checkpoint("qa@champion", stores)
-    PosixPath('…/champions/qa/qa_backbones-3-1f0c2e9a')
-
-    Raises ConfigError when nothing of this name is there, EnvironmentFailure when it is damaged.
-    """
-    if checkpoints.is_remote(text):
-        return checkpoints.local(text, stores.root)
-    if folder := _folder(text):
-        return whole(folder)
-    job, mark, alias = text.partition("@")
-    if mark and alias != CHAMPION:
-        raise ConfigError(f"checkpoint {text}: there is no alias {alias!r}; write {job}@{CHAMPION}")
-    if mark:
-        return champion(job, stores)
-    return find_trial(text, existing_storage(stores.ledger)).checkpoint(stores.root)
-
-
-def _folder(text: str) -> Path | None:
-    """The folder that `text` is the path of, if it is meant as one."""
-    try:
-        folder = Path(text).expanduser()
-        meant = (folder / MANIFEST).is_file() or (folder.is_dir() and text.startswith((".", "/", "~")))
-    except (OSError, RuntimeError):  # a name too long, or ~somebody who is not there
-        return None
-    return folder if meant else None
 
 
 def whole(folder: Path) -> Path:

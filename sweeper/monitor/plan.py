@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from optuna.storages import RDBStorage
-
 from jobs.model.backbones import weight_bytes
 from sweeper.cluster.capacity import Machine, shares
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
 from sweeper.monitor.progress import short
-from sweeper.space.search_space import SearchSpace, backbones, branches, searched
+from sweeper.space.cases import backbones, branches
+from sweeper.space.search_space import SearchSpace, searched_parameters
 
 ADAM = 3  # a checkpoint to go on from holds the weights and AdamW's two moments of each
 
@@ -32,7 +31,9 @@ def lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str]:
         seeds = ", ".join(map(str, space.repeats.seeds))
         yield f"repeats: then the best {space.repeats.top} again, with seeds {seeds}"
     yield f"first {first} configurations"
-    shown = dict.fromkeys([*searched(space), *(name for settings in space.search.enqueue for name in settings)])
+    shown = dict.fromkeys(
+        [*searched_parameters(space), *(name for settings in space.search.enqueue for name in settings)]
+    )
     yield from (f"  {' '.join(f'{name}={short(params[name])}' for name in shown)}" for params in draws(space, first))
     yield disk(space, max(share.slots for share in shares(space, machine)))
 
@@ -64,25 +65,3 @@ def disk(space: SearchSpace, slots: int) -> str:
     most = checkpoints * ADAM * max(known) / 2**20
     note = "" if len(known) == len(backbones(space)) else ", larger if a backbone that is not here yet is larger"
     return f"disk: up to {most:,.0f} MiB in {checkpoints} checkpoints{note}"
-
-
-def overview(storage: RDBStorage) -> Iterator[tuple[Any, ...]]:
-    """One row per sweep: name, job, trials, running, failed, objective, best value."""
-    from sweeper.driver.repeats import leaders
-    from sweeper.ledger.ledger import load_ledger, sweep_names
-
-    for name in sweep_names(storage):
-        ledger = load_ledger(storage, name)
-        records = ledger.records()
-        states = [record.state for record in records]
-        ranked = leaders(records, ledger.direction)
-        value = f"{ranked[0].value:.4f}" if ranked else "–"
-        yield (
-            name,
-            ledger.attributes["job"],
-            len(records),
-            states.count("RUNNING"),
-            states.count("FAIL"),
-            ledger.objective,
-            value,
-        )

@@ -11,9 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.job import Direction
-from sweeper.driver.retries import told
-from sweeper.ledger.ledger import TrialRecord
-from sweeper.retention import best
+from sweeper.ledger.ranking import best
+from sweeper.ledger.record import TrialRecord, incident_line
 
 STATES = {"RUNNING": "running", "COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
 
@@ -62,7 +61,7 @@ class Progress:
             self.open[record.number] = record
         self.leader = next(iter(best([*([self.leader] if self.leader else []), record], self.direction)), None)
         if before is not None and len(record.incidents) > len(before.incidents):
-            self.console.print(Text(f"trial {record.number:>3}  {told(record.incidents[-1])}"), soft_wrap=True)
+            self.console.print(Text(f"trial {record.number:>3}  {incident_line(record.incidents[-1])}"), soft_wrap=True)
         if record.state != "RUNNING" and (before is None or before.state == "RUNNING"):
             self.console.print(Text(self.line(record)), soft_wrap=True)
 

@@ -11,10 +11,11 @@ from typing import Any
 from optuna.storages import RDBStorage
 
 from sweeper.errors import EnvironmentFailure
-from sweeper.ledger.ledger import Ledger, TrialRecord, load_ledger, ready, sweep_names
+from sweeper.ledger.ledger import Ledger, load_ledger, ready, sweep_names
+from sweeper.ledger.ranking import best
+from sweeper.ledger.record import TrialRecord
 from sweeper.monitor.heartbeat import BEAT, LOOK, SILENT, Driver, State, Wish, ask, driver_of, wait, wish_for
 from sweeper.process.signals import PATIENCE
-from sweeper.retention import best
 from sweeper.space.sections import duration
 
 LONGEST_WAIT = (

@@ -16,10 +16,10 @@ from typing import Any
 
 from jobs.checkpoint import damage, settle
 from sweeper.errors import ConfigError, EnvironmentFailure
-from sweeper.space.document import nearest
 from sweeper.space.sections import NAME
 from sweeper.storage.settings import Stores
 from sweeper.tracking.client import answering, connect
+from sweeper.wording import nearest
 
 CHAMPION = "champion"
 FOLDER = "champions"

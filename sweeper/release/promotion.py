@@ -26,8 +26,10 @@ from sweeper.ledger.lookup import Trial
 from sweeper.release.champions import FOLDER, Registry, Version, open_registry
 from sweeper.results.scores import profile_of, question_scores, validation
 from sweeper.results.statistics import ALPHA, paired_p
+from sweeper.secrets import redacted_values
 from sweeper.space.sections import NAME
-from sweeper.storage.settings import Stores, redacted_values, room
+from sweeper.storage.files import room
+from sweeper.storage.settings import Stores
 
 PATIENCE = 900.0  # seconds to wait while others copy checkpoints
 

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-import jobs
-from jobs import faults
 from jobs.answering import answers as answering
-from jobs.answering import evaluation, submission
+from jobs.answering import evaluation
 from jobs.answering.answers import Answer
-from jobs.answering.offline import TEAM
-from jobs.checkpoint import PART, clear_scratch, copy_answering_part, identity, write_json
-from jobs.dataset.data import Data, DataError, read, read_unlabelled
-from sweeper.driver.repeats import leaders
-from sweeper.errors import ConfigError, EnvironmentFailure, Failure
-from sweeper.ledger.lookup import find_checkpoint, split
+from jobs.checkpoint import identity
+from jobs.dataset.data import Data, DataError, read
+from sweeper.errors import ConfigError
+from sweeper.ledger.lookup import split
+from sweeper.ledger.ranking import leaders
+from sweeper.release.lookup import find_checkpoint
 from sweeper.storage import checkpoints
-from sweeper.storage.settings import Stores, room
+from sweeper.storage.settings import Stores
 
 SELECTOR, READER, END_TO_END = "mc", "qa", "longformer"
 
@@ -116,131 +108,3 @@ def fitted(team: Team, selector: answering.Model, readers: Sequence[answering.Mo
     weight = evaluation.fitted_weight(data, selector, readers, profile)
     helps = "soft two stages" if weight else "plain pipeline"
     return weight, f"{helps}: weight {weight:.2f} fitted on {len(data.valid)} validation questions"
-
-
-def submit(team: Team, context: Path, test: Path, output: Path, stores: Stores, weight: float | None) -> Answers:
-    """Answer the questions of `test` and write them to `output`, or write nothing.
-
-    Raises Failure with a line for each answer that a contest would refuse.
-    """
-    check_place(output)
-    data = read_unlabelled(context, test)
-    answers = answer(team, data, stores.root / "features", weight)
-    if problems := submission.problems(data, data.test, answers.rows):
-        raise Failure([f"{output}: not written; {problem}" for problem in problems])
-    with written(output):
-        submission.write(output, submission.csv_text(answers.rows))
-    return answers
-
-
-@contextmanager
-def written(output: Path) -> Iterator[None]:
-    """Turns what the disk says of a place that is written to into an EnvironmentFailure of one line."""
-    try:
-        yield
-    except OSError as error:
-        free = room(output.absolute().parent)
-        raise EnvironmentFailure(
-            f"{output}: {error.strerror or error}; nothing was written ({free}); free the place or name another"
-        ) from None
-
-
-def record(team: Team, answers: Answers, output: Path, stores: Stores) -> None:
-    """Note a submission in MLflow: the file, and which models made it. Raises EnvironmentFailure."""
-    from sweeper.tracking.client import note
-
-    made = {f"checkpoint.{place}": str(folder) for place, folder in enumerate(team.members())}
-    tags = {**made, "sha256": hashlib.sha256(output.read_bytes()).hexdigest(), "answering": answers.note}
-    note(stores, "submissions", output.name, tags, {"weight": answers.weight}, [output])
-
-
-PROGRAM = """# Answers the questions in two files with the models beside this one; works offline.
-#   python answer.py context.json test.json submission.csv
-import sys
-from pathlib import Path
-
-from jobs.offline import main
-
-sys.exit(main(sys.argv[1:], Path(__file__).resolve().parent))
-"""
-REQUIRED = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "numpy",
-    "scipy",
-    "bm25s",
-    "rapidfuzz",
-    "filelock",
-    "annotated-types",
-)
-
-
-def export(team: Team, output: Path, stores: Stores, weight: float | None = None) -> str:
-    """Write a folder that answers questions without this project's stores: checkpoints without what only training
-    needs, `answer.py`, the jobs it uses, pinned requirements, and SHA256SUMS of it all. Returns a word on the
-    weight, which is fitted as `answer` does.
-
-    Raises ConfigError when the folder exists and is not empty, EnvironmentFailure when the disk does not take it.
-    """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"{output}: is there and not empty; name a new folder")
-    check_place(output)
-    told = "end to end"
-    if team.selector and weight is None:
-        weight, told = fitted(team, *two_stages(team, stores.root / "features"))
-    elif team.selector:
-        told = f"weight {weight} as given"
-    clear_scratch(output.absolute())
-    with (
-        written(output),
-        TemporaryDirectory(prefix=f".{output.name}-", suffix=PART, dir=output.absolute().parent) as scratch,
-    ):
-        folder = Path(scratch) / output.name
-        folder.mkdir()
-        _fill(folder, team, weight or 0.0)
-        faults.point("export.rename")
-        folder.replace(output)  # whole or absent
-    return told
-
-
-def check_place(output: Path) -> None:
-    """Before hours of work: that the folder to write in is there. Raises EnvironmentFailure."""
-    if not output.absolute().parent.is_dir():
-        raise EnvironmentFailure(f"{output}: its folder {output.parent} is not there; make it, or name another place")
-
-
-def _fill(folder: Path, team: Team, weight: float) -> None:
-    write_json(folder / TEAM, _copied(team, weight, folder))
-    _copy_code(Path(jobs.__file__).parent, folder / "jobs")
-    (folder / "answer.py").write_text(PROGRAM, encoding="utf-8")
-    pins = "".join(f"{package}=={version(package).partition('+')[0]}\n" for package in REQUIRED)
-    (folder / "requirements.txt").write_text(pins, encoding="utf-8")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = "".join(f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
-    (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
-
-
-def _copy_code(package: Path, target: Path) -> None:
-    """Without the modes it was installed with: who may read an export is for its owner to say."""
-    for path in package.rglob("*.py"):
-        place = target / path.relative_to(package)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, place)
-
-
-def _copied(team: Team, weight: float, output: Path) -> Mapping[str, Any]:
-    """Copies the checkpoints; tells `answer.py` where they are."""
-    if team.end_to_end:
-        return {END_TO_END: copy_answering_part(team.end_to_end, output / END_TO_END).name}
-    assert team.selector
-    readers = [
-        copy_answering_part(folder, output / f"{READER}-{place}").name for place, folder in enumerate(team.readers)
-    ]
-    selector = copy_answering_part(team.selector, output / SELECTOR).name
-    return {SELECTOR: selector, READER: readers, "weight": weight}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

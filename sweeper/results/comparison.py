@@ -11,8 +11,8 @@ from rapidfuzz import process
 
 from jobs.job import Direction
 from jobs.model.backbones import parameter_count
-from sweeper.driver.repeats import Spread, ranking, spread
 from sweeper.errors import ConfigError
+from sweeper.ledger.ranking import Spread, ranking, spread
 from sweeper.results import table as sheet
 from sweeper.results.table import Sheet
 from sweeper.storage import checkpoints
@@ -20,7 +20,8 @@ from sweeper.storage import checkpoints
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sweeper.ledger.ledger import Ledger, TrialRecord
+    from sweeper.ledger.ledger import Ledger
+    from sweeper.ledger.record import TrialRecord
 
 Row = dict[str, Any]
 NOTHING = Spread(0, None, None)

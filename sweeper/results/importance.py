@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from sweeper.ledger.ledger import TrialRecord, best_evaluation
+from sweeper.ledger.record import TrialRecord, best_evaluation
 from sweeper.results.overview import Absent, Results, logarithmic, numeric, varying
 
 FEWEST = 4  # trials below which nothing can be said

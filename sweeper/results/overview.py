@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.storages import RDBStorage
+
 from jobs.job import Direction
-from sweeper.driver.repeats import leaders, searched
-from sweeper.ledger.ledger import Ledger, TrialRecord
+from sweeper.ledger.ledger import Ledger
+from sweeper.ledger.ranking import leaders, without_repeats
+from sweeper.ledger.record import TrialRecord
 from sweeper.results.comparison import changing, rows
 
 
@@ -36,7 +39,7 @@ class Results:
     @property
     def search(self) -> list[TrialRecord]:
         """Without the repeats, which stand beside the trial they repeat."""
-        return searched(self.records)
+        return without_repeats(self.records)
 
     @property
     def backbones(self) -> list[str]:
@@ -77,3 +80,25 @@ def logarithmic(found: Results, name: str, values: Sequence[float]) -> bool:
     declared = found.parameters.get(name)
     branches = declared if isinstance(declared, list) else [declared]
     return min(values) > 0 and any(isinstance(branch, dict) and branch.get("log") for branch in branches)
+
+
+def overview(storage: RDBStorage) -> Iterator[tuple[Any, ...]]:
+    """One row per sweep: name, job, trials, running, failed, objective, best value."""
+    from sweeper.ledger.ledger import load_ledger, sweep_names
+    from sweeper.ledger.ranking import leaders
+
+    for name in sweep_names(storage):
+        ledger = load_ledger(storage, name)
+        records = ledger.records()
+        states = [record.state for record in records]
+        ranked = leaders(records, ledger.direction)
+        value = f"{ranked[0].value:.4f}" if ranked else "–"
+        yield (
+            name,
+            ledger.attributes["job"],
+            len(records),
+            states.count("RUNNING"),
+            states.count("FAIL"),
+            ledger.objective,
+            value,
+        )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from sweeper.ledger.ledger import TrialRecord
+from sweeper.ledger.record import TrialRecord
 from sweeper.results.importance import importances
 from sweeper.results.overview import Absent, Results, backbone, logarithmic, numeric, planned, varying
 

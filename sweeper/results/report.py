@@ -17,16 +17,17 @@ from xml.etree import ElementTree
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sweeper.driver.repeats import leaders
 from sweeper.errors import DataFailure
-from sweeper.ledger.ledger import Ledger, TrialRecord
+from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.lookup import Trial
+from sweeper.ledger.ranking import leaders
+from sweeper.ledger.record import TrialRecord
 from sweeper.results import comparison, plots
 from sweeper.results.overview import Results, backbone, planned, results
 from sweeper.results.plots import Plot
+from sweeper.secrets import redacted
 from sweeper.space.document import yaml_text
 from sweeper.space.sections import duration
-from sweeper.storage.settings import redacted
 
 TEMPLATE = "report.html.jinja"
 SVG = "http://www.w3.org/2000/svg"
@@ -94,7 +95,7 @@ def html(ledger: Ledger, best_yaml: str = "") -> str:
         costs=costs(found),
         wall=wall(found.records),
         space=redacted(yaml_text(ledger.attributes["search_space"])),
-        searched=searched(found.parameters),
+        searched=searched_values(found.parameters),
         whole=True,
     )
 
@@ -145,7 +146,7 @@ def question(attributes: Mapping[str, Any]) -> str:
     >>> question(ledger.attributes)
     'Which backbone and learning_rate give qa the best exact_match on sample?'
     """
-    names = list(searched(attributes["search_space"]["parameters"]))
+    names = list(searched_values(attributes["search_space"]["parameters"]))
     goal = f"{attributes['job']} the best {attributes['objective']} on {attributes['data']}"
     if not names:
         return f"Does this one setting give {goal}?"
@@ -153,7 +154,7 @@ def question(attributes: Mapping[str, Any]) -> str:
     return f"Which {listed} {'gives' if len(names) == 1 else 'give'} {goal}?"
 
 
-def searched(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def searched_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a resolved search space that are not constants."""
     return {name: value for name, value in parameters.items() if isinstance(value, dict | list)}
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from jobs.dataset.data import Data, DataError, Question, accepted, read
 from jobs.metrics import score
-from sweeper.driver.repeats import leaders
 from sweeper.errors import DataFailure
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.lookup import Trial
+from sweeper.ledger.ranking import leaders
 from sweeper.results.statistics import indistinguishable
 
 Prediction = Mapping[str, Any]

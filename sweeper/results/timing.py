@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from jobs.timing import PHASES, START, WAITING
+from jobs.timing import PHASES
 from sweeper.results.table import Sheet
 
 if TYPE_CHECKING:
-    from sweeper.ledger.ledger import TrialRecord
+    from sweeper.ledger.record import TrialRecord
 
 Timing = Mapping[str, float]
-
-
-class Attempts:
-    """The trials that run: since when each is to run, and since when it does. Seconds of the driver's own clock, as
-    another machine's may go otherwise."""
-
-    def __init__(self) -> None:
-        self.asked: dict[int, float] = {}
-        self.began: dict[int, float] = {}
-
-    def ask(self, number: int) -> None:
-        self.asked[number] = time.monotonic()
-
-    def begin(self, number: int) -> None:
-        self.began[number] = time.monotonic()
-
-    def timing(self, number: int, taken: Timing) -> dict[str, float]:
-        """What a trial has told of its phases, with what only the driver can know at its first report: how long it
-        waited for its turn, and how long it took to start before it could measure anything."""
-        timing = defaultdict(float, taken)
-        if (began := self.began.pop(number, None)) is not None:
-            timing[WAITING] += began - self.asked.pop(number, began)
-            timing[START] += max(0.0, time.monotonic() - began - sum(taken.values()))
-        return dict(timing)
 
 
 def timing(record: TrialRecord) -> Timing:

@@ -6,28 +6,24 @@ YAML 1.2's core schema. What the keys mean is left to `search_space`.
 
 from __future__ import annotations
 
-import json
 import re
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rapidfuzz import fuzz, process
 
 from sweeper.errors import ConfigError
-
-Key = tuple[str | int, ...]
+from sweeper.space.mistakes import Key, Mistakes
+from sweeper.wording import shown
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 16
 MAX_INTEGER = 2**63 - 1
-SHOWN = 50
-
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
@@ -47,60 +43,6 @@ class Document:
     path: Path
     values: dict[str, Any]
     lines: Mapping[Key, str]
-
-
-@dataclass(frozen=True)
-class Mistake:
-    place: str
-    key: Key
-    text: str
-
-    def line(self, path: Path) -> str:
-        """`file:line: dotted.key: what is wrong; cure`."""
-        where = f"{path}:{self.place}" if self.place.isdecimal() else f"{path}: {self.place}"
-        return ": ".join(part for part in (where, dotted(tuple(map(_plain, self.key))), self.text) if part)
-
-    @property
-    def order(self) -> float:
-        return float(self.place) if self.place.isdecimal() else float("inf")
-
-
-class Mistakes:
-    """Collects what is wrong with one file, so that all of it is said at once.
-
-    >>> note = Mistakes(Path("qa.yaml"), {("search", "trials"): "7"})
-    >>> note(("search", "trials"), "found 0; must be at least 1")
-    >>> note.raise_any()                # ConfigError: qa.yaml:7: search.trials: found 0; must be at least 1
-    """
-
-    def __init__(self, path: Path, lines: Mapping[Key, str]) -> None:
-        self._path = path
-        self._lines = lines
-        self._found: dict[Mistake, None] = {}
-
-    def __call__(self, key: Key, text: str, place: str | None = None) -> None:
-        """Note a mistake at `key`; its place is that of the nearest key above it that the file has."""
-        ancestors = (key[:depth] for depth in range(len(key), -1, -1))
-        found = next((self._lines[ancestor] for ancestor in ancestors if ancestor in self._lines), "1")
-        self._found[Mistake(found if place is None else place, key, text)] = None
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def under(self, *sections: str) -> bool:
-        """Whether anything below one of the top-level `sections` is wrong."""
-        return any(mistake.key[:1] == (section,) for mistake in self._found for section in sections)
-
-    def lines(self) -> list[str]:
-        """One line for each mistake, in the order of the file, overrides last; of very many the first."""
-        ordered = sorted(self._found, key=lambda m: m.order)
-        more = [f"{self._path}: … and {len(ordered) - SHOWN} more mistakes"] if len(ordered) > SHOWN else []
-        return [mistake.line(self._path) for mistake in ordered[:SHOWN]] + more
-
-    def raise_any(self) -> None:
-        """Raise ConfigError if anything was noted."""
-        if self._found:
-            raise ConfigError(self.lines())
 
 
 def read_document(path: Path, overrides: Sequence[str] = ()) -> Document:
@@ -178,54 +120,10 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def dotted(key: Key) -> str:
-    """A key as an override would write it; odd names are quoted so that they can be seen."""
-    return ".".join(part if re.fullmatch(r"[\w/@+-]+", part := str(segment)) else repr(part) for segment in key)
-
-
-def shown(value: object) -> str:
-    """A value as a message shows it: short, on one line, in YAML's words."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return short(text if text.isprintable() else json.dumps(value, default=str))
-
-
-def short(text: str) -> str:
-    return text if len(text) <= 60 else text[:59] + "…"
-
-
-def _plain(part: str | int) -> str | int:
-    return short(part) if isinstance(part, str) else part
-
-
 def kind(value: object) -> str:
     """What a value is, in words: "a list"."""
     names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", type(None): "nothing"}
     return names.get(type(value), "a number")
-
-
-def unknown(what: str, name: str, known: Iterable[str], homes: Mapping[str, str] | None = None) -> str:
-    """One line about a name that is not among `known`: the nearest right one, and all of them.
-
-    `homes` tells where else a name would be right: "under search".
-
-    >>> unknown("key", "trails", ["sampler", "trials"])
-    "unknown key 'trails'; did you mean 'trials'? known here: sampler, trials"
-    """
-    names = sorted(known)
-    if homes and name in homes:
-        return f"unknown {what} {short(name)!r} here; it belongs {homes[name]}"
-    hint = f"did you mean {near!r}? " if (near := nearest(name, names)) else ""
-    return f"unknown {what} {short(name)!r}; {hint}known here: {', '.join(names)}"
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The name most like `name`, whatever its case and width, or None when none is like it."""
-    found = process.extractOne(name, list(known), scorer=fuzz.ratio, processor=_folded, score_cutoff=55)
-    return found[0] if found else None
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
 def _text(path: Path) -> str:

@@ -22,7 +22,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from sweeper.space.document import Key, Mistakes, nearest, shown, unknown
+from sweeper.space.mistakes import Key, Mistakes
+from sweeper.wording import nearest, shown, unknown
 
 MAX_VALUES = 1_000  # of one domain in a grid, and entries of any list
 RANGE = {"min", "max", "log", "step"}

@@ -27,7 +27,8 @@ from jobs import checkpoint as folders
 from jobs import faults
 from jobs.checkpoint import DISK_ERRORS, MANIFEST, PART, PICKLED
 from sweeper.errors import EnvironmentFailure
-from sweeper.storage.settings import create_folder, redacted
+from sweeper.secrets import redacted
+from sweeper.storage.files import create_folder
 
 CACHE = "cache"  # in the root folder: copies of checkpoints that lie in a bucket; may be deleted at any time
 SCHEME = "s3"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
-import shutil
 from collections.abc import Callable, Mapping
 from configparser import ConfigParser, DuplicateOptionError, DuplicateSectionError
 from configparser import Error as SyntaxMistake
@@ -17,13 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
-from filelock import FileLock
 from rapidfuzz import process
 
-from jobs import faults
 from sweeper.errors import ConfigError
+from sweeper.secrets import redacted
 
 FILE = "mlflow.ini"
 KEYS = {"storage": ("root", "ledger", "checkpoints"), "mlflow": ("tracking_uri", "artifacts"), "ui": ("host", "port")}
@@ -33,10 +29,9 @@ ENVIRONMENT = {
     "SWEEPER_CHECKPOINTS": ("storage", "checkpoints"),
     "MLFLOW_TRACKING_URI": ("mlflow", "tracking_uri"),
 }
+
 DATABASES = ("sqlite", "postgresql")
 SERVERS = ("http", "https")
-BUSY = 20.0  # seconds to wait for a locked file; an orderly end after an interrupt must fit in as well
-
 _T = TypeVar("_T")
 _Place = tuple[str, str]
 
@@ -123,100 +118,6 @@ def read_stores(folder: Path | None = None, environ: Mapping[str, str] = os.envi
     if mistakes:
         raise ConfigError(mistakes)
     return stores
-
-
-def create_private(address: str) -> None:
-    """Make a SQLite address's file (mode 0600), or a file address's folder (0700), where it is missing.
-
-    Missing folders above are made 0700 too. SQLite gives its journals the file's mode. Any other address
-    is left alone. Raises OSError.
-    """
-    if address.startswith("sqlite:///"):
-        path = Path(address.removeprefix("sqlite:///").partition("?")[0])
-        create_folder(path.parent)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    elif address.startswith("file:"):
-        create_folder(Path(url2pathname(urlsplit(address).path)))
-
-
-def create_whole(database: Path, make: Callable[[str], object]) -> None:
-    """Make a new SQLite file beside its place and give it its name when it is complete, so that one that was cut
-    short is always a damaged one. `make` fills the address it is given; the lock is for processes that start at once.
-    """
-    if database.exists():
-        return
-    create_folder(database.parent)
-    with FileLock(f"{database}.lock", timeout=BUSY):
-        incoming = Path(f"{database}.new")
-        for leftover in (incoming, Path(f"{incoming}-journal")):  # of a process that was killed here
-            leftover.unlink(missing_ok=True)
-        if database.exists():
-            return
-        create_private(f"sqlite:///{incoming}")
-        make(f"sqlite:///{incoming}")
-        faults.point("database.create")
-        incoming.rename(database)
-
-
-def create_folder(folder: Path) -> None:
-    """Make a folder and those above it, mode 0700, where they are missing."""
-    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)
-
-
-def room(folder: Path) -> str:
-    """How much a folder's disk still takes, for a message about one that is full."""
-    try:
-        return f"{shutil.disk_usage(folder).free:,} bytes free"
-    except OSError as error:
-        return str(error.strerror)
-
-
-# repetitions are bounded: a long text without spaces must not take quadratic time
-_USERINFO = re.compile(r"(?i)(\w://[^\s:/@]{0,200}):\S{0,2000}@|(https?://)[^\s:/@]{1,2000}@")
-_WORD = r"(?:token|passw(?:or)?d|secret|credentials?|authorization|(?:api|access|private)[_-]?key)"
-_NAMED = re.compile(
-    rf"""(?ix) ( --[\w-]{{0,40}}{_WORD}[=\s]\s*
-              | {_WORD}["']?\s*[=:]\s*["']?(?:(?:basic|bearer)\s+)?
-              ) [^\s"',;&}}]+"""
-)
-_SHAPES = re.compile(
-    r"\b(?:hf_\w{16,}|gh[oprsu]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|sk-[\w-]{20,}|AKIA[A-Z0-9]{16}"
-    r"|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+)"
-)
-_SECRET_NAME = re.compile(r"(?i)passw(?:or)?d|secret|credential|(?:api|access|private)[_-]?key|token$")
-_SHORTEST_SECRET = 8
-
-
-def redacted(text: str, environ: Mapping[str, str] = os.environ) -> str:
-    """`text` without its secrets, safe to print, log and store.
-
-    >>> redacted("postgresql://me:hunter2@db/mlflow")
-    'postgresql://me:***@db/mlflow'
-
-    Hides logins in addresses, what follows a name like `password=`, tokens of well-known shapes, and
-    values of the environment's own secrets (variables named like one).
-    """
-    for name, value in environ.items():
-        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
-            text = text.replace(value, "***")
-    text = _USERINFO.sub(lambda match: f"{match[1]}:***@" if match[1] else f"{match[2]}***@", text)
-    return _SHAPES.sub("***", _NAMED.sub(r"\1***", text))
-
-
-def redacted_values(values: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """`values` with strings redacted and whatever is kept under a secret's name hidden.
-
-    >>> redacted_values({"hf_token": "abc", "tokenizer": "bert", "seed": 1})
-    {'hf_token': '***', 'tokenizer': 'bert', 'seed': 1}
-    """
-
-    def hide(key: str, value: Any) -> Any:
-        if _SECRET_NAME.search(key):
-            return "***"
-        return redacted(value, environ) if isinstance(value, str) else value
-
-    return {key: hide(key, value) for key, value in values.items()}
 
 
 def _read_file(folder: Path) -> tuple[dict[_Place, _Setting], list[str]]:

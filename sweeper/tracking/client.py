@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sweeper.errors import EnvironmentFailure
-from sweeper.storage.settings import Stores, create_private, create_whole, redacted
+from sweeper.secrets import redacted
+from sweeper.storage.files import create_private, create_whole
+from sweeper.storage.settings import Stores
 from sweeper.tracking.runs import (
     LONGEST_TAG,
     REASON,

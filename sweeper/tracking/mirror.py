@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from sweeper.storage.settings import redacted
+from sweeper.secrets import redacted
 from sweeper.tracking import client as tracking
 from sweeper.tracking.runs import SWEEP, Known, Record, SweepInfo, sweep_record, trial_record
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sweeper.storage.settings import redacted, redacted_values
+from sweeper.secrets import redacted, redacted_values
 
 LONGEST_PARAM, LONGEST_TAG = 6000, 8000  # MLflow's limits, in characters
 REASON = "sweeper.reason"

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import IO
 
 from sweeper.errors import EnvironmentFailure
-from sweeper.storage.settings import Stores, create_private
+from sweeper.storage.files import create_private
+from sweeper.storage.settings import Stores
 from sweeper.tracking.client import SWITCHES, create_store
 
 STARTUP_SECONDS = 120.0  # five are usual, a loaded machine takes far longer

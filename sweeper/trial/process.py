@@ -6,74 +6,26 @@ set here is set again at every start.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from jobs import get_job
 from jobs.checkpoint import causes, disk_trouble
 from jobs.timing import START, TRAINING, WAITING, Stopwatch, phase, watched
+from sweeper.process.output import output_to
+from sweeper.secrets import redacted
 from sweeper.storage import checkpoints
-from sweeper.storage.settings import redacted
-
-FAILURE = "failure.json"
-PROCESS = "process"
-Kind = Literal["error", "diverged", "memory", "disk", "crash", "node", "timeout"]
-LOG = "log.txt"
-PROBE = 2**16  # bytes; less than any checkpoint
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """All a trial's process is told. Plain values, since they travel.
-
-    job          as `jobs.get_job` takes it
-    params       every field of the job's params
-    workdir      the trial's own folder
-    cpus, gpus   what is reserved for each of its workers, which uses a thread for each whole CPU
-    resume_from  the checkpoint to go on from
-    earlier      others, newest first, for when that one turns out to be damaged
-    storage      where its checkpoints are copied to; None when they stay in `workdir`
-    """
-
-    number: int
-    job: str
-    params: Mapping[str, Any]
-    data: str
-    workdir: str
-    cpus: float
-    gpus: float
-    resume_from: str | None = None
-    earlier: tuple[str, ...] = ()
-    storage: str | None = None
-    workers: int = 1
-
-
-class Breakdown(NamedTuple):
-    """How a trial's process ended that did not end well.
-
-    error     the job raised something; it would again
-    diverged  a metric is no longer a finite number
-    memory    it did not fit into the device's memory, or the machine's
-    disk      what it wrote was not taken, by the disk or the checkpoints' storage: no fault of the trial's
-    crash     the process died without a word
-    node      the machine it ran on left the cluster: no fault of the trial's
-    timeout   it took longer than it may
-    """
-
-    kind: Kind
-    reason: str
+from sweeper.trial.handover import LOG, Assignment, Breakdown, Kind, note
 
 
 class Diverged(ArithmeticError):
@@ -201,58 +153,6 @@ def check(metrics: Mapping[str, float], declared: Mapping[str, Any]) -> None:
         raise Diverged(f"{values} at epoch {metrics['epoch']:g}")
 
 
-class Place(NamedTuple):
-    """Where a process of a trial is: its id, and that of its node in Ray, which is empty outside Ray."""
-
-    pid: int
-    node: str
-
-
-@contextmanager
-def known(workdir: Path, rank: int = 0) -> Iterator[None]:
-    """Leaves this process's place for the driver, which must be able to end it, while the trial runs."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    _place_file(workdir, rank).write_text(f"{os.getpid()} {this_node()}")
-    try:
-        yield
-    finally:
-        forget_places(workdir, [rank])
-
-
-def _place_file(workdir: Path, rank: int) -> Path:
-    return workdir / (f"{PROCESS}-{rank}" if rank else PROCESS)
-
-
-def this_node() -> str:
-    import ray
-
-    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
-
-
-def places_of(workdir: Path) -> list[Place]:
-    """Where the trial's processes are, or were when they died; of those that ended by themselves none is left."""
-    return [place for file in sorted(workdir.glob(f"{PROCESS}*")) if (place := _place(file))]
-
-
-def _place(file: Path) -> Place | None:
-    try:
-        pid, _, node = file.read_text().partition(" ")
-        return Place(int(pid), node)
-    except (OSError, ValueError):
-        return None
-
-
-def forget_places(workdir: Path, ranks: Iterable[int]) -> None:
-    for rank in ranks:
-        _place_file(workdir, rank).unlink(missing_ok=True)
-
-
-def forget(workdir: Path) -> None:
-    """Remove what earlier processes of this trial left for the driver."""
-    for path in (*workdir.glob(f"{PROCESS}*"), workdir / FAILURE):
-        path.unlink(missing_ok=True)
-
-
 @contextmanager
 def noted_failure(workdir: Path) -> Iterator[None]:
     """Leaves the reason for a failure where the driver finds it, and the traceback in the log."""
@@ -286,53 +186,3 @@ def kind_of(error: Exception) -> Kind:
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return "memory"
     return "error"
-
-
-def note(workdir: Path, breakdown: Breakdown) -> None:
-    """Leave word of a breakdown for `breakdown_of`, unless there is one: what came first brought about the rest. On
-    a full disk there is none to leave."""
-    with suppress(OSError), (workdir / FAILURE).open("x", encoding="utf-8") as file:
-        file.write(json.dumps(breakdown._asdict(), ensure_ascii=False))
-
-
-def breakdown_of(workdir: Path) -> Breakdown:
-    """Why a trial failed, for the driver. Without a note the process died before it could leave one, or there was
-    no room for it."""
-    try:
-        return Breakdown(**json.loads((workdir / FAILURE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        room = _no_room(workdir)
-        died = "its process died without a word; killed, or out of the machine's memory"
-        return Breakdown("disk", room) if room else Breakdown("crash", died)
-
-
-def _no_room(workdir: Path) -> str | None:
-    """Why nothing can be written there, if so. A process may die before it has made its folder."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=workdir) as file:
-            file.write(bytes(PROBE))
-            file.flush()
-    except OSError as error:
-        return disk_trouble(error, workdir) or f"{workdir}: {error}"
-    return None
-
-
-@contextmanager
-def output_to(log: Path) -> Iterator[None]:
-    """Sends all this process prints to a file, what C++ libraries print included."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        os.dup2(target, 1)
-        os.dup2(target, 2)
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for descriptor, stream in zip(saved, (1, 2), strict=True):
-            os.dup2(descriptor, stream)
-            os.close(descriptor)
-        os.close(target)

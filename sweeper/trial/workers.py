@@ -18,16 +18,9 @@ from typing import Any
 
 import psutil
 
-from sweeper.trial.process import (
-    LOG,
-    Assignment,
-    disconnected,
-    forget_places,
-    known,
-    noted_failure,
-    output_to,
-    train_in_process,
-)
+from sweeper.process.output import output_to
+from sweeper.trial.handover import LOG, Assignment, forget_places, known
+from sweeper.trial.process import disconnected, noted_failure, train_in_process
 
 GLANCE = 0.1  # seconds between looks at the other workers
 PATIENCE = 30.0  # seconds until Ray must have noticed that a worker, or its node, is gone

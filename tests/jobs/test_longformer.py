@@ -14,9 +14,10 @@ from hypothesis.extra.numpy import arrays
 
 from jobs import longformer
 from jobs.dataset.data import Data, Question, read
-from jobs.features import windows
+from jobs.features import joined, tokens
+from jobs.features.joined import Group, cut_joined_windows
 from jobs.features.spans import Spans
-from jobs.features.windows import Group, cut_joined_windows, tokenize
+from jobs.features.tokens import tokenize
 from jobs.job import ParamError
 from jobs.longformer import JOB, LongformerParams
 from jobs.model import backbones
@@ -113,7 +114,7 @@ def sentencepiece(shared: Path) -> Any:
     return backbones.load_tokenizer(str(shared / "models/me5-small-zh"), [])
 
 
-def cut(tokenizer: Any, paragraphs: list[str], group: Group, max_length: int, doc_stride: int) -> windows.JoinedWindows:
+def cut(tokenizer: Any, paragraphs: list[str], group: Group, max_length: int, doc_stride: int) -> joined.JoinedWindows:
     return cut_joined_windows(
         tokenizer,
         tokenize(tokenizer, ["湖在哪"]),
@@ -124,7 +125,7 @@ def cut(tokenizer: Any, paragraphs: list[str], group: Group, max_length: int, do
     )
 
 
-def text_of(tokenizer: Any, source: windows.JoinedWindows, row: int) -> str:
+def text_of(tokenizer: Any, source: joined.JoinedWindows, row: int) -> str:
     return " ".join(tokenizer.convert_ids_to_tokens(source.batch([row], 1).input_ids[0].tolist()))
 
 
@@ -183,7 +184,7 @@ def test_cls_question_and_the_separator_behind_it_are_global_and_nothing_else(to
 # From logits to answers
 
 
-def asked(text: list[str], relevant: int, max_length: int, doc_stride: int = 8) -> tuple[windows.JoinedWindows, Data]:
+def asked(text: list[str], relevant: int, max_length: int, doc_stride: int = 8) -> tuple[joined.JoinedWindows, Data]:
     """One question about 答案 in the paragraph `relevant`, and its windows."""
     question = Question("q", "湖在哪", tuple(range(len(text))), relevant, "答案", text[relevant].index("答案"))
     data = Data("-", tuple(text), (question,), (question,), ())
@@ -199,7 +200,7 @@ def asked(text: list[str], relevant: int, max_length: int, doc_stride: int = 8) 
     return source, data
 
 
-def perfect_logits(source: windows.JoinedWindows) -> tuple[np.ndarray, np.ndarray]:
+def perfect_logits(source: joined.JoinedWindows) -> tuple[np.ndarray, np.ndarray]:
     """A model that is sure of every label: of [CLS] too, where a window has no answer."""
     shape = (len(source), source.batch(range(len(source)), 16).input_ids.shape[1])
     start, end = np.zeros(shape), np.zeros(shape)
@@ -288,7 +289,7 @@ def test_spans_are_the_best_within_one_paragraph_of_one_window(tokenizer: Any, d
     assert (answer["score"], answer["paragraph"], answer["start"], answer["answer"]) in spans
 
 
-def held(source: windows.JoinedWindows, row: int, lengths: list[int]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+def held(source: joined.JoinedWindows, row: int, lengths: list[int]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
     """For each paragraph, where in the window which of its characters stands; worked out without `parts`."""
     begin = 0
     for paragraph, length in enumerate(lengths):
@@ -323,13 +324,13 @@ def test_a_labelled_span_leads_back_to_its_paragraph_and_characters(
     order = tuple(data.draw(st.permutations(range(len(texts)))))
     paragraphs = tokenize(reader, texts)
     source = cut(reader, texts, Group(0, order, relevant, start, end), 64, 26)
-    tokens = windows.token_span(paragraphs, relevant, start, end)
-    assume(tokens != (-1, -1) and tokens[1] - tokens[0] < 26)  # no window need hold one that is longer than they share
-    first, last = paragraphs.chars[paragraphs.bounds[relevant] + np.array(tokens)]
+    held = tokens.token_span(paragraphs, relevant, start, end)
+    assume(held != (-1, -1) and held[1] - held[0] < 26)  # no window need hold one that is longer than they share
+    first, last = paragraphs.chars[paragraphs.bounds[relevant] + np.array(held)]
     assert set(labelled(source)) == {(relevant, int(first[0]), int(last[1]))}
 
 
-def labelled(source: windows.JoinedWindows) -> Iterator[tuple[int, int, int]]:
+def labelled(source: joined.JoinedWindows) -> Iterator[tuple[int, int, int]]:
     """(paragraph, first character, one behind the last) of every label that is not [CLS]."""
     parts = source.parts
     for row in np.flatnonzero(source.labels[:, 0]):

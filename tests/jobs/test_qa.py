@@ -70,7 +70,8 @@ def windows(text: str, max_length: int) -> tuple[Any, Data]:
     data = Data("-", (text, "旁邊"), (question,), (question,), ())
     params = dataclasses.replace(PARAMS, max_length=max_length, doc_stride=4)
     tokenizer = backbones.character_tokenizer([text, "湖在哪"])
-    from jobs.features.windows import cut_windows, tokenize
+    from jobs.features.tokens import tokenize
+    from jobs.features.windows import cut_windows
 
     questions, paragraphs = tokenize(tokenizer, ["湖在哪"]), tokenize(tokenizer, data.paragraphs)
     return cut_windows(tokenizer, questions, paragraphs, qa.pairs(data.valid), max_length, params.doc_stride), data

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import sweeper.cluster.capacity
-import sweeper.monitor.plan  # noqa: F401  whoever may read nothing cannot import either
 from click.testing import CliRunner, Result
 
-from sweeper.cli import main
+import sweeper.cluster.capacity
+import sweeper.monitor.plan  # noqa: F401  whoever may read nothing cannot import either
+from sweeper.commands.base import main
 from sweeper.space.document import MAX_BYTES
 
 ROOT = Path(__file__).parents[2]

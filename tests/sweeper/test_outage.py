@@ -25,7 +25,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs import faults
-from sweeper.cli import main
+from sweeper.commands.base import main
+from sweeper.driver import mirroring
 from sweeper.driver import run as driver
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import load_ledger
@@ -65,11 +66,11 @@ def train(sweep: Any, listeners: Callable[[Any], None], interrupt: Any) -> None:
 
 def ran(monkeypatch: pytest.MonkeyPatch, work: Callable[..., None]) -> Result:
     """`sweeper run`, with little patience for MLflow."""
-    patient = functools.partial(driver.mirror_of, patience=0.3)
+    patient = functools.partial(mirroring.mirror_of, patience=0.3)
     with monkeypatch.context() as patch:
         patch.setattr(driver, "run_unfinished", work)
-        patch.setattr(driver, "mirror_of", patient)
-        patch.setattr(driver, "FLUSH_SECONDS", 0.3)
+        patch.setattr(mirroring, "mirror_of", patient)
+        patch.setattr(mirroring, "FLUSH_SECONDS", 0.3)
         return CliRunner().invoke(main, ["run", "toy.yaml", "search.trials=2"])
 
 

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from sweeper.cluster.capacity import Machine
+from sweeper.driver import mirroring, opening
 from sweeper.driver import run as driver
 from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import open_storage
@@ -88,15 +89,15 @@ def sweep(number: int, barrier: Any, told: Any, space: SearchSpace, stores: Stor
     """A sweep of six trials and its mirror, without training."""
     barrier.wait(PATIENCE)
     name = f"toy-{number}"
-    ledger = create_ledger(open_storage(stores.ledger), space, name, driver.versions())
-    with driver.mirror_of(ledger, space, stores) as mirror:
+    ledger = create_ledger(open_storage(stores.ledger), space, name, opening.versions())
+    with mirroring.mirror_of(ledger, space, stores) as mirror:
         for trial in range(6):
             record = asked(ledger, space)
-            mirror.put(driver.snapshot(record, ledger))
+            mirror.put(mirroring.snapshot(record, ledger))
             workdir = stores.root / name / f"trials/{trial:04d}"
-            mirror.put(driver.snapshot(evaluated(ledger, record.number, workdir, 4), ledger))
-            mirror.put(driver.snapshot(ledger.finish(record.number, "COMPLETE"), ledger))
-        driver.finish(ledger, mirror, in_a_hurry=True)
+            mirror.put(mirroring.snapshot(evaluated(ledger, record.number, workdir, 4), ledger))
+            mirror.put(mirroring.snapshot(ledger.finish(record.number, "COMPLETE"), ledger))
+        mirroring.finish(ledger, mirror, in_a_hurry=True)
         mirror.finish("COMPLETE")
         mirror.flush(PATIENCE)
     told.put((name, mirror.failure))

@@ -21,8 +21,9 @@ from jobs.dataset.data import Data
 from jobs.model import backbones
 from jobs.model.backbones import BackboneError
 from sweeper.errors import EnvironmentFailure
-from sweeper.ledger.lookup import find_checkpoint
-from sweeper.release.teams import Team, export
+from sweeper.release.export import export_team
+from sweeper.release.lookup import find_checkpoint
+from sweeper.release.teams import Team
 from sweeper.storage.settings import read_stores
 from tests.conftest import EPOCH, SMALL
 
@@ -163,7 +164,7 @@ def test_neither_champions_nor_exports_hold_one(
 ) -> None:
     plant(trained, mark, (*RESUMED, "training_args.bin", "pytorch_model.bin", "model.pkl"))
     copy = checkpoint.copy_answering_part(trained, tmp_path / "champions" / "qa")
-    export(Team(checkpoints["mc"], (trained,)), tmp_path / "bundle", read_stores(tmp_path, {}), 0.5)
+    export_team(Team(checkpoints["mc"], (trained,)), tmp_path / "bundle", read_stores(tmp_path, {}), 0.5)
     left = [path for top in (copy, tmp_path / "bundle") for path in top.rglob("*") if path.is_file()]
     assert left
     assert [path for path in left if b"mkdir" in path.read_bytes() and path.suffix != ".py"] == []

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.features import tokens
 from jobs.features import windows as features
 from jobs.features.spans import Spans
-from jobs.features.windows import Pair, cut_windows, tokenize, unrepresentable
+from jobs.features.tokens import tokenize
+from jobs.features.windows import Pair, cut_windows, unrepresentable
 from jobs.model import backbones
 
 VOCABULARY = ["日月潭在南投縣魚池鄉，是台灣最大的湖。位於民國七十六年１９８７年1987「」《》（）abc xyz🎉"]
@@ -151,9 +153,9 @@ def readers(tokenizer: Any, request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def test_tokens_are_made_once_and_read_again(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = features.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
-    monkeypatch.setattr(features, "tokenize", lambda *_: pytest.fail("tokenized again"))
-    again = features.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
+    made = tokens.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
+    monkeypatch.setattr(tokens, "tokenize", lambda *_: pytest.fail("tokenized again"))
+    again = tokens.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
     assert [a.tolist() for a in (made.ids, made.chars, made.bounds)] == [
         a.tolist() for a in (again.ids, again.chars, again.bounds)
     ]
@@ -163,21 +165,21 @@ def test_tokens_are_made_once_and_read_again(tokenizer: Any, tmp_path: Path, mon
 def test_a_tokenizer_used_in_between_finds_its_tokens_again(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    features.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
+    tokens.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
     tokenizer("日月潭", truncation=True, max_length=4, padding="max_length")
-    monkeypatch.setattr(features, "tokenize", lambda *_: pytest.fail("tokenized again"))
-    assert len(features.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"]).ids) == 4
+    monkeypatch.setattr(tokens, "tokenize", lambda *_: pytest.fail("tokenized again"))
+    assert len(tokens.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"]).ids) == 4
 
 
 def test_other_texts_and_other_tokenizers_do_not_share_tokens(tokenizer: Any, tmp_path: Path) -> None:
     other = backbones.character_tokenizer(["湖"])
-    features.cached_tokens(tmp_path, tokenizer, ["日月潭"])
-    assert features.cached_tokens(tmp_path, other, ["日月潭"]).ids.tolist() == [1, 1, 1]
-    assert len(features.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"]).ids) == 4
+    tokens.cached_tokens(tmp_path, tokenizer, ["日月潭"])
+    assert tokens.cached_tokens(tmp_path, other, ["日月潭"]).ids.tolist() == [1, 1, 1]
+    assert len(tokens.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"]).ids) == 4
 
 
-def as_lists(tokens: features.Tokens) -> list[Any]:
-    return [getattr(tokens, name).tolist() for name in features.NAMES]
+def as_lists(tokens: tokens.Tokens) -> list[Any]:
+    return [getattr(tokens, name).tolist() for name in tokens.NAMES]
 
 
 def entry_of(folder: Path) -> Path:
@@ -199,17 +201,17 @@ def one_bit_turned(file: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", [*(f"{name}.npy" for name in features.NAMES), features.CHECKSUMS])
+@pytest.mark.parametrize("name", [*(f"{name}.npy" for name in tokens.NAMES), tokens.CHECKSUMS])
 @pytest.mark.parametrize("damage", [cut_short, emptied, one_bit_turned, Path.unlink])
 def test_damaged_tokens_are_made_again_once(
     damage: Any, name: str, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     texts = ["日月潭", "湖 在", " "]
-    whole = as_lists(features.cached_tokens(tmp_path, tokenizer, texts))
+    whole = as_lists(tokens.cached_tokens(tmp_path, tokenizer, texts))
     damage(entry_of(tmp_path) / name)
     with caplog.at_level(logging.WARNING):
-        assert as_lists(features.cached_tokens(tmp_path, tokenizer, texts)) == whole
-        assert as_lists(features.cached_tokens(tmp_path, tokenizer, texts)) == whole
+        assert as_lists(tokens.cached_tokens(tmp_path, tokenizer, texts)) == whole
+        assert as_lists(tokens.cached_tokens(tmp_path, tokenizer, texts)) == whole
     assert [record.getMessage().split(": ")[1][:18] for record in caplog.records] == ["damaged, made agai"]
 
 
@@ -223,13 +225,13 @@ def backdated_bit_turned(file: Path) -> None:
 def test_damage_since_the_last_look_is_seen_in_files_that_were_whole_then(
     damage: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = as_lists(features.cached_tokens(tmp_path, tokenizer, ["日月潭"]))
+    whole = as_lists(tokens.cached_tokens(tmp_path, tokenizer, ["日月潭"]))
     file = entry_of(tmp_path) / "ids.npy"
     aged(file)
-    monkeypatch.setattr(features, "SETTLED", 0.0)
-    features.cached_tokens(tmp_path, tokenizer, ["日月潭"])
+    monkeypatch.setattr(tokens, "SETTLED", 0.0)
+    tokens.cached_tokens(tmp_path, tokenizer, ["日月潭"])
     damage(file)
-    assert as_lists(features.cached_tokens(tmp_path, tokenizer, ["日月潭"])) == whole
+    assert as_lists(tokens.cached_tokens(tmp_path, tokenizer, ["日月潭"])) == whole
     assert len(caplog.records) == 1
 
 
@@ -246,29 +248,29 @@ def aged(file: Path) -> None:
 def test_files_that_have_not_changed_are_checked_once_a_process(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "SETTLED", -60.0)
-    features.cached_tokens(tmp_path, tokenizer, ["日月潭", "在"])
-    whole = as_lists(features.cached_tokens(tmp_path, tokenizer, ["日月潭", "在"]))
-    monkeypatch.setattr(features, "_checksum", lambda *_: pytest.fail("checked again"))
-    assert as_lists(features.cached_tokens(tmp_path, tokenizer, ["日月潭", "在"])) == whole
+    monkeypatch.setattr(tokens, "SETTLED", -60.0)
+    tokens.cached_tokens(tmp_path, tokenizer, ["日月潭", "在"])
+    whole = as_lists(tokens.cached_tokens(tmp_path, tokenizer, ["日月潭", "在"]))
+    monkeypatch.setattr(tokens, "_checksum", lambda *_: pytest.fail("checked again"))
+    assert as_lists(tokens.cached_tokens(tmp_path, tokenizer, ["日月潭", "在"])) == whole
 
 
 def test_files_as_new_as_the_clock_is_coarse_are_checked_every_time(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    features.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
+    tokens.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
     checked: list[Path] = []
-    monkeypatch.setattr(features, "SETTLED", 600.0)
-    original = features._checksum
-    monkeypatch.setattr(features, "_checksum", lambda file: checked.append(file) or original(file))
+    monkeypatch.setattr(tokens, "SETTLED", 600.0)
+    original = tokens._checksum
+    monkeypatch.setattr(tokens, "_checksum", lambda file: checked.append(file) or original(file))
     for _ in range(2):
-        features.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
-    assert len(checked) == 2 * len(features.NAMES)
+        tokens.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
+    assert len(checked) == 2 * len(tokens.NAMES)
 
 
 def killed_before_the_rename(folder: Path, tokenizer: Any) -> None:
     Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,method-assign]
-    features.cached_tokens(folder, tokenizer, ["日月潭"])
+    tokens.cached_tokens(folder, tokenizer, ["日月潭"])
 
 
 def test_tokens_left_by_a_killed_process_are_never_read_and_give_way(tokenizer: Any, tmp_path: Path) -> None:
@@ -278,7 +280,7 @@ def test_tokens_left_by_a_killed_process_are_never_read_and_give_way(tokenizer: 
     assert process.exitcode == -signal.SIGKILL
     assert entry_of(tmp_path).suffix == ".incomplete"
     (entry_of(tmp_path) / "ids.npy").write_bytes(b"half")
-    made = features.cached_tokens(tmp_path, tokenizer, ["日月潭"])
+    made = tokens.cached_tokens(tmp_path, tokenizer, ["日月潭"])
     assert as_lists(made) == as_lists(tokenize(tokenizer, ["日月潭"]))
     assert entry_of(tmp_path).suffix == ""
 
@@ -292,16 +294,16 @@ def test_answers_are_found_at_once_where_a_look_at_every_token_finds_them(
     text = data.draw(st.integers(0, len(texts) - 1))
     start = data.draw(st.integers(0, len(texts[text]) - 1))
     end = data.draw(st.integers(start + 1, len(texts[text])))
-    table = np.array([(0, text, start, end), (0, text, features.UNLABELLED, features.UNLABELLED)], np.int32)
-    found = features._answer_tokens(paragraphs, table).tolist()
-    assert found == [list(features.token_span(paragraphs, text, start, end)), [-1, -1]]
+    table = np.array([(0, text, start, end), (0, text, tokens.UNLABELLED, tokens.UNLABELLED)], np.int32)
+    found = features.answer_tokens(paragraphs, table).tolist()
+    assert found == [list(tokens.token_span(paragraphs, text, start, end)), [-1, -1]]
 
 
 def test_texts_whose_tokens_go_back_are_known_and_looked_through() -> None:
     chars, bounds = np.array([(0, 1), (2, 3), (1, 2), (0, 2)], np.int32), np.array([0, 3, 4], np.int32)
-    assert features._ordered(chars, bounds).tolist() == [False, True]
-    tokens = features.Tokens(np.zeros(4, np.int32), chars, bounds, features._ordered(chars, bounds))
-    assert features._answer_tokens(tokens, np.array([(0, 0, 1, 2), (0, 1, 1, 2)], np.int32)).tolist() == [
+    assert tokens._ordered(chars, bounds).tolist() == [False, True]
+    table = tokens.Tokens(np.zeros(4, np.int32), chars, bounds, tokens._ordered(chars, bounds))
+    assert features.answer_tokens(table, np.array([(0, 0, 1, 2), (0, 1, 1, 2)], np.int32)).tolist() == [
         [2, 2],
         [0, 0],
     ]

@@ -17,8 +17,10 @@ from jobs.params import TrainingParams
 from jobs.qa import TASK as QA
 from jobs.qa import QaParams
 from jobs.task import Task
+from jobs.training import batches, predict
 from jobs.training import trainer as training
-from jobs.training.trainer import arguments, budgeted, device_batch, grouped
+from jobs.training.batches import budgeted, grouped
+from jobs.training.trainer import arguments, device_batch
 
 
 @given(st.integers(1, 256), st.integers(1, 64), st.integers(1, 8))
@@ -107,7 +109,7 @@ def test_batches_by_tokens_give_the_logits_and_the_loss_of_one_input_at_a_time(
         score=lambda logits: {"sum": float(sum(part.sum() for part in logits))},
         model=model,
         args=arguments(params, tmp_path),
-        data_collator=training.as_it_is,
+        data_collator=batches.as_it_is,
         eval_dataset=training.chosen(task, inputs, range(len(inputs)), params),
         compute_loss_func=task.loss,
     )
@@ -120,7 +122,7 @@ def test_batches_by_tokens_give_the_logits_and_the_loss_of_one_input_at_a_time(
             losses.append(float(output.loss if task.loss is None else task.loss(output, batch["labels"])))
         alone.append([output[name][0].numpy() for name in output if name.endswith("logits")])
     assert metrics["eval_loss"] == pytest.approx(np.mean(losses), abs=1e-5)
-    for kind, table in enumerate(training.predict(task, model, inputs, params)):
+    for kind, table in enumerate(predict.predict(task, model, inputs, params)):
         for number, (line, parts) in enumerate(zip(table, alone, strict=True)):
             own = inputs.lengths()[number] if task is QA else len(parts[kind])
             np.testing.assert_allclose(line[:own], parts[kind][:own], atol=1e-5)
@@ -129,9 +131,9 @@ def test_batches_by_tokens_give_the_logits_and_the_loss_of_one_input_at_a_time(
 def test_bf16_gives_way_to_fp32_where_a_device_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(training, "has_bf16", lambda: False)
+    monkeypatch.setattr(predict, "has_bf16", lambda: False)
     assert not arguments(TrainingParams(bf16=True), tmp_path).bf16
     assert "fp32 takes its place" in caplog.text
-    monkeypatch.setattr(training, "has_bf16", lambda: True)
+    monkeypatch.setattr(predict, "has_bf16", lambda: True)
     assert arguments(TrainingParams(bf16=True), tmp_path).bf16
     assert not arguments(TrainingParams(), tmp_path).bf16

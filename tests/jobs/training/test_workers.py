@@ -24,7 +24,8 @@ from jobs.model import backbones
 from jobs.params import TrainingParams, check_workers, device_batch, smaller
 from jobs.qa import QaParams
 from jobs.training import trainer, workers
-from jobs.training.trainer import Share, Shares, arguments, check_sharding, grouped, shares, turns
+from jobs.training.batches import Share, Shares, grouped, shares, turns
+from jobs.training.trainer import arguments, check_sharding
 from tests.conftest import SMALL
 from tests.ranks import Seen, in_a_group_of_others, meeting, on_ranks, refusals, watched, whole_resumed_and_sharded
 

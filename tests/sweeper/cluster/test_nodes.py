@@ -23,11 +23,12 @@ from sweeper.driver import tuning
 from sweeper.driver.sweep import Sweep
 from sweeper.driver.tuning import run_trials
 from sweeper.errors import ConfigError, EnvironmentFailure
-from sweeper.ledger.ledger import TrialRecord, create_ledger
+from sweeper.ledger.ledger import create_ledger
+from sweeper.ledger.record import TrialRecord
 from sweeper.process.signals import Interrupt
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores
-from sweeper.trial.process import Place, places_of
+from sweeper.trial.handover import Place, places_of
 from tests.conftest import TOY
 from tests.invariants import check, starts
 

@@ -9,8 +9,10 @@ import pytest
 from optuna.storages import RDBStorage
 
 from jobs.checkpoint import publish
-from sweeper.driver.checkpoints import outlook, rewind
-from sweeper.ledger.ledger import Ledger, TrialRecord, create_ledger
+from sweeper.driver.checkpoints import rewind
+from sweeper.driver.repeats import outlook
+from sweeper.ledger.ledger import Ledger, create_ledger
+from sweeper.ledger.record import TrialRecord
 from sweeper.space.search_space import SearchSpace
 
 Make = Callable[..., SearchSpace]

@@ -15,7 +15,8 @@ from sweeper.driver.run import run_sweep
 from sweeper.driver.sweep import workdir
 from sweeper.errors import ConfigError
 from sweeper.ledger.database import open_storage
-from sweeper.ledger.ledger import Ledger, TrialRecord, create_ledger, load_ledger
+from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
+from sweeper.ledger.record import TrialRecord
 from sweeper.process.signals import Interrupt
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 from optuna.storages import RDBStorage
 
-from sweeper.driver.repeats import Missing, Spread, expected, leaders, missing, ranking, searched, spread
+from sweeper.driver.repeats import Missing, expected, missing
 from sweeper.ledger.ledger import create_ledger
+from sweeper.ledger.ranking import Spread, leaders, ranking, spread, without_repeats
 from sweeper.space.search_space import SearchSpace
 from tests.sweeper.results.test_comparison import record
 
@@ -31,7 +32,7 @@ def test_a_spread_by_hand() -> None:
 def test_finalists_rank_by_their_means_before_all_others() -> None:
     assert [one.number for one in ranking(REPEATED, "max")] == [2, 1, 0, 3]
     assert [one.number for one in ranking(REPEATED, "min")] == [1, 2, 0, 3]
-    assert [one.number for one in searched(REPEATED)] == [0, 1, 2, 3]
+    assert [one.number for one in without_repeats(REPEATED)] == [0, 1, 2, 3]
 
 
 def test_what_is_missing_shrinks_as_repeats_are_made(

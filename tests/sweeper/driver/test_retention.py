@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from optuna.storages import RDBStorage
 
 from jobs.checkpoint import damage
-from sweeper.ledger.ledger import State, TrialRecord, create_ledger
-from sweeper.retention import best, delete, disposable, needy
+from sweeper.driver.checkpoints import delete, disposable, needy
+from sweeper.ledger.ledger import create_ledger
+from sweeper.ledger.ranking import best
+from sweeper.ledger.record import State, TrialRecord
 from sweeper.space.search_space import SearchSpace
 from tests.limits import killed_at
 from tests.sweeper.driver.test_checkpoints import asked, evaluated

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.dataset.convert import write_sample
-from sweeper.cli import main
-from sweeper.driver import run
+from sweeper.commands.base import main
+from sweeper.driver import mirroring, opening
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.space.search_space import SearchSpace
@@ -39,7 +39,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def one_of_three(stores: Stores, space: SearchSpace) -> Ledger:
     """A sweep in which one trial has ended and one was cut short."""
-    ledger = create_ledger(open_storage(stores.ledger), space, "toy", run.versions())
+    ledger = create_ledger(open_storage(stores.ledger), space, "toy", opening.versions())
     for number, epochs in ((0, 4), (1, 2)):
         evaluated(ledger, asked(ledger, space).number, stores.root / f"toy/trials/{number:04d}", epochs)
     ledger.finish(0, "COMPLETE")
@@ -50,13 +50,13 @@ def one_of_three(stores: Stores, space: SearchSpace) -> Ledger:
 @pytest.mark.timeout(120)
 def test_sync_makes_up_for_a_store_that_was_away(stores: Stores, toy_space: Make, here: Path) -> None:
     space = toy_space()
-    ledger = create_ledger(open_storage(stores.ledger), space, "toy", run.versions())
+    ledger = create_ledger(open_storage(stores.ledger), space, "toy", opening.versions())
     records = [asked(ledger, space) for _ in range(3)]
-    with run.mirror_of(ledger, space, stores) as mirror:
-        mirror.put(run.snapshot(records[0], ledger))  # and nobody comes to close it
-    with run.mirror_of(ledger, space, dataclasses.replace(stores, tracking=AWAY), patience=0.2) as mirror:
+    with mirroring.mirror_of(ledger, space, stores) as mirror:
+        mirror.put(mirroring.snapshot(records[0], ledger))  # and nobody comes to close it
+    with mirroring.mirror_of(ledger, space, dataclasses.replace(stores, tracking=AWAY), patience=0.2) as mirror:
         for record, epochs in zip(records, (4, 3, 2), strict=True):
-            mirror.put(run.snapshot(evaluated(ledger, record.number, here / str(record.number), epochs), ledger))
+            mirror.put(mirroring.snapshot(evaluated(ledger, record.number, here / str(record.number), epochs), ledger))
         ledger.finish(0, "COMPLETE")
         ledger.finish(1, "FAIL", "the hill is closed")
     assert mirror.failure is not None
@@ -81,7 +81,7 @@ def test_changed_data_is_refused_with_both_fingerprints(stores: Stores, here: Pa
     write_sample(here / "data")
     file = here / "toy.yaml"
     file.write_text(TOY.replace("data: sample", "data: data"), encoding="utf-8")
-    from sweeper.space.search_space import read_search_space
+    from sweeper.space.reading import read_search_space
 
     space = read_search_space(file)
     one_of_three(stores, space)
@@ -97,7 +97,7 @@ def test_changed_data_is_refused_with_both_fingerprints(stores: Stores, here: Pa
 def test_data_that_is_gone_ends_resume_with_exit_3(stores: Stores, here: Path) -> None:
     write_sample(here / "data")
     (here / "toy.yaml").write_text(TOY.replace("data: sample", "data: data"), encoding="utf-8")
-    from sweeper.space.search_space import read_search_space
+    from sweeper.space.reading import read_search_space
 
     one_of_three(stores, read_search_space(here / "toy.yaml"))
     shutil.rmtree(here / "data")
@@ -113,10 +113,10 @@ def test_resume_of_an_unknown_sweep_names_the_nearest(stores: Stores, toy_space:
 
 def test_more_trials_are_asked_for_and_remembered(stores: Stores, toy_space: Make, here: Path) -> None:
     ledger = one_of_three(stores, toy_space())
-    space = run.resumed(ledger, trials=12)
+    space = opening.resumed(ledger, trials=12)
     assert space == dataclasses.replace(toy_space("search.trials=12"))
-    run.open_ledger(open_storage(stores.ledger), space, "toy")
+    opening.open_ledger(open_storage(stores.ledger), space, "toy")
     from sweeper.ledger.ledger import load_ledger
 
     again = load_ledger(open_storage(stores.ledger), "toy")
-    assert run.resumed(again).search.trials == 12
+    assert opening.resumed(again).search.trials == 12

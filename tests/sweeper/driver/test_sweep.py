@@ -16,12 +16,13 @@ from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sweeper.cli import main
+from sweeper.commands.base import main
 from sweeper.driver.sweep import exposed, own_folder
 from sweeper.errors import ConfigError, EnvironmentFailure, Failure
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
-from sweeper.ledger.lookup import find_checkpoint, find_trial
+from sweeper.ledger.lookup import find_trial
+from sweeper.release.lookup import find_checkpoint
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import read_stores
 

@@ -12,12 +12,15 @@ import pytest
 from optuna.storages import RDBStorage
 
 from sweeper.cluster.capacity import Machine
+from sweeper.driver.callbacks import UNREADY, Bookkeeper
+from sweeper.driver.searcher import LedgerSearcher, search
 from sweeper.driver.sweep import Sweep
-from sweeper.driver.tuning import UNREADY, Bookkeeper, LedgerSearcher, ray_session, run_trials, search
-from sweeper.ledger.ledger import Ledger, TrialRecord, create_ledger
+from sweeper.driver.tuning import ray_session, run_trials
+from sweeper.ledger.ledger import Ledger, create_ledger
+from sweeper.ledger.ranking import best
+from sweeper.ledger.record import TrialRecord
 from sweeper.process.signals import Interrupt
 from sweeper.results.timing import timing
-from sweeper.retention import best
 from sweeper.space.search_space import SearchSpace
 from tests.toy import FLOOD, ToyParams, height
 

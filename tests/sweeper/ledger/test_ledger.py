@@ -23,8 +23,10 @@ from optuna.storages import RDBStorage
 
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.ledger.database import existing_storage, open_storage, reachable
-from sweeper.ledger.ledger import Ledger, TrialRecord, begun, create_ledger, load_ledger, sweep_names, trial_key
-from sweeper.space.search_space import SearchSpace, read_search_space
+from sweeper.ledger.ledger import Ledger, begun, create_ledger, load_ledger, sweep_names
+from sweeper.ledger.record import TrialRecord, trial_key
+from sweeper.space.reading import read_search_space
+from sweeper.space.search_space import SearchSpace
 from tests.conftest import TOY
 
 Make = Callable[..., SearchSpace]

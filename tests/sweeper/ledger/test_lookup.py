@@ -9,7 +9,8 @@ from optuna.storages import RDBStorage
 from jobs import checkpoint
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
 from sweeper.ledger.ledger import Ledger, create_ledger
-from sweeper.ledger.lookup import find_checkpoint, find_trial, split
+from sweeper.ledger.lookup import find_trial, split
+from sweeper.release.lookup import find_checkpoint
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import read_stores
 

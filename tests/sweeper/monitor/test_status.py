@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from sweeper.cli import main
+from sweeper.commands.base import main
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
 from sweeper.monitor.heartbeat import DRIVER, SILENT, Driver, ask, driver_of, sign_off
 from sweeper.monitor.status import active, span, status
-from sweeper.space.search_space import SearchSpace, read_search_space
+from sweeper.space.reading import read_search_space
+from sweeper.space.search_space import SearchSpace
 from tests.conftest import TOY
 from tests.sweeper.driver.test_checkpoints import asked, evaluated
 

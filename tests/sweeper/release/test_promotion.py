@@ -23,16 +23,18 @@ from optuna.storages import RDBStorage
 
 from jobs import checkpoint
 from jobs.dataset import data
-from sweeper.cli import main
+from sweeper.commands.base import main
+from sweeper.driver.checkpoints import delete, disposable
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
 from sweeper.ledger.database import existing_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
-from sweeper.ledger.lookup import Trial, find_checkpoint, find_trial
+from sweeper.ledger.lookup import Trial, find_trial
 from sweeper.release import promotion
 from sweeper.release.champions import Version, champion, open_registry
+from sweeper.release.lookup import find_checkpoint
 from sweeper.release.promotion import Entrant, Promotion, decide, entrant_in, promote
-from sweeper.retention import delete, disposable
-from sweeper.space.search_space import SearchSpace, read_search_space
+from sweeper.space.reading import read_search_space
+from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
 from tests.limits import fill, killed_at, mounted
 

@@ -14,11 +14,13 @@ from optuna.storages import RDBStorage
 from jobs.answering import offline
 from jobs.answering.answers import Answer
 from jobs.dataset.data import Data
-from sweeper.cli import main
+from sweeper.commands.base import main
 from sweeper.errors import ConfigError, EnvironmentFailure, Failure
 from sweeper.ledger.ledger import create_ledger
-from sweeper.release import teams as release
-from sweeper.release.teams import Team, best_readers, export, fitted, submit, two_stages
+from sweeper.release import submit
+from sweeper.release.export import export_team
+from sweeper.release.submit import submit_answers
+from sweeper.release.teams import Answers, Team, best_readers, fitted, two_stages
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
 from tests.limits import fill, killed_at, largest_file, mounted
@@ -69,7 +71,7 @@ def test_a_submission_has_an_answer_for_each_question(
         "end to end": Team(end_to_end=checkpoints["longformer"]),
     }
     output = tmp_path / "submission.csv"
-    answers = submit(teams[kind], *files(few), output, place, weight=0.0)
+    answers = submit_answers(teams[kind], *files(few), output, place, weight=0.0)
     lines = output.read_text(encoding="utf-8").splitlines()
     assert [line.split(",")[0] for line in lines] == ["id", *(row.id for row in few.test)]
     assert [answer.id for answer in answers.rows] == [row.id for row in few.test]
@@ -78,13 +80,13 @@ def test_a_submission_has_an_answer_for_each_question(
 def test_answers_a_contest_would_refuse_are_not_written(
     few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(*_: object) -> release.Answers:
-        return release.Answers([], 0.0, "")
+    def nothing(*_: object) -> Answers:
+        return Answers([], 0.0, "")
 
-    monkeypatch.setattr(release, "answer", nothing)
+    monkeypatch.setattr(submit, "answer", nothing)
     output = tmp_path / "submission.csv"
     with pytest.raises(Failure, match="not written; 0 answers"):
-        submit(team(checkpoints), *files(few), output, place, None)
+        submit_answers(team(checkpoints), *files(few), output, place, None)
     assert not output.exists()
 
 
@@ -92,23 +94,23 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path
 ) -> None:
     with pytest.raises(EnvironmentFailure, match="is not there; make it, or name another place"):
-        submit(team(checkpoints), *files(few), tmp_path / "nowhere" / "submission.csv", place, 0.0)
+        submit_answers(team(checkpoints), *files(few), tmp_path / "nowhere" / "submission.csv", place, 0.0)
 
 
 def test_an_exported_folder_answers_by_itself(
     few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path
 ) -> None:
     mine, its = tmp_path / "mine.csv", tmp_path / "its.csv"
-    submit(team(checkpoints), *files(few), mine, place, 0.3)
+    submit_answers(team(checkpoints), *files(few), mine, place, 0.3)
     folder = tmp_path / "bundle"
-    assert export(team(checkpoints), folder, place, 0.3) == "weight 0.3 as given"
+    assert export_team(team(checkpoints), folder, place, 0.3) == "weight 0.3 as given"
     assert offline.main([*map(str, files(few)), str(its)], folder) == 0
     assert its.read_bytes() == mine.read_bytes()
     check = subprocess.run(["sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS"], cwd=folder, check=False)
     assert check.returncode == 0
     assert not [path for path in folder.rglob("*") if path.suffix in (".pt", ".bin", ".pth")]
     with pytest.raises(ConfigError, match="is there and not empty; name a new folder"):
-        export(team(checkpoints), folder, place, 0.3)
+        export_team(team(checkpoints), folder, place, 0.3)
 
 
 def test_the_exported_program_tells_what_is_wrong(
@@ -123,7 +125,7 @@ def test_the_exported_program_tells_what_is_wrong(
 
 def test_the_exported_jobs_need_nothing_of_sweeper(tmp_path: Path, checkpoints: dict[str, Path], place: Stores) -> None:
     folder = tmp_path / "bundle"
-    export(Team(end_to_end=checkpoints["longformer"]), folder, place)
+    export_team(Team(end_to_end=checkpoints["longformer"]), folder, place)
     code = (
         "import sys, jobs.offline; print([m for m in sys.modules if m.split('.')[0] in ('sweeper', 'ray', 'mlflow')])"
     )
@@ -174,11 +176,11 @@ def test_options_that_make_no_sense_are_refused(
 def test_a_place_that_is_not_there_is_told_before_the_work(
     few: Data, place: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(release, "answer", lambda *_: pytest.fail("worked before it looked"))
+    monkeypatch.setattr(submit, "answer", lambda *_: pytest.fail("worked before it looked"))
     with pytest.raises(EnvironmentFailure, match=r"its folder .*nowhere is not there"):
-        submit(Team(), *files(few), tmp_path / "nowhere" / "a.csv", place, None)
+        submit_answers(Team(), *files(few), tmp_path / "nowhere" / "a.csv", place, None)
     with pytest.raises(EnvironmentFailure, match=r"its folder .*nowhere is not there"):
-        export(Team(), tmp_path / "nowhere" / "bundle", place, None)
+        export_team(Team(), tmp_path / "nowhere" / "bundle", place, None)
 
 
 def test_an_export_that_is_killed_leaves_nothing_and_the_next_one_is_whole(
@@ -186,9 +188,9 @@ def test_an_export_that_is_killed_leaves_nothing_and_the_next_one_is_whole(
 ) -> None:
     folder, ours = tmp_path / "out/bundle", Team(end_to_end=checkpoints["longformer"])
     folder.parent.mkdir()
-    killed_at("export.rename:1:kill", tmp_path / "log", lambda: export(ours, folder, place))
+    killed_at("export.rename:1:kill", tmp_path / "log", lambda: export_team(ours, folder, place))
     assert not folder.exists()
-    export(ours, folder, place)
+    export_team(ours, folder, place)
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
     check = subprocess.run(["sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS"], cwd=folder, check=False)
     assert check.returncode == 0
@@ -205,10 +207,10 @@ def test_a_disk_that_is_full_at_any_size_gets_no_export(
             largest_file(room),
             pytest.raises(EnvironmentFailure, match=r"out/bundle: .*nothing was written") as caught,
         ):
-            export(ours, folder, place)
+            export_team(ours, folder, place)
         assert len(caught.value.lines) == 1
         assert not list(folder.parent.iterdir())
-    export(ours, folder, place)
+    export_team(ours, folder, place)
     assert folder.is_dir()
 
 
@@ -216,29 +218,29 @@ def test_a_full_disk_leaves_the_old_submission_and_says_how_much_is_free(
     few: Data, place: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [Answer(row.id, 0, 0, "山" * 2000, 1.0) for row in few.test]
-    monkeypatch.setattr(release, "answer", lambda *_: release.Answers(rows, 0.0, ""))
-    monkeypatch.setattr(release.submission, "problems", lambda *_: [])
+    monkeypatch.setattr(submit, "answer", lambda *_: Answers(rows, 0.0, ""))
+    monkeypatch.setattr(submit.submission, "problems", lambda *_: [])
     with mounted(tmp_path / "disk", "128k") as disk:
         output = disk / "submission.csv"
-        submit(Team(), *files(few), output, place, None)
+        submit_answers(Team(), *files(few), output, place, None)
         old, filler = output.read_bytes(), fill(disk)
         with pytest.raises(EnvironmentFailure) as caught:
-            submit(Team(), *files(few), output, place, None)
+            submit_answers(Team(), *files(few), output, place, None)
         told = f"{output}: No space left on device; nothing was written (0 bytes free); free the place or name another"
         assert caught.value.lines == (told,)
         assert sorted(path.name for path in disk.iterdir()) == ["filler", "submission.csv"]
         assert output.read_bytes() == old
         filler.unlink()
-        submit(Team(), *files(few), output, place, None)
+        submit_answers(Team(), *files(few), output, place, None)
 
 
 def test_a_place_that_is_read_only_is_told_before_anything_is_written(
     few: Data, place: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [Answer(row.id, 0, 0, "山", 1.0) for row in few.test]
-    monkeypatch.setattr(release, "answer", lambda *_: release.Answers(rows, 0.0, ""))
-    monkeypatch.setattr(release.submission, "problems", lambda *_: [])
+    monkeypatch.setattr(submit, "answer", lambda *_: Answers(rows, 0.0, ""))
+    monkeypatch.setattr(submit.submission, "problems", lambda *_: [])
     with mounted(tmp_path / "disk", "128k") as disk:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         with pytest.raises(EnvironmentFailure, match="Read-only file system; nothing was written"):
-            submit(Team(), *files(few), disk / "submission.csv", place, None)
+            submit_answers(Team(), *files(few), disk / "submission.csv", place, None)

@@ -11,13 +11,16 @@ import pytest
 from optuna.storages import RDBStorage
 from rich.console import Console
 
+from sweeper.driver.checkpoints import disposable
 from sweeper.errors import ConfigError
 from sweeper.ledger.database import open_storage
-from sweeper.ledger.ledger import Ledger, TrialRecord, create_ledger
+from sweeper.ledger.ledger import Ledger, create_ledger
+from sweeper.ledger.ranking import best
+from sweeper.ledger.record import TrialRecord
 from sweeper.results import comparison
 from sweeper.results import table as sheet
-from sweeper.retention import best, disposable
-from sweeper.space.search_space import SearchSpace, read_search_space
+from sweeper.space.reading import read_search_space
+from sweeper.space.search_space import SearchSpace
 
 
 def record(number: int, value: float | None, state: Any = "COMPLETE", **changes: Any) -> TrialRecord:

@@ -20,7 +20,7 @@ from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.lookup import Trial, find_trial
 from sweeper.results import table
 from sweeper.results.mistakes import diagnose, errors, named, share, short, versus
-from sweeper.space.search_space import read_search_space
+from sweeper.space.reading import read_search_space
 
 Predict = Callable[[Question], Mapping[str, Any]]
 

@@ -10,7 +10,8 @@ from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.lookup import Trial
 from sweeper.results.recipe import best_yaml
-from sweeper.space.search_space import SearchSpace, read_search_space
+from sweeper.space.reading import read_search_space
+from sweeper.space.search_space import SearchSpace
 
 QA = """
 name: {name}

@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from jobs.timing import PHASES
-from sweeper.cli import main
+from sweeper.commands.base import main
+from sweeper.driver.searcher import Attempts
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
-from sweeper.results.timing import Attempts, sheet_of, table, timing
+from sweeper.results.timing import sheet_of, table, timing
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import read_stores
 

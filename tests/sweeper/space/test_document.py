@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.errors import ConfigError
-from sweeper.space.document import Mistakes, nearest, parse_document, plain_scalar, read_document, unknown, yaml_text
+from sweeper.space.document import parse_document, plain_scalar, read_document, yaml_text
+from sweeper.space.mistakes import Mistakes
+from sweeper.wording import nearest, unknown
 
 
 def parsed(text: str, *overrides: str) -> dict[str, Any]:

@@ -23,8 +23,10 @@ from jobs.dataset.data import Data, read
 from jobs.job import Job, ParamError
 from sweeper.errors import ConfigError, DataFailure, Failure
 from sweeper.space import search_space as module
+from sweeper.space.cases import backbones, branches, max_epochs, possible_resources
 from sweeper.space.document import plain_scalar
 from sweeper.space.domains import contains
+from sweeper.space.reading import find, read_search_space
 from sweeper.space.search_space import (
     Branch,
     Choice,
@@ -34,18 +36,12 @@ from sweeper.space.search_space import (
     Resources,
     SearchSpace,
     assign,
-    backbones,
-    branches,
-    find,
     grid,
     labels,
-    max_epochs,
     params_of,
-    possible_resources,
-    read_search_space,
     resolved,
     resources_of,
-    searched,
+    searched_parameters,
     to_yaml,
 )
 
@@ -826,7 +822,7 @@ def test_the_searched_parameters_are_those_that_are_not_constant() -> None:
   shape: cosine
   learning_rate: [{when: {seed: 1}, value: 1}, {min: 0, max: 1}]"""
     )
-    assert searched(found) == ["seed", "learning_rate"]
+    assert searched_parameters(found) == ["seed", "learning_rate"]
 
 
 def test_domains_read_as_text() -> None:

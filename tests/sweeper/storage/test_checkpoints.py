@@ -15,16 +15,18 @@ import pytest
 from jobs.checkpoint import MANIFEST, damage, publish, write_json
 from jobs.faults import happened
 from sweeper import doctor
-from sweeper.driver.run import keep_predictions
+from sweeper.driver.mirroring import keep_predictions
 from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
-from sweeper.ledger.lookup import find_checkpoint, find_trial
+from sweeper.ledger.lookup import find_trial
+from sweeper.release.lookup import find_checkpoint
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage import checkpoints as depot
 from sweeper.storage.checkpoints import Damaged, StorageError
 from sweeper.storage.settings import read_stores
-from sweeper.trial.process import FAILURE, Assignment, breakdown_of, noted_failure, starting_point, stored
+from sweeper.trial.handover import FAILURE, Assignment, breakdown_of
+from sweeper.trial.process import noted_failure, starting_point, stored
 from tests.limits import killed_at
 from tests.servers import BUCKET, bucket, keys
 from tests.sweeper.driver.test_checkpoints import asked

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.errors import ConfigError
-from sweeper.storage.settings import Stores, create_private, read_stores, redacted, redacted_values
+from sweeper.secrets import redacted, redacted_values
+from sweeper.storage.files import create_private
+from sweeper.storage.settings import Stores, read_stores
 
 SHIPPED = Path(__file__).parents[3] / "mlflow.ini"
 

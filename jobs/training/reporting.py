@@ -1,0 +1,96 @@
+"""Report every evaluation, with its checkpoint, from inside Hugging Face's Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from jobs import checkpoint
+from jobs.job import Report
+from jobs.training import workers
+from jobs.training.batches import Floats
+
+UNFINISHED = "unfinished"  # the folder that Trainer writes to
+
+
+class Reporter(TrainerCallback):  # type: ignore[misc]
+    """Reports an evaluation once its checkpoint is whole: Trainer logs, evaluates, then saves.
+
+    Rank 0 writes the checkpoint, and all report it.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[Any], tuple[dict[str, float], list[dict[str, Any]]]],
+        epochs: int,
+        identity: Mapping[str, Any],
+        workdir: Path,
+        report: Report,
+    ) -> None:
+        self.evaluate = evaluate
+        self.epochs = epochs
+        self.identity = identity
+        self.workdir = workdir
+        self.report = report
+        self.metrics: dict[str, float] = {}
+        self.predictions: list[dict[str, Any]] = []
+        self.train_loss = float("nan")
+
+    def score(self, logits: tuple[Floats, ...]) -> dict[str, float]:
+        """What `evaluate` makes of logits; a task with one kind of them is given the array itself."""
+        metrics, self.predictions = self.evaluate(logits if len(logits) > 1 else logits[0])
+        return metrics
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step >= state.max_steps:  # else the last evaluation has no train_loss beside it
+            control.should_log = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **_: Any,
+    ) -> None:
+        self.train_loss = logs.get("loss", self.train_loss)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **_: Any,
+    ) -> None:
+        own = {key: value for key, value in metrics.items() if not key.endswith(("_per_second", "_runtime", "epoch"))}
+        self.metrics = {key if key == "eval_loss" else key.removeprefix("eval_"): value for key, value in own.items()}
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        finished = state.global_step >= state.max_steps
+        epoch = float(self.epochs) if finished else round(float(state.epoch or 0), 6)
+        metrics = {
+            **self.metrics,
+            "train_loss": self.train_loss,
+            "epoch": epoch,
+            "step": float(state.global_step),
+        }
+        workers.wait()  # until each has put its random state into the folder
+        self.report(
+            metrics, workers.once(lambda: self._publish(Path(str(args.output_dir)), state.global_step, metrics))
+        )
+
+    def _publish(self, output_dir: Path, step: int, metrics: dict[str, float]) -> Path:
+        folder = output_dir / f"checkpoint-{step}"
+        checkpoint.write_json(folder / checkpoint.PREDICTIONS, self.predictions)
+        checkpoint.write_json(folder / "metrics.json", metrics)
+        checkpoint.write_json(folder / checkpoint.IDENTITY, self.identity)
+        return checkpoint.publish(folder, self.workdir, step)

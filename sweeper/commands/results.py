@@ -1,0 +1,128 @@
+"""Commands that show results: compare, report, errors, best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sweeper.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sweeper.ledger.ledger import Ledger
+from sweeper.commands.base import ledger_of, ledger_storage, main, show, writing
+
+
+@main.command()
+@click.argument("names", nargs=-1, required=True, metavar="SWEEP...")
+@click.option("--all", "every", is_flag=True, help="Every trial of several sweeps, not each backbone's best.")
+@click.option("--sort", metavar="COLUMN", help="By a metric, from the best; or by a parameter.")
+@click.option("--reverse", is_flag=True, help="The other way round.")
+@click.option("--timing", is_flag=True, help="Where the time of one sweep's trials went, in seconds.")
+@click.option("--md", "form", flag_value="md", help="Markdown.")
+@click.option("--csv", "form", flag_value="csv", help="Comma-separated values.")
+@click.option("--json", "form", flag_value="json", help="One array, best first, a row per trial.")
+@click.option("--html", "form", flag_value="html", help="A page with one sweep's table.")
+@click.option("--table", "form", flag_value="table", default="table", help="For the terminal (the default).")
+def compare_command(
+    names: tuple[str, ...], every: bool, sort: str | None, reverse: bool, timing: bool, form: str
+) -> None:
+    """Print a sweep's trials, best first; or the models of several sweeps and jobs side by side."""
+    from sweeper.results import comparison, report
+    from sweeper.results import table as sheet
+
+    ledgers = [ledger_of(name) for name in names]
+    if timing:
+        show_timing(ledgers, form)
+        return
+    if form == "html":
+        if len(ledgers) > 1:
+            raise ConfigError("--html: a page has one sweep; name one")
+        click.echo(report.table_html(ledgers[0]), nl=False)
+        return
+    table, view = comparison.compared(ledgers, every, sort, reverse)
+    if form == "json":
+        click.echo(sheet.json_text(table), nl=False)
+        return
+    show(view, form=form)
+    if form == "table" and len(ledgers) == 1 and (told := alike(ledgers[0])):
+        click.echo(told, err=True)
+
+
+def show_timing(ledgers: list[Ledger], form: str) -> None:
+    from sweeper.results import table as sheet
+    from sweeper.results import timing
+
+    if len(ledgers) > 1 or form == "html":
+        raise ConfigError("--timing: shows one sweep, for the terminal or as --md, --csv or --json")
+    records = ledgers[0].records()
+    if form == "json":
+        click.echo(sheet.json_text(timing.table(records)), nl=False)
+    else:
+        show(timing.sheet_of(records), form=form)
+
+
+@main.command()
+@click.argument("name", metavar="SWEEP")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Default: SWEEP.html.")
+def report_command(name: str, output: Path | None) -> None:
+    """Write a sweep as one self-contained page: table, curves, importance, cost."""
+    from sweeper.ledger.lookup import Trial
+    from sweeper.ledger.ranking import leaders
+    from sweeper.results import report as page
+    from sweeper.results.recipe import best_yaml
+
+    ledger = ledger_of(name)
+    path = output or Path(f"{name}.html")
+    ended = leaders(ledger.records(), ledger.direction)
+    text = page.html(ledger, best_yaml(Trial(ledger, ended[0])) if ended else "")
+    with writing(path):
+        path.write_text(text, encoding="utf-8")
+    click.echo(f"next: open {path}", err=True)
+
+
+@main.command()
+@click.argument("name", metavar="TRIAL")
+@click.option("--vs", metavar="TRIAL", help="What this one gets right instead.")
+@click.option("--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Of each kind.")
+@click.option("--md", "form", flag_value="md", help="Markdown.")
+@click.option("--json", "form", flag_value="json", help="One object.")
+@click.option("--table", "form", flag_value="table", default="table", help="For the terminal (the default).")
+def errors_command(name: str, vs: str | None, examples: int, form: str) -> None:
+    """Sort a trial's answers into kinds of mistakes, by type and length of the answer.
+
+    A TRIAL is a sweep, which means its best one, or SWEEP/NUMBER.
+    """
+    from sweeper.ledger.lookup import find_trial
+    from sweeper.results import mistakes
+    from sweeper.results import table as sheet
+
+    storage = ledger_storage()
+    other = find_trial(vs, storage) if vs else None
+    sheets, values = mistakes.errors(find_trial(name, storage), other, examples)
+    if form == "json":
+        click.echo(sheet.json_text(values), nl=False)
+    else:
+        show(*sheets, form=form)
+
+
+@main.command()
+@click.argument("name", metavar="TRIAL")
+@click.option("--yaml", is_flag=True, help="As a search space; what it prints anyway.")
+def best_command(name: str, yaml: bool) -> None:
+    """Print a search space that runs exactly this trial again.
+
+    A TRIAL is a sweep, which means its best one, or SWEEP/NUMBER.
+    """
+    from sweeper.ledger.lookup import find_trial
+    from sweeper.results.recipe import best_yaml
+
+    click.echo(best_yaml(find_trial(name, ledger_storage())), nl=False)
+
+
+def alike(ledger: Ledger) -> str | None:
+    """A line that names the trials which cannot be told from the best, where answers are there to compare."""
+    from sweeper.results.scores import alike_line
+
+    return alike_line(ledger)

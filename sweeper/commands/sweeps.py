@@ -1,0 +1,210 @@
+"""Commands that run sweeps and watch them: run, resume, status, stop, sync, plan, ls."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from sweeper.errors import ConfigError, EnvironmentFailure
+
+if TYPE_CHECKING:
+    from sweeper.cluster.capacity import Machine
+    from sweeper.process.detach import Detachment
+    from sweeper.process.signals import Interrupt
+    from sweeper.space.search_space import SearchSpace
+from sweeper.commands.base import address_option, ledger_of, ledger_storage, machine_at, main, screen, show, terminal
+
+
+@main.command()
+@click.argument("file")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@address_option
+@click.option("--new", is_flag=True, help="Run beside a sweep of this name instead of going on with it.")
+@click.option("--extend", is_flag=True, help="The file has changed: run beside, beginning with the trials that fit.")
+@click.option("--detach", is_flag=True, help="Go on after the terminal is closed; see `status` and `stop`.")
+def run_command(
+    file: str, overrides: tuple[str, ...], address: str | None, new: bool, extend: bool, detach: bool
+) -> None:
+    """Train the trials of a search space and print their table.
+
+    FILE is a path, or a name in search_spaces/. Overrides are dotted: search.trials=2.
+    A sweep that was interrupted goes on; one that is finished is not run again.
+    """
+    from sweeper.space.reading import find, read_search_space
+
+    if new and extend:
+        raise ConfigError("--new and --extend: use one of the two; --extend runs beside the sweep as well")
+
+    def command(detachment: Detachment | None = None) -> None:
+        from sweeper.process.signals import Interrupt, catching
+
+        with catching(Interrupt()) as interrupt:
+            space = read_search_space(find(file), overrides)
+            with machine_at(address) as machine:
+                run_and_print(space, machine, interrupt, detachment, new=new, extend=extend)
+
+    run_detached(command) if detach else command()
+
+
+@main.command()
+@click.argument("name", metavar="SWEEP")
+@address_option
+@click.option("--trials", type=click.IntRange(min=1), help="How many there are to be in all; more than before.")
+@click.option("--detach", is_flag=True, help="Go on after the terminal is closed; see `status` and `stop`.")
+def resume_command(name: str, address: str | None, trials: int | None, detach: bool) -> None:
+    """Go on with a sweep from its ledger alone, without its file.
+
+    What is finished stays; what was cut short goes on from its last checkpoint.
+    """
+
+    def command(detachment: Detachment | None = None) -> None:
+        from sweeper.process.signals import Interrupt, catching
+
+        with catching(Interrupt()) as interrupt:
+            from sweeper.driver.opening import resumed
+
+            space = resumed(ledger_of(name), trials)
+            with machine_at(address) as machine:
+                run_and_print(space, machine, interrupt, detachment, name=name)
+
+    run_detached(command) if detach else command()
+
+
+@main.command()
+@click.argument("name", metavar="[SWEEP]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One object; without SWEEP an array.")
+def status_command(name: str | None, as_json: bool) -> None:
+    """Show who runs a sweep, its trials so far, and those that run now. Without SWEEP: all sweeps that run.
+
+    Reads the ledger alone, so that it works from every machine that reaches it.
+    """
+    from sweeper.monitor import status as present
+
+    found = [present.status(ledger_of(name))] if name else present.active(ledger_storage())
+    if as_json:
+        click.echo(present.json_text(found[0] if name else found), nl=False)
+        return
+    click.echo("".join(f"{line}\n" for one in found for line in one.lines()), nl=False)
+    click.echo(f"next: {found[0].next()}" if found else "no sweep is running; next: sweeper ls", err=True)
+
+
+@main.command()
+@click.argument("name", metavar="SWEEP")
+@click.option("--now", is_flag=True, help="At once; trials go on from their last checkpoints.")
+def stop_command(name: str, now: bool) -> None:
+    """Ask the process that runs a sweep to end, through the ledger, and wait until it has.
+
+    As with Ctrl-C it ends in good order: running trials save what they have, and `resume` goes on with them. This
+    works from every machine that reaches the ledger; when it is interrupted itself, what it has asked for stays asked.
+    """
+    from sweeper.monitor import status as present
+
+    ledger = ledger_of(name)
+    present.stop(ledger, "now" if now else "stop", partial(click.echo, err=True))
+    click.echo(f"next: {present.status(ledger).next()}", err=True)
+
+
+@main.command()
+@click.argument("name", metavar="SWEEP")
+def sync_command(name: str) -> None:
+    """Make MLflow show what the ledger says, as after an outage or a driver that was killed."""
+    from sweeper.driver import run as driver
+    from sweeper.storage.settings import read_stores
+
+    outcome = driver.sync(ledger_of(name), read_stores())
+    if outcome.mirror_failure:
+        raise EnvironmentFailure(f"{outcome.mirror_failure}; the ledger has everything, try again later")
+    click.echo(f"{name}: MLflow has its {len(outcome.records)} trials, each once")
+    page = f", then open {outcome.page}" if outcome.page else ""
+    click.echo(f"next: sweeper ui{page}", err=True)
+
+
+def run_detached(command: Callable[[Detachment], None]) -> None:
+    """Have a command go on without this terminal, and say how it is looked at and ended from now on."""
+    from sweeper.process.detach import Detached, detached
+
+    outcome = detached(command)
+    if not isinstance(outcome, Detached):
+        sys.exit(outcome)
+    name = outcome.folder.name
+    click.echo(f"{name}: goes on as process {outcome.pid}; what it says goes to {outcome.output}", err=True)
+    click.echo(f"next: sweeper status {name}   or   sweeper stop {name}", err=True)
+
+
+def run_and_print(
+    space: SearchSpace,
+    machine: Machine,
+    interrupt: Interrupt,
+    detachment: Detachment | None = None,
+    name: str | None = None,
+    new: bool = False,
+    extend: bool = False,
+) -> None:
+    """Run what is left of a sweep, print its table, and exit with what became of it."""
+    from sweeper.storage.settings import read_stores
+
+    with terminal(plain=detachment is not None) as console:
+        what = (
+            f"{name or space.name}: {space.search.trials} trials of {space.job} on {space.data}, by {space.objective}"
+        )
+        console.print(what, markup=False, soft_wrap=True)
+        from sweeper.driver.run import run_sweep
+        from sweeper.results import comparison
+
+        begin = partial(detachment.leave, terminal=console.file.fileno()) if detachment else None
+        outcome = run_sweep(space, read_stores(), machine, console, interrupt, name, new, extend, begin)
+    show(comparison.compared([ledger_of(outcome.name)])[1])
+    if outcome.mirror_failure:
+        click.echo(f"{outcome.mirror_failure}; the ledger has everything", err=True)
+    interrupt.raise_asked()
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if outcome.first_cause:
+        click.echo(outcome.first_cause, err=True)
+    if outcome.mirror_failure and outcome.good:
+        click.echo(f"next, once MLflow answers: sweeper sync {outcome.name}", err=True)
+        sys.exit(EnvironmentFailure.exit_code)
+    page = f", then open {outcome.page}" if outcome.page else ""
+    click.echo(f"next: sweeper compare {outcome.name} --md   or   sweeper ui{page}", err=True)
+    sys.exit(0 if outcome.good else 1)
+
+
+@main.command()
+@click.argument("file")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@address_option
+@click.option(
+    "--first", type=click.IntRange(min=0), default=5, show_default=True, help="How many configurations to show."
+)
+def plan_command(file: str, overrides: tuple[str, ...], address: str | None, first: int) -> None:
+    """Show what `run` would do: branches, trials at once and why, first configurations, disk."""
+    from sweeper.monitor.plan import lines
+    from sweeper.space.reading import find, read_search_space
+
+    space = read_search_space(find(file), overrides)
+    with machine_at(address) as machine:
+        for line in lines(space, machine, first):
+            click.echo(line)
+    click.echo(f"next: sweeper run {' '.join([file, *overrides])}", err=True)
+
+
+@main.command()
+def ls_command() -> None:
+    """List the sweeps in the ledger."""
+    from rich.table import Table
+
+    from sweeper.ledger.database import existing_storage
+    from sweeper.results.overview import overview
+    from sweeper.storage.settings import read_stores
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("sweep", "job", "trials", "running", "failed", "objective", "best"):
+        table.add_column(name)
+    for row in overview(existing_storage(read_stores().ledger)):
+        table.add_row(*map(str, row))
+    screen(table).print(table)
+    click.echo("next: sweeper compare SWEEP", err=True)

@@ -1,0 +1,115 @@
+"""Show a sweep in MLflow while it runs and when it ends."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jobs.checkpoint import PREDICTIONS
+from sweeper.ledger.ledger import Ledger
+from sweeper.ledger.ranking import leaders
+from sweeper.ledger.record import TrialRecord
+from sweeper.results import comparison
+from sweeper.results.overview import results
+from sweeper.space.search_space import SearchSpace, searched_parameters, to_yaml
+from sweeper.storage import checkpoints as depot
+from sweeper.storage.files import create_folder
+from sweeper.storage.settings import Stores
+from sweeper.tracking.mirror import Mirror
+from sweeper.tracking.runs import SweepInfo
+
+FLUSH_SECONDS = 60.0
+BESIDE = ("checkpoint", "timing")  # of an evaluation, what is no metric
+HURRY_SECONDS = 8.0  # what MLflow gets of the half minute that an interrupt may take
+
+
+def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, patience: float = FLUSH_SECONDS) -> Mirror:
+    """What shows the sweep in MLflow; everything it says of it is in the ledger."""
+    info = SweepInfo(
+        name=ledger.name,
+        key=ledger.shown_as(f"{stores.root.absolute()}/{ledger.name}"),
+        objective=space.objective,
+        direction=space.direction,
+        columns=searched_parameters(space),
+        tags={"data": space.data, "data_fingerprint": space.data_fingerprint, **ledger.attributes["versions"]},
+        texts={"search_space.yaml": to_yaml(space)},
+    )
+    experiment = ledger.attributes["search_space"]["name"]
+    return Mirror(stores.tracking, stores.artifacts, experiment, info, patience, HURRY_SECONDS)
+
+
+def keep_predictions(record: TrialRecord, workdir: Path) -> Path | None:
+    """The answers of an ended trial's best evaluation. They are kept beside the checkpoints, since the mirror comes
+    later and most checkpoints do not stay; those from a bucket also in `workdir`."""
+    if record.state == "RUNNING" or not record.checkpoint:
+        return None
+    beside = depot.join(depot.parent(record.checkpoint), PREDICTIONS)
+    file = workdir / PREDICTIONS if depot.is_remote(beside) else Path(beside)
+    if not (depot.is_remote(beside) and file.is_file()):  # what lies in a bucket is fetched once
+        _keep(depot.join(record.checkpoint, PREDICTIONS), beside, file)
+    return file if file.is_file() else None
+
+
+def _keep(best: str, beside: str, file: Path) -> None:
+    content = depot.read(best)
+    if content is not None:
+        depot.write(beside, content)
+    if depot.is_remote(beside) and (content := content or depot.read(beside)) is not None:
+        create_folder(file.parent)
+        file.write_bytes(content)
+
+
+def snapshot(record: TrialRecord, ledger: Ledger, predictions: Path | None = None) -> dict[str, Any]:
+    """A trial as the mirror takes it, a repeat below the one it repeats. `predictions`: the answers of its best
+    evaluation, once it has ended."""
+    again = record.repeat_of is not None
+    return {
+        **asdict(record),
+        "name": f"trial {record.repeat_of}, seed {record.params['seed']}" if again else f"trial {record.number}",
+        "parent": ledger.record(record.repeat_of).key if record.repeat_of is not None else None,
+        "evaluations": [{k: v for k, v in e.items() if k not in BESIDE} for e in record.evaluations],
+        "artifacts": [predictions] if predictions else [],
+        "tags": {"sweeper.origin": record.origin} if record.origin else {},
+    }
+
+
+def finish(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> list[TrialRecord]:
+    """Close the parent run with the table, the plots and the page, and note in the ledger which run shows which
+    trial. A trial that waits to go on is shown as stopped. `in_a_hurry` leaves plots and page for later."""
+    records = ledger.records()
+    for record in records:
+        if record.state == "RUNNING":
+            mirror.put({**snapshot(record, ledger), "state": "STOPPED"})
+    interrupted = any(record.state == "RUNNING" for record in records)
+    best = {f"best_{ledger.objective}": one.value or 0.0 for one in leaders(records, ledger.direction)[:1]}
+    texts = tables(ledger) if in_a_hurry else pages(ledger)
+    mirror.finish("STOPPED" if interrupted or in_a_hurry else "COMPLETE", texts, best)
+    mirror.flush(HURRY_SECONDS if in_a_hurry else FLUSH_SECONDS)
+    for record in records:
+        if mirror.run_ids.get(record.key, record.run_id) != record.run_id:
+            ledger.set_run(record.number, mirror.run_ids[record.key])
+    return ledger.records()
+
+
+def tables(ledger: Ledger) -> dict[str, str]:
+    """What is to be read, by file name."""
+    table, objective = comparison.rows(ledger.records(), ledger.direction), ledger.objective
+    return {
+        "comparison.md": comparison.markdown(table, objective),
+        "comparison.csv": comparison.csv_text(table, objective),
+    }
+
+
+def pages(ledger: Ledger) -> dict[str, str]:
+    """The tables, and what is to be looked at. A plot that fails is no reason to end without them."""
+    texts = tables(ledger)
+    try:
+        from sweeper.results import plots, report
+
+        drawn = plots.artifacts(plots.figures(results(ledger)))
+        return texts | drawn | {"report.html": report.html(ledger)}
+    except Exception:
+        traceback.print_exc()
+        return texts

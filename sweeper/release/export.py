@@ -1,0 +1,106 @@
+"""Write a folder that answers questions by itself, offline."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import jobs
+from jobs import faults
+from jobs.answering.offline import TEAM
+from jobs.checkpoint import PART, clear_scratch, copy_answering_part, write_json
+from sweeper.errors import ConfigError
+from sweeper.release.submit import check_place, written
+from sweeper.release.teams import END_TO_END, READER, SELECTOR, Team, fitted, two_stages
+from sweeper.storage.settings import Stores
+
+PROGRAM = """# Answers the questions in two files with the models beside this one; works offline.
+#   python answer.py context.json test.json submission.csv
+import sys
+from pathlib import Path
+
+from jobs.offline import main
+
+sys.exit(main(sys.argv[1:], Path(__file__).resolve().parent))
+"""
+
+REQUIRED = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "bm25s",
+    "rapidfuzz",
+    "filelock",
+    "annotated-types",
+)
+
+
+def export_team(team: Team, output: Path, stores: Stores, weight: float | None = None) -> str:
+    """Write a folder that answers questions without this project's stores: checkpoints without what only training
+    needs, `answer.py`, the jobs it uses, pinned requirements, and SHA256SUMS of it all. Returns a word on the
+    weight, which is fitted as `answer` does.
+
+    Raises ConfigError when the folder exists and is not empty, EnvironmentFailure when the disk does not take it.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output}: is there and not empty; name a new folder")
+    check_place(output)
+    told = "end to end"
+    if team.selector and weight is None:
+        weight, told = fitted(team, *two_stages(team, stores.root / "features"))
+    elif team.selector:
+        told = f"weight {weight} as given"
+    clear_scratch(output.absolute())
+    with (
+        written(output),
+        TemporaryDirectory(prefix=f".{output.name}-", suffix=PART, dir=output.absolute().parent) as scratch,
+    ):
+        folder = Path(scratch) / output.name
+        folder.mkdir()
+        _fill(folder, team, weight or 0.0)
+        faults.point("export.rename")
+        folder.replace(output)  # whole or absent
+    return told
+
+
+def _fill(folder: Path, team: Team, weight: float) -> None:
+    write_json(folder / TEAM, _copied(team, weight, folder))
+    _copy_code(Path(jobs.__file__).parent, folder / "jobs")
+    (folder / "answer.py").write_text(PROGRAM, encoding="utf-8")
+    pins = "".join(f"{package}=={version(package).partition('+')[0]}\n" for package in REQUIRED)
+    (folder / "requirements.txt").write_text(pins, encoding="utf-8")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sums = "".join(f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
+    (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
+
+
+def _copy_code(package: Path, target: Path) -> None:
+    """Without the modes it was installed with: who may read an export is for its owner to say."""
+    for path in package.rglob("*.py"):
+        place = target / path.relative_to(package)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+
+
+def _copied(team: Team, weight: float, output: Path) -> Mapping[str, Any]:
+    """Copies the checkpoints; tells `answer.py` where they are."""
+    if team.end_to_end:
+        return {END_TO_END: copy_answering_part(team.end_to_end, output / END_TO_END).name}
+    assert team.selector
+    readers = [
+        copy_answering_part(folder, output / f"{READER}-{place}").name for place, folder in enumerate(team.readers)
+    ]
+    selector = copy_answering_part(team.selector, output / SELECTOR).name
+    return {SELECTOR: selector, READER: readers, "weight": weight}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,59 @@
+"""Answer the questions of a contest and write its CSV file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobs.answering import submission
+from jobs.dataset.data import read_unlabelled
+from sweeper.errors import EnvironmentFailure, Failure
+from sweeper.release.teams import Answers, Team, answer
+from sweeper.storage.files import room
+from sweeper.storage.settings import Stores
+
+
+def submit_answers(
+    team: Team, context: Path, test: Path, output: Path, stores: Stores, weight: float | None
+) -> Answers:
+    """Answer the questions of `test` and write them to `output`, or write nothing.
+
+    Raises Failure with a line for each answer that a contest would refuse.
+    """
+    check_place(output)
+    data = read_unlabelled(context, test)
+    answers = answer(team, data, stores.root / "features", weight)
+    if problems := submission.problems(data, data.test, answers.rows):
+        raise Failure([f"{output}: not written; {problem}" for problem in problems])
+    with written(output):
+        submission.write(output, submission.csv_text(answers.rows))
+    return answers
+
+
+@contextmanager
+def written(output: Path) -> Iterator[None]:
+    """Turns what the disk says of a place that is written to into an EnvironmentFailure of one line."""
+    try:
+        yield
+    except OSError as error:
+        free = room(output.absolute().parent)
+        raise EnvironmentFailure(
+            f"{output}: {error.strerror or error}; nothing was written ({free}); free the place or name another"
+        ) from None
+
+
+def record_submission(team: Team, answers: Answers, output: Path, stores: Stores) -> None:
+    """Note a submission in MLflow: the file, and which models made it. Raises EnvironmentFailure."""
+    from sweeper.tracking.client import note
+
+    made = {f"checkpoint.{place}": str(folder) for place, folder in enumerate(team.members())}
+    tags = {**made, "sha256": hashlib.sha256(output.read_bytes()).hexdigest(), "answering": answers.note}
+    note(stores, "submissions", output.name, tags, {"weight": answers.weight}, [output])
+
+
+def check_place(output: Path) -> None:
+    """Before hours of work: that the folder to write in is there. Raises EnvironmentFailure."""
+    if not output.absolute().parent.is_dir():
+        raise EnvironmentFailure(f"{output}: its folder {output.parent} is not there; make it, or name another place")

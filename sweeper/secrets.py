@@ -1,0 +1,56 @@
+"""Replace passwords, tokens and keys in text by ***."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# repetitions are bounded: a long text without spaces must not take quadratic time
+_USERINFO = re.compile(r"(?i)(\w://[^\s:/@]{0,200}):\S{0,2000}@|(https?://)[^\s:/@]{1,2000}@")
+_WORD = r"(?:token|passw(?:or)?d|secret|credentials?|authorization|(?:api|access|private)[_-]?key)"
+_NAMED = re.compile(
+    rf"""(?ix) ( --[\w-]{{0,40}}{_WORD}[=\s]\s*
+              | {_WORD}["']?\s*[=:]\s*["']?(?:(?:basic|bearer)\s+)?
+              ) [^\s"',;&}}]+"""
+)
+
+_SHAPES = re.compile(
+    r"\b(?:hf_\w{16,}|gh[oprsu]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|sk-[\w-]{20,}|AKIA[A-Z0-9]{16}"
+    r"|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+)"
+)
+
+_SECRET_NAME = re.compile(r"(?i)passw(?:or)?d|secret|credential|(?:api|access|private)[_-]?key|token$")
+_SHORTEST_SECRET = 8
+
+
+def redacted(text: str, environ: Mapping[str, str] = os.environ) -> str:
+    """`text` without its secrets, safe to print, log and store.
+
+    >>> redacted("postgresql://me:hunter2@db/mlflow")
+    'postgresql://me:***@db/mlflow'
+
+    Hides logins in addresses, what follows a name like `password=`, tokens of well-known shapes, and
+    values of the environment's own secrets (variables named like one).
+    """
+    for name, value in environ.items():
+        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    text = _USERINFO.sub(lambda match: f"{match[1]}:***@" if match[1] else f"{match[2]}***@", text)
+    return _SHAPES.sub("***", _NAMED.sub(r"\1***", text))
+
+
+def redacted_values(values: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """`values` with strings redacted and whatever is kept under a secret's name hidden.
+
+    >>> redacted_values({"hf_token": "abc", "tokenizer": "bert", "seed": 1})
+    {'hf_token': '***', 'tokenizer': 'bert', 'seed': 1}
+    """
+
+    def hide(key: str, value: Any) -> Any:
+        if _SECRET_NAME.search(key):
+            return "***"
+        return redacted(value, environ) if isinstance(value, str) else value
+
+    return {key: hide(key, value) for key, value in values.items()}

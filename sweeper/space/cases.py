@@ -1,0 +1,187 @@
+"""List the cases of a conditional search space: which values can occur together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from sweeper.space.domains import (
+    Branch,
+    Choice,
+    Constant,
+    Domain,
+    Range,
+    Reservation,
+    grid_values,
+)
+from sweeper.space.search_space import (
+    Conditional,
+    Parameters,
+    SearchSpace,
+    _defaults,
+    _first,
+    _number,
+    fits,
+    resources_of,
+)
+from sweeper.space.sections import (
+    Resources,
+)
+
+MAX_CUTS = 1_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """The trials of a space that match the same branches: what each parameter can be among them."""
+
+    domains: Mapping[str, Domain]
+    resources: Resources | None
+
+
+def branches(space: SearchSpace) -> list[Case]:
+    """The space cut by its `when` conditions: one Case for each combination of branches that can occur.
+
+    >>> for name, domain in branches(space)[0].domains.items():
+    ...     print(f"{name}: {domain}")
+    backbone: hfl/chinese-lert-large
+    learning_rate: 1e-5 … 4e-5 log
+    """
+    groups: dict[tuple[Any, ...], list[Cut]] = {}
+    for cut in _cuts(space.parameters, space.resources, _defaults(space.job)):
+        reserved = _first(space.resources, {**_defaults(space.job), **cut.first})
+        groups.setdefault((*cut.matched.items(), reserved), []).append(cut)
+    return [Case(_merged(space.parameters, cuts), resources_of(space, cuts[0].first)) for cuts in groups.values()]
+
+
+def max_epochs(space: SearchSpace) -> int:
+    """The greatest num_train_epochs that a trial of this space can have."""
+    return int(max(_possible(space, "num_train_epochs")))
+
+
+def backbones(space: SearchSpace) -> list[str]:
+    """Every backbone that a trial of this space can have."""
+    return list(dict.fromkeys(_possible(space, "backbone")))
+
+
+def possible_resources(space: SearchSpace) -> list[Resources | None]:
+    """The different amounts that trials of this space reserve."""
+    found: list[Resources | None] = []
+    for cut in _all_cuts(space):
+        resources = resources_of(space, cut.first)
+        if resources not in found:
+            found.append(resources)
+    return found
+
+
+def _possible(space: SearchSpace, name: str) -> Iterator[Any]:
+    """The values one parameter can have, of a range its ends."""
+    default = Constant(_defaults(space.job)[name])
+    for cut in _all_cuts(space):
+        yield from ends(cut.domains.get(name, default))
+
+
+def _all_cuts(space: SearchSpace) -> Iterator[Cut]:
+    """The parts of the space itself and of what each enqueued setting leaves of it."""
+    for parameters in (space.parameters, *(pinned(space.parameters, e) for e in space.search.enqueue)):
+        yield from _cuts(parameters, space.resources, _defaults(space.job))
+
+
+def ends(domain: Domain) -> tuple[Any, ...]:
+    """The values by which a domain is tried out: each of a choice, both ends of a range."""
+    if isinstance(domain, Range):
+        return (domain.low, domain.high)
+    return domain.values if isinstance(domain, Choice) else (domain.value,)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A part of the space in which every condition has one answer: the branch each parameter matched, its
+    domain narrowed to this part, and its first value."""
+
+    matched: Mapping[str, int]
+    domains: Mapping[str, Domain]
+    first: Mapping[str, Any]
+
+
+def _cuts(parameters: Parameters, resources: Sequence[Reservation], defaults: Mapping[str, Any]) -> list[Cut]:
+    """The parts of a space, at most one more than MAX_CUTS."""
+    conditional: list[Conditional] = [
+        *(branch for branches in parameters.values() for branch in branches),
+        *resources,
+    ]
+    conditions = sorted({condition for branch in conditional for condition in branch.when.items()})
+    cuts = [Cut({}, {}, {})]
+    for name, branches in parameters.items():
+        globs = [glob for other, glob in conditions if other == name]
+        parts = [_parts(branch.domain, globs) for branch in branches]
+        longer = (more for cut in cuts for more in _extended(cut, name, branches, parts, defaults))
+        cuts = list(islice(longer, MAX_CUTS + 1))
+    return cuts
+
+
+def _extended(
+    cut: Cut,
+    name: str,
+    branches: tuple[Branch, ...],
+    parts: list[list[tuple[Domain, Any]]],
+    defaults: Mapping[str, Any],
+) -> Iterator[Cut]:
+    index = _first(branches, {**defaults, **cut.first})
+    if index is None:
+        yield cut
+        return
+    for part, first in parts[index]:
+        yield Cut({**cut.matched, name: index}, {**cut.domains, name: part}, {**cut.first, name: first})
+
+
+def _parts(domain: Domain, globs: list[str]) -> list[tuple[Domain, Any]]:
+    """A domain cut into the values that `globs` tell apart, each part with its first value.
+
+    Of a range too long to list only the ends and the numbers that the globs name are told apart; what is
+    left of it stands as the whole range.
+    """
+    listed = grid_values(domain) if globs else None
+    named = [number for glob in globs if (number := _within(domain, glob)) is not None]
+    groups: dict[tuple[bool, ...], list[Any]] = {}
+    for value in listed or (*ends(domain), *named):
+        groups.setdefault(tuple(fits(value, glob) for glob in globs), []).append(value)
+    exact = [len(groups) > 1 and (listed is not None or set(group) <= set(named)) for group in groups.values()]
+    parts = zip(exact, groups.values(), strict=True)
+    return [(Choice(tuple(dict.fromkeys(group))) if cut else domain, group[0]) for cut, group in parts]
+
+
+def _within(domain: Domain, glob: str) -> int | float | None:
+    """The number that a glob is, if it lies in the range."""
+    number = _number(glob)
+    if number is None or not isinstance(domain, Range) or not domain.low <= number <= domain.high:
+        return None
+    if domain.integer:
+        return int(number) if number == int(number) else None
+    return float(number)
+
+
+def _merged(parameters: Parameters, cuts: list[Cut]) -> dict[str, Domain]:
+    """What each parameter can be in any of some cuts that matched the same branches."""
+    return {
+        name: _union(parameters[name][index].domain, [cut.domains[name] for cut in cuts])
+        for name, index in cuts[0].matched.items()
+    }
+
+
+def _union(whole: Domain, parts: list[Domain]) -> Domain:
+    if not all(isinstance(part, Choice) for part in parts):
+        return whole
+    values = dict.fromkeys(value for part in parts for value in ends(part))
+    listed = grid_values(whole)
+    if listed is None:
+        return Choice(tuple(values))
+    return whole if len(values) == len(listed) else Choice(tuple(v for v in listed if v in values))
+
+
+def pinned(parameters: Parameters, entry: Mapping[str, Any]) -> Parameters:
+    """The parameters with those of `entry` as constants, which come first as they depend on nothing."""
+    constants = {name: (Branch({}, Constant(value)),) for name, value in entry.items()}
+    return {**constants, **{name: branches for name, branches in parameters.items() if name not in entry}}

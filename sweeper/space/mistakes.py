@@ -1,0 +1,77 @@
+"""Collect the mistakes of a search-space file, each with its line and key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper.errors import ConfigError
+from sweeper.wording import short
+
+Key = tuple[str | int, ...]
+SHOWN = 50
+
+
+@dataclass(frozen=True)
+class Mistake:
+    place: str
+    key: Key
+    text: str
+
+    def line(self, path: Path) -> str:
+        """`file:line: dotted.key: what is wrong; cure`."""
+        where = f"{path}:{self.place}" if self.place.isdecimal() else f"{path}: {self.place}"
+        return ": ".join(part for part in (where, dotted(tuple(map(_plain, self.key))), self.text) if part)
+
+    @property
+    def order(self) -> float:
+        return float(self.place) if self.place.isdecimal() else float("inf")
+
+
+class Mistakes:
+    """Collects what is wrong with one file, so that all of it is said at once.
+
+    >>> note = Mistakes(Path("qa.yaml"), {("search", "trials"): "7"})
+    >>> note(("search", "trials"), "found 0; must be at least 1")
+    >>> note.raise_any()                # ConfigError: qa.yaml:7: search.trials: found 0; must be at least 1
+    """
+
+    def __init__(self, path: Path, lines: Mapping[Key, str]) -> None:
+        self._path = path
+        self._lines = lines
+        self._found: dict[Mistake, None] = {}
+
+    def __call__(self, key: Key, text: str, place: str | None = None) -> None:
+        """Note a mistake at `key`; its place is that of the nearest key above it that the file has."""
+        ancestors = (key[:depth] for depth in range(len(key), -1, -1))
+        found = next((self._lines[ancestor] for ancestor in ancestors if ancestor in self._lines), "1")
+        self._found[Mistake(found if place is None else place, key, text)] = None
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def under(self, *sections: str) -> bool:
+        """Whether anything below one of the top-level `sections` is wrong."""
+        return any(mistake.key[:1] == (section,) for mistake in self._found for section in sections)
+
+    def lines(self) -> list[str]:
+        """One line for each mistake, in the order of the file, overrides last; of very many the first."""
+        ordered = sorted(self._found, key=lambda m: m.order)
+        more = [f"{self._path}: … and {len(ordered) - SHOWN} more mistakes"] if len(ordered) > SHOWN else []
+        return [mistake.line(self._path) for mistake in ordered[:SHOWN]] + more
+
+    def raise_any(self) -> None:
+        """Raise ConfigError if anything was noted."""
+        if self._found:
+            raise ConfigError(self.lines())
+
+
+def dotted(key: Key) -> str:
+    """A key as an override would write it; odd names are quoted so that they can be seen."""
+    return ".".join(part if re.fullmatch(r"[\w/@+-]+", part := str(segment)) else repr(part) for segment in key)
+
+
+def _plain(part: str | int) -> str | int:
+    return short(part) if isinstance(part, str) else part

@@ -1,0 +1,300 @@
+"""Read a search-space file, check it completely, and return the search space."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
+from itertools import combinations, islice
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import sweeper
+from jobs import JOBS, get_job
+from jobs.dataset.data import SAMPLE, DataError, read
+from jobs.job import Job, ParamError
+from sweeper.errors import ConfigError, DataFailure
+from sweeper.secrets import redacted
+from sweeper.space.cases import MAX_CUTS, Cut, _cuts, ends, pinned
+from sweeper.space.document import read_document
+from sweeper.space.domains import (
+    Knobs,
+    Reservation,
+    grid_values,
+    read_enqueue,
+    read_parameters,
+    read_reservations,
+)
+from sweeper.space.mistakes import Key, Mistakes
+from sweeper.space.search_space import Parameters, SearchSpace, _defaults, _first, defaults_of
+from sweeper.space.sections import (
+    HOMES,
+    IMPORT_PATH,
+    Budget,
+    File,
+    Resources,
+    Search,
+    validated,
+)
+from sweeper.wording import nearest, shown, unknown
+
+MAX_TRIALS = 100_000
+MAX_PROBES = 10_000
+
+
+def find(name: str) -> Path:
+    """The file of a search space given by path or by name.
+
+    >>> find("quickstart")
+    PosixPath('search_spaces/quickstart.yaml')
+
+    Looked for as given, in ./search_spaces, then beside the installed package; `.yaml` may be left off.
+    Raises ConfigError when there is none.
+    """
+    shelves = [Path("search_spaces"), Path(sweeper.__file__).parent.parent / "search_spaces"]
+    for folder in (Path(), *shelves):
+        for path in (folder / name, folder / f"{name}.yaml"):
+            if _holds(path.is_file):
+                return path
+    if name and _holds(Path(name).exists):
+        return Path(name)  # a directory, say; whoever reads it tells
+    known = sorted({path.stem for shelf in shelves for path in shelf.glob("*.yaml")})
+    raise ConfigError(f"{shown(name)}: no such file; {unknown('search space', Path(name).stem, known)}")
+
+
+def read_search_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
+    """The checked space in a file, after `dotted.key=value` overrides.
+
+    >>> read_search_space(find("qa_backbones"), ["search.trials=2"]).search.trials
+    2
+
+    Raises ConfigError with every mistake in the file, or DataFailure when only the data is wrong.
+    """
+    document = read_document(path, overrides)
+    note = Mistakes(path, document.lines)
+    _refuse_secrets(document.values, (), note)
+    space = _space(document.values, note)
+    return replace(space, data_fingerprint=_fingerprint(space.data, note))
+
+
+def _refuse_secrets(value: Any, key: Key, note: Mistakes) -> None:
+    """What stands in the file is kept in the ledger and shown in MLflow, to the letter."""
+    if isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_secrets(inner, (*key, name), note)
+    elif isinstance(value, str) and redacted(value) != value:
+        note(key, f"{redacted(value)} holds a secret, which would be kept with the sweep; leave it to the environment")
+
+
+def restored(values: Mapping[str, Any], data_fingerprint: str, origin: str) -> SearchSpace:
+    """The space of which `resolved` made these values. Its data is not looked at: see `present_fingerprint`.
+
+    Raises ConfigError, speaking of `origin`, where the values no longer fit the job.
+    """
+    space = _space(dict(values), Mistakes(Path(origin), {}))
+    return replace(space, data_fingerprint=data_fingerprint)
+
+
+def present_fingerprint(space: SearchSpace, origin: str) -> str:
+    """Of the data as it is now. Raises DataFailure when it is gone or broken."""
+    return _fingerprint(space.data, Mistakes(Path(origin), {}))
+
+
+def _fingerprint(data: str, note: Mistakes) -> str:
+    folder = Path(data)
+    if data != SAMPLE and not _holds(folder.is_dir):
+        near = nearest(folder.name, _folders_in(folder.parent))
+        hint = f"did you mean {near!r} beside it?" if near else f"name a folder, or write `{SAMPLE}`"
+        note(("data",), f"there is no folder {data!r}; {hint}")
+        raise DataFailure(note.lines())
+    try:
+        return read(data).fingerprint
+    except DataError as error:
+        raise DataFailure(error.lines) from None
+
+
+def _folders_in(folder: Path) -> list[str]:
+    with suppress(OSError):
+        return [path.name for path in folder.glob("*/")]
+    return []
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    """Whether a path is what is asked; a name too long or a folder closed to us is not."""
+    with suppress(OSError):
+        return question()
+    return False
+
+
+def _space(values: dict[str, Any], note: Mistakes) -> SearchSpace:
+    """The space in a file's values. Raises ConfigError with every mistake."""
+    job = _job(values.get("job"), note)
+    knobs = Knobs(job, note)
+    file = validated(File, values, (), note, {**dict.fromkeys(knobs.names, "under parameters"), **HOMES})
+    parameters = _ordered(read_parameters(values.get("parameters"), knobs), knobs)
+    resources = read_reservations(values.get("resources"), knobs)
+    enqueue = read_enqueue(values.get("search"), knobs)
+    _check_search(values.get("search"), parameters, note)
+    if job is not None:
+        _check_objective(values.get("objective"), job, note)
+        if not note.under("parameters", "resources", "search"):
+            _check_relations(job, parameters, resources, enqueue, note)
+    note.raise_any()
+    assert file is not None
+    search = file.search.model_copy(update={"enqueue": enqueue})
+    search = _counted(search, parameters, _defaults(file.job), note)
+    note.raise_any()
+    return SearchSpace(
+        name=file.name,
+        job=file.job,
+        data=file.data if file.data == SAMPLE else str(Path(file.data).absolute()),
+        objective=file.objective,
+        parameters=parameters,
+        search=search,
+        early_stopping=file.early_stopping,
+        repeats=file.repeats,
+        budget=file.budget or Budget(),
+        resources=resources,
+        keep=file.keep,
+    )
+
+
+def _job(name: Any, note: Mistakes) -> Job | None:
+    if not isinstance(name, str):
+        return None
+    if name not in JOBS and not re.fullmatch(IMPORT_PATH, name):
+        note(("job",), f"{unknown('job', name, JOBS)}, or an import path package.module:NAME")
+        return None
+    try:
+        job: Any = get_job(name)
+    except Exception as error:  # the module may be anyone's, and so may what it raises
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        note(
+            ("job",),
+            f"{name} cannot be imported ({cause}); name a Job that Python finds, as package.module:NAME",
+        )
+        return None
+    if isinstance(job, Job):
+        return job
+    note(("job",), f"{name} is {type(job).__name__}, not a jobs.job.Job; name one")
+    return None
+
+
+def _check_objective(objective: Any, job: Job, note: Mistakes) -> None:
+    if isinstance(objective, str) and objective not in job.metrics:
+        note(("objective",), unknown("metric", objective, job.metrics))
+
+
+def _check_search(search: Any, parameters: Parameters, note: Mistakes) -> None:
+    if not isinstance(search, dict):
+        return
+    if search.get("sampler") != "grid":
+        if "trials" not in search:
+            note(("search", "trials"), "is missing; write how many trials to run")
+        return
+    for name, branches in parameters.items():
+        if any(grid_values(branch.domain) is None for branch in branches):
+            text = "has too many values for a grid; give values or a step, or choose another sampler"
+            note(("parameters", name), text)
+
+
+def _ordered(parameters: Parameters, knobs: Knobs) -> Parameters:
+    """Each parameter after those its `when` names, otherwise in the job's order. A circle is a mistake."""
+    names = knobs.names or sorted(parameters)
+    graph = {
+        name: sorted({o for b in parameters[name] for o in b.when if o in parameters}, key=names.index)
+        for name in sorted(parameters, key=names.index)
+    }
+    while True:
+        try:
+            return {name: parameters[name] for name in TopologicalSorter(graph).static_order()}
+        except CycleError as error:
+            circle: list[str] = error.args[1]
+            text = f"`when` goes in a circle: {' → '.join(circle)}; drop one of these conditions"
+            knobs.note(("parameters", circle[0]), text)
+            graph = {n: [o for o in graph[n] if o not in circle] for n in graph if n not in circle}
+
+
+def _check_relations(
+    job: Job,
+    parameters: Parameters,
+    resources: Sequence[Reservation],
+    enqueue: Sequence[Mapping[str, Any]],
+    note: Mistakes,
+) -> None:
+    """Try the job's own checks on values the space can give together, and on what is enqueued."""
+    cuts = _cuts(parameters, resources, defaults_of(job))
+    if len(cuts) > MAX_CUTS:
+        note(
+            ("parameters",),
+            f"the `when` conditions make more than {MAX_CUTS} cases; use fewer different ones",
+        )
+        return
+    errors = dict.fromkeys((error.key, str(error)) for error in _errors_in(job, cuts, resources))
+    for name, text in errors:
+        note(("resources" if name in Resources.model_fields else "parameters", name), text)
+    for index, entry in enumerate(enqueue):
+        first = _cuts(pinned(parameters, entry), (), defaults_of(job))[0].first
+        for error in _settled(job, first, resources)[0]:
+            if (error.key, str(error)) not in errors:
+                note(("search", "enqueue", index, error.key), str(error))
+
+
+def _errors_in(job: Job, cuts: list[Cut], resources: Sequence[Reservation]) -> Iterator[ParamError]:
+    """What the job has against the first values of each part, then with one and with two others in turn."""
+    settled = [_settled(job, cut.first, resources) for cut in cuts]
+    yield from (error for errors, _ in settled for error in errors)
+    varied = ((cut, base, change) for cut, (_, base) in zip(cuts, settled, strict=True) for change in _changes(cut))
+    for cut, base, change in islice(varied, MAX_PROBES):
+        error = _error(job, {**base, **change}, resources)
+        # A parameter that was taken out stands at a default, which no trial may have.
+        if error and (error.key in change or error.key in base or error.key not in cut.first):
+            yield error
+
+
+def _changes(cut: Cut) -> Iterator[dict[str, Any]]:
+    values = [(name, value) for name, domain in cut.domains.items() for value in ends(domain)]
+    yield from ({name: value} for name, value in values)
+    yield from (dict(pair) for pair in combinations(values, 2) if pair[0][0] != pair[1][0])
+
+
+def _settled(
+    job: Job, assignment: Mapping[str, Any], resources: Sequence[Reservation]
+) -> tuple[list[ParamError], dict[str, Any]]:
+    """What is wrong with an assignment, one parameter after another, and what of it can stand."""
+    rest = dict(assignment)
+    errors: list[ParamError] = []
+    while (error := _error(job, rest, resources)) and error.key not in {earlier.key for earlier in errors}:
+        errors.append(error)
+        rest.pop(error.key, None)
+    return errors, rest
+
+
+def _error(job: Job, assignment: Mapping[str, Any], resources: Sequence[Reservation]) -> ParamError | None:
+    index = _first(resources, {**defaults_of(job), **assignment})
+    asked = Resources() if index is None else resources[index].resources
+    try:
+        job.check(job.params(**assignment), asked.workers, asked.gpus)
+    except ParamError as error:
+        return error
+    return None
+
+
+def _counted(search: Search, parameters: Parameters, defaults: Mapping[str, Any], note: Mistakes) -> Search:
+    """A grid's trials: all combinations and what is enqueued, or fewer when the file says so."""
+    if search.sampler != "grid":
+        return search
+    sizes = (
+        prod(len(grid_values(domain) or ()) for domain in cut.domains.values())
+        for cut in _cuts(parameters, (), defaults)
+    )
+    total = sum(sizes) + len(search.enqueue)
+    if not search.trials and total > MAX_TRIALS:
+        note(
+            ("search", "trials"),
+            f"a grid of {total} trials is more than {MAX_TRIALS}; write trials, or drop values",
+        )
+    return search.model_copy(update={"trials": min(search.trials or total, total)})
