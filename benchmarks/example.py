@@ -17,7 +17,7 @@ import datasets
 import reference
 from transformers import PrinterCallback, set_seed
 
-from jobs.dataset.data import Data, read, vocabulary
+from jobs.dataset.data import Data, read_data, vocabulary
 from jobs.metrics import mean_scores
 from jobs.model import backbones
 
@@ -45,7 +45,7 @@ def stored(data: Data, store: Path) -> list[datasets.Dataset]:
 def run(asked: argparse.Namespace) -> dict[str, float]:
     """Train, save, evaluate: the scores."""
     set_seed(asked.seed)
-    data = read(asked.data)
+    data = read_data(asked.data)
     train, valid = stored(data, asked.store)
     tokenizer = backbones.load_tokenizer(f"scratch:{asked.backbone}", vocabulary(data))
     model = backbones.load_model(

@@ -33,7 +33,7 @@ Both = tuple[Any, Any]  # of the training and of the validation questions
 
 def ours(tokenizer: Any, data: Data, max_length: int, cache: Path) -> tuple[Windows, Windows]:
     params = qa.QaParams(max_length=max_length, doc_stride=reference.DOC_STRIDE)
-    train, valid = (qa.windows(params, tokenizer, data, rows, cache) for rows in (data.train, data.valid))
+    train, valid = (qa.paragraph_windows(params, tokenizer, data, rows, cache) for rows in (data.train, data.valid))
     return train, valid
 
 
@@ -42,7 +42,7 @@ def ours_unread(tokenizer: Any, data: Data, max_length: int, cache: Path) -> tup
     from jobs.features import tokens
 
     tokens._remembered.cache_clear()
-    tokens._digest.cache_clear()
+    tokens._texts_digest.cache_clear()
     return ours(tokenizer, data, max_length, cache)
 
 

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from typing import Any
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
 from sweeper.ledger.record import TrialRecord
+from sweeper.results import comparison
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 
@@ -98,8 +100,11 @@ def fill(ledger: Ledger, space: SearchSpace, size: int) -> dict[str, float]:
     return {name: seconds / timed for name, seconds in spent.items()}
 
 
+def compare(ledgers: Sequence[Ledger]) -> None:
+    comparison.comparison_csv(comparison.comparison_of(ledgers)[0], "score")
+
+
 def ledger_costs(sizes: Sequence[int], folder: Path, sampler: str) -> Iterator[Cost]:
-    from sweeper.results import comparison
 
     space = space_of(folder, f"search={{sampler: {sampler}, trials: {max(sizes)}, seed: 1}}")
     url = f"sqlite:///{folder}/{sampler}.db"
@@ -113,7 +118,7 @@ def ledger_costs(sizes: Sequence[int], folder: Path, sampler: str) -> Iterator[C
         opened: list[Ledger] = []
         yield Cost("ledger open", size, cpu(lambda: opened.append(load_ledger(open_storage(url), "growth"))))  # noqa: B023
         yield Cost("ledger records", size, cpu(opened[0].records))
-        yield Cost("compare", size, cpu(lambda: comparison.csv_text(comparison.compared(opened)[0], "score")))  # noqa: B023
+        yield Cost("compare", size, cpu(partial(compare, list(opened))))
 
 
 def snapshot(number: int, state: str) -> dict[str, Any]:
@@ -172,14 +177,14 @@ def data_costs(sizes: Sequence[int], folder: Path) -> Iterator[Cost]:
     """Questions are the sample's, each made another by its number; four paragraphs to a hundred questions."""
     import numpy as np
 
-    from jobs.dataset.data import read, vocabulary
+    from jobs.dataset.data import read_data, vocabulary
     from jobs.features.spans import best_spans
     from jobs.features.tokens import cached_tokens
     from jobs.features.windows import Pair, cut_windows
     from jobs.metrics import mean_scores
     from jobs.model.backbones import load_tokenizer
 
-    data = read("sample")
+    data = read_data("sample")
     tokenizer = load_tokenizer("scratch:1x32x2", vocabulary(data))
     for size in sizes:
         texts = [f"{data.train[n % len(data.train)].question}{n}" for n in range(size)]

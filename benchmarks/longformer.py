@@ -29,7 +29,7 @@ from transformers import LongformerForQuestionAnswering
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
 from jobs import longformer
-from jobs.dataset.data import SAMPLE, Data, Question, read, vocabulary
+from jobs.dataset.data import SAMPLE, Data, Question, read_data, vocabulary
 from jobs.features.joined import JoinedWindows
 from jobs.model import backbones
 from jobs.model.attention import BlockSelfAttention, layout
@@ -51,7 +51,7 @@ class Setting:
 
     def padded(self, rows: Sequence[int]) -> Batch:
         """The usual way's batch: all as long as the model can read."""
-        batch = longformer.collate(self.windows, rows)
+        batch = longformer.collate_joined(self.windows, rows)
         missing = self.params.max_length - batch["input_ids"].shape[1]
         fill = {"input_ids": self.windows.pad_id}
         return {
@@ -69,19 +69,19 @@ def setting(given: Namespace) -> Setting:
     )  # fmt: skip
     torch.manual_seed(0)
     tokenizer = backbones.load_tokenizer(given.backbone, vocabulary(data))
-    ours = longformer.model(params, tokenizer)
+    ours = longformer.long_reader(params, tokenizer)
     reference = LongformerForQuestionAnswering(deepcopy(ours.config))
     reference.load_state_dict(ours.state_dict())
     with TemporaryDirectory() as cache:
-        windows = longformer.windows(tokenizer, data, rows, params, Path(cache))
+        windows = longformer.joined_windows(tokenizer, data, rows, params, Path(cache))
     return Setting(ours, reference, params, data, windows)
 
 
 def asked(max_length: int) -> Data:
     """Real questions over their paragraphs, or made ones over as many as make nearly half of `max_length`."""
     if DRCD.is_dir():
-        return read(str(DRCD))
-    data = read(SAMPLE)
+        return read_data(str(DRCD))
+    data = read_data(SAMPLE)
     return replace(data, train=tuple(longer(data, row, max_length // 2) for row in data.train))
 
 
@@ -131,7 +131,9 @@ def evaluations_agree(setting: Setting) -> dict[str, float]:
 
 def answers(setting: Setting, logits: tuple[np.ndarray, ...]) -> list[tuple[int, int, str]]:
     start, end = logits
-    found = longformer.answers(setting.windows, setting.data.paragraphs, (start, end), setting.params.max_answer_length)
+    found = longformer.joined_answers(
+        setting.windows, setting.data.paragraphs, (start, end), setting.params.max_answer_length
+    )
     return [(one["paragraph"], one["start"], one["answer"]) for one in found]
 
 
@@ -217,7 +219,8 @@ def measure(given: Namespace) -> dict[str, Any]:
     result |= {"mean length": float(lengths.mean()), "threads": torch.get_num_threads(), "pairs": given.pairs}
     result |= evaluations_agree(one)
     ours, theirs = (
-        batches_of(one, given.steps, way) for way in (lambda rows: longformer.collate(one.windows, rows), one.padded)
+        batches_of(one, given.steps, way)
+        for way in (lambda rows: longformer.collate_joined(one.windows, rows), one.padded)
     )
     result["losses differ by"] = losses_agree(one, ours)
     for short, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainingArguments, default_data_collator
 
-from jobs.dataset.data import SAMPLE, Data, Question, read, vocabulary
+from jobs.dataset.data import SAMPLE, Data, Question, read_data, vocabulary
 from jobs.model import backbones
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -38,7 +38,7 @@ def tokenizer(data: Data) -> PreTrainedTokenizerFast:
 
 def first(place: str, train: int, valid: int) -> Data:
     """A data set with its first questions only; 0 for all."""
-    data = read(place)
+    data = read_data(place)
     return Data(data.location, data.paragraphs, data.train[: train or None], data.valid[: valid or None], ())
 
 

@@ -64,9 +64,9 @@ def subset(place: str, folder: Path, train: int, valid: int) -> Path:
 
 
 def content(place: str, name: str) -> list[Any]:
-    from jobs.dataset.sample import files
+    from jobs.dataset.sample import sample_files
 
-    rows = files()[name] if place == "sample" else json.loads((Path(place) / f"{name}.json").read_text("utf-8"))
+    rows = sample_files()[name] if place == "sample" else json.loads((Path(place) / f"{name}.json").read_text("utf-8"))
     return list(rows)
 
 

@@ -33,7 +33,7 @@ from sweeper.process.output import output_to
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
-from sweeper.tracking.client import check
+from sweeper.tracking.client import check_store
 
 MACHINE = Machine(cpus=1, gpus=0)
 MINUTE = 60.0
@@ -93,7 +93,7 @@ def fixed(ledger: Ledger) -> list[float]:
 def measure(folder: Path, trials: int, reports: int) -> dict[str, float]:
     stores = read_stores(folder, {})
     stores.root.mkdir(mode=0o700)
-    check(stores)
+    check_store(stores)
     with ray_session(MACHINE):
         spans = fixed(run(folder, stores, trials, 1)[0])
         ends = run(folder, stores, trials, reports)[1].ends

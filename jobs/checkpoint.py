@@ -45,11 +45,11 @@ def publish(folder: Path, workdir: Path, step: int) -> Path:
         (folder / MANIFEST).unlink(missing_ok=True)  # of an earlier attempt, which must not vouch for itself
         write_json(folder / MANIFEST, {path.name: _describe(path) for path in sorted(folder.iterdir())})
         for path in folder.iterdir():
-            sync(path)
-        sync(folder)
+            fsync(path)
+        fsync(folder)
         faults.point("checkpoint.rename")
         folder.rename(target)
-        sync(workdir)
+        fsync(workdir)
     faults.point("checkpoint.report")
     return target
 
@@ -73,7 +73,7 @@ def disk_trouble(error: BaseException, place: Path) -> str | None:
     looked at as well.
     """
     chain = list(causes(error))
-    said = next((text for one in chain if (text := _said(one))), None)
+    said = next((text for one in chain if (text := _disk_error_text(one))), None)
     try:
         free = shutil.disk_usage(place).free
     except OSError as gone:
@@ -94,7 +94,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-def _said(error: BaseException) -> str | None:
+def _disk_error_text(error: BaseException) -> str | None:
     """The system's word for a full or read-only disk, where an error carries it as a number or as text."""
     words = {code: os.strerror(code) for code in DISK_ERRORS}
     if isinstance(error, OSError) and error.errno in words:
@@ -104,7 +104,7 @@ def _said(error: BaseException) -> str | None:
 
 def answering_part(checkpoint: Path) -> dict[str, Any]:
     """The manifest of what answering questions needs: all but the files that only training goes on from."""
-    manifest = read_json(checkpoint / MANIFEST)
+    manifest = load_json(checkpoint / MANIFEST)
     return {name: entry for name, entry in manifest.items() if Path(name).suffix not in PICKLED}
 
 
@@ -142,17 +142,17 @@ def settle(incoming: Path, target: Path) -> Path:
     if problem := damage(incoming):
         raise OSError(f"{problem}; is the disk full or failing?")
     for path in (*incoming.iterdir(), incoming):
-        sync(path)
+        fsync(path)
     shutil.rmtree(target, ignore_errors=True)
     incoming.rename(target)
-    sync(target.parent)
+    fsync(target.parent)
     return target
 
 
 def damage(checkpoint: Path) -> str | None:
     """What does not match the manifest, or None when every file is as it was written."""
     try:
-        manifest = read_json(checkpoint / MANIFEST)
+        manifest = load_json(checkpoint / MANIFEST)
     except (OSError, ValueError):
         return f"{checkpoint}: no readable {MANIFEST}"
     for name, expected in manifest.items():
@@ -173,7 +173,7 @@ def latest(workdir: Path) -> Path | None:
 def identity(checkpoint: Path) -> dict[str, Any]:
     """Which job made it, with which params, on which data. Raises CheckpointError when it does not say."""
     try:
-        content = read_json(checkpoint / IDENTITY)
+        content = load_json(checkpoint / IDENTITY)
         return {key: content[key] for key in ("job", "params", "data", "data_fingerprint")}
     except (OSError, ValueError, KeyError):
         raise CheckpointError(f"{checkpoint}: has no readable {IDENTITY}; name a checkpoint of a trial") from None
@@ -183,7 +183,7 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
+def load_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -192,7 +192,7 @@ def _describe(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def sync(path: Path) -> None:
+def fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
 """Points at which a test makes the program fail. Off unless the environment names a folder. Standard library only.
 
-The folder of SWEEPER_FAULTS has a file `asked` with lines such as `ledger.report:3:kill`: a process that passes
+The folder of SWEEPER_FAULTS has a file `parse_faults` with lines such as `ledger.report:3:kill`: a process that passes
 that point for the third time is killed there. A fault happens once, in whichever process comes first, and leaves
 its line in the file `happened`, so that a test can see that it did.
 """
@@ -46,7 +46,7 @@ class Fault(NamedTuple):
         return ":".join(map(str, self))
 
 
-def asked(text: str) -> list[Fault]:
+def parse_faults(text: str) -> list[Fault]:
     """The faults that lines ask for. Raises ValueError for one that cannot be."""
     return [_fault(line) for line in text.split()]
 
@@ -63,19 +63,19 @@ def point(name: str) -> None:
     if VARIABLE not in os.environ:
         return
     folder = Path(os.environ[VARIABLE])
-    wanted = _text(folder / "asked")
+    wanted = _file_text(folder / "asked")
     _passed[wanted, name] += 1
-    for fault in asked(wanted):
-        if fault.point == name and fault.nth == _passed[wanted, name] and _first(fault, folder):
+    for fault in parse_faults(wanted):
+        if fault.point == name and fault.nth == _passed[wanted, name] and _claim(fault, folder):
             ACTIONS[fault.action](name)
 
 
 def happened(folder: Path) -> list[str]:
     """The faults that did, in order."""
-    return _text(folder / "happened").split()
+    return _file_text(folder / "happened").split()
 
 
-def _first(fault: Fault, folder: Path) -> bool:
+def _claim(fault: Fault, folder: Path) -> bool:
     """Whether no process was here before, for this fault; from now on one was."""
     if str(fault) in happened(folder):
         return False
@@ -84,11 +84,11 @@ def _first(fault: Fault, folder: Path) -> bool:
     return True
 
 
-def _text(path: Path) -> str:
+def _file_text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def _error(name: str) -> None:
+def _os_error(name: str) -> None:
     raise RuntimeError(f"fault asked for at {name}")
 
 
@@ -106,7 +106,7 @@ def _hang(name: str) -> None:
 
 
 ACTIONS: dict[str, Callable[[str], None]] = {
-    "raise": _error,
+    "raise": _os_error,
     "full": _full,
     "memory": _memory,
     "hang": _hang,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt, Le, Lt
 
 from jobs.job import Direction, Job, ParamError, Report
-from jobs.model.long import fetch
+from jobs.model.long import fetch_long
 from jobs.params import MetricProfile, TrainingParams, check_workers, knob, smaller
 from jobs.task import Task
 from jobs.timing import START, phase
@@ -81,16 +81,16 @@ def train(params: LongformerParams, data: str, workdir: Path, report: Report, re
     trainer.train(TASK, params, data, workdir, report, resume_from)
 
 
-def model(params: LongformerParams, tokenizer: Any) -> Any:
-    from jobs.model.long import load_model
+def long_reader(params: LongformerParams, tokenizer: Any) -> Any:
+    from jobs.model.long import load_long_model
 
-    longformer = load_model(params.backbone, tokenizer, params.attention_window, params.max_length)
+    longformer = load_long_model(params.backbone, tokenizer, params.attention_window, params.max_length)
     if params.gradient_checkpointing:
         longformer.activation_checkpointing_enable()
     return longformer
 
 
-def windows(
+def joined_windows(
     tokenizer: Any, data: Data, rows: Sequence[Question], params: LongformerParams, cache: Path
 ) -> JoinedWindows:
     """Windows of some questions, each over its joined paragraphs."""
@@ -99,10 +99,12 @@ def windows(
 
     paragraphs = cached_tokens(cache, tokenizer, data.paragraphs)
     questions = cached_tokens(cache, tokenizer, [row.question for row in rows])
-    return cut_joined_windows(tokenizer, questions, paragraphs, groups(rows), params.max_length, params.doc_stride)
+    return cut_joined_windows(
+        tokenizer, questions, paragraphs, joined_groups(rows), params.max_length, params.doc_stride
+    )
 
 
-def groups(rows: Sequence[Question]) -> list[Group]:
+def joined_groups(rows: Sequence[Question]) -> list[Group]:
     """Each question with its paragraphs, and the characters of its answer where it is known. The answer's
     text may stand in other paragraphs too; only its place in the relevant one is a label."""
     from jobs.features.joined import Group
@@ -115,7 +117,7 @@ def groups(rows: Sequence[Question]) -> list[Group]:
     ]
 
 
-def collate(source: JoinedWindows, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+def collate_joined(source: JoinedWindows, rows: Sequence[int]) -> dict[str, torch.Tensor]:
     """Model input and labels of some windows, padded to the longest of them; attention in blocks needs no whole
     number of windows. Global attention lies on all that stands before the paragraphs."""
     import torch
@@ -132,7 +134,7 @@ def collate(source: JoinedWindows, rows: Sequence[int]) -> dict[str, torch.Tenso
     }
 
 
-def evaluate(
+def evaluate_joined(
     source: JoinedWindows, data: Data, logits: tuple[Any, Any], max_answer_length: int, profile: str = "strict"
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics and one prediction per validation question, from the start and end logits of its windows.
@@ -143,7 +145,7 @@ def evaluate(
     from jobs.dataset.data import accepted
     from jobs.metrics import mean_scores
 
-    predictions = answers(source, data.paragraphs, logits, max_answer_length)
+    predictions = joined_answers(source, data.paragraphs, logits, max_answer_length)
     pairs = list(zip(data.valid, predictions, strict=True))
     given, right_answers = [prediction["answer"] for prediction in predictions], accepted(data, profile)
     scores = mean_scores(given, [right_answers[row.id] for row in data.valid], profile)
@@ -152,7 +154,7 @@ def evaluate(
     return scores, [{"id": row.id, **prediction} for row, prediction in pairs]
 
 
-def answers(
+def joined_answers(
     source: JoinedWindows, paragraphs: Sequence[str], logits: tuple[Any, Any], max_answer_length: int
 ) -> list[dict[str, Any]]:
     """The best span of each question, over all windows and within one paragraph: that paragraph (its place
@@ -188,11 +190,11 @@ METRICS: dict[str, Direction] = {
 }
 TASK = Task(
     "longformer",
-    model,
-    lambda params, tokenizer, data, rows, cache: windows(tokenizer, data, rows, params, cache),
-    lambda source, numbers, params: collate(source, numbers),
-    lambda source, data, logits, params: evaluate(
+    long_reader,
+    lambda params, tokenizer, data, rows, cache: joined_windows(tokenizer, data, rows, params, cache),
+    lambda source, numbers, params: collate_joined(source, numbers),
+    lambda source, data, logits, params: evaluate_joined(
         source, data, logits, params.max_answer_length, params.metric_profile
     ),
 )
-JOB = Job("longformer", LongformerParams, METRICS, train, fetch, smaller, check_workers)
+JOB = Job("longformer", LongformerParams, METRICS, train, fetch_long, smaller, check_workers)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Le
 
 from jobs.job import Job, Report
-from jobs.model.backbones import fetch
+from jobs.model.backbones import fetch_backbone
 from jobs.params import TrainingParams, check_length, check_workers, knob, smaller
 from jobs.task import Task
 from jobs.timing import START, phase
@@ -53,7 +53,7 @@ def train(params: McParams, data: str, workdir: Path, report: Report, resume_fro
     trainer.train(TASK, params, data, workdir, report, resume_from)
 
 
-def model(params: McParams, tokenizer: Any) -> Any:
+def selector(params: McParams, tokenizer: Any) -> Any:
     from jobs.model.backbones import load_model
 
     return load_model(params.backbone, "AutoModelForMultipleChoice", tokenizer, params.max_length)
@@ -81,7 +81,7 @@ class Candidates:
 
     def collate(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         """Model input [questions, candidates, positions]. Questions with fewer candidates are filled up with
-        inputs of one token, which `loss` and `evaluate` leave out."""
+        inputs of one token, which `loss` and `evaluate_picks` leave out."""
         import numpy as np
         import torch
 
@@ -90,7 +90,8 @@ class Candidates:
         batch = self.windows.batch(np.concatenate([np.arange(self.bounds[n], self.bounds[n + 1]) for n in numbers]))
         present = (np.arange(most) < counts[:, None]).ravel()
         filled = {
-            name: _spread(values, present).reshape(len(numbers), most, -1) for name, values in batch._asdict().items()
+            name: _spread_present(values, present).reshape(len(numbers), most, -1)
+            for name, values in batch._asdict().items()
         }
         filled["attention_mask"][..., 0] = 1
         labels = np.full((len(numbers), most), ABSENT)
@@ -101,7 +102,7 @@ class Candidates:
         return {name: torch.from_numpy(values) for name, values in {**filled, "labels": labels}.items()}
 
 
-def _spread(values: NDArray[np.int64], present: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _spread_present(values: NDArray[np.int64], present: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Rows of a batch laid out over the places that are `present`; the first row's first token elsewhere."""
     import numpy as np
 
@@ -144,7 +145,7 @@ def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | 
     return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
-def evaluate(
+def evaluate_picks(
     rows: Sequence[Question], logits: NDArray[np.floating[Any]]
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Accuracy, and one prediction per question: the paragraph it picks and every candidate's score.
@@ -167,12 +168,18 @@ def evaluate(
 
 TASK = Task(
     "mc",
-    model,
+    selector,
     lambda params, tokenizer, data, rows, cache: inputs(tokenizer, data, rows, params.max_length, cache),
     lambda source, numbers, params: source.collate(numbers),
-    lambda source, data, logits, params: evaluate(data.valid, logits),
+    lambda source, data, logits, params: evaluate_picks(data.valid, logits),
     loss=loss,
 )
 JOB = Job(
-    "mc", McParams, {"accuracy": "max", "eval_loss": "min", "train_loss": "min"}, train, fetch, smaller, check_workers
+    "mc",
+    McParams,
+    {"accuracy": "max", "eval_loss": "min", "train_loss": "min"},
+    train,
+    fetch_backbone,
+    smaller,
+    check_workers,
 )

@@ -120,7 +120,7 @@ def get_profile(name: str) -> Profile:
     return PROFILES[name]
 
 
-def score(prediction: str, references: Sequence[str], profile: str = "strict") -> Score:
+def best_score(prediction: str, references: Sequence[str], profile: str = "strict") -> Score:
     """The best exact match and the best F1 of a prediction over its references, each between 0.0 and 1.0.
 
     >>> score("日月潭。", ["湖", "日月潭"], "drcd")
@@ -155,7 +155,7 @@ def mean_scores(
     """`exact_match` and `f1` averaged over questions, both between 0 and 1; a question has one reference or
     several. Raises ValueError when there is not one entry of `references` for each prediction."""
     pairs = zip(predictions, references, strict=True)
-    scores = [score(p, [r] if isinstance(r, str) else r, profile) for p, r in pairs]
+    scores = [best_score(p, [r] if isinstance(r, str) else r, profile) for p, r in pairs]
     return {
         "exact_match": sum(one.em for one in scores) / len(scores),
         "f1": sum(one.f1 for one in scores) / len(scores),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Le
 
 from jobs.job import Job, ParamError, Report
-from jobs.model.backbones import fetch
+from jobs.model.backbones import fetch_backbone
 from jobs.params import MetricProfile, TrainingParams, check_length, check_workers, knob, smaller
 from jobs.task import Task
 from jobs.timing import START, phase
@@ -56,13 +56,13 @@ def train(params: QaParams, data: str, workdir: Path, report: Report, resume_fro
     trainer.train(TASK, params, data, workdir, report, resume_from)
 
 
-def model(params: QaParams, tokenizer: Any) -> Any:
+def reader(params: QaParams, tokenizer: Any) -> Any:
     from jobs.model.backbones import load_model
 
     return load_model(params.backbone, "AutoModelForQuestionAnswering", tokenizer, params.max_length)
 
 
-def windows(params: QaParams, tokenizer: Any, data: Data, rows: Sequence[Question], cache: Path) -> Windows:
+def paragraph_windows(params: QaParams, tokenizer: Any, data: Data, rows: Sequence[Question], cache: Path) -> Windows:
     """Windows of some questions, each over its relevant paragraph."""
     return windows_of(params, tokenizer, data, rows, pairs(rows), cache)
 
@@ -97,7 +97,7 @@ def kept_windows(source: Windows, unanswered_share: float, seed: int) -> Ints:
     return np.flatnonzero((source.labels[:, 0] > 0) | (chance < unanswered_share)).astype(np.int32)
 
 
-def collate(source: Windows, rows: Sequence[int] | Ints) -> dict[str, torch.Tensor]:
+def collate_windows(source: Windows, rows: Sequence[int] | Ints) -> dict[str, torch.Tensor]:
     """Model input and labels of some windows, padded to the longest of them."""
     import torch
 
@@ -106,21 +106,23 @@ def collate(source: Windows, rows: Sequence[int] | Ints) -> dict[str, torch.Tens
     return {**batch, "start_positions": labels[:, 0], "end_positions": labels[:, 1]}
 
 
-def evaluate(
+def evaluate_spans(
     source: Windows, data: Data, logits: tuple[Any, Any], max_answer_length: int, profile: str = "strict"
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics and one prediction per validation question, from the start and end logits of its windows."""
     from jobs.dataset.data import accepted
     from jobs.metrics import mean_scores
 
-    predictions = answers(source, [data.paragraphs[row.relevant or 0] for row in data.valid], logits, max_answer_length)
+    predictions = window_answers(
+        source, [data.paragraphs[row.relevant or 0] for row in data.valid], logits, max_answer_length
+    )
     right = accepted(data, profile)
     given = [prediction["answer"] for prediction in predictions]
     scores = mean_scores(given, [right[row.id] for row in data.valid], profile)
     return scores, [{"id": row.id, **prediction} for row, prediction in zip(data.valid, predictions, strict=True)]
 
 
-def answers(
+def window_answers(
     source: Windows, paragraphs: Sequence[str], logits: tuple[Any, Any], max_answer_length: int
 ) -> list[dict[str, Any]]:
     """The best span over all windows of each pair, cut from its paragraph: answer, start and score.
@@ -141,10 +143,10 @@ def answers(
 
 TASK = Task(
     "qa",
-    model,
-    windows,
-    lambda source, numbers, params: collate(source, numbers),
-    lambda source, data, logits, params: evaluate(
+    reader,
+    paragraph_windows,
+    lambda source, numbers, params: collate_windows(source, numbers),
+    lambda source, data, logits, params: evaluate_spans(
         source, data, logits, params.max_answer_length, params.metric_profile
     ),
     trained=lambda source, params: kept_windows(source, params.unanswered_share, params.seed).tolist(),
@@ -154,7 +156,7 @@ JOB = Job(
     QaParams,
     {"exact_match": "max", "f1": "max", "eval_loss": "min", "train_loss": "min"},
     train,
-    fetch,
+    fetch_backbone,
     smaller,
     check_workers,
 )

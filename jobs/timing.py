@@ -50,7 +50,7 @@ _watch: ContextVar[Stopwatch | None] = ContextVar("watch", default=None)
 
 
 @contextmanager
-def watched(watch: Stopwatch) -> Iterator[None]:
+def timed_by(watch: Stopwatch) -> Iterator[None]:
     """Phases of what is done in this block are measured by this watch."""
     token = _watch.set(watch)
     try:

@@ -43,7 +43,7 @@ class Finding:
 
 def findings(stores: Stores) -> list[Finding]:
     """Everything worth knowing before a sweep; nothing is created."""
-    return [python(), *packages(), devices(), disk(stores.root), *reachable(stores), *switches()]
+    return [python(), *packages(), devices(), disk_finding(stores.root), *reachable_findings(stores), *switches()]
 
 
 def python() -> Finding:
@@ -53,10 +53,10 @@ def python() -> Finding:
 def packages() -> list[Finding]:
     """Each requirement of this package and the version that is installed."""
     wanted = [Requirement(text) for text in requires("sweeper") or []]
-    return [_package(requirement) for requirement in wanted if not requirement.marker]
+    return [_package_finding(requirement) for requirement in wanted if not requirement.marker]
 
 
-def _package(requirement: Requirement) -> Finding:
+def _package_finding(requirement: Requirement) -> Finding:
     try:
         found = version(requirement.name)
     except PackageNotFoundError:
@@ -70,7 +70,7 @@ def devices() -> Finding:
     return Finding("devices", f"{machine.cpus} CPU, {machine.gpus} GPU")
 
 
-def disk(root: Path) -> Finding:
+def disk_finding(root: Path) -> Finding:
     """Room where sweeps are kept, or where the folder would be created."""
     place = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
@@ -82,18 +82,18 @@ def disk(root: Path) -> Finding:
     )
 
 
-def reachable(stores: Stores) -> list[Finding]:
+def reachable_findings(stores: Stores) -> list[Finding]:
     from sweeper.ledger.database import existing_storage
-    from sweeper.storage.checkpoints import look
-    from sweeper.tracking.client import check
+    from sweeper.storage.checkpoints import check_readable
+    from sweeper.tracking.client import check_store
 
     found = [
         _tried("ledger", stores.ledger, lambda: existing_storage(stores.ledger)),
-        _tried("mlflow", stores.tracking, lambda: check(stores)),
+        _tried("mlflow", stores.tracking, lambda: check_store(stores)),
     ]
     for what, address in (("artifacts", stores.artifacts), ("checkpoints", stores.checkpoints)):
         if address and (address.startswith("s3:") or what == "checkpoints"):
-            found.append(_tried(what, address, partial(look, address)))
+            found.append(_tried(what, address, partial(check_readable, address)))
     return found
 
 

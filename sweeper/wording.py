@@ -19,7 +19,7 @@ def short(text: str) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-def unknown(what: str, name: str, known: Iterable[str], homes: Mapping[str, str] | None = None) -> str:
+def unknown_name(what: str, name: str, known: Iterable[str], homes: Mapping[str, str] | None = None) -> str:
     """One line about a name that is not among `known`: the nearest right one, and all of them.
 
     `homes` tells where else a name would be right: "under search".

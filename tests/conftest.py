@@ -16,8 +16,8 @@ import pytest
 from optuna.storages import RDBStorage
 
 from jobs import get_job
-from jobs.dataset.data import Data, read
-from jobs.dataset.sample import files
+from jobs.dataset.data import Data, read_data
+from jobs.dataset.sample import sample_files
 from sweeper.ledger.database import open_storage
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
@@ -81,12 +81,12 @@ EPOCH = {"backbone": "scratch:1x32x2", "num_train_epochs": 1, "learning_rate": 1
 def few(tmp_path_factory: pytest.TempPathFactory) -> Data:
     """The first questions of the sample, as a folder that hides the labels of its test questions."""
     folder = tmp_path_factory.mktemp("few")
-    content = files()
+    content = sample_files()
     rows = {"train": content["train"][:16], "valid": content["valid"][:12], "test": content["test"][:8]}
     hidden = [{key: row[key] for key in ("id", "question", "paragraphs")} for row in rows["test"]]
     for name, value in {**rows, "context": content["context"], "test": hidden, "test_labels": rows["test"]}.items():
         (folder / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
-    return read(str(folder))
+    return read_data(str(folder))
 
 
 @pytest.fixture(scope="session")

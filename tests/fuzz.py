@@ -20,7 +20,7 @@ import atheris
 with atheris.instrument_imports(include=["yaml", "json", "sweeper", "jobs"]):
     from jobs.answering.submission import read_answers
     from jobs.dataset.corpora import read_corpus
-    from jobs.dataset.data import Data, DataError, read, read_unlabelled, references
+    from jobs.dataset.data import Data, DataError, read_data, read_unlabelled, references
     from sweeper.errors import ConfigError
     from sweeper.space.document import read_document
     from sweeper.space.reading import restored
@@ -29,7 +29,7 @@ from tests.questions import GOOD, write
 
 FOLDER = Path(tempfile.mkdtemp())
 SPLITS = {name: write(FOLDER / name, GOOD) for name in ("context", "train", "test")}
-WHOLE = read(str(write(FOLDER / "data", GOOD)))
+WHOLE = read_data(str(write(FOLDER / "data", GOOD)))
 LONGEST_LINE = 1_000
 VALUES = [None, True, -1, 0, 4, 1e300, 10**30, "", " ", "0", "湖", "\ud800", "\0", [], {}, [0, 1], {"text": "湖"}]
 TOKENS = re.compile(rb"[\w.\x80-\xff]+|\s+|.", re.DOTALL)
@@ -79,7 +79,7 @@ def as_split(path: Path) -> None:
     """Taken for one file after another of a whole data set."""
     for name, folder in SPLITS.items():
         (folder / f"{name}.json").write_bytes(path.read_bytes())
-        _refused_or(lambda folder=folder: assert_labels(read(str(folder))))
+        _refused_or(lambda folder=folder: assert_labels(read_data(str(folder))))
 
 
 def _refused_or(reading: Callable[[], object]) -> None:

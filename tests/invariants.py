@@ -51,9 +51,9 @@ def check_checkpoints(ledger: Ledger, tidy: bool) -> None:
     unneeded = set(disposable(records, ledger.direction, keep))
     for path in _checkpoints(records):
         if path not in unneeded:
-            assert not checkpoints.damage(path), path
+            assert not checkpoints.stored_damage(path), path
         elif tidy:
-            assert path not in checkpoints.kept([path]), path
+            assert path not in checkpoints.still_stored([path]), path
 
 
 def check_optuna(ledger: Ledger) -> None:

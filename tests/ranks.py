@@ -66,7 +66,7 @@ def watched(
     trained: list[tuple[Sequence[int], float]] = []
     batch = batches.Inputs.__getitems__
 
-    def noted(inputs: batches.Inputs, share: batches.Share) -> Any:
+    def noted(inputs: batches.Inputs, share: batches.WorkerBatch) -> Any:
         trained.append(tuple(share))
         return batch(inputs, share)
 
@@ -148,12 +148,12 @@ def meeting(home: Path) -> dict[str, Any]:
     def fail() -> None:
         raise OSError(28, "No space left on device")
 
-    workers.join()
+    workers.join_workers()
     rank, failure = workers.rank(), ""
     try:
         workers.once(fail)
     except (OSError, workers.WorkerError) as error:
         failure = f"{type(error).__name__}: {error}"
     told = workers.once(lambda: f"by rank {workers.rank()}")
-    workers.wait()
+    workers.barrier()
     return {"rank": rank, "failure": failure, "told": told, "gathered": workers.gathered(f"of rank {rank}")}

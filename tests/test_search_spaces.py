@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sweeper.cluster.capacity import Machine
-from sweeper.monitor.plan import draws, lines
+from sweeper.monitor.plan import draws, plan_lines
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace, params_of
 from tests.network import refuse_connections
@@ -104,7 +104,7 @@ def test_a_search_space_plans_without_network_on_any_machine(
     name: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = refuse_connections(monkeypatch)
-    plan = list(lines(space(name), machine, first=3))
+    plan = list(plan_lines(space(name), machine, first=3))
     assert plan[0].startswith(f"{name}: {space(name).search.trials} trials of {space(name).job} on sample")
     assert len(plan[plan.index("first 3 configurations") :]) == 1 + 3 + 1
     assert tried == []

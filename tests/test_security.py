@@ -38,7 +38,7 @@ from jobs.dataset.data import Data
 from jobs.model.backbones import check_name
 from sweeper.commands.base import main
 from sweeper.errors import ConfigError, EnvironmentFailure
-from sweeper.release.promotion import turn
+from sweeper.release.promotion import promotion_lock
 from sweeper.results import comparison, plots, report
 from sweeper.results.overview import results
 from sweeper.storage.settings import read_stores
@@ -176,11 +176,11 @@ NASTY = "</td><script>alert(1)</script><img src=x onerror=alert(2)>"
 def test_names_are_text_on_every_page_that_mlflow_shows(storage: RDBStorage, tmp_path: Path) -> None:
     told = [Told([0.1, value], {"backbone": NASTY + str(value)}, reason=NASTY) for value in (0.3, 0.5)]
     ledger = written(storage, tmp_path, [*told, Told([], {"backbone": NASTY}, "FAIL", NASTY)], data=NASTY)
-    table = comparison.rows(ledger.records(), ledger.direction)
+    table = comparison.comparison_rows(ledger.records(), ledger.direction)
     pages = {
-        "comparison.md": comparison.markdown(table, ledger.objective),
+        "comparison.md": comparison.comparison_markdown(table, ledger.objective),
         "report.html": report.html(ledger),
-        **plots.artifacts(plots.figures(results(ledger))),
+        **plots.plot_files(plots.figures(results(ledger))),
     }
     assert len(pages) >= 5
     assert "script" in pages["report.html"]
@@ -300,7 +300,7 @@ def test_a_lock_that_is_a_link_is_refused_and_its_target_left(tmp_path: Path) ->
     target = tmp_path / "target"
     target.write_text("mine")
     (tmp_path / "qa.lock").symlink_to(target)
-    with pytest.raises(EnvironmentFailure, match=r"qa\.lock: .*; remove it"), turn(tmp_path, "qa"):
+    with pytest.raises(EnvironmentFailure, match=r"qa\.lock: .*; remove it"), promotion_lock(tmp_path, "qa"):
         pytest.fail("had the lock")
     assert target.read_text() == "mine"
 

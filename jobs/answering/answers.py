@@ -21,7 +21,7 @@ from jobs.checkpoint import CheckpointError, identity
 from jobs.dataset.data import Data, Question
 from jobs.features.spans import best_spans
 from jobs.features.windows import Pair, Windows
-from jobs.metrics import score
+from jobs.metrics import best_score
 from jobs.params import TrainingParams
 from jobs.task import Task
 
@@ -56,7 +56,7 @@ class Model:
         return predict(self.task, self.network, inputs, self.params)
 
 
-def load(folder: Path, job: str, cache: Path) -> Model:
+def load_answering_model(folder: Path, job: str, cache: Path) -> Model:
     """The model of a checkpoint that `job` has made, on a GPU where there is one.
 
     Raises CheckpointError when it is another job's or none at all, BackboneError when it cannot be loaded.
@@ -77,31 +77,33 @@ def load(folder: Path, job: str, cache: Path) -> Model:
     return Model(task, params, tokenizer, network, cache)
 
 
-def select(selector: Model, data: Data, rows: Sequence[Question]) -> list[Floats]:
+def paragraph_scores(selector: Model, data: Data, rows: Sequence[Question]) -> list[Floats]:
     """[candidates] for each question: the log-probability that the selector gives each of its paragraphs."""
     inputs = selector.task.inputs(selector.params, selector.tokenizer, data, rows, selector.cache)
     (logits,) = selector.logits(inputs)
     return [log_softmax(scores[: len(row.paragraphs)]) for row, scores in zip(rows, logits, strict=True)]
 
 
-def picks(rows: Sequence[Question], scores: Sequence[Floats]) -> list[int]:
+def best_paragraphs(rows: Sequence[Question], scores: Sequence[Floats]) -> list[int]:
     """The paragraph of each question that scores highest; the first one of equals."""
     return [row.paragraphs[int(own.argmax())] for row, own in zip(rows, scores, strict=True)]
 
 
-def read(readers: Sequence[Model], data: Data, rows: Sequence[Question], paragraphs: Sequence[int]) -> list[Answer]:
+def read_paragraphs(
+    readers: Sequence[Model], data: Data, rows: Sequence[Question], paragraphs: Sequence[int]
+) -> list[Answer]:
     """The best span of each question in the one paragraph given for it. Several readers vote: see `averaged`."""
-    return _read(readers, data, rows, [Pair(number, paragraph) for number, paragraph in enumerate(paragraphs)])
+    return _read_pairs(readers, data, rows, [Pair(number, paragraph) for number, paragraph in enumerate(paragraphs)])
 
 
-def read_all(readers: Sequence[Model], data: Data, rows: Sequence[Question]) -> list[list[Answer]]:
+def read_all_paragraphs(readers: Sequence[Model], data: Data, rows: Sequence[Question]) -> list[list[Answer]]:
     """The best span of each question in each of its paragraphs."""
     pairs = [Pair(number, paragraph) for number, row in enumerate(rows) for paragraph in row.paragraphs]
-    found = iter(_read(readers, data, rows, pairs))
+    found = iter(_read_pairs(readers, data, rows, pairs))
     return [[next(found) for _ in row.paragraphs] for row in rows]
 
 
-def _read(readers: Sequence[Model], data: Data, rows: Sequence[Question], pairs: Sequence[Pair]) -> list[Answer]:
+def _read_pairs(readers: Sequence[Model], data: Data, rows: Sequence[Question], pairs: Sequence[Pair]) -> list[Answer]:
     texts = [data.paragraphs[pair.paragraph] for pair in pairs]
     spans = (
         _spans(readers[0], data, rows, pairs, texts) if len(readers) == 1 else _votes(readers, data, rows, pairs, texts)
@@ -118,7 +120,7 @@ def _spans(
     params = cast(qa.QaParams, reader.params)
     windows = qa.windows_of(params, reader.tokenizer, data, rows, pairs, reader.cache)
     start, end = reader.logits(windows)
-    return qa.answers(windows, texts, (start, end), params.max_answer_length)
+    return qa.window_answers(windows, texts, (start, end), params.max_answer_length)
 
 
 def _votes(
@@ -172,10 +174,10 @@ def pipeline(
     selector: Model, readers: Sequence[Model], data: Data, rows: Sequence[Question], weight: float
 ) -> list[Answer]:
     """Select and read; with a `weight` above 0 read everything and weigh both."""
-    selection = select(selector, data, rows)
+    selection = paragraph_scores(selector, data, rows)
     if weight == 0:
-        return read(readers, data, rows, picks(rows, selection))
-    return combine(selection, read_all(readers, data, rows), weight)
+        return read_paragraphs(readers, data, rows, best_paragraphs(rows, selection))
+    return combine(selection, read_all_paragraphs(readers, data, rows), weight)
 
 
 def fit_weight(
@@ -187,7 +189,7 @@ def fit_weight(
     """The weight for `combine` with the most exact matches; the smallest one of equals, which stays nearest
     to the plain pipeline. `right` holds the answers that count for each question, by the metric profile."""
     worth = [
-        {answer: score(answer.text, answers, profile).em for answer in own}
+        {answer: best_score(answer.text, answers, profile).em for answer in own}
         for own, answers in zip(readings, right, strict=True)
     ]
 
@@ -201,9 +203,9 @@ def fit_weight(
 def end_to_end(model: Model, data: Data, rows: Sequence[Question]) -> list[Answer]:
     """The best span of each question over all its paragraphs joined."""
     params = cast(longformer.LongformerParams, model.params)
-    windows = longformer.windows(model.tokenizer, data, rows, params, model.cache)
+    windows = longformer.joined_windows(model.tokenizer, data, rows, params, model.cache)
     start, end = model.logits(windows)
-    spans = longformer.answers(windows, data.paragraphs, (start, end), params.max_answer_length)
+    spans = longformer.joined_answers(windows, data.paragraphs, (start, end), params.max_answer_length)
     return [
         Answer(row.id, span["paragraph"], span["start"], span["answer"], span["score"])
         for row, span in zip(rows, spans, strict=True)

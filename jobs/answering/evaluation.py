@@ -15,9 +15,9 @@ from scipy.stats import bootstrap
 
 from jobs.answering import answers as answering
 from jobs.answering.answers import Answer, Model
-from jobs.dataset.bm25 import select as bm25
-from jobs.dataset.data import Data, Question, accepted, labelled
-from jobs.metrics import score
+from jobs.dataset.bm25 import bm25_scores as bm25
+from jobs.dataset.data import Data, Question, accepted, labelled_questions
+from jobs.metrics import best_score
 
 Floats = NDArray[np.floating[Any]]
 FOLDS = 5
@@ -33,7 +33,7 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class SystemScore:
     """One system. Shares lie between 0 and 1; None where a system has no such thing.
 
     exact_match_given_right  over the questions whose paragraph was right
@@ -70,16 +70,16 @@ def scored(
     rows: Sequence[Question], answers: Sequence[Answer], right: Mapping[str, Sequence[str]], profile: str
 ) -> Scored:
     """`right` has the answers that count, by question id."""
-    scores = [score(answer.text, right[row.id], profile) for row, answer in zip(rows, answers, strict=True)]
+    scores = [best_score(answer.text, right[row.id], profile) for row, answer in zip(rows, answers, strict=True)]
     picked = [answer.paragraph == row.relevant for row, answer in zip(rows, answers, strict=True)]
     return Scored(np.array(picked, float), np.array([one.em for one in scores]), np.array([one.f1 for one in scores]))
 
 
-def assess(system: str, one: Scored, seconds: float, weight: float | None = None) -> Row:
+def assess(system: str, one: Scored, seconds: float, weight: float | None = None) -> SystemScore:
     """The row of a system that took `seconds` for its answers."""
     wrong = one.em < 1
     by_selection = float((one.right[wrong] == 0).mean()) if wrong.any() else None
-    return Row(
+    return SystemScore(
         system,
         len(one.em),
         estimate(mean, one.right),
@@ -130,30 +130,30 @@ class Exam:
     right: Mapping[str, Sequence[str]]
     profile: str
 
-    def row(self, system: str, answers: Sequence[Answer], seconds: float, weight: float | None = None) -> Row:
+    def row(self, system: str, answers: Sequence[Answer], seconds: float, weight: float | None = None) -> SystemScore:
         return assess(system, scored(self.rows, answers, self.right, self.profile), seconds, weight)
 
 
 def exam(data: Data, split: str, profile: str) -> Exam:
     """Raises DataError when the split has no labels."""
-    rows = labelled(data, split)
+    rows = labelled_questions(data, split)
     own = {row.id: [row.answer or ""] for row in rows}
     return Exam(data, split, rows, {**own, **accepted(data, profile)}, profile)
 
 
-def load(checkpoints: Mapping[str, Path], cache: Path) -> dict[str, Model]:
+def load_models(checkpoints: Mapping[str, Path], cache: Path) -> dict[str, Model]:
     """The models of checkpoints, by job. Raises CheckpointError or BackboneError for one that cannot be used."""
-    return {job: answering.load(folder, job, cache) for job, folder in checkpoints.items()}
+    return {job: answering.load_answering_model(folder, job, cache) for job, folder in checkpoints.items()}
 
 
-def evaluate(exam: Exam, models: Mapping[str, Model]) -> Iterator[Row]:
+def evaluate_systems(exam: Exam, models: Mapping[str, Model]) -> Iterator[SystemScore]:
     """A row for each system that the models, by job, are enough for; BM25 first."""
     mc, qa, longformer = (models.get(job) for job in ("mc", "qa", "longformer"))
     yield label_free(exam, qa)
     if mc and qa:
-        selection, selecting = timed(lambda: answering.select(mc, exam.data, exam.rows))
-        chosen = answering.picks(exam.rows, selection)
-        answers, reading = timed(lambda: answering.read([qa], exam.data, exam.rows, chosen))
+        selection, selecting = timed(lambda: answering.paragraph_scores(mc, exam.data, exam.rows))
+        chosen = answering.best_paragraphs(exam.rows, selection)
+        answers, reading = timed(lambda: answering.read_paragraphs([qa], exam.data, exam.rows, chosen))
         yield exam.row("two stages", answers, selecting + reading)
         yield soft(exam, mc, qa, selection, selecting)
     if longformer:
@@ -164,34 +164,34 @@ def alone(exam: Exam, job: str, model: Model) -> float:
     """What a trial of this job is scored by, on this exam: the share of right paragraphs of a selector, of exact
     matches in the relevant paragraph of a reader, of exact matches of one that does both."""
     if job == "mc":
-        chosen = answering.picks(exam.rows, answering.select(model, exam.data, exam.rows))
+        chosen = answering.best_paragraphs(exam.rows, answering.paragraph_scores(model, exam.data, exam.rows))
         return float(np.mean([pick == row.relevant for pick, row in zip(chosen, exam.rows, strict=True)]))
     answers = (
-        answering.read([model], exam.data, exam.rows, [row.relevant or 0 for row in exam.rows])
+        answering.read_paragraphs([model], exam.data, exam.rows, [row.relevant or 0 for row in exam.rows])
         if job == "qa"
         else answering.end_to_end(model, exam.data, exam.rows)
     )
     return float(scored(exam.rows, answers, exam.right, exam.profile).em.mean())
 
 
-def label_free(exam: Exam, reader: Model | None) -> Row:
+def label_free(exam: Exam, reader: Model | None) -> SystemScore:
     """BM25's pick, read by `reader`; without one only the pick is judged."""
     questions = [row.question for row in exam.rows]
     candidates = [[exam.data.paragraphs[paragraph] for paragraph in row.paragraphs] for row in exam.rows]
     scores, seconds = timed(lambda: bm25(questions, candidates, exam.data.paragraphs))
-    chosen = answering.picks(exam.rows, scores)
+    chosen = answering.best_paragraphs(exam.rows, scores)
     if reader is None:
         right = np.array([pick == row.relevant for pick, row in zip(chosen, exam.rows, strict=True)], float)
         accuracy = estimate(mean, right)
-        return Row("BM25", len(right), accuracy, None, None, None, None, None, len(right) / seconds)
-    answers, reading = timed(lambda: answering.read([reader], exam.data, exam.rows, chosen))
+        return SystemScore("BM25", len(right), accuracy, None, None, None, None, None, len(right) / seconds)
+    answers, reading = timed(lambda: answering.read_paragraphs([reader], exam.data, exam.rows, chosen))
     return exam.row("BM25, then read", answers, seconds + reading)
 
 
-def soft(exam: Exam, selector: Model, reader: Model, selection: Sequence[Floats], selecting: float) -> Row:
+def soft(exam: Exam, selector: Model, reader: Model, selection: Sequence[Floats], selecting: float) -> SystemScore:
     """Both scores weighed against each other. The weight is fitted on the validation questions; when they are
     the exam themselves, each fifth of them is answered with the weight fitted on the others."""
-    readings, reading = timed(lambda: answering.read_all([reader], exam.data, exam.rows))
+    readings, reading = timed(lambda: answering.read_all_paragraphs([reader], exam.data, exam.rows))
     if exam.split == "valid":
         right = [exam.right[row.id] for row in exam.rows]
         answers, weight = cross_fitted(selection, readings, right, exam.profile)
@@ -205,8 +205,8 @@ def fitted_weight(data: Data, selector: Model, readers: Sequence[Model], profile
     """The weight for these models, fitted on all validation questions."""
     right = accepted(data, profile)
     return answering.fit_weight(
-        answering.select(selector, data, data.valid),
-        answering.read_all(readers, data, data.valid),
+        answering.paragraph_scores(selector, data, data.valid),
+        answering.read_all_paragraphs(readers, data, data.valid),
         [right[row.id] for row in data.valid],
         profile,
     )

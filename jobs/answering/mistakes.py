@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from jobs.dataset.data import Data, Question, refuse
-from jobs.metrics import score
+from jobs.metrics import best_score
 
 Kind = Literal["right paragraph", "exact", "elsewhere", "boundary", "overlap", "disjoint", "wrong paragraph", "empty"]
 AnswerType = Literal["number", "date", "name", "other"]
@@ -86,12 +86,12 @@ def verdicts(
     if [row.id for row in data.valid] != [prediction.get("id") for prediction in predictions]:
         refuse([f"{data.location}: its validation questions are not those the trial answered; give it that data again"])
     return [
-        _verdict(data, row, prediction, references[row.id], profile)
+        _classify(data, row, prediction, references[row.id], profile)
         for row, prediction in zip(data.valid, predictions, strict=True)
     ]
 
 
-def _verdict(
+def _classify(
     data: Data, row: Question, prediction: Mapping[str, Any], references: Sequence[str], profile: str
 ) -> Verdict:
     relevant, answer, start = row.relevant or 0, row.answer or "", row.start or 0
@@ -101,7 +101,7 @@ def _verdict(
         kind = "right paragraph" if paragraph == relevant else "wrong paragraph"
     else:
         wanted, given = answer, prediction["answer"]
-        counts = score(given, references, profile).em == 1.0
+        counts = best_score(given, references, profile).em == 1.0
         span = Span(prediction["start"], prediction["start"] + len(given))
         label = Span(start, start + len(answer))
         places = [place for one in (answer, *references) for place in occurrences(one, data.paragraphs[relevant])]
@@ -224,6 +224,6 @@ def answer_type(answer: str) -> AnswerType:
     return "name" if _NAME.fullmatch(text) else "other"
 
 
-def counted(found: Sequence[Verdict], kinds: Sequence[Kind] = tuple(KINDS)) -> dict[Kind, int]:
+def count_kinds(found: Sequence[Verdict], kinds: Sequence[Kind] = tuple(KINDS)) -> dict[Kind, int]:
     """How many answers are of each of `kinds`."""
     return {kind: sum(verdict.kind == kind for verdict in found) for kind in kinds}

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from jobs.answering import answers as answering
 from jobs.answering import submission
 from jobs.answering.answers import Answer
-from jobs.checkpoint import CheckpointError, damage, read_json
+from jobs.checkpoint import CheckpointError, damage, load_json
 from jobs.dataset.data import Data, DataError, read_unlabelled, refuse
 from jobs.model.backbones import BackboneError
 
@@ -30,9 +30,9 @@ def main(arguments: Sequence[str], home: Path) -> int:
     try:
         data = read_unlabelled(context, test)
         with TemporaryDirectory() as cache:
-            answers = answer(data, home, Path(cache))
-        refuse(submission.problems(data, data.test, answers))
-        submission.write(output, submission.csv_text(answers))
+            answers = exported_answers(data, home, Path(cache))
+        refuse(submission.submission_problems(data, data.test, answers))
+        submission.write_submission(output, submission.submission_csv(answers))
     except DataError as error:
         print(error, file=sys.stderr)
         return 3
@@ -42,14 +42,16 @@ def main(arguments: Sequence[str], home: Path) -> int:
     return 0
 
 
-def answer(data: Data, home: Path, cache: Path) -> list[Answer]:
+def exported_answers(data: Data, home: Path, cache: Path) -> list[Answer]:
     """The answers of the checkpoints that team.json names. Raises CheckpointError when one is damaged."""
-    team = read_json(home / TEAM)
+    team = load_json(home / TEAM)
     for folder in (team.get("longformer"), team.get("mc"), *team.get("qa", [])):
         if folder and (problem := damage(home / folder)):
             raise CheckpointError(f"{problem}; copy the exported folder again")
     if "longformer" in team:
-        return answering.end_to_end(answering.load(home / team["longformer"], "longformer", cache), data, data.test)
-    selector = answering.load(home / team["mc"], "mc", cache)
-    readers = [answering.load(home / folder, "qa", cache) for folder in team["qa"]]
+        return answering.end_to_end(
+            answering.load_answering_model(home / team["longformer"], "longformer", cache), data, data.test
+        )
+    selector = answering.load_answering_model(home / team["mc"], "mc", cache)
+    readers = [answering.load_answering_model(home / folder, "qa", cache) for folder in team["qa"]]
     return answering.pipeline(selector, readers, data, data.test, team["weight"])

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from jobs import faults
 from jobs.answering.answers import Answer
-from jobs.checkpoint import PART, clear_scratch, placed, sync
-from jobs.dataset.data import Data, DataError, Question, read_json, read_text, refuse, said
+from jobs.checkpoint import PART, clear_scratch, fsync, placed
+from jobs.dataset.data import Data, DataError, Question, quoted, read_json, read_text, refuse
 from jobs.metrics import mean_scores
 
 COLUMNS = ["id", "answer"]
 
 
-def problems(data: Data, rows: Sequence[Question], answers: Sequence[Answer]) -> list[str]:
+def submission_problems(data: Data, rows: Sequence[Question], answers: Sequence[Answer]) -> list[str]:
     """What would make these answers no valid submission for `rows`, a line each: an id that is missing, twice,
     out of order or unknown; an empty answer; one that does not stand in a paragraph of its question."""
     found = []
@@ -34,7 +34,7 @@ def problems(data: Data, rows: Sequence[Question], answers: Sequence[Answer]) ->
     return found
 
 
-def csv_text(answers: Sequence[Answer]) -> str:
+def submission_csv(answers: Sequence[Answer]) -> str:
     """Header `id,answer`, then a line per answer. Text is given as it is, for it is compared as it is."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -43,7 +43,7 @@ def csv_text(answers: Sequence[Answer]) -> str:
     return file.getvalue()
 
 
-def write(path: Path, text: str) -> None:
+def write_submission(path: Path, text: str) -> None:
     """The whole file or, if anything fails, what was there before. What is left beside it by a process that was
     killed goes. Raises OSError."""
     clear_scratch(path)
@@ -55,7 +55,7 @@ def write(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         faults.point("submission.rename")
         Path(scratch).replace(path)
-        sync(path.parent)
+        fsync(path.parent)
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise
@@ -68,11 +68,11 @@ def read_answers(path: Path) -> dict[str, str]:
     Raises DataError with every mistake, each with its line.
     """
     if path.suffix == ".json":
-        return _labels(path)
-    rows = _rows(path)
+        return _solution_labels(path)
+    rows = _csv_rows(path)
     _, header = next(rows, (1, []))
     if not set(COLUMNS) <= set(header):
-        refuse([f"{path}:1: the header is {said(','.join(header))}; it must have the columns id and answer"])
+        refuse([f"{path}:1: the header is {quoted(','.join(header))}; it must have the columns id and answer"])
     places = [header.index(name) for name in COLUMNS]
     answers: dict[str, str] = {}
     mistakes = []
@@ -82,13 +82,13 @@ def read_answers(path: Path) -> dict[str, str]:
             continue
         key, answer = (cells[place] for place in places)
         if key in answers:
-            mistakes.append(f"{path}:{line}: id {said(key)} a second time; keep one")
+            mistakes.append(f"{path}:{line}: id {quoted(key)} a second time; keep one")
         answers[key] = answer
     refuse(mistakes)
     return answers
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file, each with the number of its last line."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     try:
@@ -98,7 +98,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         refuse([f"{path}:{reader.line_num}: {error}; look before it for a quotation mark that is never closed"])
 
 
-def _labels(path: Path) -> dict[str, str]:
+def _solution_labels(path: Path) -> dict[str, str]:
     rows = read_json(path)
     try:
         return {row["id"]: row["answer"]["text"] for row in rows}
@@ -106,7 +106,9 @@ def _labels(path: Path) -> dict[str, str]:
         raise DataError([f"{path}: a list of questions with id and answer is expected, as in valid.json"]) from None
 
 
-def score(submission: Mapping[str, str], solution: Mapping[str, str], profile: str = "strict") -> dict[str, float]:
+def score_submission(
+    submission: Mapping[str, str], solution: Mapping[str, str], profile: str = "strict"
+) -> dict[str, float]:
     """`exact_match` and `f1`, 0 to 1, over the questions of the solution.
 
     >>> score({"a": "湖"}, {"a": "湖"})
@@ -116,8 +118,8 @@ def score(submission: Mapping[str, str], solution: Mapping[str, str], profile: s
     """
     missing = [key for key in solution if key not in submission]
     unknown = [key for key in submission if key not in solution]
-    refuse([f"submission: id {said(key)} of the solution is missing" for key in missing])
-    refuse([f"submission: id {said(key)} is not in the solution; remove it" for key in unknown])
+    refuse([f"submission: id {quoted(key)} of the solution is missing" for key in missing])
+    refuse([f"submission: id {quoted(key)} is not in the solution; remove it" for key in unknown])
     if not solution:
         refuse(["solution: holds no answers"])
     return mean_scores([submission[key] for key in solution], list(solution.values()), profile)

@@ -30,7 +30,7 @@ def bigrams(text: str) -> list[str]:
     return [run[at : at + 2] for run in runs for at in range(max(1, len(run) - 1))]
 
 
-def select(
+def bm25_scores(
     questions: Sequence[str], candidates: Sequence[Sequence[str]], collection: Iterable[str] = ()
 ) -> list[Floats]:
     """[candidates] for each question, the score of each of its own candidate paragraphs; the highest is the pick.
@@ -50,14 +50,14 @@ def select(
     ]
 
 
-def nearest(texts: Sequence[str], queries: Iterable[str], k: int) -> list[Ints]:
+def most_similar(texts: Sequence[str], queries: Iterable[str], k: int) -> list[Ints]:
     """For each query, the rows of at most `k` of `texts`, best first and of equals the earlier; only those that
     have something in common with it."""
     index = Index(texts)
-    return [_best(index.scores(query), k) for query in queries]
+    return [_top_indices(index.scores(query), k) for query in queries]
 
 
-def _best(scores: Floats, k: int) -> Ints:
+def _top_indices(scores: Floats, k: int) -> Ints:
     rows = np.flatnonzero(scores > 0)
     if len(rows) > k:  # a full sort of a large collection takes longer than its scores
         rows = rows[scores[rows] >= np.partition(scores[rows], -k)[-k]]

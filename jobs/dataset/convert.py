@@ -21,18 +21,18 @@ from rapidfuzz import process
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from jobs.dataset.bm25 import nearest
+from jobs.dataset.bm25 import most_similar
 from jobs.dataset.corpora import Asked, read_corpus
 from jobs.dataset.data import CANDIDATES, REFERENCES, SPLITS, DataError, refuse
-from jobs.dataset.labels import Labelled, flaw, labelled
-from jobs.dataset.sample import files
+from jobs.dataset.labels import Labelled, flaw, label_answer
+from jobs.dataset.sample import sample_files
 
 Distractors = Literal["article", "bm25"]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Counts:
+class ConversionCounts:
     """What became of the questions.
 
     questions, paragraphs, articles   by split
@@ -60,7 +60,7 @@ class Counts:
             for split in self.questions
         ]
         tables = {"answers": self.answers, "distractors": self.distractors, "dropped": self.dropped}
-        told = [f"{name}: {_listed(table)}" for name, table in tables.items() if table]
+        told = [f"{name}: {_count_words(table)}" for name, table in tables.items() if table]
         told += [f"paragraphs that were the same text, merged: {self.merged:,}"] if self.merged else []
         told += [f"paragraphs in more than one split: {self.shared:,}"] if self.shared else []
         return sizes + told
@@ -69,7 +69,7 @@ class Counts:
         return asdict(self)
 
 
-def _listed(table: Mapping[str, int]) -> str:
+def _count_words(table: Mapping[str, int]) -> str:
     return ", ".join(f"{number:,} {name}" for name, number in table.items())
 
 
@@ -81,7 +81,7 @@ def convert(
     seed: int = 0,
     valid_share: float = 0.0,
     test_share: float = 0.0,
-) -> Counts:
+) -> ConversionCounts:
     """Write the questions of `sources` to the folder `output`, as `jobs.data.read` reads them.
 
         convert({"train": ["DRCD_training.json"], "valid": ["DRCD_dev.json"]}, Path("data/drcd"))
@@ -101,29 +101,29 @@ def convert(
     shares = {"valid": valid_share, "test": test_share}
     refuse(list(_option_mistakes(sources, output, distractors, candidates, shares)))
     rng = Random(seed)
-    asked = _read_all(sources)
-    labelled, dropped = _labelled(asked)
+    asked = _read_sources(sources)
+    labelled, dropped = _label_all(asked)
     if any(shares.values()):
         labelled |= split_by_article(labelled["train"], shares, rng)
         labelled = {split: labelled[split] for split in SPLITS if split in labelled}
     refuse(list(_size_mistakes(labelled, candidates, dropped)))
-    choices = {split: _choices(rows, distractors, candidates - 1, rng) for split, rows in labelled.items()}
-    counts = _counts(labelled, dropped, choices)
+    choices = {split: _choose_distractors(rows, distractors, candidates - 1, rng) for split, rows in labelled.items()}
+    counts = _conversion_counts(labelled, dropped, choices)
     origin = {
         "sources": {split: [_source_name(source) for source in named] for split, named in sources.items()},
         **{"distractors": distractors, "candidates": candidates, "seed": seed, "shares": shares},
         "counts": counts.as_dict(),
     }
-    _write(output, {**_files(labelled, choices, rng), "origin": origin})
+    _write_folder(output, {**_assignment_files(labelled, choices, rng), "origin": origin})
     return counts
 
 
 def write_sample(output: Path) -> None:
     """The built-in sample as files. Raises DataError where `output` is not a new or empty folder."""
     refuse(list(_output_mistakes(output)))
-    content = files()
+    content = sample_files()
     unlabelled = [{key: row[key] for key in ("id", "question", "paragraphs")} for row in content["test"]]
-    _write(output, {**content, "test": unlabelled, "test_labels": content["test"]})
+    _write_folder(output, {**content, "test": unlabelled, "test_labels": content["test"]})
 
 
 def _source_name(source: str | Path) -> str:
@@ -136,7 +136,7 @@ def _option_mistakes(
 ) -> Iterator[str]:
     for split in sources:
         if split not in SPLITS:
-            yield _unknown("split", split, SPLITS)
+            yield _unknown_option("split", split, SPLITS)
     if not sources.get("train"):
         yield "train: no source; name at least one file"
     if not sources.get("valid") and not shares["valid"]:
@@ -147,7 +147,7 @@ def _option_mistakes(
     if min(shares.values()) < 0 or sum(shares.values()) >= 1:
         yield f"shares of {_percent(shares)}: none may be negative, and something must be left for train"
     if distractors not in get_args(Distractors):
-        yield _unknown("kind of distractors", distractors, get_args(Distractors))
+        yield _unknown_option("kind of distractors", distractors, get_args(Distractors))
     if candidates not in CANDIDATES:
         yield f"candidates: {candidates}; {CANDIDATES.start} to {CANDIDATES.stop - 1} are expected"
     yield from _output_mistakes(output)
@@ -158,7 +158,7 @@ def _output_mistakes(output: Path) -> Iterator[str]:
         yield f"{output}: is there already and not empty; name a new folder"
 
 
-def _unknown(what: str, name: str, names: Collection[str]) -> str:
+def _unknown_option(what: str, name: str, names: Collection[str]) -> str:
     nearest_name = process.extract(name, list(names), limit=1)[0][0]
     return f"there is no {what} {name!r}; did you mean {nearest_name!r}? There are {', '.join(names)}"
 
@@ -167,7 +167,7 @@ def _percent(shares: Mapping[str, float]) -> str:
     return " and ".join(f"{share:.0%}" for share in shares.values())
 
 
-def _read_all(sources: Mapping[str, Sequence[str | Path]]) -> dict[str, list[Asked]]:
+def _read_sources(sources: Mapping[str, Sequence[str | Path]]) -> dict[str, list[Asked]]:
     mistakes: list[str] = []
     asked: dict[str, list[Asked]] = {split: [] for split in SPLITS if sources.get(split)}
     for split, questions in asked.items():
@@ -180,7 +180,7 @@ def _read_all(sources: Mapping[str, Sequence[str | Path]]) -> dict[str, list[Ask
     return asked
 
 
-def _labelled(asked: Mapping[str, Iterable[Asked]]) -> tuple[dict[str, list[Labelled]], Counter[str]]:
+def _label_all(asked: Mapping[str, Iterable[Asked]]) -> tuple[dict[str, list[Labelled]], Counter[str]]:
     """What can be kept, by split, and how many cannot, by reason."""
     kept: dict[str, list[Labelled]] = {split: [] for split in asked}
     dropped: Counter[str] = Counter()
@@ -192,7 +192,7 @@ def _labelled(asked: Mapping[str, Iterable[Asked]]) -> tuple[dict[str, list[Labe
             dropped["the same question again"] += 1
         elif first is not row:
             mistakes.append(f"{row.place}: id {row.id!r} is another question's, {first.place}; give it one of its own")
-        elif isinstance(label := labelled(row), str):
+        elif isinstance(label := label_answer(row), str):
             dropped[label] += 1
         else:
             kept[split].append(label)
@@ -203,8 +203,8 @@ def _labelled(asked: Mapping[str, Iterable[Asked]]) -> tuple[dict[str, list[Labe
 def split_by_article(rows: Sequence[Labelled], shares: Mapping[str, float], rng: Random) -> dict[str, list[Labelled]]:
     """Train and the splits that get a share of its questions. Articles go to a split whole, and so do articles
     that have a paragraph in common."""
-    group = _groups(rows)
-    sizes, order = Counter(group), _shuffled(rng, sorted(set(group)))
+    group = _article_groups(rows)
+    sizes, order = Counter(group), _shuffled_copy(rng, sorted(set(group)))
     home = {}
     for split, share in shares.items():
         wanted = share * len(rows)
@@ -218,7 +218,7 @@ def split_by_article(rows: Sequence[Labelled], shares: Mapping[str, float], rng:
     }
 
 
-def _groups(rows: Sequence[Labelled]) -> list[int]:
+def _article_groups(rows: Sequence[Labelled]) -> list[int]:
     """[rows] the number of the group of articles that a row belongs to."""
     number: dict[tuple[str, str], int] = defaultdict(count().__next__)
     edges = [(number["article", row.asked.article], number["paragraph", row.asked.paragraph]) for row in rows]
@@ -228,7 +228,7 @@ def _groups(rows: Sequence[Labelled]) -> list[int]:
     return [int(group[article]) for article, _ in edges]
 
 
-def _shuffled(rng: Random, items: Iterable[T]) -> list[T]:
+def _shuffled_copy(rng: Random, items: Iterable[T]) -> list[T]:
     """Of Random's methods only `random()` is promised to give the same in every version of Python."""
     return sorted(items, key=lambda _: rng.random())
 
@@ -239,12 +239,12 @@ def _size_mistakes(
     for split, rows in labelled.items():
         paragraphs = len({row.asked.paragraph for row in rows})
         if not rows:
-            yield f"{split}: no question is left; dropped: {_listed(dropped) or 'none'}; give it more articles"
+            yield f"{split}: no question is left; dropped: {_count_words(dropped) or 'none'}; give it more articles"
         elif paragraphs < candidates:
             yield f"{split}: {paragraphs} paragraphs are too few for {candidates} candidates; give more or lower it"
 
 
-def _choices(rows: Sequence[Labelled], mode: Distractors, wanted: int, rng: Random) -> list[dict[str, str]]:
+def _choose_distractors(rows: Sequence[Labelled], mode: Distractors, wanted: int, rng: Random) -> list[dict[str, str]]:
     """For each question its distractors, and where each comes from."""
     pool = list(dict.fromkeys(row.asked.paragraph for row in rows))
     family: dict[str, dict[str, None]] = defaultdict(dict)
@@ -252,18 +252,18 @@ def _choices(rows: Sequence[Labelled], mode: Distractors, wanted: int, rng: Rand
         family[row.asked.article][row.asked.paragraph] = None
     short = [row.asked for row in rows if len(family[row.asked.article]) <= wanted]
     ranked = dict(
-        zip((row.id for row in short), nearest(pool, [row.question for row in short], wanted + 1), strict=True)
+        zip((row.id for row in short), most_similar(pool, [row.question for row in short], wanted + 1), strict=True)
     )
 
     def offers(row: Asked) -> Iterator[tuple[str, str]]:
-        yield from ((text, "article") for text in _shuffled(rng, family[row.article]))
+        yield from ((text, "article") for text in _shuffled_copy(rng, family[row.article]))
         yield from ((pool[place], "bm25") for place in ranked.get(row.id, ()))
-        yield from ((text, "random") for text in _shuffled(rng, pool))
+        yield from ((text, "random") for text in _shuffled_copy(rng, pool))
 
-    return [_first(offers(row.asked), wanted, row.asked.paragraph) for row in rows]
+    return [_first_offers(offers(row.asked), wanted, row.asked.paragraph) for row in rows]
 
 
-def _first(offers: Iterator[tuple[str, str]], wanted: int, relevant: str) -> dict[str, str]:
+def _first_offers(offers: Iterator[tuple[str, str]], wanted: int, relevant: str) -> dict[str, str]:
     chosen: dict[str, str] = {}
     while len(chosen) < wanted:
         text, kind = next(offers)
@@ -272,15 +272,15 @@ def _first(offers: Iterator[tuple[str, str]], wanted: int, relevant: str) -> dic
     return chosen
 
 
-def _counts(
+def _conversion_counts(
     labelled: Mapping[str, Sequence[Labelled]],
     dropped: Counter[str],
     choices: Mapping[str, Sequence[Mapping[str, str]]],
-) -> Counts:
+) -> ConversionCounts:
     rows = [row for split in labelled.values() for row in split]
     paragraphs = {split: {row.asked.paragraph for row in rows} for split, rows in labelled.items()}
     distinct = len(set().union(*paragraphs.values()))
-    return Counts(
+    return ConversionCounts(
         questions={split: len(rows) for split, rows in labelled.items()},
         paragraphs={split: len(texts) for split, texts in paragraphs.items()},
         articles={split: len({row.asked.article for row in rows}) for split, rows in labelled.items()},
@@ -294,7 +294,7 @@ def _counts(
     )
 
 
-def _files(
+def _assignment_files(
     labelled: Mapping[str, Sequence[Labelled]], choices: Mapping[str, Sequence[Mapping[str, str]]], rng: Random
 ) -> dict[str, Any]:
     """The content of each file, by name."""
@@ -308,7 +308,7 @@ def _files(
     if "test" in files:
         files["test_labels"] = files["test"]
         files["test"] = [{key: row[key] for key in ("id", "question", "paragraphs")} for row in files["test"]]
-    answers = {row.asked.id: _answers(row) for split, rows in labelled.items() for row in rows}
+    answers = {row.asked.id: _distinct_answers(row) for split, rows in labelled.items() for row in rows}
     unlabelled = {row.asked.id for row in labelled.get("test", ())}
     files[Path(REFERENCES).stem] = {key: texts for key, texts in answers.items() if len(texts) > 1 or key in unlabelled}
     return files
@@ -318,26 +318,26 @@ def _row(row: Labelled, distractors: Iterable[str], context: Mapping[str, int], 
     return {
         "id": row.asked.id,
         "question": row.asked.question,
-        "paragraphs": [context[text] for text in _shuffled(rng, [row.asked.paragraph, *distractors])],
+        "paragraphs": [context[text] for text in _shuffled_copy(rng, [row.asked.paragraph, *distractors])],
         "relevant": context[row.asked.paragraph],
         "answer": {"text": row.answer, "start": row.start},
     }
 
 
-def _answers(row: Labelled) -> list[str]:
+def _distinct_answers(row: Labelled) -> list[str]:
     """The different answers people gave, the kept one first."""
     usable = (reference.text for reference in row.asked.references if not flaw(reference.text))
     return list(dict.fromkeys([row.answer, *usable]))
 
 
-def _write(output: Path, files: Mapping[str, Any]) -> None:
+def _write_folder(output: Path, files: Mapping[str, Any]) -> None:
     """The folder beside its place first, so that it appears whole or not at all."""
     scratch = output.parent / f".{output.name}-{uuid4().hex}"
     try:
         scratch.mkdir(parents=True)
         for name, content in files.items():
             with (scratch / f"{name}.json").open("w", encoding="utf-8", newline="\n") as file:
-                file.write(_json(content))
+                file.write(_json_lines(content))
                 file.flush()
                 os.fsync(file.fileno())
         if output.exists():
@@ -349,7 +349,7 @@ def _write(output: Path, files: Mapping[str, Any]) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _json(content: Any) -> str:
+def _json_lines(content: Any) -> str:
     """A list with an entry a line, for people and for `diff`."""
     if not isinstance(content, list):
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"

@@ -32,7 +32,7 @@ class Reference(BaseModel):
     start: int | None = Field(None, validation_alias="answer_start")
 
 
-def _listed(answers: Any) -> Any:
+def _answer_list(answers: Any) -> Any:
     """The hub's object of two lists, and CMRC 2018's strings, as SQuAD's list of objects."""
     if isinstance(answers, dict) and isinstance(answers.get("text"), list):
         texts, starts = answers["text"], answers.get("answer_start") or [None] * len(answers["text"])
@@ -49,24 +49,24 @@ def _listed(answers: Any) -> Any:
 class Asking(BaseModel):
     id: str = Field(validation_alias=AliasChoices("id", "query_id"), coerce_numbers_to_str=True)
     question: Text = Field(validation_alias=AliasChoices("question", "query_text"))
-    answers: Annotated[tuple[Reference, ...], BeforeValidator(_listed)] = ()
+    answers: Annotated[tuple[Reference, ...], BeforeValidator(_answer_list)] = ()
 
 
 class Titled(BaseModel):
     title: str | None = Field(None, coerce_numbers_to_str=True)
 
 
-class Row(Titled, Asking):
+class CorpusRow(Titled, Asking):
     context: Text
 
 
-class Paragraph(Titled):
+class CorpusParagraph(Titled):
     context: Text = Field(validation_alias=AliasChoices("context", "context_text"))
     qas: list[Asking]
 
 
 class Article(Titled):
-    paragraphs: list[Paragraph]
+    paragraphs: list[CorpusParagraph]
 
 
 EXPECTED = {
@@ -79,7 +79,7 @@ EXPECTED = {
 }
 
 
-def _kind(entry: Any) -> str:
+def _entry_kind(entry: Any) -> str:
     keys = entry if isinstance(entry, dict) else {}
     return "<article>" if "paragraphs" in keys else "<paragraph>" if "qas" in keys else "<row>"
 
@@ -88,9 +88,9 @@ Entries = TypeAdapter(
     list[
         Annotated[
             Annotated[Article, Tag("<article>")]
-            | Annotated[Paragraph, Tag("<paragraph>")]
-            | Annotated[Row, Tag("<row>")],
-            Discriminator(_kind),
+            | Annotated[CorpusParagraph, Tag("<paragraph>")]
+            | Annotated[CorpusRow, Tag("<row>")],
+            Discriminator(_entry_kind),
         ]
     ]
 )
@@ -123,7 +123,7 @@ def read_corpus(source: str | Path, split: str = "train") -> list[Asked]:
         tree: Any = hub_rows(match["name"], match["split"] or HUB_SPLITS.get(split, split), match["config"])
     else:
         tree = read_json(Path(source))
-    asked = list(_asked(str(source), tree))
+    asked = list(_asking(str(source), tree))
     if not asked:
         refuse([f"{source}: no questions; at least one is needed"])
     return asked
@@ -142,33 +142,33 @@ def hub_rows(name: str, split: str, config: str | None = None) -> list[dict[str,
     return rows
 
 
-def _asked(source: str, tree: Any) -> Iterator[Asked]:
+def _asking(source: str, tree: Any) -> Iterator[Asked]:
     prefix, content = ("data", tree["data"]) if isinstance(tree, dict) and "data" in tree else ("", tree)
     try:
         entries = Entries.validate_python(content)
     except Invalid as error:
-        refuse([f"{source}: {_place(prefix, one['loc'])}: {_said(one)}" for one in error.errors()])
+        refuse([f"{source}: {_json_path(prefix, one['loc'])}: {_validation_text(one)}" for one in error.errors()])
     for number, entry in enumerate(entries):
         place = f"{source}: {prefix}[{number}]"
-        if isinstance(entry, Row):
-            yield _question(place, entry.context, entry.title, entry.context, entry)
-        elif isinstance(entry, Paragraph):
-            yield from _paragraph(place, entry.title, entry)
+        if isinstance(entry, CorpusRow):
+            yield _corpus_question(place, entry.context, entry.title, entry.context, entry)
+        elif isinstance(entry, CorpusParagraph):
+            yield from _corpus_paragraph(place, entry.title, entry)
         else:
             for inner, paragraph in enumerate(entry.paragraphs):
-                yield from _paragraph(f"{place}.paragraphs[{inner}]", entry.title or paragraph.title, paragraph)
+                yield from _corpus_paragraph(f"{place}.paragraphs[{inner}]", entry.title or paragraph.title, paragraph)
 
 
-def _paragraph(place: str, title: str | None, paragraph: Paragraph) -> Iterator[Asked]:
+def _corpus_paragraph(place: str, title: str | None, paragraph: CorpusParagraph) -> Iterator[Asked]:
     for number, asking in enumerate(paragraph.qas):
-        yield _question(f"{place}.qas[{number}]", place, title, paragraph.context, asking)
+        yield _corpus_question(f"{place}.qas[{number}]", place, title, paragraph.context, asking)
 
 
-def _question(place: str, origin: str, title: str | None, paragraph: str, asking: Asking) -> Asked:
+def _corpus_question(place: str, origin: str, title: str | None, paragraph: str, asking: Asking) -> Asked:
     return Asked(place, origin, title or paragraph, paragraph, asking.id, asking.question, asking.answers)
 
 
-def _place(prefix: str, path: tuple[int | str, ...]) -> str:
+def _json_path(prefix: str, path: tuple[int | str, ...]) -> str:
     """("data", (3, "<article>", "paragraphs", 0, "context")) as data[3].paragraphs[0].context"""
     steps = [step for step in path if not str(step).startswith("<")]
     return (
@@ -177,5 +177,5 @@ def _place(prefix: str, path: tuple[int | str, ...]) -> str:
     )
 
 
-def _said(error: ErrorDetails) -> str:
+def _validation_text(error: ErrorDetails) -> str:
     return EXPECTED.get(error["type"]) or error["msg"].removeprefix("Value error, ")

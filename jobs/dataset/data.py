@@ -70,7 +70,7 @@ class Data:
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def read(location: str) -> Data:
+def read_data(location: str) -> Data:
     """The data set in the folder `location`, or the built-in one for `sample`.
 
     >>> read("sample").train[0].id
@@ -79,8 +79,8 @@ def read(location: str) -> Data:
     Raises DataError with every mistake found.
     """
     mistakes: list[str] = []
-    files = _sample() if location == SAMPLE else _files(Path(location), mistakes)
-    data = _parse(location, files, mistakes)
+    files = _sample() if location == SAMPLE else _read_files(Path(location), mistakes)
+    data = _parse_data(location, files, mistakes)
     if mistakes:
         raise DataError(_shortened(mistakes))
     return data
@@ -92,9 +92,9 @@ def read_unlabelled(context: Path, questions: Path) -> Data:
     Raises DataError with every mistake found.
     """
     mistakes: list[str] = []
-    paragraphs = _paragraphs(str(context), _json(context, mistakes), mistakes)
+    paragraphs = _paragraphs(str(context), _json_content(context, mistakes), mistakes)
     refuse(mistakes)
-    rows = tuple(_questions(str(questions), _json(questions, mistakes), paragraphs, False, mistakes))
+    rows = tuple(_questions(str(questions), _json_content(questions, mistakes), paragraphs, False, mistakes))
     mistakes += _repeated_ids({str(questions): rows})
     if not rows and not mistakes:
         mistakes.append(f"{questions}: no questions; at least one is needed")
@@ -107,7 +107,7 @@ def vocabulary(data: Data) -> list[str]:
     return [*data.paragraphs, *(row.question for row in data.train)]
 
 
-def labelled(data: Data, split: str) -> tuple[Question, ...]:
+def labelled_questions(data: Data, split: str) -> tuple[Question, ...]:
     """The questions of `train`, `valid` or `test` with their labels; for a test set that hides them, those of
     test_labels.json beside it. Raises DataError when there are none."""
     rows: tuple[Question, ...] = getattr(data, split)
@@ -152,9 +152,9 @@ def _reference_lists(path: Path, ids: Set[str]) -> dict[str, list[str]]:
         refuse([f"{path}: holds {_kind(content)}; an object is expected, with a list of answers for each id"])
     lists = {key: one.get("references", []) if isinstance(one, dict) else one for key, one in content.items()}
     unknown = [key for key in lists if key not in ids]
-    mistakes = [f"{path}: id {said(key)} is no question of this data set; remove it" for key in unknown]
+    mistakes = [f"{path}: id {quoted(key)} is no question of this data set; remove it" for key in unknown]
     mistakes += [
-        f"{path}: id {said(key)}: a list of answers is expected, none of them empty"
+        f"{path}: id {quoted(key)}: a list of answers is expected, none of them empty"
         for key, answers in lists.items()
         if not isinstance(answers, list) or not answers or any(_text_problem(answer) for answer in answers)
     ]
@@ -168,7 +168,7 @@ def read_json(path: Path) -> Any:
     Raises DataError with one line that names the file.
     """
     mistakes: list[str] = []
-    content = _json(path, mistakes)
+    content = _json_content(path, mistakes)
     refuse(mistakes)
     return content
 
@@ -176,7 +176,7 @@ def read_json(path: Path) -> Any:
 def read_text(path: Path) -> str:
     """A UTF-8 file with or without a byte order mark. Raises DataError with one line that names it."""
     try:
-        return _text(path)
+        return _regular_file_text(path)
     except (OSError, ValueError) as error:
         raise DataError([f"{path}: {getattr(error, 'strerror', None) or error}; check the path and the file"]) from None
 
@@ -188,17 +188,17 @@ def refuse(mistakes: Sequence[str]) -> None:
 
 
 def _sample() -> dict[str, Any]:
-    from jobs.dataset.sample import files
+    from jobs.dataset.sample import sample_files
 
-    return files()
+    return sample_files()
 
 
-def _files(folder: Path, mistakes: list[str]) -> dict[str, Any]:
+def _read_files(folder: Path, mistakes: list[str]) -> dict[str, Any]:
     if not _is_folder(folder):
         wanted = f"a folder with context.json, train.json and valid.json, or the word {SAMPLE}"
         raise DataError([f"{folder}: no such folder; `data` is {wanted}"])
     names = ["context", "train", "valid"] + (["test"] if os.path.lexists(folder / "test.json") else [])
-    return {name: _json(folder / f"{name}.json", mistakes) for name in names}
+    return {name: _json_content(folder / f"{name}.json", mistakes) for name in names}
 
 
 def _is_folder(path: Path) -> bool:
@@ -209,10 +209,10 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _json(path: Path, mistakes: list[str]) -> Any:
+def _json_content(path: Path, mistakes: list[str]) -> Any:
     """The content of one file, or an empty list and a line in `mistakes`."""
     try:
-        return json.loads(_text(path), object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+        return json.loads(_regular_file_text(path), object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
     except json.JSONDecodeError as error:
         mistakes.append(f"{path}:{error.lineno}: not JSON: {error.msg}; {_json_cure(path, error)}")
     except RecursionError:
@@ -222,7 +222,7 @@ def _json(path: Path, mistakes: list[str]) -> Any:
     return []
 
 
-def _text(path: Path) -> str:
+def _regular_file_text(path: Path) -> str:
     """What a regular file holds: a pipe would block, a device would never end."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -251,19 +251,19 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(keys):
         twice = next(key for key, count in Counter(keys).items() if count > 1)
-        raise ValueError(f"key {said(twice)} twice in one object{_labelled(values)}; keep one")
+        raise ValueError(f"key {quoted(twice)} twice in one object{_is_labelled(values)}; keep one")
     return values
 
 
-def _labelled(row: Any) -> str:
-    return f" (id {said(row['id'])})" if isinstance(row, dict) and "id" in row else ""
+def _is_labelled(row: Any) -> str:
+    return f" (id {quoted(row['id'])})" if isinstance(row, dict) and "id" in row else ""
 
 
 def _no_constants(name: str) -> None:
     raise ValueError(f"{name} is not JSON; write a number or null")
 
 
-def _parse(location: str, files: Mapping[str, Any], mistakes: list[str]) -> Data:
+def _parse_data(location: str, files: Mapping[str, Any], mistakes: list[str]) -> Data:
     def name(split: str) -> str:
         return f"{location}: {split}" if location == SAMPLE else str(Path(location) / f"{split}.json")
 
@@ -324,12 +324,12 @@ def _questions(
         return
     for number, row in enumerate(content):
         problems = list(_row_problems(row, paragraphs, labelled))
-        mistakes += [f"{name}: row {number}{_labelled(row)}: {problem}" for problem in problems]
+        mistakes += [f"{name}: row {number}{_is_labelled(row)}: {problem}" for problem in problems]
         if not problems:
-            yield _question(row)
+            yield _parse_question(row)
 
 
-def _question(row: Mapping[str, Any]) -> Question:
+def _parse_question(row: Mapping[str, Any]) -> Question:
     answer = row.get("answer") or {}
     return Question(
         row["id"],
@@ -368,7 +368,7 @@ def _candidate_problems(candidates: Any, count: int) -> Iterator[str]:
         yield f"paragraphs: {len(candidates)} of them; {CANDIDATES.start} to {CANDIDATES.stop - 1} are expected"
     for index in candidates if count else ():  # without paragraphs that is the mistake
         if not 0 <= index < count:
-            yield f"paragraphs: {said(index)} is not in context.json, which has rows 0 to {count - 1}"
+            yield f"paragraphs: {quoted(index)} is not in context.json, which has rows 0 to {count - 1}"
     if len(set(candidates)) < len(candidates):
         yield "paragraphs: the same paragraph twice"
 
@@ -376,7 +376,7 @@ def _candidate_problems(candidates: Any, count: int) -> Iterator[str]:
 def _label_problems(row: Mapping[str, Any], paragraphs: Sequence[str]) -> Iterator[str]:
     relevant, answer = row["relevant"], row["answer"]
     if not _is_int(relevant) or relevant not in row["paragraphs"]:
-        yield f"relevant: {said(relevant)} is none of this question's paragraphs {row['paragraphs']}"
+        yield f"relevant: {quoted(relevant)} is none of this question's paragraphs {row['paragraphs']}"
         return
     if not isinstance(answer, dict) or not isinstance(answer.get("text"), str) or not _is_int(answer.get("start")):
         yield 'answer: {"text": a string, "start": a whole number} is expected'
@@ -385,8 +385,8 @@ def _label_problems(row: Mapping[str, Any], paragraphs: Sequence[str]) -> Iterat
     if not text.strip():
         yield "answer: empty text"
     elif isinstance(paragraph, str) and (start < 0 or paragraph[start : start + len(text)] != text):
-        place = f"start {said(start)} of paragraph {relevant}"
-        yield f"answer: {said(text)} is not at {place}; {_where(text, paragraph, start)}"
+        place = f"start {quoted(start)} of paragraph {relevant}"
+        yield f"answer: {quoted(text)} is not at {place}; {_where(text, paragraph, start)}"
 
 
 def _where(text: str, paragraph: str, start: int) -> str:
@@ -403,7 +403,7 @@ def _repeated_ids(questions: Mapping[str, Sequence[Question]]) -> Iterator[str]:
     for name, rows in questions.items():
         for row in rows:
             if row.id in seen:
-                yield f"{name}: id {said(row.id)} already stands in {seen[row.id]}; ids are unique over all files"
+                yield f"{name}: id {quoted(row.id)} already stands in {seen[row.id]}; ids are unique over all files"
             seen.setdefault(row.id, name)
 
 
@@ -411,7 +411,7 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def said(value: Any) -> str:
+def quoted(value: Any) -> str:
     """A value as a message has it: on one line, and short."""
     text = _kind(value) if isinstance(value, dict | list) else repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"

@@ -20,13 +20,13 @@ class Labelled(NamedTuple):
     found: str
 
 
-def labelled(row: Asked) -> Labelled | str:
+def label_answer(row: Asked) -> Labelled | str:
     """The question with the first of its answers that stands where it is said to, or else of those that stand
     in the paragraph once; or the reason why there is none."""
     for text in (row.id, row.question, row.paragraph):
         if found := flaw(text):
             return found
-    tried = [_find(row.paragraph, reference) for reference in row.references]
+    tried = [_find_answer(row.paragraph, reference) for reference in row.references]
     for how in ("exact", "repaired", "located"):
         for reference, (start, found) in zip(row.references, tried, strict=True):
             if found == how:
@@ -48,7 +48,7 @@ def flaw(text: str) -> str | None:
     return None
 
 
-def _find(paragraph: str, reference: Reference) -> tuple[int, str]:
+def _find_answer(paragraph: str, reference: Reference) -> tuple[int, str]:
     """Where an answer starts and how that was found, or -1 and why it was not."""
     text, start = reference.text, reference.start
     if not text.strip():

@@ -21,7 +21,7 @@ Stock = Callable[[Random], str]
 T = TypeVar("T")
 
 
-def files(seed: int = 0) -> dict[str, Any]:
+def sample_files(seed: int = 0) -> dict[str, Any]:
     """What the files of the assignment hold: `context` (list[str]) and the rows of the three splits.
 
     >>> sample = files()
@@ -37,8 +37,8 @@ def files(seed: int = 0) -> dict[str, Any]:
     context: list[str] = []
     data: dict[str, Any] = {"context": context}
     for split, size in SIZES.items():
-        batch = [_paragraph(rng, *subject) for subject in islice(subjects, size)]
-        data[split] = _rows(rng, split, batch, len(context))
+        batch = [_draw_paragraph(rng, *subject) for subject in islice(subjects, size)]
+        data[split] = _split_rows(rng, split, batch, len(context))
         context.extend(paragraph.text for paragraph in batch)
     return data
 
@@ -54,7 +54,7 @@ def _pick(rng: Random, options: Sequence[T]) -> T:
     return options[int(rng.random() * len(options))]
 
 
-def _shuffled(rng: Random, items: Sequence[T]) -> list[T]:
+def _in_random_order(rng: Random, items: Sequence[T]) -> list[T]:
     return sorted(items, key=lambda _: rng.random())
 
 
@@ -74,7 +74,7 @@ CHINESE = "〇一二三四五六七八九"
 FULL_WIDTH = str.maketrans("0123456789", "０１２３４５６７８９")
 
 
-def _joined(*parts: Sequence[str]) -> list[str]:
+def _sentence(*parts: Sequence[str]) -> list[str]:
     return ["".join(choice) for choice in product(*parts)]
 
 
@@ -110,12 +110,12 @@ def one_of(options: str | Sequence[str]) -> Stock:
 
 YEARS = (early_year, late_year)
 PLACES = (
-    one_of(_joined("霧硯葭", "澤崁坪墘", "村鄉")),
-    one_of(_joined("汐鷺曙", "濱津嶼浦", "港鎮")),
+    one_of(_sentence("霧硯葭", "澤崁坪墘", "村鄉")),
+    one_of(_sentence("汐鷺曙", "濱津嶼浦", "港鎮")),
 )
 PEOPLE = (
-    one_of(_joined(("洛恩", "馬瑟", "費歐", "薇拉", "艾索"), "‧", ("貝克倫", "史戴拉", "葛林諾", "多蘭", "席維"))),
-    one_of(_joined("簡游范石姚", "亦允希韶", "帆謙葳甯")),
+    one_of(_sentence(("洛恩", "馬瑟", "費歐", "薇拉", "艾索"), "‧", ("貝克倫", "史戴拉", "葛林諾", "多蘭", "席維"))),
+    one_of(_sentence("簡游范石姚", "亦允希韶", "帆謙葳甯")),
 )
 TRADES = (
     one_of("學徒 報童 郵差 木匠 裁縫 漁夫 礦工 車掌"),
@@ -133,7 +133,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Pair:
+class FactPair:
     """Two facts of one kind, and where the answer of each comes from."""
 
     kind: str
@@ -142,7 +142,7 @@ class Pair:
 
 
 PAIRS = (
-    Pair(
+    FactPair(
         "years",
         YEARS,
         (
@@ -150,7 +150,7 @@ PAIRS = (
             Fact("電影在{it}上映｜電影上映於{it}｜電影是{it}上映的", "電影在哪一年上映？｜電影是哪一年上映的？"),
         ),
     ),
-    Pair(
+    FactPair(
         "places",
         PLACES,
         (
@@ -158,7 +158,7 @@ PAIRS = (
             Fact("展館設在{it}｜展館位於{it}｜展館在{it}", "展館設在哪裡？｜展館位於何處？"),
         ),
     ),
-    Pair(
+    FactPair(
         "people",
         PEOPLE,
         (
@@ -166,7 +166,7 @@ PAIRS = (
             Fact("畫像由{it}繪製｜畫像的作者是{it}｜畫像出自{it}", "畫像由誰繪製？｜畫像的作者是誰？"),
         ),
     ),
-    Pair(
+    FactPair(
         "professions",
         TRADES,
         (
@@ -249,13 +249,13 @@ def _one(rng: Random, alternatives: str, **words: str) -> str:
 
 def _subjects(rng: Random) -> Iterator[tuple[int, str]]:
     """(category, name), the categories in turn, no name twice."""
-    words = [_shuffled(rng, _joined(FIRST, SECOND)) for _ in CATEGORIES]
+    words = [_in_random_order(rng, _sentence(FIRST, SECOND)) for _ in CATEGORIES]
     for turn in zip(*words, strict=True):
         for category, word in enumerate(turn):
             yield category, _one(rng, CATEGORIES[category].names, name=word)
 
 
-def _paragraph(rng: Random, category: int, name: str) -> Paragraph:
+def _draw_paragraph(rng: Random, category: int, name: str) -> Paragraph:
     """Drawn again until its length is right and every answer stands in it exactly once."""
     while True:
         paragraph = _draft(rng, category, name)
@@ -272,41 +272,41 @@ def _draft(rng: Random, category: int, name: str) -> Paragraph:
             answer = stock(rng)
             told.append(_one(rng, fact.told, it=answer))
             asked.append((f"{name}的{_one(rng, fact.asked)}", answer))
-    facts = _shuffled(rng, told)
+    facts = _in_random_order(rng, told)
     cut = _between(rng, 1, 3)
     remark = _one(rng, ODDITIES if rng.random() < 0.15 else table.remarks)
     sentences = [f"{name}的{_prose(rng, facts[:cut])}", f"{name}的{_prose(rng, facts[cut:])}", f"{remark}。"]
     opening = _one(rng, table.openings, name=name)
-    return Paragraph(category, f"{opening}。" + "".join(_shuffled(rng, sentences)), tuple(asked))
+    return Paragraph(category, f"{opening}。" + "".join(_in_random_order(rng, sentences)), tuple(asked))
 
 
 def _prose(rng: Random, clauses: Sequence[str]) -> str:
     return "".join(clause + _pick(rng, "，，。；") for clause in clauses[:-1]) + clauses[-1] + "。"
 
 
-def _rows(rng: Random, split: str, batch: Sequence[Paragraph], offset: int) -> list[Row]:
+def _split_rows(rng: Random, split: str, batch: Sequence[Paragraph], offset: int) -> list[Row]:
     """Rows of a split whose paragraphs start at `offset` in the context, in random order."""
     asked = [(index, *pair) for index, paragraph in enumerate(batch) for pair in paragraph.asked]
     return [
         {
             "id": f"sample-{split}-{number:05d}",
             "question": question,
-            "paragraphs": [offset + choice for choice in _choices(rng, batch, index)],
+            "paragraphs": [offset + choice for choice in _candidates(rng, batch, index)],
             "relevant": offset + index,
             "answer": {"text": answer, "start": batch[index].text.index(answer)},
         }
-        for number, (index, question, answer) in enumerate(_shuffled(rng, asked), start=1)
+        for number, (index, question, answer) in enumerate(_in_random_order(rng, asked), start=1)
     ]
 
 
-def _choices(rng: Random, batch: Sequence[Paragraph], relevant: int) -> list[int]:
+def _candidates(rng: Random, batch: Sequence[Paragraph], relevant: int) -> list[int]:
     """The relevant paragraph, one more of its category and two of others, in random order."""
-    near = _others(rng, batch, relevant, 1, same=True)
-    far = _others(rng, batch, relevant, 2, same=False)
-    return _shuffled(rng, [relevant, *near, *far])
+    near = _other_paragraphs(rng, batch, relevant, 1, same=True)
+    far = _other_paragraphs(rng, batch, relevant, 2, same=False)
+    return _in_random_order(rng, [relevant, *near, *far])
 
 
-def _others(rng: Random, batch: Sequence[Paragraph], relevant: int, count: int, *, same: bool) -> list[int]:
+def _other_paragraphs(rng: Random, batch: Sequence[Paragraph], relevant: int, count: int, *, same: bool) -> list[int]:
     category = batch[relevant].category
     pool = [i for i, one in enumerate(batch) if i != relevant and (one.category == category) == same]
     return _distinct(rng, pool, count)

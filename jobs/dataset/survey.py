@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.dataset.bm25 import select
-from jobs.dataset.data import SPLITS, Data, Question, read, vocabulary
+from jobs.dataset.bm25 import bm25_scores
+from jobs.dataset.data import SPLITS, Data, Question, read_data, vocabulary
 
 if TYPE_CHECKING:
     from jobs.features.tokens import Tokens
@@ -70,11 +70,11 @@ class TokenLengths:
             f"  question: {self.question}",
             f"  answer: {self.answer}; {self.answers_cutting_tokens:.1%} begin or end inside a token",
             f"  question and relevant paragraph: {self.relevant}",
-            f"    longer than {_shares(self.relevant_longer)}",
-            f"    answer ends past {_shares(self.relevant_answer_ends_past)}",
+            f"    longer than {_shares_text(self.relevant_longer)}",
+            f"    answer ends past {_shares_text(self.relevant_answer_ends_past)}",
             f"  question and all its paragraphs: {self.joined}",
-            f"    longer than {_shares(self.joined_longer)}",
-            f"    answer ends past {_shares(self.joined_answer_ends_past)}",
+            f"    longer than {_shares_text(self.joined_longer)}",
+            f"    answer ends past {_shares_text(self.joined_answer_ends_past)}",
         ]
 
 
@@ -115,7 +115,7 @@ class Survey:
     def lines(self) -> list[str]:
         """For people to read."""
         return [
-            f"{self.location}: {_numbers(self.questions)} questions on {self.paragraphs:,} paragraphs",
+            f"{self.location}: {_numbers_text(self.questions)} questions on {self.paragraphs:,} paragraphs",
             f"fingerprint {self.fingerprint}",
             f"paragraphs of a question: {', '.join(f'{size} ({n:,})' for size, n in self.candidates.items())}",
             "characters",
@@ -146,7 +146,7 @@ def survey(location: str, tokenizer: str | None = None) -> Survey:
 
     Raises DataError with every mistake in the data; BackboneError when the tokenizer cannot be had.
     """
-    data = read(location)
+    data = read_data(location)
     splits = {split: rows for split in SPLITS if (rows := getattr(data, split))}
     rows = [row for own in splits.values() for row in own]
     labelled = [row for row in rows if row.relevant is not None]
@@ -163,17 +163,17 @@ def survey(location: str, tokenizer: str | None = None) -> Survey:
         answer_characters=Lengths.of(len(row.answer or "") for row in labelled),
         unused_paragraphs=len(data.paragraphs) - len({index for row in rows for index in row.paragraphs}),
         repeated_paragraphs=len(data.paragraphs) - len(set(data.paragraphs)),
-        repeated_questions=len(rows) - len({(row.question, _texts(data, row)) for row in rows}),
+        repeated_questions=len(rows) - len({(row.question, _asked_texts(data, row)) for row in rows}),
         shared_paragraphs=len(_in_several(used.values())),
         odd_ids=sum(row.id != row.id.strip() or not row.id.isprintable() for row in rows),
-        answer_in_distractor=_share(_in_distractor(data, row) for row in labelled),
-        answer_repeated=_share(_repeated(data, row) for row in labelled),
-        bm25_picks=_picks(data, splits),
+        answer_in_distractor=_true_share(_in_distractor(data, row) for row in labelled),
+        answer_repeated=_true_share(_repeated_answer(data, row) for row in labelled),
+        bm25_picks=_bm25_picks(data, splits),
         tokens=_token_lengths(data, rows, labelled, tokenizer) if tokenizer else None,
     )
 
 
-def _texts(data: Data, row: Question) -> frozenset[str]:
+def _asked_texts(data: Data, row: Question) -> frozenset[str]:
     """What a question is asked of: its relevant paragraph, or all of them where that is not known."""
     return frozenset(
         data.paragraphs[index] for index in ([row.relevant] if row.relevant is not None else row.paragraphs)
@@ -185,7 +185,7 @@ def _in_several(sets: Iterable[set[str]]) -> set[str]:
     return {text for text, number in times.items() if number > 1}
 
 
-def _share(answers: Iterable[bool]) -> float:
+def _true_share(answers: Iterable[bool]) -> float:
     given = list(answers)
     return sum(given) / len(given) if given else 0.0
 
@@ -195,18 +195,18 @@ def _in_distractor(data: Data, row: Question) -> bool:
     return any(answer in data.paragraphs[index] for index in row.paragraphs if index != row.relevant)
 
 
-def _repeated(data: Data, row: Question) -> bool:
+def _repeated_answer(data: Data, row: Question) -> bool:
     answer, paragraph = row.answer or "", data.paragraphs[row.relevant or 0]
     return paragraph.find(answer, paragraph.find(answer) + 1) >= 0
 
 
-def _picks(data: Data, splits: Mapping[str, Sequence[Question]]) -> dict[str, float]:
+def _bm25_picks(data: Data, splits: Mapping[str, Sequence[Question]]) -> dict[str, float]:
     rows = {split: [row for row in own if row.relevant is not None] for split, own in splits.items()}
     flat = [row for own in rows.values() for row in own]
     candidates = [[data.paragraphs[index] for index in row.paragraphs] for row in flat]
-    scores = select([row.question for row in flat], candidates, data.paragraphs)
+    scores = bm25_scores([row.question for row in flat], candidates, data.paragraphs)
     right = {row.id: row.paragraphs[own.argmax()] == row.relevant for row, own in zip(flat, scores, strict=True)}
-    return {split: _share(right[row.id] for row in own) for split, own in rows.items() if own}
+    return {split: _true_share(right[row.id] for row in own) for split, own in rows.items() if own}
 
 
 def _token_lengths(data: Data, rows: Sequence[Question], labelled: Sequence[Question], name: str) -> TokenLengths:
@@ -260,12 +260,12 @@ def _before_relevant(sizes: Ints, rows: Sequence[Question]) -> Ints:
 
 def _past(lengths: Iterable[int] | Ints) -> dict[int, float]:
     values = np.asarray(list(lengths))
-    return {limit: _share((values > limit).tolist()) for limit in LIMITS}
+    return {limit: _true_share((values > limit).tolist()) for limit in LIMITS}
 
 
-def _shares(table: Mapping[int, float]) -> str:
+def _shares_text(table: Mapping[int, float]) -> str:
     return ", ".join(f"{limit:,}: {share:.1%}" for limit, share in table.items())
 
 
-def _numbers(table: Mapping[str, int]) -> str:
+def _numbers_text(table: Mapping[str, int]) -> str:
     return " / ".join(f"{number:,} {name}" for name, number in table.items())

@@ -19,8 +19,8 @@ from jobs.features.windows import (
     Cuts,
     Layout,
     Pair,
-    _cuts,
-    _labels,
+    _window_cuts,
+    _window_labels,
     answer_tokens,
     expanded,
     padded,
@@ -147,9 +147,9 @@ def cut_joined_windows(
     asked = np.asarray([group.question for group in groups], np.int32)
     final = members.begin + members.size - 1
     total = members.base[final] + paragraphs.lengths()[members.paragraph[final]]
-    cuts = _cuts(layout, questions.lengths()[asked], total, max_length, doc_stride)
-    labels = _labels(_joined_answers(paragraphs, groups, members)[cuts.row], cuts)
-    parts = _parts(paragraphs, members, cuts)
+    cuts = _window_cuts(layout, questions.lengths()[asked], total, max_length, doc_stride)
+    labels = _window_labels(_joined_answers(paragraphs, groups, members)[cuts.row], cuts)
+    parts = _window_parts(paragraphs, members, cuts)
     return JoinedWindows(
         questions,
         paragraphs,
@@ -182,7 +182,7 @@ def _joined_answers(paragraphs: Tokens, groups: Sequence[Group], members: Member
     return tokens
 
 
-def _parts(paragraphs: Tokens, members: Members, cuts: Cuts) -> Parts:
+def _window_parts(paragraphs: Tokens, members: Members, cuts: Cuts) -> Parts:
     """Where windows and paragraphs meet. Parts without a token stay if they touch, so that no window is without."""
     window, nth = expanded(members.size[cuts.row])
     member = members.begin[cuts.row][window] + nth

@@ -67,7 +67,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens
     places = chain.from_iterable(one.offsets for one in encodings)
     chars = np.fromiter(chain.from_iterable(places), np.int32, 2 * bounds[-1]).reshape(-1, 2)
     _trim(texts, chars, bounds)
-    return Tokens(ids, chars, bounds, _ordered(chars, bounds))
+    return Tokens(ids, chars, bounds, _positions_ascend(chars, bounds))
 
 
 def _backend(tokenizer: PreTrainedTokenizerFast) -> Any:
@@ -99,7 +99,7 @@ def _trimmed(text: str, first: int, last: int) -> tuple[int, int]:
     return first, last
 
 
-def _ordered(chars: Ints, bounds: Ints) -> NDArray[np.bool_]:
+def _positions_ascend(chars: Ints, bounds: Ints) -> NDArray[np.bool_]:
     back = np.flatnonzero((np.diff(chars, axis=0) < 0).any(axis=1)) + 1
     text = np.searchsorted(bounds, back, side="right") - 1
     ordered = np.ones(len(bounds) - 1, bool)
@@ -116,7 +116,7 @@ def cached_tokens(folder: Path, tokenizer: PreTrainedTokenizerFast, texts: Seque
     The lock lets one of several trials that start together do the work; the folder is renamed into place when
     it is whole, so that a half-written one is never read. One that was damaged since is made again.
     """
-    entry = folder / _key(tokenizer, tuple(texts))
+    entry = folder / _cache_key(tokenizer, tuple(texts))
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{entry}.lock"):
         if entry.exists():
@@ -128,12 +128,12 @@ def cached_tokens(folder: Path, tokenizer: PreTrainedTokenizerFast, texts: Seque
         return _opened(entry)
 
 
-def _key(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...]) -> str:
-    return hashlib.sha256(f"{_backend(tokenizer).to_str()} {_digest(texts)}".encode()).hexdigest()[:32]
+def _cache_key(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...]) -> str:
+    return hashlib.sha256(f"{_backend(tokenizer).to_str()} {_texts_digest(texts)}".encode()).hexdigest()[:32]
 
 
 @lru_cache(maxsize=8)  # training and evaluation questions share paragraphs
-def _digest(texts: tuple[str, ...]) -> str:
+def _texts_digest(texts: tuple[str, ...]) -> str:
     digest = hashlib.sha256(np.array([len(text) for text in texts], np.int64).tobytes())
     digest.update("".join(texts).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
@@ -144,16 +144,16 @@ SETTLED = 2.0  # seconds after which a file that is changed once more shows anot
 
 
 def _opened(entry: Path) -> Tokens:
-    """`_load`, once a process for as long as the files look the same; another process looks for itself."""
-    looks = tuple(_look(entry / name) for name in (*(f"{name}.npy" for name in NAMES), CHECKSUMS))
+    """`_load_entry`, once a process for as long as the files look the same; another process looks for itself."""
+    looks = tuple(_file_state(entry / name) for name in (*(f"{name}.npy" for name in NAMES), CHECKSUMS))
     settled = time.time() - max(changed for *_, changed in looks) / 1e9 > SETTLED
-    return _remembered(entry, looks) if settled else _load(entry)
+    return _remembered(entry, looks) if settled else _load_entry(entry)
 
 
 Look = tuple[int, int, int]
 
 
-def _look(file: Path) -> Look:
+def _file_state(file: Path) -> Look:
     """Inode, size, and the time of its last change, which no program can set back."""
     found = file.stat()
     return found.st_ino, found.st_size, found.st_ctime_ns
@@ -161,10 +161,10 @@ def _look(file: Path) -> Look:
 
 @lru_cache(maxsize=8)
 def _remembered(entry: Path, looks: tuple[Look, ...]) -> Tokens:
-    return _load(entry)
+    return _load_entry(entry)
 
 
-def _load(entry: Path) -> Tokens:
+def _load_entry(entry: Path) -> Tokens:
     """Raises OSError, ValueError, KeyError or TypeError for a folder that is not as it was written."""
     expected = json.loads((entry / CHECKSUMS).read_text(encoding="utf-8"))
     for name in NAMES:

@@ -152,8 +152,10 @@ def cut_windows(
     """
     table = np.fromiter(chain.from_iterable(pairs), np.int32).reshape(-1, 4)
     layout = pair_layout(tokenizer)
-    cuts = _cuts(layout, questions.lengths()[table[:, 0]], paragraphs.lengths()[table[:, 1]], max_length, doc_stride)
-    labels = _labels(answer_tokens(paragraphs, table)[cuts.row], cuts)
+    cuts = _window_cuts(
+        layout, questions.lengths()[table[:, 0]], paragraphs.lengths()[table[:, 1]], max_length, doc_stride
+    )
+    labels = _window_labels(answer_tokens(paragraphs, table)[cuts.row], cuts)
     return Windows(questions, paragraphs, layout, tokenizer.pad_token_id, table, *cuts, labels)
 
 
@@ -166,7 +168,7 @@ class Cuts(NamedTuple):
     offset: Ints
 
 
-def _cuts(layout: Layout, asked: Ints, total: Ints, max_length: int, doc_stride: int) -> Cuts:
+def _window_cuts(layout: Layout, asked: Ints, total: Ints, max_length: int, doc_stride: int) -> Cuts:
     """Windows over texts of `total` tokens, behind questions of `asked` tokens."""
     kept = np.minimum(asked, (max_length - layout.special) // 2)
     room = max_length - layout.special - kept
@@ -198,7 +200,7 @@ def answer_tokens(paragraphs: Tokens, table: Ints) -> Ints:
     return tokens
 
 
-def _labels(answer: Ints, cuts: Cuts) -> Ints:
+def _window_labels(answer: Ints, cuts: Cuts) -> Ints:
     """[windows, 2] positions of each window's answer; 0 where there is none or it is not whole."""
     inside = (answer[:, 0] != UNLABELLED) & (answer[:, 0] >= cuts.first) & (answer[:, 1] < cuts.last)
     return np.where(inside[:, None], answer + (cuts.offset - cuts.first)[:, None], 0).astype(np.int32)

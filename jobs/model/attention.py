@@ -23,7 +23,7 @@ SCORES = 2**20  # at once where they are written out: 4 MiB, about what a core's
 STEPS = 2**16  # in which the share that dropout takes is told
 
 
-class Layout(NamedTuple):
+class Visibility(NamedTuple):
     """Who sees whom in a batch; the same for all layers with one window.
 
     block    queries in a block; the last block of a row may reach beyond its end
@@ -49,7 +49,7 @@ class Layout(NamedTuple):
         return pad(values, around).unfold(1, self.block + 2 * self.margin, self.block)
 
 
-def layout(tokens: Tensor, reach: int, dtype: torch.dtype) -> Layout:
+def layout(tokens: Tensor, reach: int, dtype: torch.dtype) -> Visibility:
     """The layout for `tokens` [rows, positions], each 0 for padding, 1 where it sees `reach` neighbours on each
     side, 2 where it sees and is seen by all. `dtype` is that of the scores."""
     positions = tokens.shape[1]
@@ -59,7 +59,9 @@ def layout(tokens: Tensor, reach: int, dtype: torch.dtype) -> Layout:
     most = int(is_global.sum(1).max())
     places = is_global.int().argsort(dim=1, descending=True, stable=True)[:, :most]
     held = is_global.gather(1, places)
-    plan = Layout(block, margin, tokens, places, held[..., None], _added(kept[:, None, None], dtype), kept[..., None])
+    plan = Visibility(
+        block, margin, tokens, places, held[..., None], _added(kept[:, None, None], dtype), kept[..., None]
+    )
     place = torch.arange(block + 2 * margin, device=tokens.device) - margin
     near = (place - torch.arange(block, device=tokens.device)[:, None]).abs() <= reach
     seen = plan.windows(tokens == 1, missing)[:, :, None, :] & near
@@ -88,14 +90,14 @@ class BlockSelfAttention(LongformerSelfAttention):  # type: ignore[misc]
     """Takes a Layout for its attention mask; with a tensor it is transformers' own."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Any = None, *rest: Any, **others: Any) -> Any:
-        if not isinstance(attention_mask, Layout):
+        if not isinstance(attention_mask, Visibility):
             return super().forward(hidden_states, attention_mask, *rest, **others)
         outputs = self._local(hidden_states, attention_mask).masked_fill(~attention_mask.kept, 0)
         if attention_mask.places.shape[1]:
             outputs = self._wide(outputs, hidden_states, attention_mask)
         return (outputs,)
 
-    def _local(self, states: Tensor, plan: Layout) -> Tensor:
+    def _local(self, states: Tensor, plan: Visibility) -> Tensor:
         """What every token takes from its neighbours and the global tokens."""
         rows, positions, _ = states.shape
         blocks, missing = _blocks(positions, plan.block)
@@ -104,7 +106,7 @@ class BlockSelfAttention(LongformerSelfAttention):  # type: ignore[misc]
         outputs = self._attend(query.flatten(0, 1), key, value, plan.local)
         return outputs.unflatten(0, (rows, blocks)).flatten(1, 2)[:, :positions]
 
-    def _wide(self, outputs: Tensor, states: Tensor, plan: Layout) -> Tensor:
+    def _wide(self, outputs: Tensor, states: Tensor, plan: Visibility) -> Tensor:
         """`outputs`, and in the global tokens' places what these take from all, by projections of their own."""
         query = self.query_global(_taken(states, plan.places))
         wide = self._attend(query, self.key_global(states), self.value_global(states), plan.wide)
@@ -118,7 +120,7 @@ class BlockSelfAttention(LongformerSelfAttention):  # type: ignore[misc]
         return attend(query, key, value, added, self.dropout if self.training else 0.0).transpose(1, 2).flatten(2)
 
 
-def _keys(states: Tensor, plan: Layout, missing: int) -> Tensor:
+def _keys(states: Tensor, plan: Visibility, missing: int) -> Tensor:
     """[rows * blocks, keys, hidden]: the states of each block's keys."""
     near = plan.windows(states, missing).transpose(2, 3)
     wide = _taken(states, plan.places)[:, None].expand(-1, near.shape[1], -1, -1)
@@ -150,11 +152,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, added: Tensor, dropout: fl
 def _written_out(dropout: float, query: Tensor, key: Tensor, value: Tensor, added: Tensor) -> Tensor:
     scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2) + added
     share = min(round(dropout * STEPS), STEPS - 1)
-    left_out = _drawn(scores) < share - STEPS // 2
+    left_out = _random_bits(scores) < share - STEPS // 2
     return scores.softmax(-1).masked_fill(left_out, 0) @ value * (STEPS / (STEPS - share))
 
 
-def _drawn(scores: Tensor) -> Tensor:
+def _random_bits(scores: Tensor) -> Tensor:
     """A random int16 for each score, four to a draw: PyTorch's dropout draws one by one on one core, which takes
     longer than all the arithmetic."""
     draws = torch.empty(-(-scores.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
@@ -181,7 +183,7 @@ class BlockLongformer(LongformerModel):  # type: ignore[misc]
         if global_attention_mask is not None:
             tokens = tokens * (1 + (global_attention_mask != 0).long())
         states = self.embeddings(input_ids, token_type_ids, position_ids)
-        plans: dict[int, Layout] = {}
+        plans: dict[int, Visibility] = {}
         for layer in self.encoder.layer:
             reach = layer.attention.self.one_sided_attn_window_size
             plans[reach] = plans.get(reach) or layout(tokens, reach, score_type(states))

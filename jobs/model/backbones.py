@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rapidfuzz import process
 
-from jobs.checkpoint import read_json
+from jobs.checkpoint import load_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -246,7 +246,7 @@ def _missing_encoder_weights(prefix: str, info: dict[str, Any]) -> list[str]:
     return [key for key in keys if key.startswith(f"{prefix}.") and ".pooler." not in key]
 
 
-def architecture(name: str) -> str:
+def model_type(name: str) -> str:
     """`scratch`, or the model type a checkpoint's config.json tells, such as `bert`.
 
     Raises BackboneError when there is no config to be had.
@@ -267,7 +267,7 @@ def position_limit(name: str) -> int | None:
     """
     file = _config_file(name)
     try:
-        return _position_limit(read_json(file)) if file else None
+        return _position_limit(load_json(file)) if file else None
     except (OSError, ValueError, TypeError, AttributeError):  # whoever loads the backbone says what is wrong with it
         return None
 
@@ -325,7 +325,7 @@ def _offline(error: BaseException) -> bool:
     return any(word.lower() in str(link).lower() for link in chain if link for word in words)
 
 
-def fetch(name: str) -> None:
+def fetch_backbone(name: str) -> None:
     """Make sure `name` can be loaded, downloading it once if it comes from the hub.
 
     Raises BackboneError when it cannot be had. A scratch backbone needs nothing but its tokenizer.
@@ -335,7 +335,7 @@ def fetch(name: str) -> None:
         return
     load_tokenizer(name, ())
     if not match:
-        architecture(name)
+        model_type(name)
         _fetch_weights(name)
 
 
@@ -367,10 +367,10 @@ def parameter_count(folder: Path) -> int | None:
 
     Raises ValueError when a file is not of the safetensors format.
     """
-    return sum(map(_numbers, folder.glob("*.safetensors"))) or None
+    return sum(map(_count_parameters, folder.glob("*.safetensors"))) or None
 
 
-def _numbers(file: Path) -> int:
+def _count_parameters(file: Path) -> int:
     """The header of a safetensors file tells every tensor's shape: 8 bytes of length, then JSON."""
     with file.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")

@@ -17,7 +17,7 @@ BITS = 2**16
 NAME = "sdpa_quick_dropout"
 
 
-def kept(like: torch.Tensor, p: float) -> torch.Tensor:
+def keep_mask(like: torch.Tensor, p: float) -> torch.Tensor:
     """1 for each number of `like` that stays and 0 for one that is dropped, as numbers: a CPU multiplies by them
     several times as fast as it fills by a mask of truth values."""
     seed = int(torch.randint(2**63 - 1, ()))
@@ -29,7 +29,7 @@ def _threshold(p: float) -> int:
     return round(p * BITS)
 
 
-def _scale(p: float) -> float:
+def _kept_scale(p: float) -> float:
     """What is kept is scaled by the chance that really was used, so that the expectation is exact."""
     return BITS / (BITS - _threshold(p))
 
@@ -40,7 +40,7 @@ class Dropout(torch.nn.Dropout):  # type: ignore[misc]
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.training or not 0 < self.p < 1 or input.device.type != "cpu":
             return super().forward(input)
-        return input * kept(input.detach(), self.p).mul_(_scale(self.p))
+        return input * keep_mask(input.detach(), self.p).mul_(_kept_scale(self.p))
 
 
 def attention(
@@ -68,8 +68,8 @@ def attention(
         hidden = torch.zeros(attention_mask.shape, dtype=scores.dtype)
         scores = scores + hidden.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1)
-    weights = weights * kept(weights.detach(), dropout)
-    return ((weights @ value) * _scale(dropout)).transpose(1, 2).contiguous(), None
+    weights = weights * keep_mask(weights.detach(), dropout)
+    return ((weights @ value) * _kept_scale(dropout)).transpose(1, 2).contiguous(), None
 
 
 def quicken(model: PreTrainedModel) -> PreTrainedModel:

@@ -79,14 +79,14 @@ def _long_weights(
     for name, weight in weights.items():
         long_name = f"longformer.{name.removeprefix('bert.')}" if name.startswith("bert.") else name
         if "position_embeddings" in name:
-            weight = _repeated(weight, max_length, _reserved(pad_token_id))
+            weight = _repeat_positions(weight, max_length, _reserved(pad_token_id))
         yield long_name, weight.clone()
         for local in LOCAL:
             if local in name:
                 yield long_name.replace(local, f"{local[:-1]}_global."), weight.clone()
 
 
-def _repeated(positions: torch.Tensor, max_length: int, reserved: int) -> torch.Tensor:
+def _repeat_positions(positions: torch.Tensor, max_length: int, reserved: int) -> torch.Tensor:
     """[reserved + max_length, hidden]: zeros, which padding gets, then the positions over and over."""
     import torch
 
@@ -94,7 +94,7 @@ def _repeated(positions: torch.Tensor, max_length: int, reserved: int) -> torch.
     return torch.cat([positions.new_zeros(reserved, positions.shape[1]), positions[rows]])
 
 
-def load_model(
+def load_long_model(
     name: str, tokenizer: PreTrainedTokenizerFast, attention_window: int, max_length: int
 ) -> PreTrainedModel:
     """A LongformerForQuestionAnswering from the backbone `name`: a Longformer as it is, but with this
@@ -105,7 +105,7 @@ def load_model(
     from jobs.model.attention import in_blocks
 
     head = "AutoModelForQuestionAnswering"
-    kind = architecture(name)
+    kind = long_model_type(name)
     if kind == "longformer":
         model = backbones.load_model(name, head, tokenizer, max_length, attention_window=attention_window)
     else:
@@ -115,9 +115,9 @@ def load_model(
     return in_blocks(model)
 
 
-def architecture(name: str) -> str:
+def long_model_type(name: str) -> str:
     """`scratch`, `bert` or `longformer`. Raises BackboneError for a backbone that is none of them."""
-    kind = backbones.architecture(name)
+    kind = backbones.model_type(name)
     if kind not in ("scratch", "bert", "longformer"):
         raise BackboneError(
             f"{name}: its architecture is {kind}, which cannot be made long; choose a BERT or a Longformer"
@@ -125,7 +125,7 @@ def architecture(name: str) -> str:
     return kind
 
 
-def fetch(name: str) -> None:
-    """Make sure `name` can be loaded by `load_model`; see jobs.backbones.fetch."""
-    architecture(name)
-    backbones.fetch(name)
+def fetch_long(name: str) -> None:
+    """Make sure `name` can be loaded by `load_long_model`; see jobs.backbones.fetch."""
+    long_model_type(name)
+    backbones.fetch_backbone(name)

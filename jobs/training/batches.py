@@ -15,7 +15,7 @@ Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 
 
-class Share(NamedTuple):
+class WorkerBatch(NamedTuple):
     """One worker's batch, of an optimizer step's rows.
 
     weight  what the mean loss of its rows counts for, so that the mean over all workers of what a worker's batches
@@ -49,7 +49,7 @@ class Inputs(Dataset[int]):  # type: ignore[misc]
     def __getitem__(self, row: int) -> Any:
         return self.batch([row])
 
-    def __getitems__(self, share: Share) -> Mapping[str, Any]:
+    def __getitems__(self, share: WorkerBatch) -> Mapping[str, Any]:
         return {**self.batch(share.rows), WEIGHT: share.weight}
 
 
@@ -61,7 +61,7 @@ def as_it_is(batch: Mapping[str, Any]) -> Mapping[str, Any]:
 POOL = 50  # batches that are sorted together, at most, as in Trainer's own way of grouping
 
 
-def grouped(lengths: Ints, size: int, seed: int, epoch: int) -> Ints:
+def batched_by_length(lengths: Ints, size: int, seed: int, epoch: int) -> Ints:
     """Every row once, so that each `size` in turn are alike in length, and the batches come in random order.
 
     Rows are shuffled, sorted within pools of batches, at least four pools where there are enough rows, and cut
@@ -82,21 +82,21 @@ def shuffled(lengths: Ints, size: int, seed: int, epoch: int) -> Ints:
     return np.random.default_rng([seed, epoch]).permutation(len(lengths))
 
 
-ORDERS = {"group_by_length": grouped, "random": shuffled}
+ORDERS = {"group_by_length": batched_by_length, "random": shuffled}
 
 
-def shares(rows: Ints, most: int, count: int) -> list[list[Share]]:
+def split_step(rows: Ints, most: int, count: int) -> list[list[WorkerBatch]]:
     """The rows of one optimizer step for each of `count` workers, in as many batches each: of at most `most` rows,
     alike in size, each row once. A worker for which no row is left repeats one, which counts nothing."""
     parts = np.array_split(rows, count * -(-len(rows) // (most * count)))
     weighed = [
-        Share(part.tolist() or rows[:1].tolist(), count * len(part) / len(rows))  # every worker steps as often
+        WorkerBatch(part.tolist() or rows[:1].tolist(), count * len(part) / len(rows))  # every worker steps as often
         for part in parts
     ]
     return [weighed[rank::count] for rank in range(count)]
 
 
-class Shares(Sampler[Share]):  # type: ignore[misc]
+class Shares(Sampler[WorkerBatch]):  # type: ignore[misc]
     """One worker's batches of an epoch, of `order(epoch)` in steps of `size` rows. They depend on that alone, so that
     a training that goes on in the middle of an epoch sees the rest of it."""
 
@@ -119,10 +119,10 @@ class Shares(Sampler[Share]):  # type: ignore[misc]
         at_once = self.most * self.count
         return whole * (self.size // at_once) - (-rest // at_once)
 
-    def __iter__(self) -> Iterator[Share]:
+    def __iter__(self) -> Iterator[WorkerBatch]:
         order = self.order(self.epoch)
         for at in range(0, len(order), self.size):
-            yield from shares(order[at : at + self.size], self.most, self.count)[self.rank]
+            yield from split_step(order[at : at + self.size], self.most, self.count)[self.rank]
 
 
 class Loader(DataLoader[Any]):  # type: ignore[misc]

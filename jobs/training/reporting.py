@@ -83,7 +83,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             "epoch": epoch,
             "step": float(state.global_step),
         }
-        workers.wait()  # until each has put its random state into the folder
+        workers.barrier()  # until each has put its random state into the folder
         self.report(
             metrics, workers.once(lambda: self._publish(Path(str(args.output_dir)), state.global_step, metrics))
         )

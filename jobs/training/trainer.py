@@ -22,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from jobs.dataset.data import SAMPLE, read, vocabulary
+from jobs.dataset.data import SAMPLE, read_data, vocabulary
 from jobs.job import ParamError, Report
 from jobs.model import backbones, dropout
 from jobs.params import NO_GPUS, TrainingParams, check_workers, device_batch
@@ -154,11 +154,11 @@ def train(
 
 def prepared(task: Task, params: TrainingParams, data: str, workdir: Path, report: Report) -> BatchTrainer:
     """A Trainer with its model and data, for this worker among all of them."""
-    workers.join()
+    workers.join_workers()
     if params.fsdp:
         check_sharding(params, workers.count(), torch.cuda.is_available())
     set_seed(params.seed)
-    dataset = read(data)
+    dataset = read_data(data)
     tokenizer = backbones.load_tokenizer(params.backbone, vocabulary(dataset))
     cache = workdir.parent / "features"
     with phase("features"):

@@ -16,7 +16,7 @@ class WorkerError(RuntimeError):
     """What rank 0 did for all failed; the other ranks say why."""
 
 
-def join() -> None:
+def join_workers() -> None:
     """Become one of the workers that the environment tells of (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR,
     MASTER_PORT), unless that is done already or there are none."""
     from accelerate import PartialState
@@ -24,21 +24,21 @@ def join() -> None:
     PartialState(cpu=not torch.cuda.is_available())
 
 
-def together() -> bool:
+def worker_count() -> bool:
     return bool(dist.is_available() and dist.is_initialized())
 
 
 def count() -> int:
-    return dist.get_world_size() if together() else 1
+    return dist.get_world_size() if worker_count() else 1
 
 
 def rank() -> int:
-    return dist.get_rank() if together() else 0
+    return dist.get_rank() if worker_count() else 0
 
 
-def wait() -> None:
+def barrier() -> None:
     """Go on when every worker is here."""
-    if together():
+    if worker_count():
         dist.barrier()
 
 

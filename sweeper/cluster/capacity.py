@@ -39,13 +39,13 @@ class Machine:
         return "this cluster" if self.nodes else "this machine"
 
 
-def together(nodes: tuple[Node, ...]) -> Machine:
+def cluster_of(nodes: tuple[Node, ...]) -> Machine:
     """A cluster of these nodes."""
     return Machine(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), nodes)
 
 
 @dataclass(frozen=True)
-class Share:
+class Reserved:
     """What one trial reserves, for each of its workers, and how many such trials a machine holds at once."""
 
     cpus: float
@@ -65,7 +65,7 @@ class Share:
         if not machine.nodes:
             return ""
         what = "workers" if self.workers > 1 else "trials"
-        fits = [f"{node.name} {room(node, self.cpus, self.gpus)}" for node in machine.nodes]
+        fits = [f"{node.name} {workers_on_node(node, self.cpus, self.gpus)}" for node in machine.nodes]
         return f" on {len(machine.nodes)} nodes; {what} that fit: {', '.join(fits)}"
 
 
@@ -83,7 +83,7 @@ def _gpus() -> int:
     return int(torch.cuda.device_count())
 
 
-def share(resources: Resources | None, machine: Machine, trials: int) -> Share:
+def reserve(resources: Resources | None, machine: Machine, trials: int) -> Reserved:
     """What each of `trials` trials reserves here. Left open, a worker takes a whole GPU where there is one, and
     else a CPU, or more only when there are fewer workers than CPUs: two trials with a thread each finish sooner
     than one after the other with two.
@@ -101,7 +101,7 @@ def share(resources: Resources | None, machine: Machine, trials: int) -> Share:
             f"resources.workers: a trial wants {wanted.workers} of {_amount(cpus, gpus)} and {machine.name} has room "
             f"for {fitting}; ask for fewer, or for less each"
         )
-    return Share(cpus, gpus, fitting // wanted.workers, wanted.workers)
+    return Reserved(cpus, gpus, fitting // wanted.workers, wanted.workers)
 
 
 def _spare_cpus(machine: Machine, gpus: float, workers: int) -> int:
@@ -122,7 +122,7 @@ def _too_much(cpus: float, gpus: float, machine: Machine) -> str | None:
         return f"resources.gpus: {who} wants {gpus:g} and {whose} has {most_gpus}; run on the CPU with resources.gpus=0"
     if cpus > most_cpus:
         return f"resources.cpus: {who} wants {cpus:g} and {whose} has {most_cpus}; lower it"
-    if not any(room(node, cpus, gpus) for node in machine.parts):
+    if not any(workers_on_node(node, cpus, gpus) for node in machine.parts):
         return f"resources: no node has {_amount(cpus, gpus)} together, which a worker wants; lower one of them"
     return None
 
@@ -133,15 +133,15 @@ def _amount(cpus: float, gpus: float) -> str:
 
 def workers_at_once(cpus: float, gpus: float, nodes: tuple[Node, ...]) -> int:
     """How many workers that reserve so much run at once on empty nodes."""
-    return sum(room(node, cpus, gpus) for node in nodes)
+    return sum(workers_on_node(node, cpus, gpus) for node in nodes)
 
 
-def slots(share: Share, nodes: tuple[Node, ...]) -> int:
+def slots(share: Reserved, nodes: tuple[Node, ...]) -> int:
     """How many trials with this share run at once on these nodes, perhaps none."""
     return workers_at_once(share.cpus, share.gpus, nodes) // share.workers
 
 
-def room(node: Node, cpus: float, gpus: float) -> int:
+def workers_on_node(node: Node, cpus: float, gpus: float) -> int:
     """How many workers that reserve so much run at once on an empty node."""
     by_cpu = int(node.cpus / cpus)
     return min(by_cpu, _by_gpu(gpus, node.gpus)) if gpus else by_cpu
@@ -152,11 +152,11 @@ def _by_gpu(wanted: float, gpus: int) -> int:
     return int(gpus // wanted) if wanted >= 1 else gpus * int(1 / wanted)
 
 
-def shares(space: SearchSpace, machine: Machine) -> list[Share]:
+def reservations(space: SearchSpace, machine: Machine) -> list[Reserved]:
     """The different shares trials of this space may reserve. Raises EnvironmentFailure if one can never be given."""
-    return [share(resources, machine, space.search.trials or 1) for resources in possible_resources(space)]
+    return [reserve(resources, machine, space.search.trials or 1) for resources in possible_resources(space)]
 
 
-def share_of(space: SearchSpace, params: Mapping[str, Any], machine: Machine) -> Share:
+def share_of(space: SearchSpace, params: Mapping[str, Any], machine: Machine) -> Reserved:
     """What the trial with these parameters reserves."""
-    return share(resources_of(space, params), machine, space.search.trials or 1)
+    return reserve(resources_of(space, params), machine, space.search.trials or 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from sweeper.cluster.capacity import Machine, Node, together
+from sweeper.cluster.capacity import Machine, Node, cluster_of
 from sweeper.errors import EnvironmentFailure
 from sweeper.trial.handover import places_of, this_node
 
@@ -29,13 +29,13 @@ GLANCE = 0.2
 def machine() -> Machine:
     """The cluster as Ray knows it at present. Raises EnvironmentFailure when none of its nodes has a CPU."""
     if found := nodes():
-        return together(found)
+        return cluster_of(found)
     raise EnvironmentFailure("the cluster has no node with a CPU now; add one, `ray start --address=HOST:PORT`")
 
 
 def nodes() -> tuple[Node, ...]:
     """Those that are there and have a CPU."""
-    found = [_node(node, name) for node, name in _named(alive())]
+    found = [_node(node, name) for node, name in _node_names(alive())]
     return tuple(node for node in found if node.cpus)
 
 
@@ -46,7 +46,7 @@ def alive() -> list[Mapping[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _named(nodes: list[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str]]:
+def _node_names(nodes: list[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str]]:
     """Each with its address, and part of its id where several have the same."""
     shared = Counter(node["NodeManagerAddress"] for node in nodes)
     for node in nodes:
@@ -82,22 +82,22 @@ class Sight:
     versions: Mapping[str, str | None]
 
 
-def look(marker: str, data: str) -> Sight:
+def inspect_node(marker: str, data: str) -> Sight:
     """The sight of the node that this is called on."""
     file = Path(marker)
-    return Sight(file.read_text() if file.is_file() else None, _fingerprint(data), versions())
+    return Sight(file.read_text() if file.is_file() else None, _seen_fingerprint(data), node_versions())
 
 
-def _fingerprint(data: str) -> str:
-    from jobs.dataset.data import DataError, read
+def _seen_fingerprint(data: str) -> str:
+    from jobs.dataset.data import DataError, read_data
 
     try:
-        return read(data).fingerprint
+        return read_data(data).fingerprint
     except (DataError, OSError) as error:
         return f"cannot be read: {' '.join(str(error).split())[:200]}"
 
 
-def versions() -> dict[str, str | None]:
+def node_versions() -> dict[str, str | None]:
     """By package, without what a build adds after a plus."""
     return {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
 
@@ -115,14 +115,14 @@ def preflight(folder: Path, data: str, fingerprint: str) -> None:
     A node that is lost meanwhile is no mistake. Raises EnvironmentFailure with everything that is wrong, node by
     node.
     """
-    names = {str(node["NodeID"]): name for node, name in _named(alive())}
+    names = {str(node["NodeID"]): name for node, name in _node_names(alive())}
     with marked(folder.absolute()) as marker:
-        sights = {node: on_node(node, look, str(marker), data) for node in names}
-        expected = Sight(marker.read_text(), fingerprint, versions())
+        sights = {node: on_node(node, inspect_node, str(marker), data) for node in names}
+        expected = Sight(marker.read_text(), fingerprint, node_versions())
         mistakes = [
             f"node {names[node]}: {problem}"
             for node, sight in sights.items()
-            for problem in _problems(node, sight, expected, marker.parent, data)
+            for problem in _node_problems(node, sight, expected, marker.parent, data)
         ]
     if mistakes:
         raise EnvironmentFailure(mistakes)
@@ -137,12 +137,12 @@ def marked(folder: Path) -> Iterator[Path]:
         yield Path(file.name)
 
 
-def _problems(node: str, sight: Any, expected: Sight, folder: Path, data: str) -> list[str]:
+def _node_problems(node: str, sight: Any, expected: Sight, folder: Path, data: str) -> list[str]:
     """What keeps a node from running trials."""
     import ray
 
     try:
-        return differences(ray.get(sight, timeout=PATIENCE), expected, folder, data)
+        return node_differences(ray.get(sight, timeout=PATIENCE), expected, folder, data)
     except ray.exceptions.GetTimeoutError:
         return [f"has not answered for {PATIENCE:g} s; is it overloaded? take it out with `ray stop` there"]
     except ray.exceptions.RayError as error:
@@ -152,7 +152,7 @@ def _problems(node: str, sight: Any, expected: Sight, folder: Path, data: str) -
         return [f"cannot run our code; {cause}; install there what is installed here"]
 
 
-def differences(seen: Sight, expected: Sight, folder: Path, data: str) -> list[str]:
+def node_differences(seen: Sight, expected: Sight, folder: Path, data: str) -> list[str]:
     """What a node lacks, each with its cure."""
     problems = []
     if seen.marker != expected.marker:
@@ -198,7 +198,7 @@ def lost_node(workdir: Path) -> bool:
     return any(is_lost(node) for node in {place.node for place in places_of(workdir)})
 
 
-def end(workdir: Path) -> None:
+def kill_trial(workdir: Path) -> None:
     """Kill the trial's processes, which may be stuck where nothing else reaches them; for the driver. A process id
     means something only on its own node."""
     here = this_node()

@@ -13,7 +13,7 @@ from typing import Any
 
 from sweeper.cluster.capacity import Machine
 from sweeper.errors import ConfigError, EnvironmentFailure
-from sweeper.process.signals import descendants, end, handlers_kept
+from sweeper.process.signals import descendants, handlers_kept, kill_processes
 from sweeper.secrets import redacted_values
 
 OBJECT_STORE_BYTES = 100 * 2**20  # trials exchange paths and numbers only
@@ -73,7 +73,7 @@ def ray_session(machine: Machine) -> Iterator[None]:
             family = [process for process in descendants() if process not in strangers]
             at_once(ray._private.worker._global_node)
             ray.shutdown()
-            end(family)  # its agents would outlive it by a minute
+            kill_processes(family)  # its agents would outlive it by a minute
 
 
 def at_once(node: Any) -> None:
@@ -84,7 +84,7 @@ def at_once(node: Any) -> None:
 
 
 @contextmanager
-def joined(address: str) -> Iterator[None]:
+def joined_cluster(address: str) -> Iterator[None]:
     """The cluster at `address`, HOST:PORT, or `auto` for the one this machine belongs to, for as long as it takes.
 
     Raises ConfigError for a Ray client's address, since the driver must be part of the cluster; EnvironmentFailure

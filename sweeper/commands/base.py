@@ -80,9 +80,9 @@ def machine_at(address: str | None) -> Iterator[Machine]:
         yield local_machine()
         return
     from sweeper.cluster import nodes
-    from sweeper.cluster.ray_session import joined
+    from sweeper.cluster.ray_session import joined_cluster
 
-    with joined(address):
+    with joined_cluster(address):
         yield nodes.machine()
 
 
@@ -116,7 +116,7 @@ def show(*sheets: Sheet, form: str = "table") -> None:
             view = sheet.rich_table(one)
             screen(view).print(view)
         else:
-            click.echo({"md": sheet.markdown, "csv": sheet.csv_text}[form](one), nl=False)
+            click.echo({"md": sheet.sheet_markdown, "csv": sheet.sheet_csv}[form](one), nl=False)
 
 
 def ledger_storage() -> RDBStorage:

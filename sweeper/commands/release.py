@@ -39,17 +39,17 @@ def evaluate_command(data: str, split: str, profile: str, form: str, **named: st
     checkpoints = {job: find_checkpoint(name, stores) for job, name in named.items() if name}
     with data_mistakes():
         from jobs.answering import evaluation
-        from jobs.dataset.data import read
+        from jobs.dataset.data import read_data
 
-        exam = evaluation.exam(read(data), split, profile)
-        models = evaluation.load(checkpoints, stores.root / "features")
-        rows = list(evaluation.evaluate(exam, models))
+        exam = evaluation.exam(read_data(data), split, profile)
+        models = evaluation.load_models(checkpoints, stores.root / "features")
+        rows = list(evaluation.evaluate_systems(exam, models))
         if split == "test":
             note_tests({job: evaluation.alone(exam, job, model) for job, model in models.items()}, named)
     if form == "json":
-        click.echo(systems.json_text(rows, split, profile), nl=False)
+        click.echo(systems.systems_json(rows, split, profile), nl=False)
     else:
-        show(systems.sheet_of(rows, split, profile), form=form)
+        show(systems.systems_sheet(rows, split, profile), form=form)
 
 
 @main.command()
@@ -145,7 +145,7 @@ def score_command(submission: Path, solution: Path, profile: str, as_json: bool)
     with data_mistakes():
         from jobs.answering import submission as contest
 
-        scores = contest.score(contest.read_answers(submission), contest.read_answers(solution), profile)
+        scores = contest.score_submission(contest.read_answers(submission), contest.read_answers(solution), profile)
     told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
     click.echo(json.dumps({**scores, "profile": profile}) if as_json else f"{told}  ({profile})")
 

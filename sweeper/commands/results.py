@@ -41,7 +41,7 @@ def compare_command(
             raise ConfigError("--html: a page has one sweep; name one")
         click.echo(report.table_html(ledgers[0]), nl=False)
         return
-    table, view = comparison.compared(ledgers, every, sort, reverse)
+    table, view = comparison.comparison_of(ledgers, every, sort, reverse)
     if form == "json":
         click.echo(sheet.json_text(table), nl=False)
         return
@@ -60,7 +60,7 @@ def show_timing(ledgers: list[Ledger], form: str) -> None:
     if form == "json":
         click.echo(sheet.json_text(timing.table(records)), nl=False)
     else:
-        show(timing.sheet_of(records), form=form)
+        show(timing.timing_sheet(records), form=form)
 
 
 @main.command()

@@ -34,7 +34,7 @@ def run_command(
     FILE is a path, or a name in search_spaces/. Overrides are dotted: search.trials=2.
     A sweep that was interrupted goes on; one that is finished is not run again.
     """
-    from sweeper.space.reading import find, read_search_space
+    from sweeper.space.reading import find_file, read_search_space
 
     if new and extend:
         raise ConfigError("--new and --extend: use one of the two; --extend runs beside the sweep as well")
@@ -43,7 +43,7 @@ def run_command(
         from sweeper.process.signals import Interrupt, catching
 
         with catching(Interrupt()) as interrupt:
-            space = read_search_space(find(file), overrides)
+            space = read_search_space(find_file(file), overrides)
             with machine_at(address) as machine:
                 run_and_print(space, machine, interrupt, detachment, new=new, extend=extend)
 
@@ -86,7 +86,7 @@ def status_command(name: str | None, as_json: bool) -> None:
 
     found = [present.status(ledger_of(name))] if name else present.active(ledger_storage())
     if as_json:
-        click.echo(present.json_text(found[0] if name else found), nl=False)
+        click.echo(present.status_json(found[0] if name else found), nl=False)
         return
     click.echo("".join(f"{line}\n" for one in found for line in one.lines()), nl=False)
     click.echo(f"next: {found[0].next()}" if found else "no sweep is running; next: sweeper ls", err=True)
@@ -115,7 +115,7 @@ def sync_command(name: str) -> None:
     from sweeper.driver import run as driver
     from sweeper.storage.settings import read_stores
 
-    outcome = driver.sync(ledger_of(name), read_stores())
+    outcome = driver.sync_mlflow(ledger_of(name), read_stores())
     if outcome.mirror_failure:
         raise EnvironmentFailure(f"{outcome.mirror_failure}; the ledger has everything, try again later")
     click.echo(f"{name}: MLflow has its {len(outcome.records)} trials, each once")
@@ -157,7 +157,7 @@ def run_and_print(
 
         begin = partial(detachment.leave, terminal=console.file.fileno()) if detachment else None
         outcome = run_sweep(space, read_stores(), machine, console, interrupt, name, new, extend, begin)
-    show(comparison.compared([ledger_of(outcome.name)])[1])
+    show(comparison.comparison_of([ledger_of(outcome.name)])[1])
     if outcome.mirror_failure:
         click.echo(f"{outcome.mirror_failure}; the ledger has everything", err=True)
     interrupt.raise_asked()
@@ -182,12 +182,12 @@ def run_and_print(
 )
 def plan_command(file: str, overrides: tuple[str, ...], address: str | None, first: int) -> None:
     """Show what `run` would do: branches, trials at once and why, first configurations, disk."""
-    from sweeper.monitor.plan import lines
-    from sweeper.space.reading import find, read_search_space
+    from sweeper.monitor.plan import plan_lines
+    from sweeper.space.reading import find_file, read_search_space
 
-    space = read_search_space(find(file), overrides)
+    space = read_search_space(find_file(file), overrides)
     with machine_at(address) as machine:
-        for line in lines(space, machine, first):
+        for line in plan_lines(space, machine, first):
             click.echo(line)
     click.echo(f"next: sweeper run {' '.join([file, *overrides])}", err=True)
 

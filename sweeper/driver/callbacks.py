@@ -10,7 +10,7 @@ from ray import tune
 
 from sweeper.cluster import nodes as cluster
 from sweeper.cluster.capacity import workers_at_once
-from sweeper.driver.retries import incident, verdict
+from sweeper.driver.retries import failure_line, incident
 from sweeper.driver.searcher import LOOK, LedgerSearcher, Unpickled
 from sweeper.driver.sweep import Sweep
 from sweeper.space.sections import duration
@@ -72,7 +72,7 @@ class Bookkeeper(Unpickled, tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         if not self.interrupt.stopping:
             number = trial.config["number"]
-            self.settle(number, breakdown_of(self.sweep, number))
+            self.settle(number, diagnose_breakdown(self.sweep, number))
 
     def settle(self, number: int, breakdown: Breakdown) -> None:
         """A trial has broken down: it goes on, or it has failed, or nothing can go on."""
@@ -81,13 +81,13 @@ class Bookkeeper(Unpickled, tune.Callback):  # type: ignore[misc]
         if record.trained:  # all that counts is there, whatever its process died of afterwards
             self.on_change(ledger.finish(number, "COMPLETE"))
         elif breakdown.kind == "disk":
-            self.interrupt.halt(no_room(self.sweep, number, breakdown.reason))
+            self.interrupt.halt(no_room_line(self.sweep, number, breakdown.reason))
         elif survived := incident(record, breakdown, self.sweep.space):
             record = ledger.survive(number, survived)
             self.on_change(record)
             self.again(record)
         else:
-            self.on_change(ledger.finish(number, "FAIL", verdict(record, breakdown)))
+            self.on_change(ledger.finish(number, "FAIL", failure_line(record, breakdown)))
 
 
 class Watchman(Unpickled, tune.Callback):  # type: ignore[misc]
@@ -159,20 +159,20 @@ class Timekeeper(Unpickled, tune.Callback):  # type: ignore[misc]
             del self.began[number]
             workdir = self.sweep.workdir(number)
             reason = f"took longer than {duration(self.limit)}, its budget.trial_time"
-            handover.note(workdir, Breakdown("timeout", reason))
-            cluster.end(workdir)
+            handover.write_breakdown(workdir, Breakdown("timeout", reason))
+            cluster.kill_trial(workdir)
 
 
-def breakdown_of(sweep: Sweep, number: int) -> Breakdown:
+def diagnose_breakdown(sweep: Sweep, number: int) -> Breakdown:
     """What a trial died of. On a cluster a death without a word may be its machine's."""
     workdir = sweep.workdir(number)
-    breakdown = handover.breakdown_of(workdir)
+    breakdown = handover.read_breakdown(workdir)
     if sweep.machine.nodes and breakdown.kind == "crash" and cluster.lost_node(workdir):
         return Breakdown("node", "its machine left the cluster")
     return breakdown
 
 
-def no_room(sweep: Sweep, number: int, reason: str) -> str:
+def no_room_line(sweep: Sweep, number: int, reason: str) -> str:
     """What to say when a trial could not write."""
     name = sweep.ledger.name
     return f"sweep {name}: trial {number} cannot write; {reason}; put that right, then sweeper resume {name}"

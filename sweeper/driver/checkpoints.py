@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs import faults
 from jobs.job import Direction
-from sweeper.ledger.ranking import best
+from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
 from sweeper.storage import checkpoints
 from sweeper.storage import checkpoints as depot
@@ -23,7 +23,7 @@ def resume_point(record: TrialRecord) -> Mapping[str, Any] | None:
 
 def _resume_points(record: TrialRecord) -> Iterator[Mapping[str, Any]]:
     newest_first = reversed(record.evaluations)
-    return (e for e in newest_first if e["checkpoint"] and not checkpoints.damage(e["checkpoint"]))
+    return (e for e in newest_first if e["checkpoint"] and not checkpoints.stored_damage(e["checkpoint"]))
 
 
 def rewind(record: TrialRecord, workdir: Path, storage: str | None = None) -> tuple[str, ...]:
@@ -56,7 +56,7 @@ def disposable(records: Sequence[TrialRecord], direction: Direction, keep: int) 
     ['…/trials/0000/checkpoint-000100']
     """
     search = [record for record in records if record.repeat_of is None]
-    needed = {record.checkpoint for record in best(search, direction)[:keep]}
+    needed = {record.checkpoint for record in best_first(search, direction)[:keep]}
     for record in records:
         if record.state == "RUNNING" and record.evaluations:
             needed |= {record.checkpoint, record.evaluations[-1]["checkpoint"]}
@@ -68,15 +68,15 @@ def needy(records: Sequence[TrialRecord], direction: Direction, keep: int) -> li
     """The trials that can still need a checkpoint: those that run, and the `keep` best. One that has ended and is
     none of these never will be."""
     search = [record for record in records if record.repeat_of is None]
-    return [record for record in records if record.state == "RUNNING"] + best(search, direction)[:keep]
+    return [record for record in records if record.state == "RUNNING"] + best_first(search, direction)[:keep]
 
 
-def delete(checkpoints: Iterable[str]) -> None:
+def delete_checkpoints(checkpoints: Iterable[str]) -> None:
     """Remove checkpoints. The ledger has been written before, so that one cut short
     is one that nothing points to, and goes next time."""
     for checkpoint in checkpoints:
         faults.point("retention.delete")
-        depot.delete([checkpoint])
+        depot.delete_stored([checkpoint])
 
 
 def delete_copies(workdir: Path) -> None:

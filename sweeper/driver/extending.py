@@ -19,7 +19,7 @@ from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.record import EVALUATION, INCIDENT, ORIGIN, TrialRecord, best_evaluation
 from sweeper.ledger.sampling import distribution
 from sweeper.space.domains import Domain, contains
-from sweeper.space.search_space import SearchSpace, assign, labels, params_of
+from sweeper.space.search_space import SearchSpace, assign, draw_labels, params_of
 from sweeper.storage import checkpoints
 
 Draws = Mapping[str, tuple[Domain, Any]]
@@ -37,7 +37,7 @@ def adopted(
     they do. A trial's best checkpoint is there too then, as hard links where the file system has them, so that each
     sweep may delete its own.
     """
-    found = ((record, drawn(space, record.params)) for record in ledger.records() if adoptable(record, space))
+    found = ((record, redrawn(space, record.params)) for record in ledger.records() if adoptable(record, space))
     taken = [(record, draws) for record, draws in found if draws is not None]
     return [
         frozen(
@@ -57,14 +57,14 @@ def adoptable(record: TrialRecord, space: SearchSpace) -> bool:
     return record.state in ("COMPLETE", "PRUNED") and record.repeat_of is None and judged
 
 
-def drawn(space: SearchSpace, params: Mapping[str, Any]) -> Draws | None:
+def redrawn(space: SearchSpace, params: Mapping[str, Any]) -> Draws | None:
     """By label, the domain and the value with which this space would draw these params; None if it never would.
 
     >>> drawn(space, record.params)
     {'learning_rate': (Range(low=1e-05, high=0.0001, log=True), 3e-05)}
     """
     found: dict[str, tuple[Domain, Any]] = {}
-    names = {label: name for name, label, _ in labels(space)}
+    names = {label: name for name, label, _ in draw_labels(space)}
 
     def choose(label: str, domain: Domain) -> Any:
         found[label] = (domain, params[names[label]])

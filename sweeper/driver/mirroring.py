@@ -45,18 +45,18 @@ def keep_predictions(record: TrialRecord, workdir: Path) -> Path | None:
     later and most checkpoints do not stay; those from a bucket also in `workdir`."""
     if record.state == "RUNNING" or not record.checkpoint:
         return None
-    beside = depot.join(depot.parent(record.checkpoint), PREDICTIONS)
+    beside = depot.join_address(depot.parent(record.checkpoint), PREDICTIONS)
     file = workdir / PREDICTIONS if depot.is_remote(beside) else Path(beside)
     if not (depot.is_remote(beside) and file.is_file()):  # what lies in a bucket is fetched once
-        _keep(depot.join(record.checkpoint, PREDICTIONS), beside, file)
+        _keep(depot.join_address(record.checkpoint, PREDICTIONS), beside, file)
     return file if file.is_file() else None
 
 
 def _keep(best: str, beside: str, file: Path) -> None:
-    content = depot.read(best)
+    content = depot.read_address(best)
     if content is not None:
-        depot.write(beside, content)
-    if depot.is_remote(beside) and (content := content or depot.read(beside)) is not None:
+        depot.write_address(beside, content)
+    if depot.is_remote(beside) and (content := content or depot.read_address(beside)) is not None:
         create_folder(file.parent)
         file.write_bytes(content)
 
@@ -95,10 +95,10 @@ def finish(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> list[Tri
 
 def tables(ledger: Ledger) -> dict[str, str]:
     """What is to be read, by file name."""
-    table, objective = comparison.rows(ledger.records(), ledger.direction), ledger.objective
+    table, objective = comparison.comparison_rows(ledger.records(), ledger.direction), ledger.objective
     return {
-        "comparison.md": comparison.markdown(table, objective),
-        "comparison.csv": comparison.csv_text(table, objective),
+        "comparison.md": comparison.comparison_markdown(table, objective),
+        "comparison.csv": comparison.comparison_csv(table, objective),
     }
 
 
@@ -108,7 +108,7 @@ def pages(ledger: Ledger) -> dict[str, str]:
     try:
         from sweeper.results import plots, report
 
-        drawn = plots.artifacts(plots.figures(results(ledger)))
+        drawn = plots.plot_files(plots.figures(results(ledger)))
         return texts | drawn | {"report.html": report.html(ledger)}
     except Exception:
         traceback.print_exc()

@@ -65,9 +65,9 @@ def extended_by(storage: RDBStorage, space: SearchSpace, taken: Collection[str])
     return ledger
 
 
-def named(space: SearchSpace, taken: Collection[str], new: bool, extended: Ledger | None) -> str:
+def sweep_name(space: SearchSpace, taken: Collection[str], new: bool, extended: Ledger | None) -> str:
     """What the sweep is called: as its space, as the one it goes on with, or by the next free name."""
-    if extended and not differences(extended.attributes["search_space"], resolved(space)):
+    if extended and not space_differences(extended.attributes["search_space"], resolved(space)):
         return extended.name
     return free_name(space.name, taken) if new or extended else space.name
 
@@ -84,7 +84,7 @@ def adopt(
         lambda number: workdir(folder, number),
         lambda number: storage_of(checkpoints, folder.name, number),
     )
-    create_ledger(storage, space, folder.name, versions(), trials)
+    create_ledger(storage, space, folder.name, sweep_versions(), trials)
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
@@ -97,11 +97,11 @@ def numbered_name(name: str, number: int) -> str:
 
 
 def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
-    """The sweep's ledger, new or as it was left, for a space that may differ in what `differences` allows."""
+    """The sweep's ledger, new or as it was left, for a space that may differ in what `space_differences` allows."""
     if not begun(storage, name):
-        return create_ledger(storage, space, name, versions())
+        return create_ledger(storage, space, name, sweep_versions())
     ledger = load_ledger(storage, name)
-    if changes := differences(ledger.attributes["search_space"], resolved(space)):
+    if changes := space_differences(ledger.attributes["search_space"], resolved(space)):
         cure = "add --extend to take its trials along, --new to run beside it, or name=… for another name"
         raise ConfigError(
             [
@@ -115,17 +115,19 @@ def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
     return ledger
 
 
-def differences(before: Any, now: Any, key: str = "") -> list[str]:
+def space_differences(before: Any, now: Any, key: str = "") -> list[str]:
     """Where two search spaces differ, a line each, but for what changes no trial."""
     if key in FREE:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
         names = list(dict.fromkeys([*before, *now]))
         return [
-            line for name in names for line in differences(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
+            line
+            for name in names
+            for line in space_differences(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
         ]
     return [] if before == now else [f"{key}: was {before}, is {now}"]
 
 
-def versions() -> dict[str, str]:
+def sweep_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}

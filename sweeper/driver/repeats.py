@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sweeper.driver.checkpoints import resume_point
-from sweeper.ledger.ranking import best, without_repeats
+from sweeper.ledger.ranking import best_first, without_repeats
 from sweeper.ledger.record import TrialRecord, trial_key
 from sweeper.space.search_space import SearchSpace
 
@@ -24,7 +24,7 @@ def missing(records: Sequence[TrialRecord], space: SearchSpace) -> Iterator[Miss
     if space.repeats is None:
         return
     known = {record.key for record in records}
-    for record in best(without_repeats(records), space.direction)[: space.repeats.top]:
+    for record in best_first(without_repeats(records), space.direction)[: space.repeats.top]:
         for seed in space.repeats.seeds:
             if trial_key(space.job, {**record.params, "seed": seed}, space.data_fingerprint) not in known:
                 yield Missing(record.number, seed)

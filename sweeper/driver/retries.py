@@ -41,7 +41,7 @@ def _incident(record: TrialRecord, breakdown: Breakdown, changed: Mapping[str, A
     return {"kind": breakdown.kind, "reason": breakdown.reason, "epoch": record.epochs, "changed": dict(changed)}
 
 
-def verdict(record: TrialRecord, breakdown: Breakdown) -> str:
+def failure_line(record: TrialRecord, breakdown: Breakdown) -> str:
     """Why a trial has failed for good, in one line."""
     tries = sum(one["kind"] == breakdown.kind for one in record.incidents) + 1
     if breakdown.kind in ("crash", "node") and tries > 1:

@@ -9,18 +9,18 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs import faults, get_job
-from sweeper.cluster.capacity import Machine, shares
-from sweeper.driver.checkpoints import delete, delete_copies, disposable, needy
+from sweeper.cluster.capacity import Machine, reservations
+from sweeper.driver.checkpoints import delete_checkpoints, delete_copies, disposable, needy
 from sweeper.driver.mirroring import finish, keep_predictions, mirror_of, snapshot
-from sweeper.driver.opening import adopt, extended_by, named, open_ledger, space_of
+from sweeper.driver.opening import adopt, extended_by, open_ledger, space_of, sweep_name
 from sweeper.driver.repeats import anything_left, expected, outlook
 from sweeper.driver.sweep import Sweep, own_folder, workdir
 from sweeper.errors import EnvironmentFailure
-from sweeper.ledger.database import open_storage, reachable
+from sweeper.ledger.database import database_errors, open_storage
 from sweeper.ledger.ledger import Ledger, begun, ready, sweep_names
 from sweeper.ledger.lock import owned
 from sweeper.ledger.record import TrialRecord
-from sweeper.monitor.heartbeat import watched
+from sweeper.monitor.heartbeat import as_driver
 from sweeper.monitor.progress import Progress
 from sweeper.process.output import output_to
 from sweeper.process.signals import Interrupt
@@ -29,7 +29,7 @@ from sweeper.space.reading import restored
 from sweeper.space.search_space import SearchSpace, resolved, searched_parameters, to_yaml
 from sweeper.storage import checkpoints as depot
 from sweeper.storage.settings import Stores
-from sweeper.tracking.client import check
+from sweeper.tracking.client import check_store
 from sweeper.tracking.mirror import Mirror
 
 
@@ -62,7 +62,7 @@ def prepare(space: SearchSpace, machine: Machine, stores: Stores) -> None:
 
     Raises EnvironmentFailure with every backbone that cannot be had, ConfigError for parameters that do not fit one.
     """
-    shares(space, machine)
+    reservations(space, machine)
     fetch = get_job(space.job).fetch
     mistakes = []
     for name in backbones(space):
@@ -73,9 +73,9 @@ def prepare(space: SearchSpace, machine: Machine, stores: Stores) -> None:
     if mistakes:
         raise EnvironmentFailure(mistakes)
     restored(resolved(space), space.data_fingerprint, space.name)  # again, as now the backbones' limits are known
-    check(stores)
+    check_store(stores)
     if stores.checkpoints:
-        depot.check(stores.checkpoints)
+        depot.check_address(stores.checkpoints)
 
 
 def run_sweep(
@@ -103,9 +103,9 @@ def run_sweep(
     storage = open_storage(stores.ledger)
     taken = [name for name in sweep_names(storage) if ready(storage, name)] if new or extend else []
     extended = extended_by(storage, space, taken) if extend else None
-    name = name or named(space, taken, new, extended)
+    name = name or sweep_name(space, taken, new, extended)
     folder = own_folder(stores.root, name)
-    with owned(folder, stores.ledger, interrupt.halt), reachable(stores.ledger):
+    with owned(folder, stores.ledger, interrupt.halt), database_errors(stores.ledger):
         if extended and extended.name != name and not begun(storage, name):
             adopt(extended, storage, space, folder, stores.checkpoints)
         ledger = open_ledger(storage, space, name)
@@ -114,11 +114,11 @@ def run_sweep(
             console.print(outlook(records, space), markup=False, soft_wrap=True)
         if begin:
             begin(folder)
-        with watched(ledger, interrupt):
-            return _run(Sweep(ledger, space, folder, machine, stores.checkpoints), stores, console, interrupt)
+        with as_driver(ledger, interrupt):
+            return _run_driver(Sweep(ledger, space, folder, machine, stores.checkpoints), stores, console, interrupt)
 
 
-def _run(sweep: Sweep, stores: Stores, console: Console, interrupt: Interrupt) -> Outcome:
+def _run_driver(sweep: Sweep, stores: Stores, console: Console, interrupt: Interrupt) -> Outcome:
     ledger, space = sweep.ledger, sweep.space
     names = searched_parameters(space)
     progress = Progress(console, space.objective, space.direction, expected(space), names)
@@ -137,15 +137,15 @@ def outcome_of(ledger: Ledger, records: list[TrialRecord], mirror: Mirror, store
     return Outcome(ledger.name, records, interrupted, mirror.failure, page)
 
 
-def sync(ledger: Ledger, stores: Stores) -> Outcome:
+def sync_mlflow(ledger: Ledger, stores: Stores) -> Outcome:
     """Make MLflow agree with the ledger: what it lacks is written, what it has is left, nothing is there twice.
 
     Raises EnvironmentFailure when MLflow does not answer, or a process runs the sweep and so does this itself.
     """
     space = space_of(ledger)
     folder = own_folder(stores.root, ledger.name)
-    with owned(folder, stores.ledger), reachable(stores.ledger):
-        check(stores)
+    with owned(folder, stores.ledger), database_errors(stores.ledger):
+        check_store(stores)
         with output_to(folder / "log.txt"), mirror_of(ledger, space, stores) as mirror:
             for record in ledger.records():
                 mirror.put(snapshot(record, ledger, keep_predictions(record, workdir(folder, record.number))))
@@ -185,7 +185,7 @@ class Listeners:
         # It writes some again when it has gone back to before them.
         new = (one for one in record.evaluations if before is None or one not in before.evaluations)
         self.gone.difference_update(one["checkpoint"] for one in new)
-        delete(sorted(unneeded - self.gone))
+        delete_checkpoints(sorted(unneeded - self.gone))
         self.gone.clear()
         self.gone.update(address for address in unneeded if depot.is_remote(address))
         if self.sweep.checkpoints and record.state != "RUNNING":

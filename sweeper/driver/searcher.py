@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from ray.tune.search import Searcher
 
 from sweeper.cluster import nodes as cluster
-from sweeper.cluster.capacity import share_of, shares, slots
+from sweeper.cluster.capacity import reservations, share_of, slots
 from sweeper.driver.checkpoints import rewind
 from sweeper.driver.repeats import Missing, missing
 from sweeper.driver.sweep import Sweep
@@ -136,7 +136,7 @@ class LedgerSearcher(Unpickled, Searcher):  # type: ignore[misc]
         self.on_change = on_change
         self.interrupt = interrupt
         self.say = say
-        self.shares = shares(sweep.space, sweep.machine)
+        self.shares = reservations(sweep.space, sweep.machine)
         self.nodes = sweep.machine.parts
         self.counted = 0.0  # when the nodes were
         self.left = self.unfinished()

@@ -13,7 +13,7 @@ from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.ledger.ledger import Ledger
 from sweeper.space.search_space import SearchSpace
 from sweeper.space.sections import NAME
-from sweeper.storage.checkpoints import join
+from sweeper.storage.checkpoints import join_address
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def workdir(folder: Path, number: int) -> Path:
 
 def storage(checkpoints: str | None, sweep: str, number: int) -> str | None:
     """A trial's own place in `[storage] checkpoints`."""
-    return join(checkpoints, sweep, f"{number:04d}") if checkpoints else None
+    return join_address(checkpoints, sweep, f"{number:04d}") if checkpoints else None
 
 
 def own_folder(root: Path, name: str) -> Path:

@@ -72,7 +72,7 @@ def _tune(searcher: LedgerSearcher, stopping: TrialScheduler, seconds: float | N
     watchers = [Watchman(searcher)] if sweep.machine.nodes else []
     listeners = [Timekeeper(sweep), *watchers, Bookkeeper(searcher)]
     tuner = tune.Tuner(
-        tune.with_resources(group.run, bundle),
+        tune.with_resources(group.run_worker_group, bundle),
         tune_config=tune.TuneConfig(
             search_alg=searcher, scheduler=patient(stopping), num_samples=-1, reuse_actors=True, time_budget_s=seconds
         ),

@@ -17,7 +17,7 @@ from jobs.checkpoint import causes
 from sweeper.errors import ConfigError, EnvironmentFailure, Failure
 from sweeper.secrets import redacted
 from sweeper.storage import postgres
-from sweeper.storage.files import BUSY, create_whole, room
+from sweeper.storage.files import BUSY, create_whole, free_space_text
 
 MEMORY = ":memory:"
 SMALLEST_PAGE = 512  # bytes; SQLite has no smaller database
@@ -33,7 +33,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @contextmanager
-def reachable(url: str) -> Iterator[None]:
+def database_errors(url: str) -> Iterator[None]:
     """Turns what a database says of itself into an EnvironmentFailure of one line, also where Ray Tune has put it
     into an error of its own, as it does with what its callbacks raise."""
     try:
@@ -49,15 +49,15 @@ def reachable(url: str) -> Iterator[None]:
         shown = make_url(url).render_as_string(hide_password=True)
         told = (database or error).__cause__ or database or error
         cause = redacted(str(getattr(told, "orig", told))).splitlines()[0]
-        raise EnvironmentFailure(f"ledger {shown}: {cause}; {_cure(cause, url)}") from error
+        raise EnvironmentFailure(f"ledger {shown}: {cause}; {_database_cure(cause, url)}") from error
 
 
-def _cure(cause: str, url: str) -> str:
+def _database_cure(cause: str, url: str) -> str:
     file = _file(url)
     known = next((cure for word, cure in CURES.items() if word in cause), None)
     if known:
         return known
-    left = f" ({room(file.parent)})" if file else ""
+    left = f" ({free_space_text(file.parent)})" if file else ""
     return f"check that it can be reached, is writable and not full{left}; what was written is safe, run it again then"
 
 
@@ -73,12 +73,12 @@ def open_storage(url: str) -> RDBStorage:
     """The database of all ledgers, created if it is not there. Raises EnvironmentFailure, also for a file that
     was cut short: SQLite takes an empty one for a new database, and all trials would be gone without a word."""
     file = _file(url)
-    with reachable(url):
+    with database_errors(url):
         if file is not None:
-            create_whole(file, lambda address: _connected(address).engine.dispose())
+            create_whole(file, lambda address: _connect(address).engine.dispose())
             if problem := torn(file, _patience(url)):
-                raise EnvironmentFailure(f"ledger {file}: {problem}; {_cure(problem, url)}")
-        return _connected(url)
+                raise EnvironmentFailure(f"ledger {file}: {problem}; {_database_cure(problem, url)}")
+        return _connect(url)
 
 
 def _patience(url: str) -> float:
@@ -86,12 +86,12 @@ def _patience(url: str) -> float:
     return float(str(make_url(url).query.get("timeout", BUSY)))
 
 
-def _connected(url: str) -> RDBStorage:
+def _connect(url: str) -> RDBStorage:
     shared = postgres.is_postgres(url)
     waiting = postgres.settings(url) if shared else {"timeout": _patience(url)}
     try:
         # sweeps that start at once would make the same tables
-        with postgres.turn(url, "ledger") if shared else nullcontext():
+        with postgres.database_lock(url, "ledger") if shared else nullcontext():
             return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": waiting})
     except RuntimeError as error:  # its tables are those of another version of Optuna
         shown = make_url(url).render_as_string(hide_password=True)

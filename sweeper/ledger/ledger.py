@@ -23,7 +23,7 @@ from jobs import faults, get_job
 from jobs.job import Direction, ParamError
 from sweeper.errors import ConfigError
 from sweeper.ledger.record import EVALUATION, INCIDENT, ORIGIN, State, TrialRecord, best_evaluation, trial_key
-from sweeper.ledger.sampling import draw, sampler, within
+from sweeper.ledger.sampling import draw, enqueueable, sampler
 from sweeper.space.search_space import SearchSpace, assign, grid, params_of, resolved
 
 ABANDONED = "abandoned"
@@ -187,7 +187,7 @@ class Ledger:
     def _abandon(self, trial: optuna.trial.FrozenTrial, space: SearchSpace) -> None:
         fixed = trial.user_attrs.get("fixed")
         if fixed is not None and ABANDONED not in trial.user_attrs:
-            self.study.enqueue_trial(within(space, fixed), user_attrs={"fixed": fixed})
+            self.study.enqueue_trial(enqueueable(space, fixed), user_attrs={"fixed": fixed})
         self.storage.set_trial_user_attr(trial._trial_id, ABANDONED, True)
         self.study.tell(trial.number, state=TrialState.FAIL)
 
@@ -323,13 +323,13 @@ def create_ledger(
     had = {trial.user_attrs["key"] for trial in adopted}
     combinations = grid(space) if space.search.sampler == "grid" else ()
     for settings in chain(space.search.enqueue, combinations):
-        if not had or _key(space, settings) not in had:
-            study.enqueue_trial(within(space, settings), user_attrs={"fixed": dict(settings)})
+        if not had or _settled_key(space, settings) not in had:
+            study.enqueue_trial(enqueueable(space, settings), user_attrs={"fixed": dict(settings)})
     study.set_user_attr(READY, True)
     return Ledger(storage, study)
 
 
-def _key(space: SearchSpace, settings: Mapping[str, Any]) -> str | None:
+def _settled_key(space: SearchSpace, settings: Mapping[str, Any]) -> str | None:
     """The key of the trial that these settings alone decide; None where a sampler would add to them."""
     undecided = object()
     assignment = assign(space, lambda label, domain: undecided, settings)

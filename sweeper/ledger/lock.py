@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sweeper.errors import EnvironmentFailure
-from sweeper.ledger.database import reachable
+from sweeper.ledger.database import database_errors
 from sweeper.storage import postgres
 
 
@@ -50,7 +50,7 @@ def _claimed(sweep: str, ledger: str | None, lost: Callable[[str], None]) -> Ite
         return
     cause = f"sweep {sweep}: its lock in the ledger is gone, as the server went away; sweeper resume {sweep}"
     try:
-        with reachable(ledger), postgres.held(ledger, f"sweep {sweep}", lambda: lost(cause)):
+        with database_errors(ledger), postgres.held(ledger, f"sweep {sweep}", lambda: lost(cause)):
             yield
     except postgres.Taken as taken:
         raise _refusal(sweep, taken.owner) from None

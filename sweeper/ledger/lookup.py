@@ -51,7 +51,7 @@ class Trial:
         Raises EnvironmentFailure when it is not kept or is damaged.
         """
         address = self.record.checkpoint
-        if not address or not checkpoints.kept([address]):
+        if not address or not checkpoints.still_stored([address]):
             raise EnvironmentFailure(
                 f"trial {self.name}: its checkpoint is not kept; name a better trial, or keep more checkpoints"
             )
@@ -63,7 +63,11 @@ class Trial:
         Raises DataFailure when it has none.
         """
         address = self.record.checkpoint
-        content = checkpoints.read(checkpoints.join(checkpoints.parent(address), PREDICTIONS)) if address else None
+        content = (
+            checkpoints.read_address(checkpoints.join_address(checkpoints.parent(address), PREDICTIONS))
+            if address
+            else None
+        )
         if content is None:
             raise DataFailure(
                 f"trial {self.name}: has left no {PREDICTIONS}; name one that has been evaluated and ended"

@@ -23,7 +23,7 @@ def without_repeats(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     return [record for record in records if record.repeat_of is None]
 
 
-def spread(record: TrialRecord, records: Sequence[TrialRecord]) -> Spread | None:
+def seed_spread(record: TrialRecord, records: Sequence[TrialRecord]) -> Spread | None:
     """Over the trial and its repeats that have ended with a value; None without a value of its own."""
     if record.value is None:
         return None
@@ -32,7 +32,7 @@ def spread(record: TrialRecord, records: Sequence[TrialRecord]) -> Spread | None
     return Spread(len(values), statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
-def ranking(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
+def rank_trials(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
     """The searched trials, best first: those with repeats by their mean, then the others by their value, then
     those that failed, then those without a value. A mean over seeds is no match for one lucky value, so the two
     are never compared."""
@@ -40,7 +40,7 @@ def ranking(records: Sequence[TrialRecord], direction: Direction) -> list[TrialR
     repeats = [record for record in records if record.repeat_of is not None]  # few, and looked through for every trial
 
     def rank(record: TrialRecord) -> tuple[bool, bool, bool, float, int]:
-        found = spread(record, repeats)
+        found = seed_spread(record, repeats)
         mean = found.mean if found and found.mean is not None else 0.0
         return (found is None, record.state == "FAIL", found is None or found.n == 1, sign * mean, record.number)
 
@@ -48,11 +48,11 @@ def ranking(records: Sequence[TrialRecord], direction: Direction) -> list[TrialR
 
 
 def leaders(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
-    """The trials of `ranking` that ended well or were stopped early, with a value: those that can be the best."""
-    return [r for r in ranking(records, direction) if r.value is not None and r.state in ("COMPLETE", "PRUNED")]
+    """The trials of `rank_trials` that ended well or were stopped early, with a value: those that can be the best."""
+    return [r for r in rank_trials(records, direction) if r.value is not None and r.state in ("COMPLETE", "PRUNED")]
 
 
-def best(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
+def best_first(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
     """The trials with a value that ended well or were stopped early, best first; the earlier of equals first."""
     sign = -1 if direction == "max" else 1
     ended = (record for record in records if record.state in ("COMPLETE", "PRUNED"))

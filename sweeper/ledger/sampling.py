@@ -11,7 +11,7 @@ import optuna
 
 from jobs.job import ParamError
 from sweeper.space.domains import Choice, Constant, Domain, Range, contains
-from sweeper.space.search_space import SearchSpace, assign, labels, params_of
+from sweeper.space.search_space import SearchSpace, assign, draw_labels, params_of
 
 
 def draw(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any] | None:
@@ -61,9 +61,9 @@ def sampler(space: SearchSpace, number: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
 
-def within(space: SearchSpace, settings: Mapping[str, Any]) -> dict[str, Any]:
+def enqueueable(space: SearchSpace, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a setting that lies in the space, under the labels its draws will have: what the
     sampler can learn from. The rest is fixed beside it.
     """
-    labelled = ((label, domain, settings[name]) for name, label, domain in labels(space) if name in settings)
+    labelled = ((label, domain, settings[name]) for name, label, domain in draw_labels(space) if name in settings)
     return {label: value for label, domain, value in labelled if contains(domain, value)}

@@ -93,7 +93,9 @@ def ask(ledger: Ledger, driver: Driver, wish: Wish) -> None:
     ledger.note(STOP, {"driver": driver.id, "wish": wish})
 
 
-def wait(ledger: Ledger, driver: Driver, patience: float, pause: Callable[[float], object] = time.sleep) -> State:
+def wait_for_driver(
+    ledger: Ledger, driver: Driver, patience: float, pause: Callable[[float], object] = time.sleep
+) -> State:
     """The driver's state once it no longer runs, or after so many seconds. One that another has followed has ended."""
     until = time.monotonic() + patience
     while True:
@@ -105,7 +107,7 @@ def wait(ledger: Ledger, driver: Driver, patience: float, pause: Callable[[float
 
 
 @contextmanager
-def watched(ledger: Ledger, interrupt: Interrupt) -> Iterator[None]:
+def as_driver(ledger: Ledger, interrupt: Interrupt) -> Iterator[None]:
     """This process is the sweep's driver meanwhile: it shows that it lives, and comes to its end when it is asked.
 
     A ledger that cannot be reached for a while is no reason to end: whoever needs it for a trial will say so.

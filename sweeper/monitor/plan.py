@@ -7,25 +7,25 @@ from functools import partial
 from typing import Any
 
 from jobs.model.backbones import weight_bytes
-from sweeper.cluster.capacity import Machine, shares
+from sweeper.cluster.capacity import Machine, reservations
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
-from sweeper.monitor.progress import short
-from sweeper.space.cases import backbones, branches
+from sweeper.monitor.progress import short_value
+from sweeper.space.cases import backbones, list_cases
 from sweeper.space.search_space import SearchSpace, searched_parameters
 
 ADAM = 3  # a checkpoint to go on from holds the weights and AdamW's two moments of each
 
 
-def lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str]:
+def plan_lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str]:
     """The plan: the space branch by branch, trials at once, first configurations, disk."""
     search = space.search
     goal = f"{space.objective} ({space.direction})"
     yield f"{space.name}: {search.trials} trials of {space.job} on {space.data}, by {goal}"
-    for number, case in enumerate(branches(space), 1):
+    for number, case in enumerate(list_cases(space), 1):
         yield f"branch {number}"
         yield from (f"  {name}: {domain}" for name, domain in case.domains.items())
-    yield from (f"trials: {share.why(machine)}" for share in shares(space, machine))
+    yield from (f"trials: {share.why(machine)}" for share in reservations(space, machine))
     yield stopping(space)
     if space.repeats:
         seeds = ", ".join(map(str, space.repeats.seeds))
@@ -34,8 +34,10 @@ def lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str]:
     shown = dict.fromkeys(
         [*searched_parameters(space), *(name for settings in space.search.enqueue for name in settings)]
     )
-    yield from (f"  {' '.join(f'{name}={short(params[name])}' for name in shown)}" for params in draws(space, first))
-    yield disk(space, max(share.slots for share in shares(space, machine)))
+    yield from (
+        f"  {' '.join(f'{name}={short_value(params[name])}' for name in shown)}" for params in draws(space, first)
+    )
+    yield disk_forecast(space, max(share.slots for share in reservations(space, machine)))
 
 
 def stopping(space: SearchSpace) -> str:
@@ -56,7 +58,7 @@ def draws(space: SearchSpace, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def disk(space: SearchSpace, slots: int) -> str:
+def disk_forecast(space: SearchSpace, slots: int) -> str:
     """At most two checkpoints of each running trial and those that are kept."""
     known = [size for size in map(weight_bytes, backbones(space)) if size is not None]
     if not known:

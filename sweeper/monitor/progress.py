@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.job import Direction
-from sweeper.ledger.ranking import best
+from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord, incident_line
 
 STATES = {"RUNNING": "running", "COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
@@ -59,7 +59,7 @@ class Progress:
         self.open.pop(record.number, None)
         if record.state == "RUNNING":
             self.open[record.number] = record
-        self.leader = next(iter(best([*([self.leader] if self.leader else []), record], self.direction)), None)
+        self.leader = next(iter(best_first([*([self.leader] if self.leader else []), record], self.direction)), None)
         if before is not None and len(record.incidents) > len(before.incidents):
             self.console.print(Text(f"trial {record.number:>3}  {incident_line(record.incidents[-1])}"), soft_wrap=True)
         if record.state != "RUNNING" and (before is None or before.state == "RUNNING"):
@@ -68,7 +68,7 @@ class Progress:
     def line(self, record: TrialRecord) -> str:
         """A trial that has ended, in one line: which, how, how good, with what."""
         score = f"{self.objective} {record.value:.4f}" if record.value is not None else record.reason or ""
-        settings = " ".join(f"{name}={short(record.params[name])}" for name in self.names)
+        settings = " ".join(f"{name}={short_value(record.params[name])}" for name in self.names)
         how = f"{STATES[record.state]:<13} {record.epochs:>4g} epochs {record.seconds:>7.1f} s"
         again = f"seed={record.params['seed']} of trial {record.repeat_of}  " if record.repeat_of is not None else ""
         return f"trial {record.number:>3}  {how}  {score}  {again}{settings}"
@@ -89,10 +89,10 @@ class Progress:
         for record in self.open.values():
             epoch = f"{record.epochs:g}/{record.params['num_train_epochs']}"
             value = "–" if record.value is None else f"{record.value:.4f}"
-            table.add_row(str(record.number), epoch, value, *(Text(short(record.params[n])) for n in self.names))
+            table.add_row(str(record.number), epoch, value, *(Text(short_value(record.params[n])) for n in self.names))
         return table
 
 
-def short(value: object) -> str:
+def short_value(value: object) -> str:
     """A parameter's value in little room: three digits of a float."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -12,9 +12,9 @@ from optuna.storages import RDBStorage
 
 from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.ledger import Ledger, load_ledger, ready, sweep_names
-from sweeper.ledger.ranking import best
+from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
-from sweeper.monitor.heartbeat import BEAT, LOOK, SILENT, Driver, State, Wish, ask, driver_of, wait, wish_for
+from sweeper.monitor.heartbeat import BEAT, LOOK, SILENT, Driver, State, Wish, ask, driver_of, wait_for_driver, wish_for
 from sweeper.process.signals import PATIENCE
 from sweeper.space.sections import duration
 
@@ -39,7 +39,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Counts:
+class TrialCounts:
     """Trials by what became of them. `left` have not begun; `total` is the most there will be, repeats included."""
 
     finished: int
@@ -77,7 +77,7 @@ class Status:
     process: Process | None
     asked: Wish | None
     objective: str
-    trials: Counts
+    trials: TrialCounts
     best: Best | None
     running: tuple[Running, ...]
 
@@ -96,9 +96,9 @@ class Status:
         if self.process is None or self.state == "ended":
             return "not running"
         who = f"process {self.process.pid} on {self.process.host}"
-        seen = f"seen {span(self.process.seen)} ago by the ledger's clock"
+        seen = f"seen {duration_text(self.process.seen)} ago by the ledger's clock"
         return {
-            "running": f"running for {span(self.process.seconds)}, {who}, {seen}",
+            "running": f"running for {duration_text(self.process.seconds)}, {who}, {seen}",
             "silent": f"silent: {who} was {seen}; it has died or cannot reach the ledger",
             "died": f"died: {who} is gone, {seen}",
         }[str(self.state)]
@@ -116,9 +116,8 @@ class Status:
 
     def _running(self, trial: Running) -> str:
         value = "–" if trial.value is None else f"{self.objective} {trial.value:.4f}"
-        return (
-            f"trial {trial.trial}: epoch {trial.epoch:g} of {trial.epochs:g} after {span(trial.seconds)}, best {value}"
-        )
+        so_far = f"epoch {trial.epoch:g} of {trial.epochs:g} after {duration_text(trial.seconds)}"
+        return f"trial {trial.trial}: {so_far}, best {value}"
 
     def next(self) -> str:
         """The command that comes next."""
@@ -135,14 +134,14 @@ def status(ledger: Ledger) -> Status:
     """
     notes, now = ledger.notes(), ledger.now()
     driver, records = driver_of(notes), ledger.records()
-    ranked = best(records, ledger.direction)
+    ranked = best_first(records, ledger.direction)
     return Status(
         sweep=ledger.name,
         state=driver.state(now) if driver else None,
         process=process_of(driver, now) if driver else None,
         asked=wish_for(driver, notes) if driver else None,
         objective=ledger.objective,
-        trials=counts(records, notes["search_space"]),
+        trials=count_trials(records, notes["search_space"]),
         best=Best(ranked[0].number, ranked[0].value) if ranked and ranked[0].value is not None else None,
         running=tuple(running(record) for record in records if record.state == "RUNNING"),
     )
@@ -153,12 +152,12 @@ def process_of(driver: Driver, now: float) -> Process:
     return Process(driver.host, driver.pid, max(0.0, last - driver.started), max(0.0, now - driver.seen))
 
 
-def counts(records: Sequence[TrialRecord], space: Mapping[str, Any]) -> Counts:
+def count_trials(records: Sequence[TrialRecord], space: Mapping[str, Any]) -> TrialCounts:
     """`space` as the ledger has it, in plain values: the job it names need not be installed here."""
     states = [record.state for record in records]
     repeats = space.get("repeats")
     most = space["search"]["trials"] + (repeats["top"] * len(repeats["seeds"]) if repeats else 0)
-    return Counts(
+    return TrialCounts(
         finished=states.count("COMPLETE"),
         pruned=states.count("PRUNED"),
         failed=states.count("FAIL"),
@@ -179,7 +178,7 @@ def active(storage: RDBStorage) -> list[Status]:
     return [status(ledger) for ledger in signed]
 
 
-def json_text(found: Status | Sequence[Status]) -> str:
+def status_json(found: Status | Sequence[Status]) -> str:
     """One object, or an array of them."""
     values = asdict(found) if isinstance(found, Status) else [asdict(one) for one in found]
     return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
@@ -199,21 +198,21 @@ def stop(ledger: Ledger, wish: Wish, say: Callable[[str], object]) -> None:
     ask(ledger, driver, wish)
     if state == "running":
         say(f"{ledger.name}: asked process {driver.pid} on {driver.host} to end; {PROMISES[wish]}")
-        state = wait(ledger, driver, LONGEST_WAIT)
+        state = wait_for_driver(ledger, driver, LONGEST_WAIT)
     if state in ("running", "silent"):
         raise EnvironmentFailure(unanswered(ledger, driver))
     say(f"{ledger.name}: stopped; nothing that was finished is lost")
 
 
 def unanswered(ledger: Ledger, driver: Driver) -> str:
-    seen = span(ledger.now() - driver.seen)
+    seen = duration_text(ledger.now() - driver.seen)
     return (
         f"sweep {ledger.name}: process {driver.pid} on {driver.host} was seen {seen} ago and does not answer; it has "
         "died or cannot reach the ledger; end it there if it still runs, or wait: it will stop once it reads this"
     )
 
 
-def span(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """A length of time in whole seconds, as a search space writes it.
 
     >>> span(200.4)

@@ -81,7 +81,7 @@ class Interrupt:
 
 def leave(signum: int) -> None:
     """End this process and those it started, now."""
-    end(descendants())
+    kill_processes(descendants())
     os._exit(128 + signum)
 
 
@@ -90,7 +90,7 @@ def descendants() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
-def end(processes: list[psutil.Process]) -> None:
+def kill_processes(processes: list[psutil.Process]) -> None:
     """Kill those of them that are still there."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):

@@ -126,11 +126,11 @@ def champion(job: str, stores: Stores) -> Path:
     Raises ConfigError when the job has none, EnvironmentFailure when its files are missing or damaged.
     """
     if sqlite_is_absent(stores.tracking):  # opening it would make it
-        raise ConfigError(f"job {job}: has no champion; {_cure(job, [])}")
+        raise ConfigError(f"job {job}: has no champion; {_champion_cure(job, [])}")
     registry = open_registry(stores)
     version = registry.champion(job)
     if version is None:
-        raise ConfigError(f"job {job}: has no champion; {_cure(job, registry.champions())}")
+        raise ConfigError(f"job {job}: has no champion; {_champion_cure(job, registry.champions())}")
     folder = registry.place(version)
     if problem := damage(folder):
         raise EnvironmentFailure(
@@ -143,7 +143,7 @@ def sqlite_is_absent(address: str) -> bool:
     return address.startswith("sqlite:///") and not Path(address.removeprefix("sqlite:///").partition("?")[0]).exists()
 
 
-def _cure(job: str, known: list[str]) -> str:
+def _champion_cure(job: str, known: list[str]) -> str:
     if not known:
         return "`sweeper promote SWEEP` makes a sweep's best trial the champion of its job"
     near = nearest(job, known)

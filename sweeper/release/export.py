@@ -71,13 +71,13 @@ def export_team(team: Team, output: Path, stores: Stores, weight: float | None =
 
 
 def _fill(folder: Path, team: Team, weight: float) -> None:
-    write_json(folder / TEAM, _copied(team, weight, folder))
+    write_json(folder / TEAM, _copy_checkpoints(team, weight, folder))
     _copy_code(Path(jobs.__file__).parent, folder / "jobs")
     (folder / "answer.py").write_text(PROGRAM, encoding="utf-8")
     pins = "".join(f"{package}=={version(package).partition('+')[0]}\n" for package in REQUIRED)
     (folder / "requirements.txt").write_text(pins, encoding="utf-8")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = "".join(f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
+    sums = "".join(f"{_file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
     (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
 
 
@@ -89,7 +89,7 @@ def _copy_code(package: Path, target: Path) -> None:
         shutil.copyfile(path, place)
 
 
-def _copied(team: Team, weight: float, output: Path) -> Mapping[str, Any]:
+def _copy_checkpoints(team: Team, weight: float, output: Path) -> Mapping[str, Any]:
     """Copies the checkpoints; tells `answer.py` where they are."""
     if team.end_to_end:
         return {END_TO_END: copy_answering_part(team.end_to_end, output / END_TO_END).name}
@@ -101,6 +101,6 @@ def _copied(team: Team, weight: float, output: Path) -> Mapping[str, Any]:
     return {SELECTOR: selector, READER: readers, "weight": weight}
 
 
-def _digest(path: Path) -> str:
+def _file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from jobs import faults, get_job
-from jobs.checkpoint import PREDICTIONS, answering_part, copy_answering_part, damage, read_json
+from jobs.checkpoint import PREDICTIONS, answering_part, copy_answering_part, damage, load_json
 from jobs.job import Direction
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, Failure
 from sweeper.ledger.lookup import Trial
@@ -28,7 +28,7 @@ from sweeper.results.scores import profile_of, question_scores, validation
 from sweeper.results.statistics import ALPHA, paired_p
 from sweeper.secrets import redacted_values
 from sweeper.space.sections import NAME
-from sweeper.storage.files import room
+from sweeper.storage.files import free_space_text
 from sweeper.storage.settings import Stores
 
 PATIENCE = 900.0  # seconds to wait while others copy checkpoints
@@ -108,10 +108,10 @@ def promote(trial: Trial, stores: Stores, *, force: bool = False, significant: b
     job, entrant, checkpoint = job_name(trial), entrant_of(trial), trial.checkpoint(stores.root)
     content, registry = _content(checkpoint), open_registry(stores)
     _check_run(trial, stores)
-    with turn(stores.root / FOLDER, job):
+    with promotion_lock(stores.root / FOLDER, job):
         version = registry.champion(job)
         champion = entrant_in(version.tags) if version else None
-        p = _compared(trial, version, registry) if version and champion != entrant else None
+        p = _p_against_champion(trial, version, registry) if version and champion != entrant else None
         decision = decide(entrant, champion, p, force=force, significant=significant)
         if version is None or decision.wins:
             tags = lineage(trial, entrant, content, champion, p, forced=force)
@@ -221,7 +221,7 @@ def lineage(
     }
 
 
-def fingerprint(checkpoint: Path) -> str:
+def checkpoint_fingerprint(checkpoint: Path) -> str:
     """SHA-256 of the manifest of what answering needs: the same for a checkpoint and its copy."""
     text = json.dumps(answering_part(checkpoint), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -236,7 +236,7 @@ def folder_name(trial: Trial, content: str) -> str:
 
 
 @contextmanager
-def turn(folder: Path, job: str) -> Iterator[None]:
+def promotion_lock(folder: Path, job: str) -> Iterator[None]:
     """One promotion of a job at a time; the kernel frees the lock when the process dies.
 
     MLflow's alias belongs to whoever sets it last, and nothing in it makes "read, compare, set" one step.
@@ -284,27 +284,27 @@ def _install(checkpoint: Path, folder: Path) -> None:
         copy_answering_part(checkpoint, folder)
     except (OSError, ValueError) as error:
         raise EnvironmentFailure(
-            f"champion's folder {folder}: {error} ({room(folder.parent)}); nothing was promoted"
+            f"champion's folder {folder}: {error} ({free_space_text(folder.parent)}); nothing was promoted"
         ) from None
 
 
 def _content(checkpoint: Path) -> str:
     """Its fingerprint. Raises EnvironmentFailure when the checkpoint went meanwhile, as a running sweep's may."""
     try:
-        return fingerprint(checkpoint)
+        return checkpoint_fingerprint(checkpoint)
     except (OSError, ValueError):
         raise EnvironmentFailure(
             f"checkpoint {checkpoint}: is no longer kept, as its sweep found better ones; name the sweep's best trial"
         ) from None
 
 
-def _compared(trial: Trial, version: Version, registry: Registry) -> float | None:
+def _p_against_champion(trial: Trial, version: Version, registry: Registry) -> float | None:
     """p of the paired test between a trial and the champion, if both left answers to the same questions."""
     if version.tags["data_fingerprint"] != trial.ledger.attributes["data_fingerprint"]:
         return None
     objective, profile = trial.ledger.objective, profile_of(trial)
     try:
-        questions, given = validation(trial), read_json(registry.place(version) / PREDICTIONS)
+        questions, given = validation(trial), load_json(registry.place(version) / PREDICTIONS)
         own, other = (
             question_scores(questions, answers, name, profile)[objective]
             for answers, name in ((trial.predictions(), trial.name), (given, version.tags["trial"]))

@@ -10,8 +10,8 @@ from pathlib import Path
 from jobs.answering import submission
 from jobs.dataset.data import read_unlabelled
 from sweeper.errors import EnvironmentFailure, Failure
-from sweeper.release.teams import Answers, Team, answer
-from sweeper.storage.files import room
+from sweeper.release.teams import Answers, Team, team_answers
+from sweeper.storage.files import free_space_text
 from sweeper.storage.settings import Stores
 
 
@@ -24,11 +24,11 @@ def submit_answers(
     """
     check_place(output)
     data = read_unlabelled(context, test)
-    answers = answer(team, data, stores.root / "features", weight)
-    if problems := submission.problems(data, data.test, answers.rows):
+    answers = team_answers(team, data, stores.root / "features", weight)
+    if problems := submission.submission_problems(data, data.test, answers.rows):
         raise Failure([f"{output}: not written; {problem}" for problem in problems])
     with written(output):
-        submission.write(output, submission.csv_text(answers.rows))
+        submission.write_submission(output, submission.submission_csv(answers.rows))
     return answers
 
 
@@ -38,7 +38,7 @@ def written(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        free = room(output.absolute().parent)
+        free = free_space_text(output.absolute().parent)
         raise EnvironmentFailure(
             f"{output}: {error.strerror or error}; nothing was written ({free}); free the place or name another"
         ) from None
@@ -46,11 +46,11 @@ def written(output: Path) -> Iterator[None]:
 
 def record_submission(team: Team, answers: Answers, output: Path, stores: Stores) -> None:
     """Note a submission in MLflow: the file, and which models made it. Raises EnvironmentFailure."""
-    from sweeper.tracking.client import note
+    from sweeper.tracking.client import log_single_run
 
     made = {f"checkpoint.{place}": str(folder) for place, folder in enumerate(team.members())}
     tags = {**made, "sha256": hashlib.sha256(output.read_bytes()).hexdigest(), "answering": answers.note}
-    note(stores, "submissions", output.name, tags, {"weight": answers.weight}, [output])
+    log_single_run(stores, "submissions", output.name, tags, {"weight": answers.weight}, [output])
 
 
 def check_place(output: Path) -> None:

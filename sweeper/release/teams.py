@@ -10,7 +10,7 @@ from jobs.answering import answers as answering
 from jobs.answering import evaluation
 from jobs.answering.answers import Answer
 from jobs.checkpoint import identity
-from jobs.dataset.data import Data, DataError, read
+from jobs.dataset.data import Data, DataError, read_data
 from sweeper.errors import ConfigError
 from sweeper.ledger.lookup import split
 from sweeper.ledger.ranking import leaders
@@ -63,7 +63,7 @@ def best_readers(sweep: str, count: int, stores: Stores) -> list[Path]:
         raise ConfigError(f"--ensemble {count}: takes the best readers of a sweep; name it with --qa SWEEP")
     ledger = load_ledger(existing_storage(stores.ledger), name)
     ranked = leaders(ledger.records(), ledger.direction)
-    there = checkpoints.kept(record.checkpoint for record in ranked)
+    there = checkpoints.still_stored(record.checkpoint for record in ranked)
     kept = [Trial(ledger, record) for record in ranked if record.checkpoint in there]
     if len(kept) < count:
         raise ConfigError(
@@ -73,14 +73,14 @@ def best_readers(sweep: str, count: int, stores: Stores) -> list[Path]:
     return [trial.checkpoint(stores.root) for trial in kept[:count]]
 
 
-def answer(team: Team, data: Data, cache: Path, weight: float | None = None) -> Answers:
+def team_answers(team: Team, data: Data, cache: Path, weight: float | None = None) -> Answers:
     """The team's answers to the unlabelled questions of `data`. Without a `weight` one is fitted on the validation
     questions of the reader's own data, if that is still there.
 
     Raises CheckpointError or BackboneError for a checkpoint that cannot be used.
     """
     if team.end_to_end:
-        model = answering.load(team.end_to_end, END_TO_END, cache)
+        model = answering.load_answering_model(team.end_to_end, END_TO_END, cache)
         return Answers(answering.end_to_end(model, data, data.test), 0.0, "end to end")
     selector, readers = two_stages(team, cache)
     chosen, told = (weight, f"weight {weight} as given") if weight is not None else fitted(team, selector, readers)
@@ -90,8 +90,8 @@ def answer(team: Team, data: Data, cache: Path, weight: float | None = None) -> 
 def two_stages(team: Team, cache: Path) -> tuple[answering.Model, list[answering.Model]]:
     """The selector and the readers, loaded."""
     assert team.selector
-    selector = answering.load(team.selector, SELECTOR, cache)
-    return selector, [answering.load(folder, READER, cache) for folder in team.readers]
+    selector = answering.load_answering_model(team.selector, SELECTOR, cache)
+    return selector, [answering.load_answering_model(folder, READER, cache) for folder in team.readers]
 
 
 def fitted(team: Team, selector: answering.Model, readers: Sequence[answering.Model]) -> tuple[float, str]:
@@ -99,7 +99,7 @@ def fitted(team: Team, selector: answering.Model, readers: Sequence[answering.Mo
     0 where these are no longer there."""
     made = identity(team.readers[0])
     try:
-        data = read(made["data"])
+        data = read_data(made["data"])
     except DataError:
         return 0.0, f"plain pipeline, as the validation questions in {made['data']} are not there to fit a weight on"
     if data.fingerprint != made["data_fingerprint"]:

@@ -12,7 +12,7 @@ from rapidfuzz import process
 from jobs.job import Direction
 from jobs.model.backbones import parameter_count
 from sweeper.errors import ConfigError
-from sweeper.ledger.ranking import Spread, ranking, spread
+from sweeper.ledger.ranking import Spread, rank_trials, seed_spread
 from sweeper.results import table as sheet
 from sweeper.results.table import Sheet
 from sweeper.storage import checkpoints
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 NOTHING = Spread(0, None, None)
 
 
-def rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
+def comparison_rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
     """One row per trial, best first; trials without a value come last, in the order of their numbers.
 
     Keys: trial, state, value, n, mean, std, params, metrics, test, epochs, duration_s, run_id, checkpoint, reason.
@@ -37,13 +37,13 @@ def rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
     come first; see `confirmation.ranking`.
     """
     repeats = [record for record in records if record.repeat_of is not None]
-    kept = checkpoints.kept(record.checkpoint for record in records)
+    kept = checkpoints.still_stored(record.checkpoint for record in records)
     return [
         {
             "trial": record.number,
             "state": record.state,
             "value": record.value,
-            **(spread(record, repeats) or NOTHING)._asdict(),
+            **(seed_spread(record, repeats) or NOTHING)._asdict(),
             "params": dict(record.params),
             "metrics": dict(record.metrics),
             "test": record.test,
@@ -53,7 +53,7 @@ def rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
             "checkpoint": record.checkpoint if record.checkpoint in kept else None,
             "reason": record.reason,
         }
-        for record in ranking(records, direction)
+        for record in rank_trials(records, direction)
     ]
 
 
@@ -78,10 +78,10 @@ def trial_sheet(table: Sequence[Row], objective: str) -> Sheet:
     names = header(table, objective)
     best = frozenset({0}) if table and not _failed(table[0]) else frozenset[int]()
     values = [[_flat(row, objective).get(name) for name in names] for row in table]
-    return Sheet(names, values, _texts(table), best, caption=definition(table))
+    return Sheet(names, values, _row_texts(table), best, caption=definition(table))
 
 
-def cells(table: Sequence[Row], objective: str) -> list[list[str]]:
+def comparison_cells(table: Sequence[Row], objective: str) -> list[list[str]]:
     """The table as text, a list per row, under `header`."""
     return [[sheet.cell(value) for value in row] for row in trial_sheet(table, objective).rows]
 
@@ -91,7 +91,7 @@ def _flat(row: Row, objective: str) -> Mapping[str, Any]:
     return {**row["params"], **row["metrics"], **row, **named}
 
 
-def _texts(table: Sequence[Row]) -> frozenset[str]:
+def _row_texts(table: Sequence[Row]) -> frozenset[str]:
     settings = (name for row in table for name, value in row["params"].items() if isinstance(value, str))
     return frozenset({"sweep", "job", "state", *settings})
 
@@ -102,34 +102,34 @@ def definition(table: Sequence[Row]) -> str | None:
     return f"exact_match and f1: {', '.join(profiles)}" if profiles else None
 
 
-def rich_table(table: Sequence[Row], objective: str) -> Table:
+def comparison_table(table: Sequence[Row], objective: str) -> Table:
     """For a terminal. Numbers stand right; the best value is bold."""
     return sheet.rich_table(trial_sheet(table, objective))
 
 
-def markdown(table: Sequence[Row], objective: str) -> str:
-    return sheet.markdown(trial_sheet(table, objective))
+def comparison_markdown(table: Sequence[Row], objective: str) -> str:
+    return sheet.sheet_markdown(trial_sheet(table, objective))
 
 
-def csv_text(table: Sequence[Row], objective: str) -> str:
-    return sheet.csv_text(trial_sheet(table, objective))
+def comparison_csv(table: Sequence[Row], objective: str) -> str:
+    return sheet.sheet_csv(trial_sheet(table, objective))
 
 
-def json_text(table: Sequence[Row]) -> str:
+def comparison_json(table: Sequence[Row]) -> str:
     return sheet.json_text(list(table))
 
 
-def compared(
+def comparison_of(
     ledgers: Sequence[Ledger], every: bool = False, sort: str | None = None, reverse: bool = False
 ) -> tuple[list[Row], Sheet]:
-    """What `sweeper compare` prints: rows for `json_text`, and the same as a Sheet. Of one sweep all its trials,
+    """What `sweeper compare` prints: rows for `comparison_json`, and the same as a Sheet. Of one sweep all its trials,
     of several those of `models`; ordered by `arranged` where there is a `sort`."""
     if len(ledgers) > 1:
         table = models(ledgers, every)
         table = arranged(table, sort, reverse) if sort else table
         return table, model_sheet(table)
     ledger = ledgers[0]
-    table = rows(ledger.records(), ledger.direction)
+    table = comparison_rows(ledger.records(), ledger.direction)
     view = trial_sheet(table, ledger.objective)
     if not sort or not table:
         return table, view
@@ -144,8 +144,8 @@ def models(ledgers: Sequence[Ledger], every: bool = False) -> list[Row]:
 
     >>> print(sheet.markdown(model_sheet(models([load_ledger(storage, name) for name in ("readers", "selectors")]))))
 
-    Keys: sweep, job, objective, direction, those of `rows`, backbone (None where the job has none), weights_m
-    (millions of parameters, None where no checkpoint is kept on this machine to count them in), settings (the
+    Keys: sweep, job, objective, direction, those of `comparison_rows`, backbone (None where the job has none),
+    weights_m (millions of parameters, None where no checkpoint is kept on this machine to count them in), settings (the
     parameters that differ between these sweeps' trials of one job). Trials of one job and objective are ranked among
     each other, jobs stand in the order of their sweeps. Of a backbone whose trials all failed, the first is shown.
     """
@@ -162,7 +162,7 @@ def models(ledgers: Sequence[Ledger], every: bool = False) -> list[Row]:
 
 def _sweep_rows(ledger: Ledger) -> Iterator[Row]:
     """A sweep's trials: the best of those that ended well, then those with a value, then the others."""
-    table = rows(ledger.records(), ledger.direction)
+    table = comparison_rows(ledger.records(), ledger.direction)
     known: Row = {"sweep": ledger.name, "job": str(ledger.attributes["job"])}
     known |= {"objective": ledger.objective, "direction": ledger.direction}
     return (known | row for row in sorted(table, key=_failed))
@@ -221,16 +221,16 @@ def model_header(table: Sequence[Row]) -> list[str]:
 
 
 def model_sheet(table: Sequence[Row]) -> Sheet:
-    """For `sheet.rich_table`, `sheet.markdown` and `sheet.csv_text`. The best of each job and objective stands out."""
+    """Return the table as a Sheet. The best row of each job and objective stands out."""
     names = model_header(table)
     values = [[_flat(row, row["objective"]).get(name) for name in names] for row in table]
     told = definition(table)
     if {"qa", "longformer"} <= {row["job"] for row in table}:
         told = f"{told or ''}; qa is given the relevant paragraph, longformer all of them".lstrip("; ")
-    return Sheet(names, values, _texts(table), frozenset(_leaders(table)), caption=told)
+    return Sheet(names, values, _row_texts(table), frozenset(_best_rows(table)), caption=told)
 
 
-def _leaders(table: Sequence[Row]) -> list[int]:
+def _best_rows(table: Sequence[Row]) -> list[int]:
     """The places of the best row of each job and objective."""
     best: dict[Any, int] = {}
     for place, row in enumerate(table):

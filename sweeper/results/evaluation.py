@@ -9,7 +9,7 @@ from sweeper.results import table
 from sweeper.results.table import Sheet
 
 if TYPE_CHECKING:
-    from jobs.answering.evaluation import Estimate, Row
+    from jobs.answering.evaluation import Estimate, SystemScore
 
 HEADER = (
     "system",
@@ -23,31 +23,33 @@ HEADER = (
 )
 
 
-def caption(rows: Sequence[Row], split: str, profile: str) -> str:
+def caption(rows: Sequence[SystemScore], split: str, profile: str) -> str:
     """What the figures are, in one line."""
     fitted = any(row.weight is not None for row in rows) and split == "valid"
     told = "; the soft row is scored by weights fitted on other fifths of the questions" if fitted else ""
     return f"{rows[0].questions} {split} questions, EM and F1: {profile}, 95 % bootstrap intervals{told}"
 
 
-def sheet_of(rows: Sequence[Row], split: str, profile: str) -> Sheet:
+def systems_sheet(rows: Sequence[SystemScore], split: str, profile: str) -> Sheet:
     """The table as text, for a terminal or Markdown."""
-    return Sheet(HEADER, [cells(row) for row in rows], frozenset({"system"}), caption=caption(rows, split, profile))
+    return Sheet(
+        HEADER, [system_cells(row) for row in rows], frozenset({"system"}), caption=caption(rows, split, profile)
+    )
 
 
-def cells(row: Row) -> list[str]:
+def system_cells(row: SystemScore) -> list[str]:
     """One row as text, under HEADER."""
     name = row.system if row.weight is None else f"{row.system} (weight {row.weight:.2f})"
     estimates = (row.paragraph_accuracy, row.exact_match_given_right, row.exact_match, row.f1)
     shares = (row.selection_errors, row.reading_errors)
-    return [name, *map(_interval, estimates), *map(_share, shares), _rate(row.questions_per_second)]
+    return [name, *map(_interval_text, estimates), *map(_percent, shares), _rate(row.questions_per_second)]
 
 
-def _interval(estimate: Estimate | None) -> str:
+def _interval_text(estimate: Estimate | None) -> str:
     return "–" if estimate is None else f"{estimate.value:.3f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
-def _share(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.0%}"
 
 
@@ -55,7 +57,7 @@ def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def json_text(rows: Sequence[Row], split: str, profile: str) -> str:
+def systems_json(rows: Sequence[SystemScore], split: str, profile: str) -> str:
     """An object: `split`, `profile`, and `systems`, an array of jobs.evaluation.Row with full precision."""
     content = {"split": split, "profile": profile, "systems": [row.as_dict() for row in rows]}
     return table.json_text(content)

@@ -31,7 +31,7 @@ def importances(found: Results) -> tuple[dict[str, float], float, int]:
     values = [value_at(record, epoch, found) for record in trials]
     if len(set(values)) < 2:
         raise Absent(f"{missing} after epoch {epoch:g} all trials had the same {found.objective}.")
-    return shares(found, trials, names, values), epoch, len(trials)
+    return importance_shares(found, trials, names, values), epoch, len(trials)
 
 
 def value_at(record: TrialRecord, epoch: float, found: Results) -> float:
@@ -41,13 +41,15 @@ def value_at(record: TrialRecord, epoch: float, found: Results) -> float:
     return float(chosen[found.objective])
 
 
-def shares(
+def importance_shares(
     found: Results, trials: Sequence[TrialRecord], names: Sequence[str], values: Sequence[float]
 ) -> dict[str, float]:
     import optuna
 
     study = optuna.create_study(direction="maximize" if found.direction == "max" else "minimize")
-    distributions = {name: distribution(found, name, [record.params[name] for record in trials]) for name in names}
+    distributions = {
+        name: importance_distribution(found, name, [record.params[name] for record in trials]) for name in names
+    }
     for record, value in zip(trials, values, strict=True):
         params = {name: category(record.params[name], distributions[name]) for name in names}
         study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=value))
@@ -62,7 +64,7 @@ def shares(
     return {name: score / total for name, score in scores.items()}
 
 
-def distribution(found: Results, name: str, values: Sequence[Any]) -> Any:
+def importance_distribution(found: Results, name: str, values: Sequence[Any]) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if not numeric(values):

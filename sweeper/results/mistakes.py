@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.answering import mistakes
-from jobs.answering.mistakes import KINDS, LENGTHS, READER_KINDS, RIGHT, SELECTOR_KINDS, TYPES, Kind, Verdict, counted
+from jobs.answering.mistakes import (
+    KINDS,
+    LENGTHS,
+    READER_KINDS,
+    RIGHT,
+    SELECTOR_KINDS,
+    TYPES,
+    Kind,
+    Verdict,
+    count_kinds,
+)
 from jobs.dataset import data
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.ledger.lookup import Trial
 from sweeper.results.scores import PROFILE, profile_of, validation
-from sweeper.results.table import Sheet, plain
+from sweeper.results.table import Sheet, one_line
 
 ROOM = 40  # columns of an example's text in a terminal, which shows up to four side by side; two to a Chinese character
 
@@ -119,10 +129,13 @@ def sheets(one: Diagnosis, examples: int = 3) -> list[Sheet]:
 
 def kinds_sheet(one: Diagnosis) -> Sheet:
     total = len(one.verdicts)
-    rows = [[kind, count, share(count, total), KINDS[kind]] for kind, count in counted(one.verdicts, one.kinds).items()]
+    rows = [
+        [kind, count, percent_of(count, total), KINDS[kind]]
+        for kind, count in count_kinds(one.verdicts, one.kinds).items()
+    ]
     right = frozenset(place for place, kind in enumerate(one.kinds) if kind in RIGHT)
     definition = f", right by exact_match: {one.profile}" if one.profile else ""
-    title = f"{one.trial}: {one.right} of {total} answers right ({share(one.right, total)}){definition}"
+    title = f"{one.trial}: {one.right} of {total} answers right ({percent_of(one.right, total)}){definition}"
     columns = ["kind", "answers", "share", "what it is"]
     return Sheet(columns, rows, frozenset({"kind", "what it is"}), right, title, borders(one))
 
@@ -143,18 +156,18 @@ def off_by(one: Diagnosis) -> dict[str, int]:
 
 def groups_sheet(one: Diagnosis, title: str, groups: Sequence[str], group: Callable[[Verdict], str]) -> Sheet:
     """A line per group: its answers, how many are right, and how many of each kind of mistake there is."""
-    wrong = [kind for kind, count in counted(one.verdicts, one.kinds).items() if count and kind not in RIGHT]
+    wrong = [kind for kind, count in count_kinds(one.verdicts, one.kinds).items() if count and kind not in RIGHT]
     rows = []
     for name in groups:
         own = [verdict for verdict in one.verdicts if group(verdict) == name]
         right = sum(verdict.right for verdict in own)
-        rows.append([name, len(own), right, share(right, len(own)), *counted(own, wrong).values()])
+        rows.append([name, len(own), right, percent_of(right, len(own)), *count_kinds(own, wrong).values()])
     return Sheet(["group", "answers", "right", "share", *wrong], rows, frozenset({"group"}), title=title)
 
 
 def examples_sheet(one: Diagnosis, examples: int) -> Sheet:
     rows = [
-        [named(verdict), verdict.id, *map(short, (verdict.question, verdict.wanted, verdict.given))]
+        [kind_name(verdict), verdict.id, *map(shortened, (verdict.question, verdict.wanted, verdict.given))]
         for kind in one.kinds
         if kind not in RIGHT
         for verdict in one.of(kind)[:examples]
@@ -173,7 +186,11 @@ def versus_sheets(pair: Versus, examples: int = 3) -> list[Sheet]:
     columns = ["", f"{other} right", f"{other} wrong"]
     table = Sheet(columns, rows, frozenset({""}), title=f"{this} against {other}, in questions")
     gains = [
-        [named(verdict), verdict.id, *map(short, (verdict.question, verdict.wanted, verdict.given, better.given))]
+        [
+            kind_name(verdict),
+            verdict.id,
+            *map(shortened, (verdict.question, verdict.wanted, verdict.given, better.given)),
+        ]
         for verdict, better in pair.only_other[:examples]
     ]
     columns = ["kind", "id", "question", "right", this, other]
@@ -189,10 +206,10 @@ def as_dict(one: Diagnosis, examples: int = 3) -> dict[str, Any]:
         "metric_profile": one.profile,
         "questions": len(one.verdicts),
         "right": one.right,
-        "kinds": counted(one.verdicts, one.kinds),
+        "kinds": count_kinds(one.verdicts, one.kinds),
         "boundary_off_by": off_by(one),
-        "types": _grouped(one, TYPES, lambda verdict: verdict.type),
-        "lengths": _grouped(one, LENGTHS, lambda verdict: verdict.length),
+        "types": _kinds_by_group(one, TYPES, lambda verdict: verdict.type),
+        "lengths": _kinds_by_group(one, LENGTHS, lambda verdict: verdict.length),
         "examples": {
             kind: [_example(verdict) for verdict in one.of(kind)[:examples]] for kind in one.kinds if kind not in RIGHT
         },
@@ -212,8 +229,10 @@ def versus_dict(pair: Versus, examples: int = 3) -> dict[str, Any]:
     }
 
 
-def _grouped(one: Diagnosis, groups: Iterable[str], group: Callable[[Verdict], str]) -> dict[str, Mapping[Kind, int]]:
-    return {name: counted([v for v in one.verdicts if group(v) == name], one.kinds) for name in groups}
+def _kinds_by_group(
+    one: Diagnosis, groups: Iterable[str], group: Callable[[Verdict], str]
+) -> dict[str, Mapping[Kind, int]]:
+    return {name: count_kinds([v for v in one.verdicts if group(v) == name], one.kinds) for name in groups}
 
 
 def _example(verdict: Verdict) -> dict[str, Any]:
@@ -227,20 +246,20 @@ def _example(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def named(verdict: Verdict) -> str:
+def kind_name(verdict: Verdict) -> str:
     """The kind, of a boundary with how many characters it is off."""
     return f"{verdict.kind} {verdict.extra:+d}" if verdict.kind == "boundary" else verdict.kind
 
 
-def short(text: str) -> str:
+def shortened(text: str) -> str:
     """The beginning of a text, as much as ROOM holds."""
     from rich.cells import cell_len, chop_cells
 
-    line = plain(text)
+    line = one_line(text)
     return line if cell_len(line) <= ROOM else f"{chop_cells(line, ROOM - 1)[0]}…"
 
 
-def share(part: int, whole: int) -> str:
+def percent_of(part: int, whole: int) -> str:
     """In per cent; – of nothing.
 
     >>> share(1, 3)

@@ -12,7 +12,7 @@ from jobs.job import Direction
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.ranking import leaders, without_repeats
 from sweeper.ledger.record import TrialRecord
-from sweeper.results.comparison import changing, rows
+from sweeper.results.comparison import changing, comparison_rows
 
 
 class Absent(Exception):
@@ -68,7 +68,7 @@ def planned(record: TrialRecord) -> float | None:
 
 
 def varying(found: Results, trials: Sequence[TrialRecord]) -> list[str]:
-    return changing(rows(trials, found.direction)) if len(trials) > 1 else []
+    return changing(comparison_rows(trials, found.direction)) if len(trials) > 1 else []
 
 
 def numeric(values: Sequence[Any]) -> bool:

@@ -52,7 +52,7 @@ def figures(found: Results) -> dict[str, Plot]:
     return {name: plot(draw, found) for name, draw in DRAWINGS.items()}
 
 
-def artifacts(plots: Mapping[str, Plot]) -> dict[str, str]:
+def plot_files(plots: Mapping[str, Plot]) -> dict[str, str]:
     """The plots there are as texts by file name, as a tracker takes them."""
     return {f"{name}.svg": plot.svg for name, plot in plots.items() if plot.svg}
 
@@ -112,7 +112,7 @@ def svg(figure: Figure) -> str:
 # names
 
 
-def plain(text: str, longest: int) -> str:
+def xml_line(text: str, longest: int) -> str:
     """One line of `text` that XML can hold, cut at the end.
 
     >>> plain("a\\nbc", 3)
@@ -129,7 +129,7 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     >>> short_names(["hfl/chinese-macbert-large", "a/bert", "b/bert"])
     {'hfl/chinese-macbert-large': '…macbert-large', 'a/bert': 'a/bert', 'b/bert': 'b/bert'}
     """
-    lines = [plain(name, 1000) for name in names]
+    lines = [xml_line(name, 1000) for name in names]
     last = [line.rstrip("/").rsplit("/", 1)[-1] for line in lines]
     chosen = [end if last.count(end) == 1 else line for line, end in zip(lines, last, strict=True)]
     return {name: ending(text) for name, text in zip(names, chosen, strict=True)}
@@ -169,12 +169,12 @@ def canvas(title: str, size: tuple[float, float] = SIZE, **edges: float) -> tupl
     figure = Figure(figsize=size)
     axes = figure.subplots()
     figure.subplots_adjust(**{**EDGES, **edges})
-    figure.text(0.0, 0.99, plain(title, 60), fontsize=11, fontweight="bold", va="top")
+    figure.text(0.0, 0.99, xml_line(title, 60), fontsize=11, fontweight="bold", va="top")
     axes.tick_params(length=0)
     return figure, axes
 
 
-def spread(heights: Sequence[float], gap: float) -> list[float]:
+def spread_heights(heights: Sequence[float], gap: float) -> list[float]:
     """The heights, moved as little as a single pass can so that neighbours are `gap` apart; order is kept.
 
     >>> spread([0.5, 0.52, 0.9], 0.1)
@@ -191,7 +191,7 @@ def label_right(axes: Axes, labels: Sequence[tuple[float, Look]]) -> None:
     """Each backbone's name in the right margin, level with its line; names do not cover each other."""
     low, high = axes.get_ylim()
     places = [(value - low) / (high - low) for value, _ in labels]
-    moved = spread(places, LABEL_GAP)
+    moved = spread_heights(places, LABEL_GAP)
     surplus = max(0.0, max(moved, default=0.0) - 1.0)
     for height, (_, look) in zip(moved, labels, strict=True):
         axes.text(1.03, height - surplus, look.label, color=look.colour, transform=axes.transAxes, va="center")
@@ -365,7 +365,7 @@ def importance(found: Results) -> tuple[Figure, str]:
     axes.set_axis_off()
     for place, (name, share) in enumerate(shares.items()):
         axes.barh(place, share, height=0.55, color=MUTED, linewidth=0)
-        axes.text(-0.02, place, plain(name, 20), va="center", ha="right")
+        axes.text(-0.02, place, xml_line(name, 20), va="center", ha="right")
         axes.text(share + 0.015, place, f"{share:.0%}", va="center")
     axes.set_ylim(len(shares) - 0.4, -0.6)
     axes.set_xlim(0, 1)
@@ -386,7 +386,7 @@ class Scale:
     ticks: Sequence[tuple[float, str]]
 
 
-def scale(name: str, values: Sequence[Any], log: bool = False) -> Scale:
+def build_scale(name: str, values: Sequence[Any], log: bool = False) -> Scale:
     if not numeric(values):
         names = list(dict.fromkeys(str(value) for value in values))
         heights = {text: (index + 0.5) / len(names) for index, text in enumerate(sorted(names))}
@@ -404,7 +404,7 @@ def parallel_coordinates(found: Results) -> tuple[Figure, str]:
     if not names:
         raise Absent("There are no parallel coordinates: fewer than two trials have a value, or all were alike.")
     scales = [parameter_scale(found, name, [r.params[name] for r in trials]) for name in names]
-    scales.append(scale(found.objective, [record.value for record in trials]))
+    scales.append(build_scale(found.objective, [record.value for record in trials]))
     width = max(10.0, 1.75 * len(scales))
     edges = {"left": 1.4 / width, "right": 1 - 0.6 / width, "bottom": 0.08, "top": 0.84}
     figure, axes = canvas("", (width, 3.5), **edges)
@@ -422,7 +422,7 @@ def parallel_coordinates(found: Results) -> tuple[Figure, str]:
 
 
 def parameter_scale(found: Results, name: str, values: Sequence[Any]) -> Scale:
-    return scale(name, values, numeric(values) and logarithmic(found, name, values))
+    return build_scale(name, values, numeric(values) and logarithmic(found, name, values))
 
 
 def draw_path(axes: Axes, heights: Sequence[float], look: Look, first: bool, state: str) -> None:
@@ -433,7 +433,7 @@ def draw_path(axes: Axes, heights: Sequence[float], look: Look, first: bool, sta
 
 def draw_scale(axes: Axes, place: int, axis: Scale) -> None:
     axes.plot([place, place], [0, 1], color=MUTED, linewidth=1)
-    axes.text(place, 1.1, plain(axis.name, LABEL_LENGTH), ha="center", fontweight="bold")
+    axes.text(place, 1.1, xml_line(axis.name, LABEL_LENGTH), ha="center", fontweight="bold")
     for height, text in axis.ticks:
         box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5, "alpha": 0.8}
         shift, side = (-0.02, "right") if place == 0 else (0.02, "left")

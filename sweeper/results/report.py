@@ -39,7 +39,7 @@ THEME |= {colour: f"c{place}" for place, colour in enumerate(plots.COLOURS)}
 
 
 @dataclass(frozen=True)
-class Interval:
+class IntervalPicture:
     low: float
     high: float
 
@@ -52,7 +52,7 @@ class Line:
     state: str
     value: float | None
     cells: Sequence[str]
-    interval: Interval | None
+    interval: IntervalPicture | None
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def html(ledger: Ledger, best_yaml: str = "") -> str:
         looks=plots.looks(found),
         savings=savings(found.search),
         costs=costs(found),
-        wall=wall(found.records),
+        wall=wall_clock(found.records),
         space=redacted(yaml_text(ledger.attributes["search_space"])),
         searched=searched_values(found.parameters),
         whole=True,
@@ -106,17 +106,17 @@ def table_html(ledger: Ledger) -> str:
 
 
 def render(ledger: Ledger, found: Results, **facts: Any) -> str:
-    table = lines(ledger, found)
+    table = report_lines(ledger, found)
     facts |= {
         "name": ledger.name,
         "attributes": ledger.attributes,
         "found": found,
-        "question": question(ledger.attributes),
-        "counts": counts(found.search),
-        "header": comparison.header(comparison.rows(found.records, found.direction), found.objective),
+        "question": question_sentence(ledger.attributes),
+        "counts": states_in_words(found.search),
+        "header": comparison.header(comparison.comparison_rows(found.records, found.direction), found.objective),
         "lines": table,
         "leader": leader(found, table),
-        "span": span(table),
+        "span": interval_range(table),
         "failures": [record for record in found.records if record.state == "FAIL"],
     }
     page = environment().get_template(TEMPLATE).render(facts)
@@ -132,15 +132,15 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"duration": spell, "number": number, "safe_text": safe}
-    made.filters |= {"domain": domain, "backbone": backbone, "css": css}
+    made.filters |= {"duration": spell, "number": number_text, "safe_text": safe}
+    made.filters |= {"domain": describe_domain, "backbone": backbone, "css": css}
     return made
 
 
 # facts
 
 
-def question(attributes: Mapping[str, Any]) -> str:
+def question_sentence(attributes: Mapping[str, Any]) -> str:
     """What the sweep asks, in a sentence.
 
     >>> question(ledger.attributes)
@@ -159,7 +159,7 @@ def searched_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if isinstance(value, dict | list)}
 
 
-def domain(declared: Any) -> str:
+def describe_domain(declared: Any) -> str:
     """What a parameter could be, for a reader.
 
     >>> domain({"min": 1e-5, "max": 1e-3, "log": True})
@@ -167,10 +167,10 @@ def domain(declared: Any) -> str:
     """
     match declared:
         case list():
-            return "; ".join(domain(branch) for branch in declared)
+            return "; ".join(describe_domain(branch) for branch in declared)
         case {"when": when, **rest}:
             conditions = " and ".join(f"{name} is {glob}" for name, glob in when.items())
-            return f"{domain(rest)} where {conditions}"
+            return f"{describe_domain(rest)} where {conditions}"
         case {"values": values}:
             return " · ".join(map(str, values))
         case {"value": value}:
@@ -181,18 +181,18 @@ def domain(declared: Any) -> str:
     return str(declared)
 
 
-def counts(records: Sequence[TrialRecord]) -> dict[str, int]:
+def states_in_words(records: Sequence[TrialRecord]) -> dict[str, int]:
     """How many trials are in each state, in words."""
     words = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
     states = Counter[str](record.state for record in records)
     return {word: states[state] for state, word in words.items() if states[state]}
 
 
-def lines(ledger: Ledger, found: Results) -> list[Line]:
+def report_lines(ledger: Ledger, found: Results) -> list[Line]:
     """The table, best first."""
-    table = comparison.rows(found.records, found.direction)
+    table = comparison.comparison_rows(found.records, found.direction)
     by_number = {record.number: record for record in found.records}
-    texts = comparison.cells(table, found.objective)
+    texts = comparison.comparison_cells(table, found.objective)
     return [
         Line(row["trial"], row["state"], row["value"], text, interval_of(Trial(ledger, by_number[row["trial"]])))
         for row, text in zip(table, texts, strict=True)
@@ -205,7 +205,7 @@ def leader(found: Results, table: Sequence[Line]) -> tuple[TrialRecord, Line] | 
     return next(((ranked[0], line) for line in table if ranked and line.number == ranked[0].number), None)
 
 
-def interval_of(trial: Trial) -> Interval | None:
+def interval_of(trial: Trial) -> IntervalPicture | None:
     """Of a trial's objective, where that is a share of the questions it has left answers to."""
     if trial.ledger.objective not in PROPORTIONS or trial.record.value is None:
         return None
@@ -213,10 +213,10 @@ def interval_of(trial: Trial) -> Interval | None:
         questions = len(trial.predictions())
     except DataFailure:
         return None
-    return interval(trial.record.value, questions)
+    return wilson_interval(trial.record.value, questions)
 
 
-def interval(share: float, questions: int) -> Interval | None:
+def wilson_interval(share: float, questions: int) -> IntervalPicture | None:
     """The 95 % Wilson score interval of a proportion; None where `share` is not a whole number of the questions.
 
     Wilson, Probable inference, JASA 22 (1927), 209-212.
@@ -230,13 +230,13 @@ def interval(share: float, questions: int) -> Interval | None:
     if questions == 0 or not 0 <= right <= questions or abs(right - share * questions) > 1e-3:
         return None
     found = binomtest(right, questions).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(float(found.low), float(found.high))
+    return IntervalPicture(float(found.low), float(found.high))
 
 
-def span(table: Sequence[Line]) -> Interval | None:
+def interval_range(table: Sequence[Line]) -> IntervalPicture | None:
     """What the little pictures of the intervals range over."""
     known = [line.interval for line in table if line.interval]
-    return Interval(min(i.low for i in known), max(i.high for i in known)) if known else None
+    return IntervalPicture(min(i.low for i in known), max(i.high for i in known)) if known else None
 
 
 def savings(records: Sequence[TrialRecord]) -> Savings | None:
@@ -268,7 +268,7 @@ def _costs(found: Results) -> Iterator[Cost]:
         yield Cost(name, len(trials), sum(r.seconds for r in trials), ranked[0].value if ranked else None)
 
 
-def wall(records: Sequence[TrialRecord]) -> timedelta | None:
+def wall_clock(records: Sequence[TrialRecord]) -> timedelta | None:
     """From the start of the first trial to the end of the last; with it any pause between."""
     starts = [record.started for record in records if record.started]
     ends = [record.ended for record in records if record.ended]
@@ -278,7 +278,7 @@ def wall(records: Sequence[TrialRecord]) -> timedelta | None:
 # text
 
 
-def number(value: float | None) -> str:
+def number_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
@@ -292,7 +292,7 @@ def spell(seconds: float) -> str:
 
 def safe(value: object) -> str:
     """One line without secrets or control characters; the template escapes it."""
-    return redacted(plots.plain(str(value), 400))
+    return redacted(plots.xml_line(str(value), 400))
 
 
 def css(colour: str) -> str:

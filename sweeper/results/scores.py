@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.dataset.data import Data, DataError, Question, accepted, read
-from jobs.metrics import score
+from jobs.dataset.data import Data, DataError, Question, accepted, read_data
+from jobs.metrics import best_score
 from sweeper.errors import DataFailure
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.lookup import Trial
@@ -66,7 +66,7 @@ def profile_of(trial: Trial) -> str:
 def validation(trial: Trial) -> Data:
     """The data set that it was evaluated on. Raises DataFailure when that is not there or has changed."""
     try:
-        data: Data = read(trial.data)
+        data: Data = read_data(trial.data)
     except DataError as error:
         raise DataFailure(error.lines) from None
     expected = str(trial.ledger.attributes["data_fingerprint"])
@@ -100,7 +100,7 @@ def _answer_scores(
 ) -> Scores:
     if any("answer" not in prediction for _, prediction in pairs):
         return {}
-    scored = [score(given["answer"], right[row.id], profile) for row, given in pairs]
+    scored = [best_score(given["answer"], right[row.id], profile) for row, given in pairs]
     return {
         "exact_match": np.array([one.em for one in scored]),
         "f1": np.array([one.f1 for one in scored]),

@@ -37,7 +37,7 @@ class Sheet:
     caption: str | None = None
 
 
-def plain(text: str) -> str:
+def one_line(text: str) -> str:
     r"""`text` in one line; what does not print, marks of direction among it, as its escape.
 
     >>> plain("a\nb\x1b[31m")
@@ -63,7 +63,7 @@ def cell(value: Any) -> str:
     if value is None:
         return "–"
     if not isinstance(value, float):
-        return plain(str(value))
+        return one_line(str(value))
     return f"{value:.3g}" if abs(value) < 0.01 and value else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
@@ -73,7 +73,7 @@ def rich_table(sheet: Sheet) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title, caption = (None if text is None else Text(plain(text)) for text in (sheet.title, sheet.caption))
+    title, caption = (None if text is None else Text(one_line(text)) for text in (sheet.title, sheet.caption))
     view = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -85,7 +85,7 @@ def rich_table(sheet: Sheet) -> Table:
     for name in sheet.columns:
         words = name in sheet.texts
         view.add_column(
-            Text(plain(name)),
+            Text(one_line(name)),
             justify="left" if words else "right",
             no_wrap=not words,
             overflow="fold",
@@ -96,7 +96,7 @@ def rich_table(sheet: Sheet) -> Table:
     return view
 
 
-def markdown(sheet: Sheet) -> str:
+def sheet_markdown(sheet: Sheet) -> str:
     """A table of GitHub's kind, its title in bold above it."""
     lines = [list(sheet.columns), ["---"] * len(sheet.columns), *([cell(value) for value in row] for row in sheet.rows)]
     table = "".join(f"| {' | '.join(map(_markdown_cell, line))} |\n" for line in lines)
@@ -108,10 +108,10 @@ MARKDOWN = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "&lt;", "&": "&amp;", "
 
 
 def _markdown_cell(text: str) -> str:
-    return plain(text).translate(MARKDOWN)
+    return one_line(text).translate(MARKDOWN)
 
 
-def csv_text(sheet: Sheet) -> str:
+def sheet_csv(sheet: Sheet) -> str:
     """Comma-separated, full precision, text as it is. What a spreadsheet would take for a formula gets a leading
     apostrophe (OWASP, CSV injection)."""
     file = io.StringIO()

@@ -29,27 +29,27 @@ def table(records: Sequence[TrialRecord]) -> dict[str, Any]:
         for record in records
     ]
     total = {name: sum(row[name] for row in rows) for name in (*PHASES, "total")}
-    return {"trials": rows, "total": total, "wall_s": wall(records)}
+    return {"trials": rows, "total": total, "wall_s": wall_seconds(records)}
 
 
-def wall(records: Sequence[TrialRecord]) -> float | None:
+def wall_seconds(records: Sequence[TrialRecord]) -> float | None:
     begun = [record.started for record in records if record.started]
     ended = [record.ended for record in records if record.ended]
-    return _seconds(min(begun), max(ended)) if begun and ended else None
+    return _seconds_between(min(begun), max(ended)) if begun and ended else None
 
 
-def _seconds(start: datetime, end: datetime) -> float:
+def _seconds_between(start: datetime, end: datetime) -> float:
     return (end - start).total_seconds()
 
 
-def sheet_of(records: Sequence[TrialRecord]) -> Sheet:
+def timing_sheet(records: Sequence[TrialRecord]) -> Sheet:
     """The table, its last two rows the seconds of all trials together and their shares in percent."""
     found = table(records)
     names, total = (*PHASES, "total"), found["total"]
-    rows = [[row["trial"], row["state"], *(_short(row[name]) for name in names)] for row in found["trials"]]
+    rows = [[row["trial"], row["state"], *(_rounded(row[name]) for name in names)] for row in found["trials"]]
     whole = total["total"] or 1.0
     rows += [
-        ["all", None, *(_short(total[name]) for name in names)],
+        ["all", None, *(_rounded(total[name]) for name in names)],
         ["%", None, *(round(100 * total[name] / whole, 1) for name in names)],
     ]
     seconds = found["wall_s"]
@@ -57,5 +57,5 @@ def sheet_of(records: Sequence[TrialRecord]) -> Sheet:
     return Sheet(["trial", "state", *names], rows, frozenset({"state"}), frozenset({len(rows) - 2}), caption=caption)
 
 
-def _short(seconds: float) -> float:
+def _rounded(seconds: float) -> float:
     return round(seconds, 2)

@@ -21,8 +21,8 @@ from sweeper.space.search_space import (
     Parameters,
     SearchSpace,
     _defaults,
-    _first,
-    _number,
+    _first_match,
+    _glob_number,
     fits,
     resources_of,
 )
@@ -41,7 +41,7 @@ class Case:
     resources: Resources | None
 
 
-def branches(space: SearchSpace) -> list[Case]:
+def list_cases(space: SearchSpace) -> list[Case]:
     """The space cut by its `when` conditions: one Case for each combination of branches that can occur.
 
     >>> for name, domain in branches(space)[0].domains.items():
@@ -50,8 +50,8 @@ def branches(space: SearchSpace) -> list[Case]:
     learning_rate: 1e-5 … 4e-5 log
     """
     groups: dict[tuple[Any, ...], list[Cut]] = {}
-    for cut in _cuts(space.parameters, space.resources, _defaults(space.job)):
-        reserved = _first(space.resources, {**_defaults(space.job), **cut.first})
+    for cut in _space_cuts(space.parameters, space.resources, _defaults(space.job)):
+        reserved = _first_match(space.resources, {**_defaults(space.job), **cut.first})
         groups.setdefault((*cut.matched.items(), reserved), []).append(cut)
     return [Case(_merged(space.parameters, cuts), resources_of(space, cuts[0].first)) for cuts in groups.values()]
 
@@ -86,7 +86,7 @@ def _possible(space: SearchSpace, name: str) -> Iterator[Any]:
 def _all_cuts(space: SearchSpace) -> Iterator[Cut]:
     """The parts of the space itself and of what each enqueued setting leaves of it."""
     for parameters in (space.parameters, *(pinned(space.parameters, e) for e in space.search.enqueue)):
-        yield from _cuts(parameters, space.resources, _defaults(space.job))
+        yield from _space_cuts(parameters, space.resources, _defaults(space.job))
 
 
 def ends(domain: Domain) -> tuple[Any, ...]:
@@ -106,7 +106,7 @@ class Cut:
     first: Mapping[str, Any]
 
 
-def _cuts(parameters: Parameters, resources: Sequence[Reservation], defaults: Mapping[str, Any]) -> list[Cut]:
+def _space_cuts(parameters: Parameters, resources: Sequence[Reservation], defaults: Mapping[str, Any]) -> list[Cut]:
     """The parts of a space, at most one more than MAX_CUTS."""
     conditional: list[Conditional] = [
         *(branch for branches in parameters.values() for branch in branches),
@@ -116,7 +116,7 @@ def _cuts(parameters: Parameters, resources: Sequence[Reservation], defaults: Ma
     cuts = [Cut({}, {}, {})]
     for name, branches in parameters.items():
         globs = [glob for other, glob in conditions if other == name]
-        parts = [_parts(branch.domain, globs) for branch in branches]
+        parts = [_domain_parts(branch.domain, globs) for branch in branches]
         longer = (more for cut in cuts for more in _extended(cut, name, branches, parts, defaults))
         cuts = list(islice(longer, MAX_CUTS + 1))
     return cuts
@@ -129,7 +129,7 @@ def _extended(
     parts: list[list[tuple[Domain, Any]]],
     defaults: Mapping[str, Any],
 ) -> Iterator[Cut]:
-    index = _first(branches, {**defaults, **cut.first})
+    index = _first_match(branches, {**defaults, **cut.first})
     if index is None:
         yield cut
         return
@@ -137,14 +137,14 @@ def _extended(
         yield Cut({**cut.matched, name: index}, {**cut.domains, name: part}, {**cut.first, name: first})
 
 
-def _parts(domain: Domain, globs: list[str]) -> list[tuple[Domain, Any]]:
+def _domain_parts(domain: Domain, globs: list[str]) -> list[tuple[Domain, Any]]:
     """A domain cut into the values that `globs` tell apart, each part with its first value.
 
     Of a range too long to list only the ends and the numbers that the globs name are told apart; what is
     left of it stands as the whole range.
     """
     listed = grid_values(domain) if globs else None
-    named = [number for glob in globs if (number := _within(domain, glob)) is not None]
+    named = [number for glob in globs if (number := _number_in_range(domain, glob)) is not None]
     groups: dict[tuple[bool, ...], list[Any]] = {}
     for value in listed or (*ends(domain), *named):
         groups.setdefault(tuple(fits(value, glob) for glob in globs), []).append(value)
@@ -153,9 +153,9 @@ def _parts(domain: Domain, globs: list[str]) -> list[tuple[Domain, Any]]:
     return [(Choice(tuple(dict.fromkeys(group))) if cut else domain, group[0]) for cut, group in parts]
 
 
-def _within(domain: Domain, glob: str) -> int | float | None:
+def _number_in_range(domain: Domain, glob: str) -> int | float | None:
     """The number that a glob is, if it lies in the range."""
-    number = _number(glob)
+    number = _glob_number(glob)
     if number is None or not isinstance(domain, Range) or not domain.low <= number <= domain.high:
         return None
     if domain.integer:

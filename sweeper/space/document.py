@@ -53,7 +53,7 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> Document:
 
     Raises ConfigError with every mistake that can be found.
     """
-    return parse_document(_text(path), path, overrides)
+    return parse_document(_read_text(path), path, overrides)
 
 
 def parse_document(text: str, path: Path, overrides: Sequence[str] = ()) -> Document:
@@ -62,7 +62,7 @@ def parse_document(text: str, path: Path, overrides: Sequence[str] = ()) -> Docu
     note = Mistakes(path, lines)
     values = _values(text, (), lines, note)
     if values is not None and not isinstance(values, dict):
-        note((), f"the file holds {kind(values)}, not a mapping; write `key: value` lines", place="1")
+        note((), f"the file holds {kind_of(values)}, not a mapping; write `key: value` lines", place="1")
     values = values if isinstance(values, dict) else {}
     for override in overrides:
         _override(override, values, lines, note)
@@ -120,13 +120,13 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def kind(value: object) -> str:
+def kind_of(value: object) -> str:
     """What a value is, in words: "a list"."""
     names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", type(None): "nothing"}
     return names.get(type(value), "a number")
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     raw = _bytes(path)
     for mark, name in _FOREIGN.items():
         if raw.startswith(mark):
@@ -265,7 +265,7 @@ class _Reading:
         elif not isinstance(value, str) and not isinstance(event, yaml.AliasEvent):
             self._note(
                 key,
-                f"the key {shown(value)} is {kind(value)}, not text; put it in quotes",
+                f"the key {shown(value)} is {kind_of(value)}, not text; put it in quotes",
                 self._where(event),
             )
         return value if isinstance(value, str) else shown(value)
@@ -336,7 +336,7 @@ def _set(path: list[str], text: str, values: Any, lines: dict[Key, str], note: M
     for segment, following in zip(path, [*path[1:], None], strict=True):
         index = _index(container, segment)
         if index is None:
-            note(key, f"is {kind(container)} without an entry {segment!r}; override the whole value", place)
+            note(key, f"is {kind_of(container)} without an entry {segment!r}; override the whole value", place)
             return
         key = (*key, index)
         if following is None:

@@ -15,10 +15,10 @@ from typing import Any, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.job import Job
-from sweeper.space.document import kind
+from sweeper.space.document import kind_of
 from sweeper.space.mistakes import Key, Mistakes
 from sweeper.space.sections import FORMS, HOMES, MAX_VALUES, RANGE, TOO_LONG, Resources, explanation, validated
-from sweeper.wording import shown, unknown
+from sweeper.wording import shown, unknown_name
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Constant:
     value: Any
 
     def __str__(self) -> str:
-        return as_text(self.value)
+        return literal_text(self.value)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Choice:
     values: tuple[Any, ...]
 
     def __str__(self) -> str:
-        return ", ".join(map(as_text, self.values))
+        return ", ".join(map(literal_text, self.values))
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Range:
 
     def __str__(self) -> str:
         log = " log" if self.log else ""
-        step = "" if self.step is None else f" step {as_text(self.step)}"
-        return f"{as_text(self.low)} … {as_text(self.high)}{log}{step}"
+        step = "" if self.step is None else f" step {literal_text(self.step)}"
+        return f"{literal_text(self.low)} … {literal_text(self.high)}{log}{step}"
 
 
 Domain = Constant | Choice | Range
@@ -72,7 +72,7 @@ class Reservation:
     resources: Resources
 
 
-def as_text(value: Any) -> str:
+def literal_text(value: Any) -> str:
     """A value as the file would write it.
 
     >>> as_text(0.00001), as_text(True)
@@ -130,14 +130,14 @@ class Knobs:
     def has(self, name: str, key: Key) -> bool:
         """Whether the job has this parameter."""
         if self.names and name not in self.names:
-            self.note(key, unknown("parameter", name, self.names, HOMES))
+            self.note(key, unknown_name("parameter", name, self.names, HOMES))
             return False
         return True
 
     def accept(self, name: str, value: Any, key: Key) -> Any:
         """The value as the parameter holds it: an int becomes a float where one is wanted."""
         if isinstance(value, dict | list):
-            self.note(key, f"found {kind(value)}; must be a single value")
+            self.note(key, f"found {kind_of(value)}; must be a single value")
         elif isinstance(value, float) and not isfinite(value):
             self.note(key, f"found {shown(value)}; must be a finite number")
         elif self.names:
@@ -200,7 +200,7 @@ def _entry(entry: Any, key: Key, knobs: Knobs) -> dict[str, Any]:
 
 def _branches(name: str, value: Any, key: Key, knobs: Knobs) -> tuple[Branch, ...]:
     if isinstance(value, dict):
-        return (Branch({}, _domain(name, value, key, knobs, RANGE | {"values"})),)
+        return (Branch({}, _parse_domain(name, value, key, knobs, RANGE | {"values"})),)
     if not isinstance(value, list):
         return (Branch({}, Constant(knobs.accept(name, value, key))),)
     if len(value) > MAX_VALUES:
@@ -211,7 +211,7 @@ def _branches(name: str, value: Any, key: Key, knobs: Knobs) -> tuple[Branch, ..
         return ()
     whens = _whens(value, key, knobs)
     allowed = RANGE | {"values", "value", "when"}
-    domains = [_domain(name, item, (*key, index), knobs, allowed) for index, item in enumerate(value)]
+    domains = [_parse_domain(name, item, (*key, index), knobs, allowed) for index, item in enumerate(value)]
     return tuple(Branch(*pair) for pair in zip(whens, domains, strict=True))
 
 
@@ -239,13 +239,13 @@ def _when(item: Any, key: Key, knobs: Knobs) -> dict[str, str]:
     for name, glob in conditions.items():
         if knobs.has(name, (*key, "when", name)) and (glob is None or isinstance(glob, dict | list)):
             knobs.note((*key, "when", name), f"found {shown(glob)}; must be one value or glob")
-    return {name: as_text(glob) for name, glob in conditions.items()}
+    return {name: literal_text(glob) for name, glob in conditions.items()}
 
 
-def _domain(name: str, spec: dict[str, Any], key: Key, knobs: Knobs, allowed: set[str]) -> Domain:
+def _parse_domain(name: str, spec: dict[str, Any], key: Key, knobs: Knobs, allowed: set[str]) -> Domain:
     for extra in sorted(spec.keys() - allowed):
         in_list = f"`{extra}` stands in a list of branches only; write `- {{...}}`"
-        knobs.note((*key, extra), in_list if extra in ("when", "value") else unknown("key", extra, allowed))
+        knobs.note((*key, extra), in_list if extra in ("when", "value") else unknown_name("key", extra, allowed))
     forms = [form for form, keys in FORMS.items() if keys & spec.keys()]
     if forms == ["values"]:
         return _choice(name, spec["values"], (*key, "values"), knobs)
@@ -278,7 +278,7 @@ def _range(name: str, spec: dict[str, Any], key: Key, knobs: Knobs) -> Domain:
         knobs.note(key, f"{name} is not a number and has no range; write {{values: [...]}}")
         return Constant(None)
     before = len(knobs.note)
-    low, high = (_end(name, end, spec, key, knobs) for end in ("min", "max"))
+    low, high = (_range_end(name, end, spec, key, knobs) for end in ("min", "max"))
     log, step = spec.get("log", False), spec.get("step")
     if not isinstance(log, bool):
         knobs.note((*key, "log"), f"found {shown(log)}; must be true or false")
@@ -295,7 +295,7 @@ def _range(name: str, spec: dict[str, Any], key: Key, knobs: Knobs) -> Domain:
     return Range(low, min(high, last), log, number(step), number is int)
 
 
-def _end(name: str, end: str, spec: dict[str, Any], key: Key, knobs: Knobs) -> Any:
+def _range_end(name: str, end: str, spec: dict[str, Any], key: Key, knobs: Knobs) -> Any:
     if end not in spec:
         knobs.note((*key, end), "is missing; a range needs min and max")
     elif not is_number(spec[end]):
@@ -307,17 +307,17 @@ def _end(name: str, end: str, spec: dict[str, Any], key: Key, knobs: Knobs) -> A
 
 def _range_mistakes(low: float, high: float, log: bool, step: float | None) -> Iterator[tuple[str, str]]:
     if low == high:
-        yield "max", f"min and max are both {as_text(low)}; for a constant write the bare value"
+        yield "max", f"min and max are both {literal_text(low)}; for a constant write the bare value"
     if low > high:
-        yield "max", f"max {as_text(high)} is below min {as_text(low)}; swap them"
+        yield "max", f"max {literal_text(high)} is below min {literal_text(low)}; swap them"
     if log and low <= 0:
-        yield "min", f"found {as_text(low)}; a logarithmic range begins above zero"
+        yield "min", f"found {literal_text(low)}; a logarithmic range begins above zero"
     if log and step is not None:
         yield "step", "a logarithmic range has no step; drop log or step"
     if step is not None and step <= 0:
-        yield "step", f"found {as_text(step)}; must be above zero"
+        yield "step", f"found {literal_text(step)}; must be above zero"
     if step is not None and step > 0 and low < high and not _steps(low, high, step):
-        yield "step", f"the step {as_text(step)} leads beyond max; use at most {as_text(high - low)}"
+        yield "step", f"the step {literal_text(step)} leads beyond max; use at most {literal_text(high - low)}"
 
 
 def is_number(value: Any) -> bool:

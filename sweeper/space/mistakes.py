@@ -23,7 +23,7 @@ class Mistake:
     def line(self, path: Path) -> str:
         """`file:line: dotted.key: what is wrong; cure`."""
         where = f"{path}:{self.place}" if self.place.isdecimal() else f"{path}: {self.place}"
-        return ": ".join(part for part in (where, dotted(tuple(map(_plain, self.key))), self.text) if part)
+        return ": ".join(part for part in (where, dotted(tuple(map(_key_text, self.key))), self.text) if part)
 
     @property
     def order(self) -> float:
@@ -73,5 +73,5 @@ def dotted(key: Key) -> str:
     return ".".join(part if re.fullmatch(r"[\w/@+-]+", part := str(segment)) else repr(part) for segment in key)
 
 
-def _plain(part: str | int) -> str | int:
+def _key_text(part: str | int) -> str | int:
     return short(part) if isinstance(part, str) else part

@@ -14,11 +14,11 @@ from typing import Any
 
 import sweeper
 from jobs import JOBS, get_job
-from jobs.dataset.data import SAMPLE, DataError, read
+from jobs.dataset.data import SAMPLE, DataError, read_data
 from jobs.job import Job, ParamError
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.secrets import redacted
-from sweeper.space.cases import MAX_CUTS, Cut, _cuts, ends, pinned
+from sweeper.space.cases import MAX_CUTS, Cut, _space_cuts, ends, pinned
 from sweeper.space.document import read_document
 from sweeper.space.domains import (
     Knobs,
@@ -29,7 +29,7 @@ from sweeper.space.domains import (
     read_reservations,
 )
 from sweeper.space.mistakes import Key, Mistakes
-from sweeper.space.search_space import Parameters, SearchSpace, _defaults, _first, defaults_of
+from sweeper.space.search_space import Parameters, SearchSpace, _defaults, _first_match, defaults_of
 from sweeper.space.sections import (
     HOMES,
     IMPORT_PATH,
@@ -39,13 +39,13 @@ from sweeper.space.sections import (
     Search,
     validated,
 )
-from sweeper.wording import nearest, shown, unknown
+from sweeper.wording import nearest, shown, unknown_name
 
 MAX_TRIALS = 100_000
 MAX_PROBES = 10_000
 
 
-def find(name: str) -> Path:
+def find_file(name: str) -> Path:
     """The file of a search space given by path or by name.
 
     >>> find("quickstart")
@@ -62,7 +62,7 @@ def find(name: str) -> Path:
     if name and _holds(Path(name).exists):
         return Path(name)  # a directory, say; whoever reads it tells
     known = sorted({path.stem for shelf in shelves for path in shelf.glob("*.yaml")})
-    raise ConfigError(f"{shown(name)}: no such file; {unknown('search space', Path(name).stem, known)}")
+    raise ConfigError(f"{shown(name)}: no such file; {unknown_name('search space', Path(name).stem, known)}")
 
 
 def read_search_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
@@ -77,7 +77,7 @@ def read_search_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
     note = Mistakes(path, document.lines)
     _refuse_secrets(document.values, (), note)
     space = _space(document.values, note)
-    return replace(space, data_fingerprint=_fingerprint(space.data, note))
+    return replace(space, data_fingerprint=_checked_fingerprint(space.data, note))
 
 
 def _refuse_secrets(value: Any, key: Key, note: Mistakes) -> None:
@@ -100,10 +100,10 @@ def restored(values: Mapping[str, Any], data_fingerprint: str, origin: str) -> S
 
 def present_fingerprint(space: SearchSpace, origin: str) -> str:
     """Of the data as it is now. Raises DataFailure when it is gone or broken."""
-    return _fingerprint(space.data, Mistakes(Path(origin), {}))
+    return _checked_fingerprint(space.data, Mistakes(Path(origin), {}))
 
 
-def _fingerprint(data: str, note: Mistakes) -> str:
+def _checked_fingerprint(data: str, note: Mistakes) -> str:
     folder = Path(data)
     if data != SAMPLE and not _holds(folder.is_dir):
         near = nearest(folder.name, _folders_in(folder.parent))
@@ -111,7 +111,7 @@ def _fingerprint(data: str, note: Mistakes) -> str:
         note(("data",), f"there is no folder {data!r}; {hint}")
         raise DataFailure(note.lines())
     try:
-        return read(data).fingerprint
+        return read_data(data).fingerprint
     except DataError as error:
         raise DataFailure(error.lines) from None
 
@@ -134,7 +134,7 @@ def _space(values: dict[str, Any], note: Mistakes) -> SearchSpace:
     job = _job(values.get("job"), note)
     knobs = Knobs(job, note)
     file = validated(File, values, (), note, {**dict.fromkeys(knobs.names, "under parameters"), **HOMES})
-    parameters = _ordered(read_parameters(values.get("parameters"), knobs), knobs)
+    parameters = _order_parameters(read_parameters(values.get("parameters"), knobs), knobs)
     resources = read_reservations(values.get("resources"), knobs)
     enqueue = read_enqueue(values.get("search"), knobs)
     _check_search(values.get("search"), parameters, note)
@@ -145,7 +145,7 @@ def _space(values: dict[str, Any], note: Mistakes) -> SearchSpace:
     note.raise_any()
     assert file is not None
     search = file.search.model_copy(update={"enqueue": enqueue})
-    search = _counted(search, parameters, _defaults(file.job), note)
+    search = _grid_size(search, parameters, _defaults(file.job), note)
     note.raise_any()
     return SearchSpace(
         name=file.name,
@@ -166,7 +166,7 @@ def _job(name: Any, note: Mistakes) -> Job | None:
     if not isinstance(name, str):
         return None
     if name not in JOBS and not re.fullmatch(IMPORT_PATH, name):
-        note(("job",), f"{unknown('job', name, JOBS)}, or an import path package.module:NAME")
+        note(("job",), f"{unknown_name('job', name, JOBS)}, or an import path package.module:NAME")
         return None
     try:
         job: Any = get_job(name)
@@ -185,7 +185,7 @@ def _job(name: Any, note: Mistakes) -> Job | None:
 
 def _check_objective(objective: Any, job: Job, note: Mistakes) -> None:
     if isinstance(objective, str) and objective not in job.metrics:
-        note(("objective",), unknown("metric", objective, job.metrics))
+        note(("objective",), unknown_name("metric", objective, job.metrics))
 
 
 def _check_search(search: Any, parameters: Parameters, note: Mistakes) -> None:
@@ -201,7 +201,7 @@ def _check_search(search: Any, parameters: Parameters, note: Mistakes) -> None:
             note(("parameters", name), text)
 
 
-def _ordered(parameters: Parameters, knobs: Knobs) -> Parameters:
+def _order_parameters(parameters: Parameters, knobs: Knobs) -> Parameters:
     """Each parameter after those its `when` names, otherwise in the job's order. A circle is a mistake."""
     names = knobs.names or sorted(parameters)
     graph = {
@@ -226,7 +226,7 @@ def _check_relations(
     note: Mistakes,
 ) -> None:
     """Try the job's own checks on values the space can give together, and on what is enqueued."""
-    cuts = _cuts(parameters, resources, defaults_of(job))
+    cuts = _space_cuts(parameters, resources, defaults_of(job))
     if len(cuts) > MAX_CUTS:
         note(
             ("parameters",),
@@ -237,7 +237,7 @@ def _check_relations(
     for name, text in errors:
         note(("resources" if name in Resources.model_fields else "parameters", name), text)
     for index, entry in enumerate(enqueue):
-        first = _cuts(pinned(parameters, entry), (), defaults_of(job))[0].first
+        first = _space_cuts(pinned(parameters, entry), (), defaults_of(job))[0].first
         for error in _settled(job, first, resources)[0]:
             if (error.key, str(error)) not in errors:
                 note(("search", "enqueue", index, error.key), str(error))
@@ -249,7 +249,7 @@ def _errors_in(job: Job, cuts: list[Cut], resources: Sequence[Reservation]) -> I
     yield from (error for errors, _ in settled for error in errors)
     varied = ((cut, base, change) for cut, (_, base) in zip(cuts, settled, strict=True) for change in _changes(cut))
     for cut, base, change in islice(varied, MAX_PROBES):
-        error = _error(job, {**base, **change}, resources)
+        error = _params_error(job, {**base, **change}, resources)
         # A parameter that was taken out stands at a default, which no trial may have.
         if error and (error.key in change or error.key in base or error.key not in cut.first):
             yield error
@@ -267,14 +267,14 @@ def _settled(
     """What is wrong with an assignment, one parameter after another, and what of it can stand."""
     rest = dict(assignment)
     errors: list[ParamError] = []
-    while (error := _error(job, rest, resources)) and error.key not in {earlier.key for earlier in errors}:
+    while (error := _params_error(job, rest, resources)) and error.key not in {earlier.key for earlier in errors}:
         errors.append(error)
         rest.pop(error.key, None)
     return errors, rest
 
 
-def _error(job: Job, assignment: Mapping[str, Any], resources: Sequence[Reservation]) -> ParamError | None:
-    index = _first(resources, {**defaults_of(job), **assignment})
+def _params_error(job: Job, assignment: Mapping[str, Any], resources: Sequence[Reservation]) -> ParamError | None:
+    index = _first_match(resources, {**defaults_of(job), **assignment})
     asked = Resources() if index is None else resources[index].resources
     try:
         job.check(job.params(**assignment), asked.workers, asked.gpus)
@@ -283,13 +283,13 @@ def _error(job: Job, assignment: Mapping[str, Any], resources: Sequence[Reservat
     return None
 
 
-def _counted(search: Search, parameters: Parameters, defaults: Mapping[str, Any], note: Mistakes) -> Search:
+def _grid_size(search: Search, parameters: Parameters, defaults: Mapping[str, Any], note: Mistakes) -> Search:
     """A grid's trials: all combinations and what is enqueued, or fewer when the file says so."""
     if search.sampler != "grid":
         return search
     sizes = (
         prod(len(grid_values(domain) or ()) for domain in cut.domains.values())
-        for cut in _cuts(parameters, (), defaults)
+        for cut in _space_cuts(parameters, (), defaults)
     )
     total = sum(sizes) + len(search.enqueue)
     if not search.trials and total > MAX_TRIALS:

@@ -22,10 +22,10 @@ from sweeper.space.domains import (
     Domain,
     Range,
     Reservation,
-    as_text,
     contains,
     grid_values,
     is_number,
+    literal_text,
 )
 from sweeper.space.sections import (
     Budget,
@@ -85,7 +85,7 @@ def assign(space: SearchSpace, suggest: Suggest, fixed: Mapping[str, Any] | None
     chosen = dict(fixed or {})
     known = {**_defaults(space.job), **chosen}
     for name, branches in space.parameters.items():
-        index = _first(branches, known)
+        index = _first_match(branches, known)
         if index is None:
             continue
         domain, label = branches[index].domain, _label(name, branches, index)
@@ -103,7 +103,7 @@ def params_of(space: SearchSpace, assignment: Mapping[str, Any]) -> Any:
 
 def resources_of(space: SearchSpace, params: Mapping[str, Any]) -> Resources | None:
     """What a trial with these parameters reserves, or None where the file does not say."""
-    index = _first(space.resources, {**_defaults(space.job), **params})
+    index = _first_match(space.resources, {**_defaults(space.job), **params})
     return None if index is None else space.resources[index].resources
 
 
@@ -112,7 +112,7 @@ def grid(space: SearchSpace) -> Iterator[dict[str, Any]]:
     return _grid(list(space.parameters.items()), {}, _defaults(space.job))
 
 
-def labels(space: SearchSpace) -> Iterator[tuple[str, str, Domain]]:
+def draw_labels(space: SearchSpace) -> Iterator[tuple[str, str, Domain]]:
     """Name, label and domain of every choice and range that `assign` may ask for."""
     for name, branches in space.parameters.items():
         for index, branch in enumerate(branches):
@@ -122,7 +122,7 @@ def labels(space: SearchSpace) -> Iterator[tuple[str, str, Domain]]:
 
 def searched_parameters(space: SearchSpace) -> list[str]:
     """The parameters whose values are proposed; the others are constants."""
-    return list(dict.fromkeys(name for name, _, _ in labels(space)))
+    return list(dict.fromkeys(name for name, _, _ in draw_labels(space)))
 
 
 def resolved(space: SearchSpace) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class Conditional(Protocol):
     def when(self) -> Mapping[str, str]: ...
 
 
-def _first(branches: Sequence[Conditional], known: Mapping[str, Any]) -> int | None:
+def _first_match(branches: Sequence[Conditional], known: Mapping[str, Any]) -> int | None:
     """The first branch all of whose conditions `known` meets."""
     held = (i for i, b in enumerate(branches) if all(fits(known[name], glob) for name, glob in b.when.items()))
     return next(held, None)
@@ -204,12 +204,12 @@ def _first(branches: Sequence[Conditional], known: Mapping[str, Any]) -> int | N
 
 def fits(value: Any, glob: str) -> bool:
     """Whether a value's text matches, or its number is the same: 1e-5 fits 0.00001 as well as 1e-*."""
-    return any(fnmatchcase(text, glob) for text in {str(value), as_text(value)}) or (
-        is_number(value) and value == _number(glob)
+    return any(fnmatchcase(text, glob) for text in {str(value), literal_text(value)}) or (
+        is_number(value) and value == _glob_number(glob)
     )
 
 
-def _number(glob: str) -> int | float | None:
+def _glob_number(glob: str) -> int | float | None:
     with suppress(ValueError):
         number = plain_scalar(glob)
         return number if isinstance(number, int | float) and is_number(number) else None
@@ -223,7 +223,7 @@ def _grid(
         yield chosen
         return
     (name, branches), *rest = rest
-    index = _first(branches, {**defaults, **chosen})
+    index = _first_match(branches, {**defaults, **chosen})
     if index is None:
         yield from _grid(rest, chosen, defaults)
         return

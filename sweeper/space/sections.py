@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from sweeper.space.mistakes import Key, Mistakes
-from sweeper.wording import nearest, shown, unknown
+from sweeper.wording import nearest, shown, unknown_name
 
 MAX_VALUES = 1_000  # of one domain in a grid, and entries of any list
 RANGE = {"min", "max", "log", "step"}
@@ -44,7 +44,7 @@ def _name(name: str) -> str:
     return name
 
 
-def _seconds(text: Any) -> int:
+def _parse_duration(text: Any) -> int:
     match = re.fullmatch(DURATION, text) if isinstance(text, str) else None
     hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
     if total := 3600 * hours + 60 * minutes + seconds:
@@ -77,7 +77,7 @@ def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
 Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
 Seconds = Annotated[
     int,
-    BeforeValidator(_seconds),
+    BeforeValidator(_parse_duration),
     PlainSerializer(duration),
     WithJsonSchema({"type": "string", "pattern": f"^(?=.){DURATION}$"}),
 ]
@@ -240,11 +240,11 @@ def validated(model: type[Model], values: Any, key: Key, note: Mistakes, homes: 
     except ValidationError as error:
         for details in error.errors(include_url=False):
             location = tuple(part for part in details["loc"] if part != "[key]")
-            note((*key, *location), explanation(details, _known(model, location), homes))
+            note((*key, *location), explanation(details, _sibling_keys(model, location), homes))
         return None
 
 
-def _known(model: type[Section], location: Key) -> list[str]:
+def _sibling_keys(model: type[Section], location: Key) -> list[str]:
     """The keys that stand beside the one at `location`."""
     section = model if len(location) < 2 else _SECTIONS.get(location[-2])
     return list(section.model_fields) if section else []
@@ -267,7 +267,7 @@ def explanation(details: ErrorDetails, known: list[str], homes: Mapping[str, str
     """One of pydantic's findings as `what is wrong; cure`. `known` are the keys allowed at its place."""
     found, error = details["input"], details["type"]
     if error == "extra_forbidden":
-        return unknown("key", str(details["loc"][-1]), known, homes)
+        return unknown_name("key", str(details["loc"][-1]), known, homes)
     if error == "missing":
         return "is missing; add it"
     if error == "value_error":

@@ -46,14 +46,14 @@ class Damaged(RuntimeError):
     """There is no whole checkpoint at an address. One line: which file, and what is wrong with it."""
 
 
-class Place(NamedTuple):
+class StoragePlace(NamedTuple):
     """An address as its file system takes it."""
 
     files: Any
     path: str
 
-    def __truediv__(self, name: str) -> Place:
-        return Place(self.files, f"{self.path}/{name}")
+    def __truediv__(self, name: str) -> StoragePlace:
+        return StoragePlace(self.files, f"{self.path}/{name}")
 
 
 def is_remote(address: str) -> bool:
@@ -61,7 +61,7 @@ def is_remote(address: str) -> bool:
     return "://" in address
 
 
-def join(address: str, *names: str) -> str:
+def join_address(address: str, *names: str) -> str:
     """
     >>> join("s3://bucket/folder", "qa_backbones", "0003")
     's3://bucket/folder/qa_backbones/0003'
@@ -92,12 +92,12 @@ def deposit(checkpoint: Path, folder: str) -> str:
 
     Raises StorageError for a bucket, OSError for a path.
     """
-    target = join(folder, checkpoint.name)
+    target = join_address(folder, checkpoint.name)
     if not is_remote(target):
-        return str(_copied(checkpoint, Path(target)))
-    manifest = folders.read_json(checkpoint / MANIFEST)
+        return str(_copy_back(checkpoint, Path(target)))
+    manifest = folders.load_json(checkpoint / MANIFEST)
     with reaching(target):
-        place = _place(target)
+        place = _resolve_address(target)
         _remove(place)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda name: _upload(checkpoint / name, place / name), manifest))
@@ -106,7 +106,7 @@ def deposit(checkpoint: Path, folder: str) -> str:
     return target
 
 
-def fetch(address: str, target: Path, *, answering: bool = False) -> Path:
+def fetch_checkpoint(address: str, target: Path, *, answering: bool = False) -> Path:
     """Make `target` an undamaged copy of the checkpoint at a remote address, in one rename; `answering`: without
     what only training needs. A copy that is there and is the same is kept.
 
@@ -114,7 +114,7 @@ def fetch(address: str, target: Path, *, answering: bool = False) -> Path:
     """
     create_folder(target.parent)
     with FileLock(target.parent / f".{target.name}.lock"), reaching(address):
-        place = _place(address)
+        place = _resolve_address(address)
         manifest = _manifest(place)
         wanted = {k: v for k, v in manifest.items() if not (answering and PurePosixPath(k).suffix in PICKLED)}
         if not (_same(target, wanted) and not folders.damage(target)):
@@ -131,30 +131,30 @@ def local(address: str, root: Path) -> Path:
         return Path(address)
     try:
         digest = hashlib.sha256(address.encode()).hexdigest()[:16]
-        return fetch(address, root / CACHE / digest / name_of(address), answering=True)
+        return fetch_checkpoint(address, root / CACHE / digest / name_of(address), answering=True)
     except Damaged as error:
         raise EnvironmentFailure(f"checkpoint {error}; name another trial's, or train this one again") from None
     except OSError as error:
         raise EnvironmentFailure(f"{root / CACHE}: {error.strerror or error}; make room there") from None
 
 
-def damage(address: str) -> str | None:
+def stored_damage(address: str) -> str | None:
     """What shows that there is no whole checkpoint, or None. Of a remote one only names and sizes are looked at;
-    `fetch` looks at every byte. Raises StorageError."""
+    `fetch_checkpoint` looks at every byte. Raises StorageError."""
     if not is_remote(address):
         return folders.damage(Path(address))
     try:
         with reaching(address):
-            place = _place(address)
+            place = _resolve_address(address)
             manifest = _manifest(place)
-            found = {info.base_name: info.size for info in _listed(place)}
+            found = {info.base_name: info.size for info in _list_folder(place)}
     except Damaged as error:
         return str(error)
     wrong = next((name for name, entry in manifest.items() if found.get(name) != entry["bytes"]), None)
-    return wrong and f"{join(address, wrong)}: missing or changed since it was written"
+    return wrong and f"{join_address(address, wrong)}: missing or changed since it was written"
 
 
-def kept(addresses: Iterable[str | None]) -> set[str]:
+def still_stored(addresses: Iterable[str | None]) -> set[str]:
     """Those of these checkpoints that are still there. A bucket that cannot be reached has none."""
     asked = {address for address in addresses if address}
     here = {address for address in asked if not is_remote(address) and Path(address).is_dir()}
@@ -162,7 +162,7 @@ def kept(addresses: Iterable[str | None]) -> set[str]:
     return here | asked & {address for sweep in sweeps for address in _complete(sweep)}
 
 
-def delete(addresses: Iterable[str]) -> None:
+def delete_stored(addresses: Iterable[str]) -> None:
     """Remove checkpoints. What fails is left: nothing points to it, and it goes next time."""
     remote = []
     for address in addresses:
@@ -172,7 +172,7 @@ def delete(addresses: Iterable[str]) -> None:
             shutil.rmtree(address, ignore_errors=True)
     if remote:
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(_delete, remote))
+            list(pool.map(_remove_address, remote))
 
 
 def copy(address: str, folder: str) -> str | None:
@@ -180,14 +180,14 @@ def copy(address: str, folder: str) -> str | None:
     checkpoint to copy."""
     if not is_remote(address):
         return None if folders.damage(Path(address)) else deposit(Path(address), folder)
-    target = join(folder, name_of(address))
+    target = join_address(folder, name_of(address))
     try:
         if not is_remote(folder):
-            return str(fetch(address, Path(target)))
-        if damage(address):
+            return str(fetch_checkpoint(address, Path(target)))
+        if stored_damage(address):
             return None
         with reaching(address):
-            source, place = _place(address), _place(target)
+            source, place = _resolve_address(address), _resolve_address(target)
             _remove(place)
             for name in (*_manifest(source), MANIFEST):
                 source.files.copy_file((source / name).path, (place / name).path)
@@ -199,53 +199,53 @@ def copy(address: str, folder: str) -> str | None:
 def tidy(folder: str, keep: set[str]) -> None:
     """Remove the checkpoints in a remote folder that are none of these addresses."""
     with reaching(folder):
-        names = [info.base_name for info in _listed(_place(folder))]
-    delete({join(folder, name) for name in names if name.startswith("checkpoint-")} - keep)
+        names = [info.base_name for info in _list_folder(_resolve_address(folder))]
+    delete_stored({join_address(folder, name) for name in names if name.startswith("checkpoint-")} - keep)
 
 
-def read(address: str) -> bytes | None:
+def read_address(address: str) -> bytes | None:
     """What a file holds, None if there is none. Raises StorageError."""
     if not is_remote(address):
         return Path(address).read_bytes() if Path(address).is_file() else None
     with reaching(address):
-        return _read(_place(address))
+        return _read_place(_resolve_address(address))
 
 
-def write(address: str, content: bytes) -> None:
+def write_address(address: str, content: bytes) -> None:
     """Raises StorageError for a bucket, OSError for a path."""
     if not is_remote(address):
         Path(address).write_bytes(content)
         return
     with reaching(address):
-        place = _place(address)
+        place = _resolve_address(address)
         with place.files.open_output_stream(place.path) as stream:
             stream.write(content)
 
 
-def check(address: str) -> None:
+def check_address(address: str) -> None:
     """Write a small file there and remove it. Raises EnvironmentFailure when that fails."""
-    probe = join(address, f".probe-{os.getpid()}")
+    probe = join_address(address, f".probe-{os.getpid()}")
     try:
         if not is_remote(address):
             create_folder(Path(address))
-        write(probe, b"sweeper")
+        write_address(probe, b"sweeper")
         with reaching(probe):
-            _place(probe).files.delete_file(_place(probe).path)
+            _resolve_address(probe).files.delete_file(_resolve_address(probe).path)
     except OSError as error:
         raise StorageError(
             f"{address}: {error.strerror or error}; name another place in [storage] checkpoints"
         ) from None
 
 
-def look(address: str) -> None:
+def check_readable(address: str) -> None:
     """Whether it is there, without writing anything. Raises EnvironmentFailure."""
     if not is_remote(address):
         if not os.access(address, os.W_OK):
             raise StorageError(f"{address}: is not there, or may not be written to; check [storage] checkpoints")
         return
     with reaching(address):
-        bucket = Place(_bucket_files(), urlsplit(address).netloc)
-        _listed(bucket, missing=False)
+        bucket = StoragePlace(_bucket_files(), urlsplit(address).netloc)
+        _list_folder(bucket, missing=False)
 
 
 @contextmanager
@@ -260,13 +260,13 @@ def reaching(address: str) -> Iterator[None]:
         raise StorageError(f"{redacted(address)}: {said}; check that it can be reached and takes files") from error
 
 
-def _place(address: str) -> Place:
+def _resolve_address(address: str) -> StoragePlace:
     if not is_remote(address):
         from pyarrow.fs import LocalFileSystem
 
-        return Place(LocalFileSystem(), address)
+        return StoragePlace(LocalFileSystem(), address)
     parts = urlsplit(address)
-    return Place(_bucket_files(), f"{parts.netloc}{parts.path}".rstrip("/"))
+    return StoragePlace(_bucket_files(), f"{parts.netloc}{parts.path}".rstrip("/"))
 
 
 @cache
@@ -287,7 +287,7 @@ def _bucket_files() -> Any:
     )
 
 
-def _listed(place: Place, *, recursive: bool = False, missing: bool = True) -> list[Any]:
+def _list_folder(place: StoragePlace, *, recursive: bool = False, missing: bool = True) -> list[Any]:
     from pyarrow.fs import FileSelector
 
     selector = FileSelector(place.path, allow_not_found=missing, recursive=recursive)
@@ -297,17 +297,17 @@ def _listed(place: Place, *, recursive: bool = False, missing: bool = True) -> l
 def _complete(sweep: str) -> list[str]:
     try:
         with reaching(sweep):
-            place = _place(sweep)
-            found = [info.path for info in _listed(place, recursive=True) if info.base_name == MANIFEST]
+            place = _resolve_address(sweep)
+            found = [info.path for info in _list_folder(place, recursive=True) if info.base_name == MANIFEST]
     except StorageError:
         return []
     return [f"{sweep}{path.removeprefix(place.path).removesuffix(f'/{MANIFEST}')}" for path in found]
 
 
-def _manifest(place: Place) -> dict[str, Any]:
+def _manifest(place: StoragePlace) -> dict[str, Any]:
     """Raises Damaged."""
     try:
-        content = _read(place / MANIFEST)
+        content = _read_place(place / MANIFEST)
         manifest = json.loads(content) if content is not None else None
     except ValueError:
         manifest = None
@@ -316,7 +316,7 @@ def _manifest(place: Place) -> dict[str, Any]:
     return manifest
 
 
-def _read(place: Place) -> bytes | None:
+def _read_place(place: StoragePlace) -> bytes | None:
     try:
         with place.files.open_input_stream(place.path) as stream:
             return bytes(stream.read())
@@ -324,12 +324,12 @@ def _read(place: Place) -> bytes | None:
         return None
 
 
-def _upload(file: Path, place: Place) -> None:
+def _upload(file: Path, place: StoragePlace) -> None:
     with file.open("rb") as source, place.files.open_output_stream(place.path) as stream:
         shutil.copyfileobj(source, stream, 2**22)
 
 
-def _download(place: Place, manifest: dict[str, Any], target: Path) -> None:
+def _download(place: StoragePlace, manifest: dict[str, Any], target: Path) -> None:
     """Raises Damaged when what came is not what the manifest says."""
     folders.clear_scratch(target)
     with TemporaryDirectory(prefix=f".{target.name}-", suffix=PART, dir=target.parent) as scratch:
@@ -343,19 +343,19 @@ def _download(place: Place, manifest: dict[str, Any], target: Path) -> None:
         folders.settle(incoming, target)
 
 
-def _download_file(place: Place, file: Path) -> None:
+def _download_file(place: StoragePlace, file: Path) -> None:
     with suppress(FileNotFoundError), place.files.open_input_stream(place.path) as source, file.open("wb") as stream:
         shutil.copyfileobj(source, stream, 2**22)
 
 
 def _same(folder: Path, manifest: dict[str, Any]) -> bool:
     try:
-        return bool(folders.read_json(folder / MANIFEST) == manifest)
+        return bool(folders.load_json(folder / MANIFEST) == manifest)
     except (OSError, ValueError):
         return False
 
 
-def _copied(checkpoint: Path, target: Path) -> Path:
+def _copy_back(checkpoint: Path, target: Path) -> Path:
     create_folder(target.parent)
     folders.clear_scratch(target)
     with TemporaryDirectory(prefix=f".{target.name}-", suffix=PART, dir=target.parent) as scratch:
@@ -365,13 +365,13 @@ def _copied(checkpoint: Path, target: Path) -> Path:
         return folders.settle(incoming, target)
 
 
-def _remove(place: Place) -> None:
-    if names := [info.base_name for info in _listed(place)]:
+def _remove(place: StoragePlace) -> None:
+    if names := [info.base_name for info in _list_folder(place)]:
         if MANIFEST in names:
             place.files.delete_file((place / MANIFEST).path)
         place.files.delete_dir(place.path)
 
 
-def _delete(address: str) -> None:
+def _remove_address(address: str) -> None:
     with suppress(StorageError), reaching(address):
-        _remove(_place(address))
+        _remove(_resolve_address(address))

@@ -55,7 +55,7 @@ def create_folder(folder: Path) -> None:
         missing.mkdir(mode=0o700, exist_ok=True)
 
 
-def room(folder: Path) -> str:
+def free_space_text(folder: Path) -> str:
     """How much a folder's disk still takes, for a message about one that is full."""
     try:
         return f"{shutil.disk_usage(folder).free:,} bytes free"

@@ -63,25 +63,25 @@ def settings(url: str) -> dict[str, Any]:
 
 
 @contextmanager
-def turn(url: str, what: str) -> Iterator[None]:
+def database_lock(url: str, what: str) -> Iterator[None]:
     """One at a time, over all machines: `what` is being done. Others wait."""
-    with _connected(url) as connection:
+    with _own_connection(url) as connection:
         connection.execute(text(f"SET lock_timeout = '{TURN}'"))
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key(what)})
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": lock_number(what)})
         yield
 
 
 @contextmanager
 def held(url: str, what: str, lost: Callable[[], None], pulse: float = PULSE) -> Iterator[None]:
     """Hold the lock on `what`, and call `lost`, from a thread, as soon as it is seen to be gone. Raises Taken."""
-    with _connected(url) as connection:
-        if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key(what)}):
-            raise Taken(_holder(connection, key(what)))
-        with _watched(connection, lost, pulse):
+    with _own_connection(url) as connection:
+        if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": lock_number(what)}):
+            raise Taken(_holder(connection, lock_number(what)))
+        with _watch_connection(connection, lost, pulse):
             yield
 
 
-def key(what: str) -> int:
+def lock_number(what: str) -> int:
     """The number by which PostgreSQL knows a lock, in the 64 bits of its bigint."""
     return int.from_bytes(hashlib.blake2b(what.encode(), digest_size=8).digest(), signed=True)
 
@@ -96,7 +96,7 @@ def own_name() -> str:
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[Connection]:
+def _own_connection(url: str) -> Iterator[Connection]:
     """A connection of its own, never in a transaction."""
     engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=settings(url))
     with engine.connect() as connection:
@@ -111,7 +111,7 @@ def _connected(url: str) -> Iterator[Connection]:
 
 
 @contextmanager
-def _watched(connection: Connection, lost: Callable[[], None], pulse: float) -> Iterator[None]:
+def _watch_connection(connection: Connection, lost: Callable[[], None], pulse: float) -> Iterator[None]:
     over = threading.Event()
 
     def look() -> None:

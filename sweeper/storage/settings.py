@@ -108,7 +108,7 @@ def read_stores(folder: Path | None = None, environ: Mapping[str, str] = os.envi
         root=root,
         ledger=get("storage", "ledger", _database, f"sqlite:///{(root / 'ledger.db').as_posix()}"),
         tracking=tracking,
-        artifacts=get("mlflow", "artifacts", _artifacts, (root / "artifacts").as_uri()),
+        artifacts=get("mlflow", "artifacts", _artifacts_address, (root / "artifacts").as_uri()),
         host=get("ui", "host", _host, "127.0.0.1"),
         port=get("ui", "port", _port, 5000),
         checkpoints=get("storage", "checkpoints", _checkpoints, None),
@@ -128,7 +128,7 @@ def _read_file(folder: Path) -> tuple[dict[_Place, _Setting], list[str]]:
         return {}, []
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{FILE}: {error}; make it a UTF-8 text file, or remove it") from None
-    parser, lines = _parse(text), _lines(text)
+    parser, lines = _parse_ini(text), _line_numbers(text)
     settings, mistakes = {}, []
     for section in parser.sections():
         for key, value in parser.items(section):
@@ -143,7 +143,7 @@ def _read_file(folder: Path) -> tuple[dict[_Place, _Setting], list[str]]:
     return settings, mistakes
 
 
-def _parse(text: str) -> ConfigParser:
+def _parse_ini(text: str) -> ConfigParser:
     # an empty default section switches off [DEFAULT], whose keys would turn up in every other section
     parser = ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"), default_section="")
     try:
@@ -164,7 +164,7 @@ def _not_understood(number: int, found: str) -> str:
     return f"{FILE}:{number}: {redacted(line)}: not understood; write `key = value` below a [section]"
 
 
-def _lines(text: str) -> dict[_Place, int]:
+def _line_numbers(text: str) -> dict[_Place, int]:
     """Line numbers of sections, as (section, ""), and of keys, which ConfigParser does not keep."""
     section, lines = "", {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -246,7 +246,7 @@ def _scheme(text: str, known: tuple[str, ...]) -> str:
     raise ValueError(f"{redacted(text)}: unknown scheme {scheme}; {_did_you_mean(scheme, known)}")
 
 
-def _artifacts(text: str, folder: Path) -> str:
+def _artifacts_address(text: str, folder: Path) -> str:
     return text.rstrip("/") if "://" in text else _path(text, folder).as_uri()
 
 

@@ -33,9 +33,9 @@ from sweeper.tracking.runs import (
     Known,
     Record,
     SweepInfo,
-    as_text,
     as_texts,
     missing_points,
+    storable_text,
 )
 
 STATUSES = {
@@ -67,7 +67,7 @@ _T = TypeVar("_T")
 
 
 @functools.cache
-def package() -> Any:
+def mlflow_package() -> Any:
     """The package, silent on the terminal: its log lines go to whoever handles the root logger."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
@@ -97,10 +97,10 @@ def create_store(tracking_uri: str) -> None:
 
 
 def _client(tracking_uri: str) -> Any:
-    return package().MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    return mlflow_package().MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
-def ranking(sweep: SweepInfo) -> str:
+def ranked_view_state(sweep: SweepInfo) -> str:
     """A saved view of MLflow's run table, best trial first; the table alone shows no metric."""
     best = f"metrics.`best_{sweep.objective}`"
     columns = [best, *(f"params.`{name}`" for name in sweep.columns), "attributes.`Duration`"]
@@ -130,7 +130,7 @@ def open_experiment(client: Any, name: str, artifacts: str | None, view: str) ->
     return str(experiment.experiment_id)
 
 
-def find(client: Any, experiment_id: str, identity: Mapping[str, str]) -> Any | None:
+def find_run(client: Any, experiment_id: str, identity: Mapping[str, str]) -> Any | None:
     """The run with these tags, the fullest if there are several; the others are deleted.
 
     Several come about when the answer to a create request is lost and the client sends it again.
@@ -167,11 +167,11 @@ def _quoted(value: str) -> str:
 def create_run(client: Any, experiment_id: str, record: Record, parent_id: str | None, remote: bool) -> Known:
     tags = {**record.identity, **({"mlflow.parentRunId": parent_id} if parent_id else {})}
     created = client.create_run(
-        experiment_id, start_time=record.started, tags=tags, run_name=as_text(record.name, LONGEST_TAG)
+        experiment_id, start_time=record.started, tags=tags, run_name=storable_text(record.name, LONGEST_TAG)
     )
     if not remote:  # nothing sends a request twice
         return Known(created.info.run_id, created.info.status, dict(created.data.tags))
-    return read_back(client, find(client, experiment_id, record.identity) or created)
+    return read_back(client, find_run(client, experiment_id, record.identity) or created)
 
 
 def read_back(client: Any, run: Any) -> Known:
@@ -188,7 +188,7 @@ def read_back(client: Any, run: Any) -> Known:
     )
 
 
-def write(client: Any, record: Record, known: Known) -> None:
+def write_run(client: Any, record: Record, known: Known) -> None:
     """Bring the run into agreement with `record`; its status last, so that FINISHED means complete."""
     _log_values(client, record, known)
     _log_files(client, record, known)
@@ -203,7 +203,7 @@ def write(client: Any, record: Record, known: Known) -> None:
 
 
 def _log_values(client: Any, record: Record, known: Known) -> None:
-    entities = package().entities
+    entities = mlflow_package().entities
     points = missing_points(record, known, now=int(1000 * time.time()))
     params = {key: value for key, value in record.params.items() if key not in known.params}
     tags = {key: value for key, value in record.tags.items() if known.tags.get(key) != value}
@@ -253,7 +253,7 @@ def one_line(error: Exception) -> str:
     return redacted(" ".join(str(told).split()) or type(told).__name__)[:300]
 
 
-def check(stores: Stores) -> None:
+def check_store(stores: Stores) -> None:
     """Open MLflow's store as a sweep would, preparing a new database (two seconds).
 
     Raises EnvironmentFailure within seconds when that fails.
@@ -263,7 +263,7 @@ def check(stores: Stores) -> None:
     connect(stores)
 
 
-def note(
+def log_single_run(
     stores: Stores,
     experiment: str,
     name: str,
@@ -294,19 +294,19 @@ def connect(stores: Stores) -> Any:
     with answering(stores):
         create_store(stores.tracking)
         _probe(stores.tracking)
-        with _turn(stores.tracking):
+        with _setup_lock(stores.tracking):
             client = client_of(stores.tracking)
             client.search_experiments(max_results=1)
         return client
 
 
-def _turn(tracking_uri: str) -> contextlib.AbstractContextManager[None]:
+def _setup_lock(tracking_uri: str) -> contextlib.AbstractContextManager[None]:
     """MLflow lets only the processes of one machine take turns at making its tables."""
     if not tracking_uri.startswith("postgresql"):
         return contextlib.nullcontext()
     from sweeper.storage import postgres
 
-    return postgres.turn(tracking_uri, "mlflow")
+    return postgres.database_lock(tracking_uri, "mlflow")
 
 
 @contextlib.contextmanager
@@ -318,12 +318,12 @@ def answering(stores: Stores) -> Iterator[None]:
         raise
     except Exception as error:
         raise EnvironmentFailure(
-            f"MLflow at {redacted(stores.tracking)}: {one_line(error)}; {_cure(error, stores)}, or name "
+            f"MLflow at {redacted(stores.tracking)}: {one_line(error)}; {_mlflow_cure(error, stores)}, or name "
             "another store in mlflow.ini: [mlflow] tracking_uri"
         ) from None
 
 
-def _cure(error: Exception, stores: Stores) -> str:
+def _mlflow_cure(error: Exception, stores: Stores) -> str:
     if isinstance(error, ImportError):
         return f"`pip install {'psycopg[binary]' if error.name == 'psycopg' else error.name}`"
     return "start or unblock it" if stores.remote else "free it, repair it or move it away"

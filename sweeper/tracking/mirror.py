@@ -99,7 +99,7 @@ class Mirror:
             return self._changed.wait_for(lambda: not self._pending, timeout)
 
     def __enter__(self) -> Mirror:
-        tracking.package()  # here, as warnings can be silenced only while no other thread does the same
+        tracking.mlflow_package()  # here, as warnings can be silenced only while no other thread does the same
         self._hand_over(sweep_record(self._sweep))
         self._thread.start()
         return self
@@ -153,7 +153,7 @@ class Mirror:
         # forgotten while it is written: after a mishap halfway, what the run holds is read back
         del self._known[record.key]
         client, _ = self._store()
-        tracking.write(client, record, known)
+        tracking.write_run(client, record, known)
         self._known[record.key] = known
 
     def _open(self, record: Record) -> Known:
@@ -170,7 +170,7 @@ class Mirror:
     def _find_or_create(self, record: Record, parent_id: str | None) -> Known:
         client, experiment_id = self._store()
         if record.key == SWEEP:
-            run = tracking.find(client, experiment_id, record.identity)
+            run = tracking.find_run(client, experiment_id, record.identity)
         else:
             if self._runs is None:
                 self._runs = tracking.trial_runs(client, experiment_id, self._sweep.key)
@@ -185,7 +185,7 @@ class Mirror:
         if record.parent in self.run_ids:
             return self.run_ids[record.parent]
         identity = {"sweeper.sweep_key": self._sweep.key, "sweeper.trial_key": str(record.parent)}
-        run = tracking.find(*self._store(), identity)
+        run = tracking.find_run(*self._store(), identity)
         if run is None:
             raise LookupError(f"{record.name} repeats a trial that was not put before it")
         return str(run.info.run_id)
@@ -194,7 +194,7 @@ class Mirror:
         """The client and the experiment's id, once the store has answered."""
         if self._opened is None:
             client = tracking.client_of(self._tracking_uri)
-            view = tracking.ranking(self._sweep)
+            view = tracking.ranked_view_state(self._sweep)
             experiment_id = tracking.open_experiment(client, self._experiment, self._artifacts, view)
             self.page = f"#/experiments/{experiment_id}/runs?viewStateShareKey={tracking.VIEW}"
             self._opened = client, experiment_id

@@ -154,10 +154,10 @@ def _state_tags(kind: str, state: str) -> dict[str, str]:
 
 
 def as_texts(values: Mapping[str, Any], longest: int) -> dict[str, str]:
-    return {key: as_text(value, longest) for key, value in redacted_values(values).items()}
+    return {key: storable_text(value, longest) for key, value in redacted_values(values).items()}
 
 
-def as_text(value: Any, longest: int) -> str:
+def storable_text(value: Any, longest: int) -> str:
     """`value` as a text that every database takes: no lone surrogate, no NUL, cut at `longest` characters."""
     structured = isinstance(value, dict | list)
     text = json.dumps(value, ensure_ascii=False, default=str) if structured else str(value)

@@ -97,7 +97,7 @@ def wait_until_up(url: str, deadline: float, alive: Callable[[], bool] = lambda:
     Raises EnvironmentFailure after `deadline` seconds, or as soon as `alive` says that it has ended.
     """
     end = time.monotonic() + deadline
-    while not _answers(url):
+    while not _responds(url):
         if not alive():
             raise EnvironmentFailure(
                 f"MLflow's server for {url} ended before it answered; mlflow.log in the root folder says why"
@@ -107,7 +107,7 @@ def wait_until_up(url: str, deadline: float, alive: Callable[[], bool] = lambda:
         time.sleep(0.1)
 
 
-def _answers(url: str) -> bool:
+def _responds(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=2) as response:
             return bool(response.status == 200)

@@ -62,7 +62,7 @@ class Breakdown(NamedTuple):
     reason: str
 
 
-class Place(NamedTuple):
+class ProcessPlace(NamedTuple):
     """Where a process of a trial is: its id, and that of its node in Ray, which is empty outside Ray."""
 
     pid: int
@@ -70,7 +70,7 @@ class Place(NamedTuple):
 
 
 @contextmanager
-def known(workdir: Path, rank: int = 0) -> Iterator[None]:
+def register_process(workdir: Path, rank: int = 0) -> Iterator[None]:
     """Leaves this process's place for the driver, which must be able to end it, while the trial runs."""
     workdir.mkdir(parents=True, exist_ok=True)
     _place_file(workdir, rank).write_text(f"{os.getpid()} {this_node()}")
@@ -90,15 +90,15 @@ def this_node() -> str:
     return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
-def places_of(workdir: Path) -> list[Place]:
+def places_of(workdir: Path) -> list[ProcessPlace]:
     """Where the trial's processes are, or were when they died; of those that ended by themselves none is left."""
-    return [place for file in sorted(workdir.glob(f"{PROCESS}*")) if (place := _place(file))]
+    return [place for file in sorted(workdir.glob(f"{PROCESS}*")) if (place := _read_place(file))]
 
 
-def _place(file: Path) -> Place | None:
+def _read_place(file: Path) -> ProcessPlace | None:
     try:
         pid, _, node = file.read_text().partition(" ")
-        return Place(int(pid), node)
+        return ProcessPlace(int(pid), node)
     except (OSError, ValueError):
         return None
 
@@ -114,14 +114,14 @@ def forget(workdir: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def note(workdir: Path, breakdown: Breakdown) -> None:
-    """Leave word of a breakdown for `breakdown_of`, unless there is one: what came first brought about the rest. On
+def write_breakdown(workdir: Path, breakdown: Breakdown) -> None:
+    """Leave word of a breakdown for `read_breakdown`, unless there is one: what came first brought about the rest. On
     a full disk there is none to leave."""
     with suppress(OSError), (workdir / FAILURE).open("x", encoding="utf-8") as file:
         file.write(json.dumps(breakdown._asdict(), ensure_ascii=False))
 
 
-def breakdown_of(workdir: Path) -> Breakdown:
+def read_breakdown(workdir: Path) -> Breakdown:
     """Why a trial failed, for the driver. Without a note the process died before it could leave one, or there was
     no room for it."""
     try:

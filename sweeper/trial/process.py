@@ -21,11 +21,11 @@ from typing import Any
 
 from jobs import get_job
 from jobs.checkpoint import causes, disk_trouble
-from jobs.timing import START, TRAINING, WAITING, Stopwatch, phase, watched
+from jobs.timing import START, TRAINING, WAITING, Stopwatch, phase, timed_by
 from sweeper.process.output import output_to
 from sweeper.secrets import redacted
 from sweeper.storage import checkpoints
-from sweeper.trial.handover import LOG, Assignment, Breakdown, Kind, note
+from sweeper.trial.handover import LOG, Assignment, Breakdown, Kind, write_breakdown
 
 
 class Diverged(ArithmeticError):
@@ -64,8 +64,8 @@ def worker(config: Mapping[str, Any]) -> None:
     resume_from = starting_point(assignment)
     print(f"trial {assignment.number}: {f'goes on from {resume_from.name}' if resume_from else 'begins'}")
     rank = int(os.environ["RANK"]) if assignment.workers > 1 else 0
-    reporter = Reporter(job.metrics, assignment.storage, rank, assignment.workers)
-    with watched(reporter.watch), phase(TRAINING):
+    reporter = TuneReport(job.metrics, assignment.storage, rank, assignment.workers)
+    with timed_by(reporter.watch), phase(TRAINING):
         job.train(params, assignment.data, Path(assignment.workdir), reporter, resume_from)
     if reporter.epoch < params.num_train_epochs:
         raise Unreported(f"the job ended after epoch {reporter.epoch:g} of {params.num_train_epochs}")
@@ -77,7 +77,7 @@ def starting_point(assignment: Assignment) -> Path | None:
         if not checkpoints.is_remote(address):
             return Path(address)
         try:
-            return checkpoints.fetch(address, Path(assignment.workdir) / checkpoints.name_of(address))
+            return checkpoints.fetch_checkpoint(address, Path(assignment.workdir) / checkpoints.name_of(address))
         except checkpoints.Damaged as error:
             print(f"trial {assignment.number}: checkpoint {error}; goes back to the one before")
     return None
@@ -95,7 +95,7 @@ def stored(checkpoint: Path, storage: str | None) -> str:
     return address
 
 
-class Reporter:
+class TuneReport:
     """The job's `report`: checks what it is given, adds `seconds` and `timing`, and hands it to Tune.
 
     A checkpoint travels as its address. Tune would copy the folder, and the ledger needs only to know where it is.
@@ -119,7 +119,7 @@ class Reporter:
         if self.workers > 1 and self.group is None:
             self.group = patient_group()
         if self.rank == 0:
-            check(metrics, self.declared)
+            check_metrics(metrics, self.declared)
             self.tell(metrics, checkpoint)
         if self.group is not None:
             import torch.distributed
@@ -144,7 +144,7 @@ def patient_group() -> Any:
     return torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
 
 
-def check(metrics: Mapping[str, float], declared: Mapping[str, Any]) -> None:
+def check_metrics(metrics: Mapping[str, float], declared: Mapping[str, Any]) -> None:
     """Raises Unreported for a metric that is not there, Diverged for one that is not finite."""
     if missing := [name for name in (*declared, "epoch") if name not in metrics]:
         raise Unreported(f"the job did not report {', '.join(missing)}")
@@ -162,7 +162,7 @@ def noted_failure(workdir: Path) -> Iterator[None]:
         reason = redacted(" ".join(f"{type(error).__name__}: {error}".split()))
         full = storage_trouble(error) or disk_trouble(error, workdir)
         if not disconnected(error):
-            note(workdir, Breakdown("disk", full) if full else Breakdown(kind_of(error), reason))
+            write_breakdown(workdir, Breakdown("disk", full) if full else Breakdown(kind_of(error), reason))
         with suppress(OSError), output_to(workdir / LOG):
             print(redacted(traceback.format_exc()), file=sys.stderr)
         raise Failed(reason) from None  # Ray writes down what it is given

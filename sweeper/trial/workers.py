@@ -19,18 +19,18 @@ from typing import Any
 import psutil
 
 from sweeper.process.output import output_to
-from sweeper.trial.handover import LOG, Assignment, forget_places, known
+from sweeper.trial.handover import LOG, Assignment, forget_places, register_process
 from sweeper.trial.process import disconnected, noted_failure, train_in_process
 
 GLANCE = 0.1  # seconds between looks at the other workers
 PATIENCE = 30.0  # seconds until Ray must have noticed that a worker, or its node, is gone
 
 
-def run(config: Mapping[str, Any]) -> None:
+def run_worker_group(config: Mapping[str, Any]) -> None:
     """The trainable that Tune calls: `config` is an Assignment as a dict."""
     assignment = Assignment(**config)
     workdir = Path(assignment.workdir)
-    with known(workdir), noted_failure(workdir), output_to(workdir / LOG):
+    with register_process(workdir), noted_failure(workdir), output_to(workdir / LOG):
         if assignment.workers == 1:
             train_in_process(assignment)
         else:
@@ -63,9 +63,9 @@ def train_together(assignment: Assignment) -> None:
     """The first worker's part. The others are there while it trains, and no longer."""
     with (
         meeting(assignment.workers) as place,
-        joined(place.settings(0)),
-        others(assignment, place) as ends,
-        watched(ends) as watch,
+        first_of_group(place.settings(0)),
+        start_others(assignment, place) as ends,
+        watch_workers(ends) as watch,
     ):
         train_in_process(assignment)
         watch.join()
@@ -88,7 +88,7 @@ def meeting(workers: int) -> Iterator[Meeting]:
 
 
 @contextmanager
-def joined(settings: Mapping[str, str]) -> Iterator[None]:
+def first_of_group(settings: Mapping[str, str]) -> Iterator[None]:
     """Within, this process is the first of a group; afterwards it can be in another, or train alone."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
@@ -129,12 +129,12 @@ class Worker:
         assignment = Assignment(**config)
         workdir = Path(assignment.workdir)
         os.environ.update(place.settings(rank))
-        with known(workdir, rank), noted_failure(workdir), output_to(workdir / f"log-{rank}.txt"):
+        with register_process(workdir, rank), noted_failure(workdir), output_to(workdir / f"log-{rank}.txt"):
             train_in_process(assignment)
 
 
 @contextmanager
-def others(assignment: Assignment, place: Meeting) -> Iterator[list[Any]]:
+def start_others(assignment: Assignment, place: Meeting) -> Iterator[list[Any]]:
     """The other workers, each in its bundle, and what Ray will say of the end of each."""
     import ray
     from ray.util import get_current_placement_group
@@ -155,7 +155,7 @@ def others(assignment: Assignment, place: Meeting) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def watched(ends: list[Any]) -> Iterator[Thread]:
+def watch_workers(ends: list[Any]) -> Iterator[Thread]:
     """A thread that waits for the other workers' ends. When one breaks down within it ends this process, which may
     wait for that worker for ever: Tune then hears of it, and the note tells why."""
     over = Event()

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from jobs import JOBS, checkpoint, get_job
-from jobs.dataset.data import Question, read
-from jobs.dataset.sample import files
+from jobs.dataset.data import Question, read_data
+from jobs.dataset.sample import sample_files
 from jobs.job import Job
 from jobs.longformer import LongformerParams
 from jobs.mc import McParams
@@ -74,7 +74,7 @@ def test_every_job_has_a_case() -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample's first questions, with the paragraphs they name and no others."""
-    folder, sample = tmp_path_factory.mktemp("data"), files()
+    folder, sample = tmp_path_factory.mktemp("data"), sample_files()
     rows = {split: sample[split][:size] for split, size in SIZES.items()}
     used = sorted({number for split in rows.values() for row in split for number in row["paragraphs"]})
     for row in (row for split in rows.values() for row in split):
@@ -147,14 +147,14 @@ def test_every_report_has_a_whole_checkpoint_of_its_own_and_nothing_else_is_left
 
 
 def test_checkpoints_hold_a_prediction_for_every_validation_question_in_order(trained: Trained) -> None:
-    ids = [question.id for question in read(str(trained.data)).valid]
+    ids = [question.id for question in read_data(str(trained.data)).valid]
     assert len(ids) == SIZES["valid"]
     for _, saved in trained.reports:
         assert [prediction["id"] for prediction in predictions(saved)] == ids
 
 
 def test_the_reported_score_is_that_of_the_checkpoints_predictions(trained: Trained) -> None:
-    questions = read(str(trained.data)).valid
+    questions = read_data(str(trained.data)).valid
     for metrics, saved in trained.reports:
         right = list(map(trained.case.right, predictions(saved), questions))
         assert metrics[trained.case.metric] == sum(right) / len(right)

@@ -35,7 +35,7 @@ def test_nothing_happens_unless_the_environment_asks(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("line", ["nowhere:1:kill", "ledger.report:x:kill", "ledger.report:1:explode", "ledger.report"])
 def test_a_fault_that_cannot_be_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match="write POINT:N:ACTION"):
-        faults.asked(line)
+        faults.parse_faults(line)
 
 
 def passed_points() -> list[str]:

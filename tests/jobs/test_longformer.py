@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from jobs import longformer
-from jobs.dataset.data import Data, Question, read
+from jobs.dataset.data import Data, Question, read_data
 from jobs.features import joined, tokens
 from jobs.features.joined import Group, cut_joined_windows
 from jobs.features.spans import Spans
@@ -74,7 +74,7 @@ def test_the_loss_falls(reports: Reports) -> None:
 def test_a_right_paragraph_is_one_the_answer_was_taken_from(reports: Reports, folder: Path) -> None:
     metrics, saved = reports[-1]
     predictions = json.loads((saved / "predictions.json").read_text(encoding="utf-8"))
-    pairs = list(zip(predictions, read(str(folder)).valid, strict=True))
+    pairs = list(zip(predictions, read_data(str(folder)).valid, strict=True))
     assert metrics["paragraph_accuracy"] == sum(p["paragraph"] == q.relevant for p, q in pairs) / len(pairs)
     assert all(PARAGRAPHS[p["paragraph"]].startswith(p["answer"], p["start"]) for p in predictions)
 
@@ -169,15 +169,15 @@ def test_the_separator_of_another_tokenizer_is_used(sentencepiece: Any) -> None:
 def test_inputs_are_padded_to_the_longest_in_whole_eights_and_no_further(tokenizer: Any) -> None:
     source = cut(tokenizer, ["日" * 40, "月"], Group(0, (0, 1)), 64, 4)
     assert source.batch([0], 1).input_ids.shape == (1, 48)
-    assert longformer.collate(source, [0])["input_ids"].shape == (1, 48)
+    assert longformer.collate_joined(source, [0])["input_ids"].shape == (1, 48)
     shorter = cut(tokenizer, ["日" * 39, "月"], Group(0, (0, 1)), 64, 4)
-    assert longformer.collate(shorter, [0])["input_ids"].shape == (1, 48)
-    assert longformer.collate(shorter, [0])["attention_mask"].sum() == 47
+    assert longformer.collate_joined(shorter, [0])["input_ids"].shape == (1, 48)
+    assert longformer.collate_joined(shorter, [0])["attention_mask"].sum() == 47
 
 
 def test_cls_question_and_the_separator_behind_it_are_global_and_nothing_else(tokenizer: Any) -> None:
     source = cut(tokenizer, ["日月潭", "湖在哪"], Group(0, (0, 1)), 32, 4)
-    batch = longformer.collate(source, [0])
+    batch = longformer.collate_joined(source, [0])
     assert batch["global_attention_mask"].tolist() == [[1] * 5 + [0] * 11]
 
 
@@ -193,7 +193,7 @@ def asked(text: list[str], relevant: int, max_length: int, doc_stride: int = 8) 
         tokenizer,
         tokenize(tokenizer, ["湖在哪"]),
         tokenize(tokenizer, text),
-        longformer.groups(data.valid),
+        longformer.joined_groups(data.valid),
         max_length,
         doc_stride,
     )
@@ -214,7 +214,7 @@ def test_an_answer_1500_tokens_into_the_paragraphs_is_found(max_length: int) -> 
     source, data = asked(["湖" * 700, "日" * 500, "月" * 300 + "答案，在。", "潭" * 400], 2, max_length)
     assert (len(source) == 1) == (max_length == 4096)
     assert max_length != 4096 or source.labels[0, 0] == 5 + 700 + 1 + 500 + 1 + 300
-    metrics, predictions = longformer.evaluate(source, data, perfect_logits(source), 12)
+    metrics, predictions = longformer.evaluate_joined(source, data, perfect_logits(source), 12)
     assert metrics == {"exact_match": 1.0, "f1": 1.0, "paragraph_accuracy": 1.0}
     assert predictions == [{"id": "q", "paragraph": 2, "answer": "答案", "start": 300, "score": 18.0}]
 
@@ -225,7 +225,7 @@ def test_the_answer_of_the_second_window_beats_the_first_windows_span() -> None:
     assert source.labels[1, 0] > 0
     start, end = perfect_logits(source)
     start[0, 20], end[0, 21] = 8, 8
-    assert longformer.evaluate(source, data, (start, end), 12)[1][0]["answer"] == "答案"
+    assert longformer.evaluate_joined(source, data, (start, end), 12)[1][0]["answer"] == "答案"
 
 
 def test_question_separators_and_padding_never_win() -> None:
@@ -239,14 +239,14 @@ def test_question_separators_and_padding_never_win() -> None:
             *range(len(ids), start.shape[1]),
         ]
         start[row, outside], end[row, outside] = 99, 99
-    assert longformer.evaluate(source, data, (start, end), 12)[0]["exact_match"] == 1.0
+    assert longformer.evaluate_joined(source, data, (start, end), 12)[0]["exact_match"] == 1.0
 
 
 def test_the_right_text_from_the_wrong_paragraph_is_an_exact_match_but_no_paragraph_found() -> None:
     source, data = asked(["湖答案", "答案在月"], 1, 32)
     start, end = perfect_logits(source)
     start[0, 6], end[0, 7] = 20, 20
-    metrics, predictions = longformer.evaluate(source, data, (start, end), 12)
+    metrics, predictions = longformer.evaluate_joined(source, data, (start, end), 12)
     assert metrics == {"exact_match": 1.0, "f1": 1.0, "paragraph_accuracy": 0.0}
     assert (predictions[0]["paragraph"], predictions[0]["start"]) == (0, 1)
 
@@ -258,11 +258,11 @@ def test_a_question_whose_paragraphs_no_tokenizer_reads_gets_an_empty_answer(tok
         tokenizer,
         tokenize(tokenizer, ["湖", "湖"]),
         tokenize(tokenizer, paragraphs),
-        longformer.groups(questions),
+        longformer.joined_groups(questions),
         32,
         4,
     )
-    given = longformer.answers(source, paragraphs, perfect_logits(source), 12)
+    given = longformer.joined_answers(source, paragraphs, perfect_logits(source), 12)
     assert [(answer["paragraph"], answer["answer"]) for answer in given] == [(0, ""), (2, "在")]
 
 
@@ -276,7 +276,7 @@ def test_spans_are_the_best_within_one_paragraph_of_one_window(tokenizer: Any, d
     source = cut(tokenizer, paragraphs, Group(0, tuple(range(len(paragraphs)))), data.draw(st.integers(10, 40)), 1)
     width = source.batch(range(len(source)), 4).input_ids.shape[1]
     start, end = data.draw(arrays(np.float64, (2, len(source), width), elements=SCORE))
-    (answer,) = longformer.answers(source, paragraphs, (start, end), most)
+    (answer,) = longformer.joined_answers(source, paragraphs, (start, end), most)
     spans = {
         (start[row, i] + end[row, j], paragraph, first, paragraphs[paragraph][first : last + 1])
         for row in range(len(source))

@@ -64,7 +64,7 @@ def test_the_loss_is_that_of_each_questions_own_candidates() -> None:
 
 def test_what_lies_beyond_a_questions_candidates_is_not_picked() -> None:
     rows = [question(0, 1, (0, 1)), question(1, 2, (0, 1, 2))]
-    metrics, predictions = mc.evaluate(rows, np.array([[0.0, 1.0, 99.0], [5.0, 0.0, 1.0]]))
+    metrics, predictions = mc.evaluate_picks(rows, np.array([[0.0, 1.0, 99.0], [5.0, 0.0, 1.0]]))
     assert metrics == {"accuracy": 0.5}
     assert predictions == [
         {"id": "q0", "paragraph": 1, "scores": [0.0, 1.0]},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jobs import qa
-from jobs.dataset.data import Data, Question, read
+from jobs.dataset.data import Data, Question, read_data
 from jobs.job import ParamError
 from jobs.model import backbones
 from jobs.qa import QaParams
@@ -52,7 +52,7 @@ def test_reading_is_learned_and_answers_are_cut_where_they_say(folder: Path, tmp
     qa.train(PARAMS, str(folder), tmp_path / "trial", lambda metrics, saved: reports.append((metrics, saved)))  # type: ignore[arg-type]
     assert reports[-1][0]["train_loss"] < reports[0][0]["train_loss"]
     predictions = json.loads((reports[-1][1] / "predictions.json").read_text(encoding="utf-8"))
-    for prediction, question in zip(predictions, read(str(folder)).valid, strict=True):
+    for prediction, question in zip(predictions, read_data(str(folder)).valid, strict=True):
         assert PARAGRAPHS[question.relevant or 0].startswith(prediction["answer"], prediction["start"])
 
 
@@ -89,7 +89,7 @@ def perfect_logits(source: Any) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("before", [0, 3, 10, 40, 200])
 def test_an_answer_past_the_first_window_is_found(before: int) -> None:
     source, data = windows("湖" * before + "答案" + "，在台灣。", 32)
-    metrics, predictions = qa.evaluate(source, data, perfect_logits(source), 12)
+    metrics, predictions = qa.evaluate_spans(source, data, perfect_logits(source), 12)
     assert metrics == {"exact_match": 1.0, "f1": 1.0}
     assert predictions == [{"id": "q", "answer": "答案", "start": before, "score": 18.0}]
 
@@ -110,4 +110,4 @@ def test_padding_and_question_never_win() -> None:
     start, end = perfect_logits(source)
     outside = ~source.allowed(start.shape[1])
     start[outside], end[outside] = 99, 99
-    assert qa.evaluate(source, data, (start, end), 12)[0]["exact_match"] == 1.0
+    assert qa.evaluate_spans(source, data, (start, end), 12)[0]["exact_match"] == 1.0

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.timing import Stopwatch, phase, watched
+from jobs.timing import Stopwatch, phase, timed_by
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_each_second_is_one_phases(clock: list[float]) -> None:
     watch = Stopwatch("start")
     clock[0] += 1
-    with watched(watch), phase("training"):
+    with timed_by(watch), phase("training"):
         clock[0] += 10
         with phase("evaluation"):
             clock[0] += 2
@@ -31,7 +31,7 @@ def test_a_phase_that_fails_ends_as_well(clock: list[float]) -> None:
     watch = Stopwatch("training")
 
     def fail() -> None:
-        with watched(watch), phase("checkpoints"):
+        with timed_by(watch), phase("checkpoints"):
             clock[0] += 3
             raise OSError("full")
 

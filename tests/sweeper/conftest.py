@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.storage.settings import Stores, read_stores
-from sweeper.tracking.client import check
+from sweeper.tracking.client import check_store
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stores = read_stores(tmp_path_factory.mktemp("blank"), {})
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-        check(stores)
+        check_store(stores)
     assert said.getvalue() == ""  # MLflow reports tables it creates, at every level of importance
     return Path(stores.tracking.removeprefix("sqlite:///"))
 

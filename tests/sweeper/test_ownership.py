@@ -89,7 +89,7 @@ def sweep(number: int, barrier: Any, told: Any, space: SearchSpace, stores: Stor
     """A sweep of six trials and its mirror, without training."""
     barrier.wait(PATIENCE)
     name = f"toy-{number}"
-    ledger = create_ledger(open_storage(stores.ledger), space, name, opening.versions())
+    ledger = create_ledger(open_storage(stores.ledger), space, name, opening.sweep_versions())
     with mirroring.mirror_of(ledger, space, stores) as mirror:
         for trial in range(6):
             record = asked(ledger, space)

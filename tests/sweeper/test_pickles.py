@@ -95,7 +95,7 @@ def test_the_program_would_leave_its_mark(tmp_path: Path, mark: Path, zipped: bo
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_backbone_is_loaded_past_them(trained: Path, mark: Path, zipped: bool) -> None:
     plant(trained, mark, zipped=zipped)
-    for load in (backbones.fetch, backbones.weight_bytes):
+    for load in (backbones.fetch_backbone, backbones.weight_bytes):
         load(str(trained))
     tokenizer = backbones.load_tokenizer(str(trained), ())
     backbones.load_model(str(trained), "AutoModelForQuestionAnswering", tokenizer, 64)
@@ -104,7 +104,7 @@ def test_a_backbone_is_loaded_past_them(trained: Path, mark: Path, zipped: bool)
     with pytest.raises(BackboneError):
         backbones.load_model(str(trained), "AutoModelForQuestionAnswering", tokenizer, 64)
     with pytest.raises(BackboneError, match="holds no"):
-        backbones.fetch(str(trained))
+        backbones.fetch_backbone(str(trained))
     assert not mark.exists()
 
 
@@ -154,8 +154,10 @@ def test_one_that_the_manifest_does_not_know_is_damage(trained: Path, mark: Path
 def test_a_checkpoint_answers_and_is_judged_past_them(trained: Path, mark: Path, few: Data, tmp_path: Path) -> None:
     plant(trained, mark)
     exam = evaluation.exam(few, "valid", "strict")
-    models = evaluation.load({"qa": find_checkpoint(str(trained), read_stores(tmp_path, {}))}, tmp_path / "features")
-    assert list(evaluation.evaluate(exam, models))
+    models = evaluation.load_models(
+        {"qa": find_checkpoint(str(trained), read_stores(tmp_path, {}))}, tmp_path / "features"
+    )
+    assert list(evaluation.evaluate_systems(exam, models))
     assert not mark.exists()
 
 
@@ -168,7 +170,7 @@ def test_neither_champions_nor_exports_hold_one(
     left = [path for top in (copy, tmp_path / "bundle") for path in top.rglob("*") if path.is_file()]
     assert left
     assert [path for path in left if b"mkdir" in path.read_bytes() and path.suffix != ".py"] == []
-    assert answers.load(copy, "qa", tmp_path / "features")
+    assert answers.load_answering_model(copy, "qa", tmp_path / "features")
     assert not mark.exists()
 
 

@@ -144,7 +144,7 @@ def test_a_sweep_goes_from_a_killed_driver_to_a_submission(team: Team, few: Data
     records = ledger.records()
     assert [(record.state, record.epochs) for record in records] == [("COMPLETE", 3.0)] * 2
     check(ledger, stores_of(two))
-    kept = checkpoints.kept(evaluation["checkpoint"] for record in records for evaluation in record.evaluations)
+    kept = checkpoints.still_stored(evaluation["checkpoint"] for record in records for evaluation in record.evaluations)
     assert kept == {record.checkpoint for record in records}
     assert not list((two / "sweeps").rglob("checkpoint-*"))  # what is left lies in the bucket
     assert [key for key in keys(f"{team.name}/artifacts") if key.endswith("predictions.json")]

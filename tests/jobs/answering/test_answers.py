@@ -11,18 +11,18 @@ import pytest
 
 from jobs.answering import answers as answering
 from jobs.answering.answers import Answer
-from jobs.checkpoint import PREDICTIONS, CheckpointError, read_json
-from jobs.dataset.data import Data, DataError, labelled, read
+from jobs.checkpoint import PREDICTIONS, CheckpointError, load_json
+from jobs.dataset.data import Data, DataError, labelled_questions, read_data
 
 
 def model(checkpoints: Mapping[str, Path], job: str, tmp_path: Path) -> answering.Model:
-    return answering.load(checkpoints[job], job, tmp_path)
+    return answering.load_answering_model(checkpoints[job], job, tmp_path)
 
 
 def test_the_reader_answers_as_it_did_in_training(few: Data, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     paragraphs = [row.relevant or 0 for row in few.valid]
-    answers = answering.read([model(checkpoints, "qa", tmp_path)], few, few.valid, paragraphs)
-    said = read_json(checkpoints["qa"] / PREDICTIONS)
+    answers = answering.read_paragraphs([model(checkpoints, "qa", tmp_path)], few, few.valid, paragraphs)
+    said = load_json(checkpoints["qa"] / PREDICTIONS)
     assert [(one.id, one.text, one.start) for one in answers] == [(s["id"], s["answer"], s["start"]) for s in said]
     assert [one.score for one in answers] == pytest.approx([one["score"] for one in said], abs=1e-4)
     assert all(few.paragraphs[one.paragraph][one.start :].startswith(one.text) for one in answers)
@@ -30,29 +30,31 @@ def test_the_reader_answers_as_it_did_in_training(few: Data, checkpoints: dict[s
 
 def test_reading_everything_includes_reading_one(few: Data, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     reader = model(checkpoints, "qa", tmp_path)
-    every = answering.read_all([reader], few, few.valid)
+    every = answering.read_all_paragraphs([reader], few, few.valid)
     assert [[one.paragraph for one in own] for own in every] == [list(row.paragraphs) for row in few.valid]
-    third = answering.read([reader], few, few.valid, [row.paragraphs[2] for row in few.valid])
+    third = answering.read_paragraphs([reader], few, few.valid, [row.paragraphs[2] for row in few.valid])
     assert [(one.text, one.start) for one in third] == [(own[2].text, own[2].start) for own in every]
 
 
 def test_the_selector_picks_as_it_did_in_training(few: Data, checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    scores = answering.select(model(checkpoints, "mc", tmp_path), few, few.valid)
-    said = read_json(checkpoints["mc"] / PREDICTIONS)
-    assert answering.picks(few.valid, scores) == [one["paragraph"] for one in said]
+    scores = answering.paragraph_scores(model(checkpoints, "mc", tmp_path), few, few.valid)
+    said = load_json(checkpoints["mc"] / PREDICTIONS)
+    assert answering.best_paragraphs(few.valid, scores) == [one["paragraph"] for one in said]
     assert [np.exp(own).sum() for own in scores] == pytest.approx([1.0] * len(scores))
 
 
 def test_end_to_end_answers_as_in_training(few: Data, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     answers = answering.end_to_end(model(checkpoints, "longformer", tmp_path), few, few.valid)
-    said = read_json(checkpoints["longformer"] / PREDICTIONS)
+    said = load_json(checkpoints["longformer"] / PREDICTIONS)
     assert [(one.paragraph, one.text) for one in answers] == [(one["paragraph"], one["answer"]) for one in said]
 
 
 def test_questions_without_labels_are_answered(few: Data, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     assert few.test[0].relevant is None
-    chosen = answering.picks(few.test, answering.select(model(checkpoints, "mc", tmp_path), few, few.test))
-    answers = answering.read([model(checkpoints, "qa", tmp_path)], few, few.test, chosen)
+    chosen = answering.best_paragraphs(
+        few.test, answering.paragraph_scores(model(checkpoints, "mc", tmp_path), few, few.test)
+    )
+    answers = answering.read_paragraphs([model(checkpoints, "qa", tmp_path)], few, few.test, chosen)
     assert [one.id for one in answers] == [row.id for row in few.test]
     assert all(one.paragraph in row.paragraphs for one, row in zip(answers, few.test, strict=True))
     assert len(answering.end_to_end(model(checkpoints, "longformer", tmp_path), few, few.test)) == len(few.test)
@@ -60,9 +62,9 @@ def test_questions_without_labels_are_answered(few: Data, checkpoints: dict[str,
 
 def test_another_jobs_checkpoint_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is of the job mc; name a checkpoint of qa"):
-        answering.load(checkpoints["mc"], "qa", tmp_path)
+        answering.load_answering_model(checkpoints["mc"], "qa", tmp_path)
     with pytest.raises(CheckpointError, match=r"has no readable job\.json"):
-        answering.load(tmp_path, "qa", tmp_path)
+        answering.load_answering_model(tmp_path, "qa", tmp_path)
 
 
 def answer(paragraph: int, text: str, score: float) -> Answer:
@@ -91,14 +93,14 @@ def test_the_fitted_weight_gives_most_exact_matches_and_is_the_smallest_of_equal
 
 
 def test_labels_of_the_test_questions_stand_beside_them(few: Data, tmp_path: Path) -> None:
-    rows = labelled(few, "test")
+    rows = labelled_questions(few, "test")
     assert [row.id for row in rows] == [row.id for row in few.test]
     assert all(row.answer for row in rows)
-    assert labelled(few, "valid") == few.valid
+    assert labelled_questions(few, "valid") == few.valid
     for name in ("context", "train", "valid", "test"):
         (tmp_path / f"{name}.json").write_bytes((Path(few.location) / f"{name}.json").read_bytes())
     with pytest.raises(DataError, match=r"test has no labelled questions, and there is no test_labels\.json"):
-        labelled(read(str(tmp_path)), "test")
+        labelled_questions(read_data(str(tmp_path)), "test")
 
 
 def test_readers_vote_by_characters(few: Data, checkpoints: dict[str, Path], tmp_path: Path) -> None:
@@ -106,8 +108,8 @@ def test_readers_vote_by_characters(few: Data, checkpoints: dict[str, Path], tmp
     found = model(checkpoints, "qa", tmp_path)
     wide = dataclasses.replace(found.params, max_length=160)  # type: ignore[call-arg]
     reader = dataclasses.replace(found, params=wide)  # one window a paragraph, as several are not normalised together
-    alone = answering.read_all([reader], few, few.valid)
-    twice = answering.read_all([reader, reader], few, few.valid)
+    alone = answering.read_all_paragraphs([reader], few, few.valid)
+    twice = answering.read_all_paragraphs([reader, reader], few, few.valid)
     assert [[one.text for one in own] for own in twice] == [[one.text for one in own] for own in alone]
     assert all(few.paragraphs[one.paragraph][one.start :].startswith(one.text) for own in twice for one in own)
 

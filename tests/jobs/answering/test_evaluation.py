@@ -9,7 +9,7 @@ from jobs.answering import answers as answering
 from jobs.answering import evaluation
 from jobs.answering.answers import Answer
 from jobs.answering.evaluation import Estimate, assess, cross_fitted, estimate, exam, mean, ratio, scored
-from jobs.checkpoint import read_json
+from jobs.checkpoint import load_json
 from jobs.dataset.data import Data, Question
 
 ROWS = [Question(str(n), "誰？", (0, 1), 0, "山" if n else "山海", 0) for n in range(4)]
@@ -57,24 +57,26 @@ def test_a_fold_is_answered_without_its_own_labels() -> None:
 def test_every_system_has_a_row(few: Data, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     rows = {
         row.system: row
-        for row in evaluation.evaluate(exam(few, "test", "strict"), evaluation.load(checkpoints, tmp_path))
+        for row in evaluation.evaluate_systems(
+            exam(few, "test", "strict"), evaluation.load_models(checkpoints, tmp_path)
+        )
     }
     assert list(rows) == ["BM25, then read", "two stages", "soft two stages", "end to end"]
     assert all(row.questions == len(few.test) and row.questions_per_second > 0 for row in rows.values())
     assert all(0 <= row.exact_match.low <= row.exact_match.value <= row.exact_match.high for row in rows.values())  # type: ignore[union-attr]
     weight = rows["soft two stages"].weight
-    selector, reader = (answering.load(checkpoints[job], job, tmp_path) for job in ("mc", "qa"))
+    selector, reader = (answering.load_answering_model(checkpoints[job], job, tmp_path) for job in ("mc", "qa"))
     assert weight == evaluation.fitted_weight(few, selector, [reader], "strict")
 
 
 def test_without_models_bm25_is_judged_by_its_pick(few: Data) -> None:
-    (row,) = evaluation.evaluate(exam(few, "valid", "strict"), {})
+    (row,) = evaluation.evaluate_systems(exam(few, "valid", "strict"), {})
     assert (row.system, row.exact_match, row.reading_errors) == ("BM25", None, None)
     assert row.paragraph_accuracy.value > 0.5  # names stand in the questions
 
 
 def test_a_model_alone_scores_as_it_did_in_training(few: Data, checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    valid, models = exam(few, "valid", "strict"), evaluation.load(checkpoints, tmp_path)
+    valid, models = exam(few, "valid", "strict"), evaluation.load_models(checkpoints, tmp_path)
     for job, metric in (("mc", "accuracy"), ("qa", "exact_match"), ("longformer", "exact_match")):
-        told = read_json(checkpoints[job] / "metrics.json")[metric]
+        told = load_json(checkpoints[job] / "metrics.json")[metric]
         assert evaluation.alone(valid, job, models[job]) == pytest.approx(told)

@@ -14,13 +14,13 @@ from jobs.answering.mistakes import (
     TYPES,
     Verdict,
     answer_type,
-    counted,
+    count_kinds,
     length_class,
     occurrences,
     shared,
     verdicts,
 )
-from jobs.dataset.data import Data, DataError, Question, read, references
+from jobs.dataset.data import Data, DataError, Question, read_data, references
 from jobs.metrics import mean_scores
 
 #             0123456789012345678901234567890
@@ -113,15 +113,15 @@ def test_a_selector_is_right_or_in_the_wrong_paragraph() -> None:
     right, wrong = verdicts(data, picks, {"q": ["臺北市"], "r": ["臺北市"]})
     assert (right.kind, right.right, wrong.kind, wrong.right) == ("right paragraph", True, "wrong paragraph", False)
     assert (wrong.wanted, wrong.given) == (PARAGRAPH, OTHER)
-    assert counted([right, wrong], SELECTOR_KINDS) == {"right paragraph": 1, "wrong paragraph": 1}
+    assert count_kinds([right, wrong], SELECTOR_KINDS) == {"right paragraph": 1, "wrong paragraph": 1}
 
 
 def test_answers_to_other_questions_are_refused() -> None:
     with pytest.raises(DataError, match="not those the trial answered"):
-        verdicts(read("sample"), [{"id": "q", "answer": "", "start": 0}], {})
+        verdicts(read_data("sample"), [{"id": "q", "answer": "", "start": 0}], {})
 
 
-SAMPLE = read("sample")
+SAMPLE = read_data("sample")
 REFERENCES = references(SAMPLE)
 
 
@@ -137,8 +137,8 @@ def test_every_answer_is_of_one_kind_and_the_right_ones_are_the_exact_matches(da
         last = start + data.draw(st.integers(0, 9))
         predictions.append({"id": row.id, "paragraph": paragraph, "answer": text[start:last], "start": start})
     found = verdicts(few, predictions, REFERENCES)
-    assert sum(counted(found).values()) == len(found) == 6
-    assert set(counted(found)) <= set(KINDS)
+    assert sum(count_kinds(found).values()) == len(found) == 6
+    assert set(count_kinds(found)) <= set(KINDS)
     assert all((verdict.extra != 0) == (verdict.kind == "boundary") for verdict in found)
     assert all(verdict.type in TYPES and verdict.length in LENGTHS for verdict in found)
     scores = mean_scores([one["answer"] for one in predictions], [REFERENCES[row.id] for row in few.valid])

@@ -22,9 +22,9 @@ GOOD = [Answer("a", 0, 3, "3,952公尺", 1.0), Answer("b", 1, 3, '"早安"，\n�
 
 
 def test_a_good_submission_has_no_problems_and_survives_the_file(tmp_path: Path) -> None:
-    assert submission.problems(DATA, ROWS, GOOD) == []
+    assert submission.submission_problems(DATA, ROWS, GOOD) == []
     path = tmp_path / "submission.csv"
-    submission.write(path, submission.csv_text(GOOD))
+    submission.write_submission(path, submission.submission_csv(GOOD))
     assert path.read_text(encoding="utf-8").startswith("id,answer\n")
     assert submission.read_answers(path) == {answer.id: answer.text for answer in GOOD}
 
@@ -40,7 +40,7 @@ def test_a_good_submission_has_no_problems_and_survives_the_file(tmp_path: Path)
     ],
 )
 def test_what_a_contest_would_refuse_is_told_before(answers: list[Answer], expected: str) -> None:
-    assert any(expected in line for line in submission.problems(DATA, ROWS, answers))
+    assert any(expected in line for line in submission.submission_problems(DATA, ROWS, answers))
 
 
 TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0\r"), min_size=1)
@@ -48,7 +48,7 @@ TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters=
 
 @given(st.dictionaries(TEXT, TEXT, min_size=1))
 def test_any_text_is_read_back_as_it_was(answers: dict[str, str]) -> None:
-    text = submission.csv_text([Answer(key, 0, 0, value, 0.0) for key, value in answers.items()])
+    text = submission.submission_csv([Answer(key, 0, 0, value, 0.0) for key, value in answers.items()])
     assert dict(list(csv.reader(io.StringIO(text, newline="")))[1:]) == answers  # type: ignore[arg-type]
 
 
@@ -61,15 +61,15 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        submission.write(path, "new")
+        submission.write_submission(path, "new")
     assert [one.name for one in tmp_path.iterdir()] == ["submission.csv"]
     assert path.read_text() == "old"
 
 
 def test_a_solution_is_scored_by_id_and_by_profile() -> None:
-    scores = submission.score({"b": "湖", "a": "山"}, {"a": "山", "b": "湖邊"})
+    scores = submission.score_submission({"b": "湖", "a": "山"}, {"a": "山", "b": "湖邊"})
     assert scores == pytest.approx({"exact_match": 0.5, "f1": 5 / 6})
-    assert submission.score({"a": "《山》"}, {"a": "山"}, "drcd")["exact_match"] == 1.0
+    assert submission.score_submission({"a": "《山》"}, {"a": "山"}, "drcd")["exact_match"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_other_columns_and_a_byte_order_mark_do_not_matter(tmp_path: Path) -> No
 
 def test_ids_must_be_those_of_the_solution() -> None:
     with pytest.raises(DataError, match="id 'b' of the solution is missing"):
-        submission.score({"a": "山"}, {"a": "山", "b": "湖"})
+        submission.score_submission({"a": "山"}, {"a": "山", "b": "湖"})
     with pytest.raises(DataError, match="id 'c' is not in the solution"):
-        submission.score({"a": "山", "c": "海"}, {"a": "山"})
+        submission.score_submission({"a": "山", "c": "海"}, {"a": "山"})
 
 
 def test_questions_to_be_answered_are_read_from_two_files(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_questions_to_be_answered_are_read_from_two_files(tmp_path: Path) -> Non
         read_unlabelled(context, test)
 
 
-TEXT_OF_ALL = submission.csv_text(GOOD)
+TEXT_OF_ALL = submission.submission_csv(GOOD)
 
 
 def test_a_disk_that_is_full_after_any_byte_leaves_the_old_file(tmp_path: Path) -> None:
@@ -126,10 +126,10 @@ def test_a_disk_that_is_full_after_any_byte_leaves_the_old_file(tmp_path: Path) 
     size = len(TEXT_OF_ALL.encode())
     for room in range(size):
         with largest_file(room), pytest.raises(OSError, match=r"submission\.csv"):
-            submission.write(path, TEXT_OF_ALL)
+            submission.write_submission(path, TEXT_OF_ALL)
         assert path.read_text() == "old"
     with largest_file(size):
-        submission.write(path, TEXT_OF_ALL)
+        submission.write_submission(path, TEXT_OF_ALL)
     assert path.read_text(encoding="utf-8") == TEXT_OF_ALL
     assert [one.name for one in tmp_path.iterdir()] == ["submission.csv"]
 
@@ -144,7 +144,7 @@ def test_a_writer_killed_after_any_byte_leaves_the_old_file(tmp_path: Path, old:
     def write(room: int) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         with largest_file(room):
-            submission.write(path, TEXT_OF_ALL)
+            submission.write_submission(path, TEXT_OF_ALL)
 
     size = len(TEXT_OF_ALL.encode())
     for room in range(size):
@@ -158,9 +158,9 @@ def test_a_writer_killed_after_any_byte_leaves_the_old_file(tmp_path: Path, old:
 def test_a_writer_killed_before_the_name_changes_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "submission.csv"
     path.write_text("old")
-    killed_at("submission.rename:1:kill", tmp_path / "log", lambda: submission.write(path, TEXT_OF_ALL))
+    killed_at("submission.rename:1:kill", tmp_path / "log", lambda: submission.write_submission(path, TEXT_OF_ALL))
     assert path.read_text() == "old"
-    submission.write(path, TEXT_OF_ALL)
+    submission.write_submission(path, TEXT_OF_ALL)
     assert path.read_text(encoding="utf-8") == TEXT_OF_ALL
     assert sorted(one.name for one in tmp_path.iterdir()) == ["log", "submission.csv"]
 
@@ -168,5 +168,5 @@ def test_a_writer_killed_before_the_name_changes_leaves_the_old_file(tmp_path: P
 def test_what_other_writers_have_beside_it_stays(tmp_path: Path) -> None:
     other = tmp_path / ".submission.csv-2-abcdefgh.part"
     other.touch()
-    submission.write(tmp_path / "submission.csv", "new")
+    submission.write_submission(tmp_path / "submission.csv", "new")
     assert other.exists()

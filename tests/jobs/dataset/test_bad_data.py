@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs.dataset.data import LONGEST, DataError, read
+from jobs.dataset.data import LONGEST, DataError, read_data
 from sweeper.commands.base import main
 from tests.questions import CONTEXT, GOOD, row, write
 
@@ -165,7 +165,7 @@ def contents(folder: Path) -> dict[str, Any]:
 def assert_refused(folder: Path, message: str) -> None:
     before = contents(folder)
     with pytest.raises(DataError) as caught:
-        read(str(folder))
+        read_data(str(folder))
     assert len([line for line in caught.value.lines if line.startswith(str(folder)) and message in line]) == 1
     assert all("\n" not in line and len(line) < 400 + len(str(folder)) for line in caught.value.lines)
     result = check(folder)
@@ -252,7 +252,7 @@ def test_what_is_odd_keeps_its_offsets_and_is_counted(
     tmp_path: Path, spoil: Callable[[Content], Any], told: str
 ) -> None:
     folder = spoiled(tmp_path, spoil)
-    data = read(str(folder))
+    data = read_data(str(folder))
     expected = json.loads((folder / "train.json").read_text(encoding="utf-8"))
     for found, entry in zip(data.train, expected, strict=True):
         text, start = entry["answer"]["text"], entry["answer"]["start"]
@@ -274,8 +274,8 @@ SAME: list[tuple[str, Callable[[Path], Any]]] = [
 
 @pytest.mark.parametrize("spoil", [case[1] for case in SAME], ids=[case[0] for case in SAME])
 def test_how_a_file_is_written_changes_nothing(tmp_path: Path, spoil: Callable[[Path], Any]) -> None:
-    whole = read(str(write(tmp_path / "whole", GOOD))).fingerprint
+    whole = read_data(str(write(tmp_path / "whole", GOOD))).fingerprint
     folder = write(tmp_path / "odd", GOOD)
     spoil(folder)
-    assert read(str(folder)).fingerprint == whole
+    assert read_data(str(folder)).fingerprint == whole
     assert check(folder).exit_code == 0

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.dataset.convert import Counts, convert
-from jobs.dataset.data import Data, DataError, read, references
+from jobs.dataset.convert import ConversionCounts, convert
+from jobs.dataset.data import Data, DataError, read_data, references
 
 PLACES = ["日月潭在南投縣", "阿里山在嘉義縣", "淡水在新北市", "墾丁在屏東縣", "太魯閣在花蓮縣", "綠島在臺東縣"]
 
@@ -58,7 +58,7 @@ def mistakes(*args: Any, **kwargs: Any) -> str:
 
 def test_what_is_written_is_read_as_a_data_set(sources: dict[str, list[str | Path]], tmp_path: Path) -> None:
     counts = convert(sources, tmp_path / "out")
-    data = read(str(tmp_path / "out"))
+    data = read_data(str(tmp_path / "out"))
     assert [(row.id, row.question, row.answer) for row in data.train][:2] == [
         ("m0", "在哪裡？", "南投縣"),
         ("m1", "在哪裡？", "嘉義縣"),
@@ -78,7 +78,7 @@ def articles_of(data: Data, row: Any) -> list[str]:
 
 def test_distractors_come_from_the_same_article_first(sources: dict[str, list[str | Path]], tmp_path: Path) -> None:
     counts = convert(sources, tmp_path / "out")
-    data = read(str(tmp_path / "out"))
+    data = read_data(str(tmp_path / "out"))
     for row in data.train:
         same = data.paragraphs[row.relevant or 0][-2]
         assert articles_of(data, row).count(same) == (3 if same == "山" else 1)
@@ -94,7 +94,7 @@ def test_what_an_article_lacks_comes_by_bm25_and_the_rest_by_chance(tmp_path: Pa
     ]
     path = write(tmp_path, rows)
     counts = convert({"train": [path], "valid": [write(tmp_path, VALID, "v.json")]}, tmp_path / "out", candidates=3)
-    data = read(str(tmp_path / "out"))
+    data = read_data(str(tmp_path / "out"))
     for row, other in zip(data.train[:2], ("湖水1", "湖水0"), strict=True):
         assert other in [data.paragraphs[index] for index in row.paragraphs]
     assert counts.distractors == {"article": 6 * 2, "random": 5 * 2 - 2, "bm25": 2}
@@ -105,14 +105,14 @@ def test_bm25_looks_past_the_article(tmp_path: Path) -> None:
     train["data"][1]["paragraphs"][0]["qas"][0]["question"] = "日月潭、阿里山、淡水，哪個最遠？"
     sources = {"train": [write(tmp_path, train)], "valid": [write(tmp_path, VALID, "v.json")]}
     convert(sources, tmp_path / "out", "bm25")
-    data = read(str(tmp_path / "out"))
+    data = read_data(str(tmp_path / "out"))
     assert articles_of(data, data.train[4]) == ["山", "山", "山"]
 
 
 def test_distractors_stay_within_their_split(sources: dict[str, list[str | Path]], tmp_path: Path) -> None:
     for mode in ("article", "bm25"):
         convert(sources, tmp_path / mode, mode)
-        data = read(str(tmp_path / mode))
+        data = read_data(str(tmp_path / mode))
         used = [{index for row in rows for index in row.paragraphs} for rows in (data.train, data.valid)]
         assert not used[0] & used[1]
 
@@ -120,7 +120,7 @@ def test_distractors_stay_within_their_split(sources: dict[str, list[str | Path]
 def test_the_relevant_paragraph_may_stand_anywhere(tmp_path: Path) -> None:
     train = tree(*(article(f"篇{number}", PLACES, f"{number}-") for number in range(40)))
     convert({"train": [write(tmp_path, train)]}, tmp_path / "out", valid_share=0.2)
-    rows = read(str(tmp_path / "out")).train
+    rows = read_data(str(tmp_path / "out")).train
     places = [row.paragraphs.index(row.relevant or 0) for row in rows]
     assert min(places.count(place) for place in range(4)) > len(rows) / 8
 
@@ -166,7 +166,7 @@ def test_a_paragraph_that_stands_twice_is_merged(tmp_path: Path) -> None:
     again["qas"] = [asking("again", "日月潭", 0)]
     train["data"][0]["paragraphs"].append(again)
     counts = convert({"train": [write(tmp_path, train)], "valid": [write(tmp_path, VALID, "v.json")]}, tmp_path / "out")
-    data = read(str(tmp_path / "out"))
+    data = read_data(str(tmp_path / "out"))
     assert len(set(data.paragraphs)) == len(data.paragraphs) == 12
     assert (counts.merged, counts.shared) == (1, 0)
     assert data.train[0].relevant == next(row.relevant for row in data.train if row.id == "again")
@@ -183,7 +183,7 @@ def test_a_paragraph_of_two_given_splits_is_counted(tmp_path: Path) -> None:
 def test_a_share_takes_whole_articles(tmp_path: Path) -> None:
     train = tree(*(article(f"篇{number}", PLACES[: 4 + number % 3], f"{number}-") for number in range(20)))
     counts = convert({"train": [write(tmp_path, train)]}, tmp_path / "out", valid_share=0.2, test_share=0.1)
-    data = read(str(tmp_path / "out"))
+    data = read_data(str(tmp_path / "out"))
     total = sum(counts.questions.values())
     assert sum(counts.articles.values()) == 20
     assert 0.2 * total <= counts.questions["valid"] < 0.2 * total + 6
@@ -218,7 +218,7 @@ def test_test_questions_are_written_without_labels_and_can_be_scored(tmp_path: P
     labels = json.loads((folder / "test_labels.json").read_text(encoding="utf-8"))
     assert [set(row) for row in rows] == [{"id", "question", "paragraphs"}] * 6
     assert [row["id"] for row in rows] == [row["id"] for row in labels]
-    assert references(read(str(folder)))["i0"] == ["南投縣"]
+    assert references(read_data(str(folder)))["i0"] == ["南投縣"]
 
 
 def test_several_answers_are_kept_with_the_written_one_first(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_several_answers_are_kept_with_the_written_one_first(tmp_path: Path) -> 
     answers[:0] = [{"text": "南投", "answer_start": 0}, {"text": "", "answer_start": 0}]
     answers += [{"text": "南投縣", "answer_start": 4}]
     convert({"train": [write(tmp_path, train)], "valid": [write(tmp_path, VALID, "v.json")]}, tmp_path / "out")
-    found = references(read(str(tmp_path / "out")))
+    found = references(read_data(str(tmp_path / "out")))
     assert found["m0"] == ["南投縣", "南投"]
     assert found["m1"] == ["嘉義縣"]
 
@@ -294,7 +294,7 @@ def test_counts_are_told_in_text_and_as_json(sources: dict[str, list[str | Path]
     counts = convert(sources, tmp_path / "deep" / "out")
     assert counts.lines()[0] == "train: 6 questions on 6 paragraphs of 2 articles"
     origin = json.loads((tmp_path / "deep" / "out" / "origin.json").read_text(encoding="utf-8"))
-    assert Counts(**origin["counts"]) == counts
+    assert ConversionCounts(**origin["counts"]) == counts
     assert origin["sources"]["train"] == ["train.json"]
 
 
@@ -318,7 +318,7 @@ def test_whatever_is_written_can_be_read(
     except DataError:
         assert not (folder / "out").exists()
         return
-    data = read(str(folder / "out"))
+    data = read_data(str(folder / "out"))
     assert len(data.train) + len(data.valid) == sum(counts.questions.values())
     assert sum(counts.questions.values()) + sum(counts.dropped.values()) == len(rows)
     assert counts.shared == 0
@@ -352,5 +352,5 @@ def test_a_real_set_is_built_again_with_as_many_distractors_of_each_kind(shared:
     assert counts.articles == published["articles"]
     assert counts.answers == {"exact": 599}
     assert counts.distractors == {kind: published["log"][f"negatives_{kind}"] for kind in ("article", "bm25", "random")}
-    ours, theirs = read(str(tmp_path / "out")), read(str(folder))
+    ours, theirs = read_data(str(tmp_path / "out")), read_data(str(folder))
     assert {row.id: row.answer for row in ours.train} == {row.id: row.answer for row in theirs.train}

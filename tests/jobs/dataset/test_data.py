@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from jobs.dataset.data import DataError, read
+from jobs.dataset.data import DataError, read_data
 from tests.questions import CONTEXT, GOOD, row, write
 
 
 def mistakes(folder: Path) -> tuple[str, ...]:
     with pytest.raises(DataError) as caught:
-        read(str(folder))
+        read_data(str(folder))
     return caught.value.lines
 
 
 def test_a_whole_data_set_is_read(tmp_path: Path) -> None:
-    data = read(str(write(tmp_path, GOOD)))
+    data = read_data(str(write(tmp_path, GOOD)))
     assert data.paragraphs == tuple(CONTEXT)
     assert (data.train[1].answer, data.train[1].start, data.train[1].relevant) == ("玉山", 5, 2)
     assert (len(data.train), len(data.valid), len(data.test)) == (2, 1, 1)
@@ -27,17 +27,17 @@ def test_a_whole_data_set_is_read(tmp_path: Path) -> None:
 
 
 def test_the_sample_is_read_by_name() -> None:
-    data = read("sample")
+    data = read_data("sample")
     assert len(data.train) + len(data.valid) + len(data.test) >= 2000
 
 
 def test_the_fingerprint_is_of_the_content_not_of_the_file(tmp_path: Path) -> None:
-    first = read(str(write(tmp_path / "a", GOOD))).fingerprint
+    first = read_data(str(write(tmp_path / "a", GOOD))).fingerprint
     other = write(tmp_path / "b", GOOD)
     (other / "context.json").write_text("\ufeff" + json.dumps(CONTEXT, indent=3), encoding="utf-8")
-    assert read(str(other)).fingerprint == first
+    assert read_data(str(other)).fingerprint == first
     changed = {**GOOD, "valid": [{**GOOD["valid"][0], "question": "在哪？"}]}
-    assert read(str(write(tmp_path / "c", changed))).fingerprint != first
+    assert read_data(str(write(tmp_path / "c", changed))).fingerprint != first
 
 
 def test_all_mistakes_are_told_at_once_with_row_and_id(tmp_path: Path) -> None:
@@ -57,5 +57,5 @@ def test_many_mistakes_are_cut_short(tmp_path: Path) -> None:
 
 
 def test_the_real_sets_are_whole(shared: Path) -> None:
-    data = read(str(shared / "data/drcd_small"))
+    data = read_data(str(shared / "data/drcd_small"))
     assert (len(data.train), len(data.valid), len(data.test)) == (399, 100, 100)

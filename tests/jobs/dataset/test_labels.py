@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from jobs.dataset.corpora import Asked, Reference
 from jobs.dataset.data import LONGEST
-from jobs.dataset.labels import Labelled, labelled
+from jobs.dataset.labels import Labelled, label_answer
 
 
 def one(paragraph: str, *answers: tuple[str, int | None], **changes: str) -> Labelled | str:
     given = tuple(Reference(text=text, answer_start=start) for text, start in answers)  # type: ignore[call-arg]
     fields = {"place": "p", "origin": "o", "article": "a", "id": "1", "question": "？", **changes}
-    return labelled(Asked(paragraph=paragraph, references=given, **fields))
+    return label_answer(Asked(paragraph=paragraph, references=given, **fields))
 
 
 FOUND: list[tuple[str, str, list[tuple[str, int | None]], tuple[str, int, str]]] = [

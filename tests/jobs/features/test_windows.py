@@ -301,8 +301,8 @@ def test_answers_are_found_at_once_where_a_look_at_every_token_finds_them(
 
 def test_texts_whose_tokens_go_back_are_known_and_looked_through() -> None:
     chars, bounds = np.array([(0, 1), (2, 3), (1, 2), (0, 2)], np.int32), np.array([0, 3, 4], np.int32)
-    assert tokens._ordered(chars, bounds).tolist() == [False, True]
-    table = tokens.Tokens(np.zeros(4, np.int32), chars, bounds, tokens._ordered(chars, bounds))
+    assert tokens._positions_ascend(chars, bounds).tolist() == [False, True]
+    table = tokens.Tokens(np.zeros(4, np.int32), chars, bounds, tokens._positions_ascend(chars, bounds))
     assert features.answer_tokens(table, np.array([(0, 0, 1, 2), (0, 1, 1, 2)], np.int32)).tolist() == [
         [2, 2],
         [0, 0],

@@ -97,7 +97,7 @@ def test_a_character_tokenizer_is_the_same_after_saving(tmp_path: Path) -> None:
 
 
 def test_a_local_folder_is_loaded(saved: Path) -> None:
-    backbones.fetch(str(saved))
+    backbones.fetch_backbone(str(saved))
     model = backbones.load_model(str(saved), QA, backbones.load_tokenizer(str(saved), []), 64)
     assert type(model).__name__ == "BertForQuestionAnswering"
 
@@ -124,7 +124,7 @@ def test_weights_of_another_architecture_are_an_error(saved: Path) -> None:
 def test_pickled_weights_are_not_read(saved: Path, tmp_path: Path) -> None:
     (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
     with pytest.raises(BackboneError, match="holds no"):
-        backbones.fetch(str(saved))
+        backbones.fetch_backbone(str(saved))
     with pytest.raises(BackboneError, match="cannot be loaded from this folder"):
         backbones.load_model(str(saved), QA, backbones.load_tokenizer(str(saved), []), 64)
 
@@ -169,7 +169,7 @@ def test_a_backbone_of_the_hub_says_so_once_it_is_here(tmp_path: Path, monkeypat
     )
 
 
-@pytest.mark.parametrize("fetch", [backbones.fetch, lambda name: backbones.load_tokenizer(name, [])])
+@pytest.mark.parametrize("fetch", [backbones.fetch_backbone, lambda name: backbones.load_tokenizer(name, [])])
 def test_a_backbone_that_is_missing_offline_is_one_clear_line(fetch: Any) -> None:
     with pytest.raises(BackboneError) as caught:
         fetch("hfl/chinese-no-such-model")

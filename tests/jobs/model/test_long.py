@@ -152,7 +152,9 @@ def saved(tmp_path: Path) -> Path:
 
 
 def loaded(folder: Path | str, window: int = WINDOW, max_length: int = 96) -> Any:
-    return conversion.load_model(str(folder), backbones.load_tokenizer(str(folder), ["日月潭"]), window, max_length)
+    return conversion.load_long_model(
+        str(folder), backbones.load_tokenizer(str(folder), ["日月潭"]), window, max_length
+    )
 
 
 def save_longformer(folder: Path, target: Path, max_length: int = 96) -> Path:
@@ -162,7 +164,7 @@ def save_longformer(folder: Path, target: Path, max_length: int = 96) -> Path:
 
 
 def test_a_bert_from_a_folder_becomes_a_longformer_for_spans(saved: Path) -> None:
-    conversion.fetch(str(saved))
+    conversion.fetch_long(str(saved))
     model = loaded(saved)
     assert type(model).__name__ == "LongformerForQuestionAnswering"
     original = bert(vocab_size=model.config.vocab_size)
@@ -176,7 +178,7 @@ def test_a_longformer_from_a_folder_keeps_its_weights_and_takes_the_window_asked
     saved: Path, tmp_path: Path
 ) -> None:
     long = save_longformer(saved, tmp_path / "long")
-    conversion.fetch(str(long))
+    conversion.fetch_long(str(long))
     again = loaded(long, window=64)
     assert again.config.attention_window == [64, 64]
     assert again.longformer.encoder.layer[0].attention.self.one_sided_attn_window_size == 32
@@ -198,7 +200,7 @@ def test_a_scratch_backbone_has_a_position_of_its_own_for_every_token() -> None:
     assert model.config.num_hidden_layers == 2
 
 
-@pytest.mark.parametrize("do", [conversion.fetch, loaded])
+@pytest.mark.parametrize("do", [conversion.fetch_long, loaded])
 def test_another_architecture_is_one_clear_line(saved: Path, do: Any) -> None:
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps({**config, "model_type": "electra"}))
@@ -239,10 +241,10 @@ def test_a_folder_without_a_vocabulary_is_an_error(saved: Path, tmp_path: Path) 
     for file in long.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(BackboneError, match="its tokenizer has no vocabulary; name the right tokenizer_class"):
-        conversion.fetch(str(long))
+        conversion.fetch_long(str(long))
 
 
 def test_a_tokenizer_with_more_pieces_than_the_model_is_an_error(saved: Path) -> None:
     other = backbones.character_tokenizer(["日月潭在南投縣，阿里山在嘉義縣"])
     with pytest.raises(BackboneError, match=r"its tokenizer has \d+ pieces and the model only \d+"):
-        conversion.load_model(str(saved), other, WINDOW, 96)
+        conversion.load_long_model(str(saved), other, WINDOW, 96)

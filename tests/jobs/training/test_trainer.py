@@ -19,7 +19,7 @@ from jobs.qa import QaParams
 from jobs.task import Task
 from jobs.training import batches, predict
 from jobs.training import trainer as training
-from jobs.training.batches import budgeted, grouped
+from jobs.training.batches import batched_by_length, budgeted
 from jobs.training.trainer import arguments, device_batch
 
 
@@ -66,14 +66,14 @@ LENGTHS = st.lists(st.integers(1, 512), min_size=1, max_size=300).map(np.array)
 
 @given(LENGTHS, st.integers(1, 16), st.integers(0, 2**32 - 1), st.integers(0, 9))
 def test_every_input_is_seen_once_an_epoch(lengths: Any, size: int, seed: int, epoch: int) -> None:
-    order = grouped(lengths, size, seed, epoch)
+    order = batched_by_length(lengths, size, seed, epoch)
     assert sorted(order.tolist()) == list(range(len(lengths)))
-    assert order.tolist() == grouped(lengths, size, seed, epoch).tolist()
+    assert order.tolist() == batched_by_length(lengths, size, seed, epoch).tolist()
 
 
 def test_training_batches_are_alike_in_length_in_an_order_of_their_own_each_epoch() -> None:
     lengths = np.random.default_rng(0).integers(50, 512, 1000)
-    orders = [grouped(lengths, 8, 42, epoch) for epoch in (0, 1)]
+    orders = [batched_by_length(lengths, 8, 42, epoch) for epoch in (0, 1)]
     assert orders[0].tolist() != orders[1].tolist()
     for order in orders:
         longest = lengths[order].reshape(-1, 8).max(axis=1)

@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import checkpoint, get_job
-from jobs.dataset.data import Data, read
-from jobs.dataset.sample import files
+from jobs.dataset.data import Data, read_data
+from jobs.dataset.sample import sample_files
 from jobs.job import ParamError
 from jobs.model import backbones
 from jobs.params import TrainingParams, check_workers, device_batch, smaller
 from jobs.qa import QaParams
 from jobs.training import trainer, workers
-from jobs.training.batches import Share, Shares, grouped, shares, turns
+from jobs.training.batches import Shares, WorkerBatch, batched_by_length, split_step, turns
 from jobs.training.trainer import arguments, check_sharding
 from tests.conftest import SMALL
 from tests.ranks import Seen, in_a_group_of_others, meeting, on_ranks, refusals, watched, whole_resumed_and_sharded
@@ -38,11 +38,11 @@ EPOCHS = 2
 
 
 def written(folder: Path, train: int) -> Data:
-    sample = files()
+    sample = sample_files()
     rows = {"train": sample["train"][:train], "valid": sample["valid"][:VALID], "context": sample["context"]}
     for name, content in rows.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    return read(str(folder))
+    return read_data(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_rank_0_alone_writes_checkpoints_and_they_are_whole_with_every_ranks_ran
     assert sorted((compared.home / "whole").iterdir()) == saved
     for folder in saved:
         assert checkpoint.damage(folder) is None
-        assert {"rng_state_0.pth", "rng_state_1.pth"} < checkpoint.read_json(folder / checkpoint.MANIFEST).keys()
+        assert {"rng_state_0.pth", "rng_state_1.pth"} < checkpoint.load_json(folder / checkpoint.MANIFEST).keys()
         states = [torch.load(folder / f"rng_state_{rank}.pth", weights_only=False)["cpu"] for rank in (0, 1)]
         assert not torch.equal(*states)  # workers that drop the same numbers would average less
 
@@ -222,7 +222,7 @@ def test_what_workers_cannot_do_is_refused_by_every_rank(data: Data, backbone: s
 def test_a_process_alone_is_rank_0_of_one() -> None:
     assert (workers.count(), workers.rank()) == (1, 0)
     assert (workers.once(lambda: "done"), workers.gathered("own")) == ("done", ["own"])
-    workers.wait()
+    workers.barrier()
 
 
 COUNTS = st.integers(1, 5)
@@ -234,7 +234,7 @@ def test_workers_share_every_step_of_one_worker(length: int, most: int, many: in
     lengths = np.random.default_rng(seed).integers(1, 512, length)
 
     def order(epoch: int) -> Any:
-        return grouped(lengths, size, seed, epoch)
+        return batched_by_length(lengths, size, seed, epoch)
 
     ranks = [Shares(order, length, size, most, count, rank) for rank in range(count)]
     batches = [list(one) for one in ranks]
@@ -252,12 +252,12 @@ def test_each_epoch_is_shared_in_an_order_of_its_own() -> None:
     mine = Shares(lambda epoch: np.arange(8) * (1 + epoch), 8, 4, 2, 2, rank=1)
     first = list(mine)
     mine.set_epoch(1)
-    assert first == [Share([2, 3], 1.0), Share([6, 7], 1.0)]
-    assert list(mine) == [Share([4, 6], 1.0), Share([12, 14], 1.0)]
+    assert first == [WorkerBatch([2, 3], 1.0), WorkerBatch([6, 7], 1.0)]
+    assert list(mine) == [WorkerBatch([4, 6], 1.0), WorkerBatch([12, 14], 1.0)]
 
 
 def test_a_worker_without_a_row_repeats_one_that_counts_nothing() -> None:
-    assert shares(np.array([7]), 4, 2) == [[Share([7], 2.0)], [Share([7], 0.0)]]
+    assert split_step(np.array([7]), 4, 2) == [[WorkerBatch([7], 2.0)], [WorkerBatch([7], 0.0)]]
 
 
 @given(st.integers(1, 50), COUNTS)

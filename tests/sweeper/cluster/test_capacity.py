@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sweeper.cluster.capacity import Machine, Node, share, share_of, shares, together
+from sweeper.cluster.capacity import Machine, Node, cluster_of, reservations, reserve, share_of
 from sweeper.errors import EnvironmentFailure
 from sweeper.space.search_space import SearchSpace
 from sweeper.space.sections import Resources
@@ -25,7 +25,7 @@ from sweeper.space.sections import Resources
     ],
 )
 def test_how_many_trials_fit(resources: Resources | None, machine: Machine, expected: tuple[float, float, int]) -> None:
-    found = share(resources, machine, trials=100)
+    found = reserve(resources, machine, trials=100)
     assert (found.cpus, found.gpus, found.slots) == expected
 
 
@@ -36,22 +36,22 @@ def test_how_many_trials_fit(resources: Resources | None, machine: Machine, expe
 )  # fmt: skip
 def test_what_can_never_run_is_refused_at_once(resources: Resources, message: str) -> None:
     with pytest.raises(EnvironmentFailure, match=message):
-        share(resources, Machine(2, 0), 8)
+        reserve(resources, Machine(2, 0), 8)
 
 
 def test_the_reason_is_said() -> None:
-    assert share(None, Machine(2, 0), 8).why(Machine(2, 0)) == "2 at once: each reserves 1 CPU, of 2 CPU"
-    wanted = share(Resources(gpus=0.5), Machine(8, 2), 8)
+    assert reserve(None, Machine(2, 0), 8).why(Machine(2, 0)) == "2 at once: each reserves 1 CPU, of 2 CPU"
+    wanted = reserve(Resources(gpus=0.5), Machine(8, 2), 8)
     told = "4 at once: each reserves 1 CPU and 0.5 GPU, 2 on each GPU, of 8 CPU and 2 GPU"
     assert wanted.why(Machine(8, 2)) == told
 
 
 def test_few_trials_share_all_threads() -> None:
-    assert (share(None, Machine(16, 0), 3).cpus, share(None, Machine(16, 0), 3).slots) == (5, 3)
-    assert share(None, Machine(2, 0), 1).cpus == 2
+    assert (reserve(None, Machine(16, 0), 3).cpus, reserve(None, Machine(16, 0), 3).slots) == (5, 3)
+    assert reserve(None, Machine(2, 0), 1).cpus == 2
 
 
-CLUSTER = together((Node("a", 4, 2), Node("b", 8, 1), Node("c", 16, 0)))
+CLUSTER = cluster_of((Node("a", 4, 2), Node("b", 8, 1), Node("c", 16, 0)))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ CLUSTER = together((Node("a", 4, 2), Node("b", 8, 1), Node("c", 16, 0)))
     ],
 )
 def test_how_many_trials_fit_into_a_cluster(resources: Resources, slots: int) -> None:
-    assert share(resources, CLUSTER, trials=100).slots == slots
+    assert reserve(resources, CLUSTER, trials=100).slots == slots
 
 
 @pytest.mark.parametrize(
@@ -86,11 +86,11 @@ def test_how_many_trials_fit_into_a_cluster(resources: Resources, slots: int) ->
 )
 def test_what_no_node_or_the_whole_cluster_could_ever_run_is_refused(resources: Resources, message: str) -> None:
     with pytest.raises(EnvironmentFailure, match=message):
-        share(resources, CLUSTER, 8)
+        reserve(resources, CLUSTER, 8)
 
 
 def test_workers_are_told_with_the_nodes_they_fit_on() -> None:
-    told = share(Resources(gpus=1, workers=2), CLUSTER, 8).why(CLUSTER)
+    told = reserve(Resources(gpus=1, workers=2), CLUSTER, 8).why(CLUSTER)
     assert told == (
         "1 at once: each reserves 2 workers of 1 CPU and 1 GPU, of 28 CPU and 3 GPU on 3 nodes; "
         "workers that fit: a 2, b 1, c 0"
@@ -98,15 +98,15 @@ def test_workers_are_told_with_the_nodes_they_fit_on() -> None:
 
 
 def test_a_cpu_trial_of_a_cluster_never_asks_for_more_than_its_largest_node() -> None:
-    cpus_only = together((Node("a", 4, 0), Node("b", 8, 0)))
-    assert share(None, cpus_only, 1).cpus == 8
-    assert share(Resources(workers=3), cpus_only, 1).cpus == 4
-    uneven = together((Node("a", 6, 0), Node("b", 2, 0)))
-    assert share(Resources(workers=2), uneven, 1).cpus == 3
+    cpus_only = cluster_of((Node("a", 4, 0), Node("b", 8, 0)))
+    assert reserve(None, cpus_only, 1).cpus == 8
+    assert reserve(Resources(workers=3), cpus_only, 1).cpus == 4
+    uneven = cluster_of((Node("a", 6, 0), Node("b", 2, 0)))
+    assert reserve(Resources(workers=2), uneven, 1).cpus == 3
 
 
 def test_half_a_gpu_for_base_and_a_whole_one_for_large(toy_space: Callable[..., SearchSpace]) -> None:
     space = toy_space("resources=[{when: {backbone: hill}, gpus: 0.5}, {gpus: 1}]")
     assert share_of(space, {"backbone": "hill"}, Machine(8, 2)).slots == 4
     assert share_of(space, {"backbone": "valley"}, Machine(8, 2)).slots == 2
-    assert sorted(one.slots for one in shares(space, Machine(8, 2))) == [2, 4]
+    assert sorted(one.slots for one in reservations(space, Machine(8, 2))) == [2, 4]

@@ -17,8 +17,8 @@ import ray
 from optuna.storages import RDBStorage
 
 from sweeper.cluster import nodes as cluster
-from sweeper.cluster.nodes import Sight, differences
-from sweeper.cluster.ray_session import joined
+from sweeper.cluster.nodes import Sight, node_differences
+from sweeper.cluster.ray_session import joined_cluster
 from sweeper.driver import tuning
 from sweeper.driver.sweep import Sweep
 from sweeper.driver.tuning import run_trials
@@ -28,7 +28,7 @@ from sweeper.ledger.record import TrialRecord
 from sweeper.process.signals import Interrupt
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores
-from sweeper.trial.handover import Place, places_of
+from sweeper.trial.handover import ProcessPlace, places_of
 from tests.conftest import TOY
 from tests.invariants import check, starts
 
@@ -51,7 +51,7 @@ FOLDER = Path("/shared/sweeps/toy")
     ],
 )
 def test_what_a_node_lacks_is_told_with_its_cure(seen: Sight, problem: str | None) -> None:
-    found = differences(seen, SEEN, FOLDER, "/hw")
+    found = node_differences(seen, SEEN, FOLDER, "/hw")
     assert len(found) == (problem is not None)
     assert problem is None or found[0].startswith(problem)
 
@@ -60,7 +60,7 @@ def test_a_ray_client_address_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"--address ray://head:10001: is for Ray's client; run on the cluster's head"
     ):
-        joined("ray://head:10001").__enter__()
+        joined_cluster("ray://head:10001").__enter__()
 
 
 PATIENCE = 120.0
@@ -92,7 +92,7 @@ class Nodes:
 def nodes() -> Iterator[Nodes]:
     made = Nodes()
     try:
-        with joined(made.address):
+        with joined_cluster(made.address):
             yield made
     finally:
         made.cluster.shutdown()
@@ -149,7 +149,7 @@ class TestOnNodes:
         self, nodes: Nodes, sweep: Callable[..., Sweep], tmp_path: Path
     ) -> None:
         spread = sweep("search.trials=1", "resources={workers: 3, gpus: 1}", "parameters.pace=0.5")
-        places: list[Place] = []
+        places: list[ProcessPlace] = []
 
         def look(record: TrialRecord) -> None:
             if record.epochs:

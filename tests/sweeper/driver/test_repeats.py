@@ -7,7 +7,7 @@ from optuna.storages import RDBStorage
 
 from sweeper.driver.repeats import Missing, expected, missing
 from sweeper.ledger.ledger import create_ledger
-from sweeper.ledger.ranking import Spread, leaders, ranking, spread, without_repeats
+from sweeper.ledger.ranking import Spread, leaders, rank_trials, seed_spread, without_repeats
 from sweeper.space.search_space import SearchSpace
 from tests.sweeper.results.test_comparison import record
 
@@ -24,14 +24,14 @@ REPEATED = [
 
 
 def test_a_spread_by_hand() -> None:
-    assert spread(REPEATED[2], REPEATED) == Spread(3, pytest.approx(0.76), pytest.approx(0.0529150262))
-    assert spread(REPEATED[0], REPEATED) == Spread(1, 0.7, None)
-    assert spread(REPEATED[3], REPEATED) is None
+    assert seed_spread(REPEATED[2], REPEATED) == Spread(3, pytest.approx(0.76), pytest.approx(0.0529150262))
+    assert seed_spread(REPEATED[0], REPEATED) == Spread(1, 0.7, None)
+    assert seed_spread(REPEATED[3], REPEATED) is None
 
 
 def test_finalists_rank_by_their_means_before_all_others() -> None:
-    assert [one.number for one in ranking(REPEATED, "max")] == [2, 1, 0, 3]
-    assert [one.number for one in ranking(REPEATED, "min")] == [1, 2, 0, 3]
+    assert [one.number for one in rank_trials(REPEATED, "max")] == [2, 1, 0, 3]
+    assert [one.number for one in rank_trials(REPEATED, "min")] == [1, 2, 0, 3]
     assert [one.number for one in without_repeats(REPEATED)] == [0, 1, 2, 3]
 
 
@@ -55,5 +55,5 @@ def test_what_is_missing_shrinks_as_repeats_are_made(
 
 def test_a_failed_trial_leads_nothing_whatever_its_value() -> None:
     records = [record(0, 0.7), record(1, 0.99, "FAIL"), record(2, 0.8), record(3, 0.9, "RUNNING")]
-    assert [one.number for one in ranking(records, "max")] == [3, 2, 0, 1]
+    assert [one.number for one in rank_trials(records, "max")] == [3, 2, 0, 1]
     assert [one.number for one in leaders(records, "max")] == [2, 0]

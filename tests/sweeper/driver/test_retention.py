@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from optuna.storages import RDBStorage
 
 from jobs.checkpoint import damage
-from sweeper.driver.checkpoints import delete, disposable, needy
+from sweeper.driver.checkpoints import delete_checkpoints, disposable, needy
 from sweeper.ledger.ledger import create_ledger
-from sweeper.ledger.ranking import best
+from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import State, TrialRecord
 from sweeper.space.search_space import SearchSpace
 from tests.limits import killed_at
@@ -54,7 +54,7 @@ def test_only_what_nothing_needs_is_deleted(first: Any, second: Any, keep: int) 
     records = [record(0, *first), record(1, *second), record(2, "COMPLETE", (0.9,), repeat_of=0)]
     gone = set(disposable(records, "max", keep))
     every = {e["checkpoint"] for one in records for e in one.evaluations}
-    kept = {one.checkpoint for one in best(records[:2], "max")[:keep]}
+    kept = {one.checkpoint for one in best_first(records[:2], "max")[:keep]}
     for one in records:
         if one.state == "RUNNING" and one.evaluations:
             kept |= {one.checkpoint, one.evaluations[-1]["checkpoint"]}
@@ -95,9 +95,9 @@ def test_a_driver_killed_while_it_deletes_loses_nothing_that_is_needed(
     (needed,) = {ledger.record(0).checkpoint}
     unneeded = disposable(ledger.records(), "max", keep=1)
     assert len(unneeded) == 3
-    killed_at(f"retention.delete:{nth}:kill", tmp_path / "log", lambda: delete(unneeded))
+    killed_at(f"retention.delete:{nth}:kill", tmp_path / "log", lambda: delete_checkpoints(unneeded))
     assert [Path(path).exists() for path in unneeded] == [place >= nth - 1 for place in range(3)]
     assert needed
     assert damage(Path(needed)) is None
-    delete(disposable(ledger.records(), "max", keep=1))
+    delete_checkpoints(disposable(ledger.records(), "max", keep=1))
     assert [path.name for path in (tmp_path / "0").iterdir()] == [Path(needed).name]

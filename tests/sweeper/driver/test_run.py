@@ -39,7 +39,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def one_of_three(stores: Stores, space: SearchSpace) -> Ledger:
     """A sweep in which one trial has ended and one was cut short."""
-    ledger = create_ledger(open_storage(stores.ledger), space, "toy", opening.versions())
+    ledger = create_ledger(open_storage(stores.ledger), space, "toy", opening.sweep_versions())
     for number, epochs in ((0, 4), (1, 2)):
         evaluated(ledger, asked(ledger, space).number, stores.root / f"toy/trials/{number:04d}", epochs)
     ledger.finish(0, "COMPLETE")
@@ -50,7 +50,7 @@ def one_of_three(stores: Stores, space: SearchSpace) -> Ledger:
 @pytest.mark.timeout(120)
 def test_sync_makes_up_for_a_store_that_was_away(stores: Stores, toy_space: Make, here: Path) -> None:
     space = toy_space()
-    ledger = create_ledger(open_storage(stores.ledger), space, "toy", opening.versions())
+    ledger = create_ledger(open_storage(stores.ledger), space, "toy", opening.sweep_versions())
     records = [asked(ledger, space) for _ in range(3)]
     with mirroring.mirror_of(ledger, space, stores) as mirror:
         mirror.put(mirroring.snapshot(records[0], ledger))  # and nobody comes to close it

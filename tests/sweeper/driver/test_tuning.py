@@ -17,7 +17,7 @@ from sweeper.driver.searcher import LedgerSearcher, search
 from sweeper.driver.sweep import Sweep
 from sweeper.driver.tuning import ray_session, run_trials
 from sweeper.ledger.ledger import Ledger, create_ledger
-from sweeper.ledger.ranking import best
+from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
 from sweeper.process.signals import Interrupt
 from sweeper.results.timing import timing
@@ -244,7 +244,7 @@ def test_changes_are_told_after_the_ledger_has_them(storage: RDBStorage, toy_spa
 def test_finalists_are_trained_again_with_other_seeds(run: Callable[..., Ledger]) -> None:
     records = run("search.trials=4", "repeats={top: 2, seeds: [1, 42, 3]}", ASHA).records()
     search, repeats = records[:4], records[4:]
-    first, second = (record.number for record in best(search, "max")[:2])
+    first, second = (record.number for record in best_first(search, "max")[:2])
     assert [(record.repeat_of, record.params["seed"]) for record in repeats] == [
         (first, 1),
         (first, 3),
@@ -264,7 +264,7 @@ def test_repeats_go_on_where_they_were_left(
     ledger = create_ledger(storage, space, "left")
     sweep = Sweep(ledger, space, tmp_path / "left", MACHINE)
     run_trials(Sweep(ledger, toy_space("search.trials=2"), tmp_path / "left", MACHINE), lambda record: None)
-    (winner, *_) = best(ledger.records(), "max")
+    (winner, *_) = best_first(ledger.records(), "max")
     ledger.repeat(winner.number, 1)  # as a driver that was killed leaves it
     run_trials(sweep, lambda record: None)
     run_trials(sweep, lambda record: None)

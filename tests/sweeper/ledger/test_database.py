@@ -22,7 +22,7 @@ from sweeper.errors import EnvironmentFailure
 from sweeper.ledger import database
 from sweeper.ledger.database import existing_storage, open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger, sweep_names
-from sweeper.results.comparison import rows
+from sweeper.results.comparison import comparison_rows
 from sweeper.space.search_space import SearchSpace
 from tests.limits import descriptors_used_up, fill, killed_at, mounted
 
@@ -191,7 +191,7 @@ def test_a_lock_of_seconds_is_not_noticed_and_one_that_stays_is_told(used: Ledge
     with locked(file_of(used)):
         began = time.monotonic()
         told = pytest.raises(EnvironmentFailure, match="database is locked; end the process")
-        with told, database.reachable(used.storage.url):
+        with told, database.database_errors(used.storage.url):
             tried(used, toy_space())
         assert time.monotonic() - began < 2 * database.BUSY
     assert used.records() == before
@@ -205,7 +205,7 @@ def test_a_long_lock_is_one_line_and_loses_nothing(used: Ledger, toy_space: Make
     with locked(file_of(used)):
         for work in (lambda: tried(ledger, toy_space()), lambda: open_storage(address)):
             raised = pytest.raises(EnvironmentFailure, match="database is locked; end the process")
-            with raised as caught, database.reachable(address):
+            with raised as caught, database.database_errors(address):
                 work()
             assert len(caught.value.lines) == 1
             assert str(file_of(used)) in caught.value.lines[0]
@@ -226,9 +226,9 @@ def test_what_the_database_says_is_found_in_an_error_around_it(used: Ledger) -> 
             raise RuntimeError("a long traceback")  # noqa: B904
 
     raised = pytest.raises(EnvironmentFailure, match="database is locked")
-    with locked(file_of(used)), raised, database.reachable(address):
+    with locked(file_of(used)), raised, database.database_errors(address):
         around()
-    with pytest.raises(RuntimeError, match="the hill is closed"), database.reachable(address):
+    with pytest.raises(RuntimeError, match="the hill is closed"), database.database_errors(address):
         raise RuntimeError("the hill is closed")
 
 
@@ -242,7 +242,7 @@ def test_a_full_disk_is_one_line_with_the_bytes_free_and_loses_nothing(tmp_path:
         tried(ledger, toy_space())
         filler, before = fill(disk), ledger.records()
         raised = pytest.raises(EnvironmentFailure, match=r"disk is full.*\(0 bytes free\)")
-        with raised as caught, database.reachable(address):
+        with raised as caught, database.database_errors(address):
             tried_for_ever(ledger, toy_space())
         assert len(caught.value.lines) == 1
         assert str(disk) in caught.value.lines[0]
@@ -329,7 +329,7 @@ def test_the_ledger_of_an_earlier_version_opens_and_goes_on(fixture: Path, tmp_p
     assert (first.value, first.epochs, first.run_id, first.test) == (0.4, 4.0, "run-0", 0.25)
     assert (pruned.value, failed.reason) == (0.3, "Diverged: height is nan at epoch 2")
     assert (again.repeat_of, again.params) == (0, {**first.params, "seed": 43})
-    assert sorted(row["trial"] for row in rows(records, ledger.direction)) == [
+    assert sorted(row["trial"] for row in comparison_rows(records, ledger.direction)) == [
         0,
         1,
         2,

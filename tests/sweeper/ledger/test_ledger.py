@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from optuna.storages import RDBStorage
 
 from sweeper.errors import ConfigError, EnvironmentFailure
-from sweeper.ledger.database import existing_storage, open_storage, reachable
+from sweeper.ledger.database import database_errors, existing_storage, open_storage
 from sweeper.ledger.ledger import Ledger, begun, create_ledger, load_ledger, sweep_names
 from sweeper.ledger.record import TrialRecord, trial_key
 from sweeper.space.reading import read_search_space
@@ -227,7 +227,7 @@ def test_a_database_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_password_in_the_address_is_not_shown() -> None:
-    with pytest.raises(EnvironmentFailure) as caught, reachable("postgresql://ada:hunter2@127.0.0.1/x"):
+    with pytest.raises(EnvironmentFailure) as caught, database_errors("postgresql://ada:hunter2@127.0.0.1/x"):
         raise optuna.exceptions.StorageInternalError("gone")
     assert "hunter2" not in caught.value.lines[0]
 

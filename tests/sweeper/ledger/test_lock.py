@@ -128,6 +128,6 @@ def test_what_an_address_says_itself_is_not_overruled() -> None:
 
 
 def test_sweeps_have_locks_of_their_own() -> None:
-    keys = {postgres.key(f"sweep {name}") for name in ("toy", "toy-2", "Toy", "長")}
+    keys = {postgres.lock_number(f"sweep {name}") for name in ("toy", "toy-2", "Toy", "長")}
     assert len(keys) == 4
     assert all(-(2**63) <= key < 2**63 for key in keys)

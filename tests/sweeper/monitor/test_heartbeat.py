@@ -18,7 +18,7 @@ from optuna.storages import RDBStorage
 
 from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.monitor import heartbeat
-from sweeper.monitor.heartbeat import BEAT, SILENT, Driver, ask, driver_of, here, watched, wish_for
+from sweeper.monitor.heartbeat import BEAT, SILENT, Driver, as_driver, ask, driver_of, here, wish_for
 from sweeper.process.signals import Interrupt
 from sweeper.space.search_space import SearchSpace
 
@@ -81,7 +81,7 @@ def test_a_request_is_for_one_start_of_a_driver(ledger: Ledger) -> None:
 
 
 def test_a_driver_says_where_it_is_and_when_it_has_ended(ledger: Ledger) -> None:
-    with watched(ledger, Interrupt()):
+    with as_driver(ledger, Interrupt()):
         driver = driver_of(ledger.notes())
         assert driver is not None
         assert (driver.pid, driver.place) == (os.getpid(), here())
@@ -103,7 +103,7 @@ def test_a_driver_goes_on_signing(ledger: Ledger, monkeypatch: pytest.MonkeyPatc
         return float(tick)
 
     monkeypatch.setattr(Ledger, "now", now)
-    with watched(ledger, Interrupt()):
+    with as_driver(ledger, Interrupt()):
         assert late.wait(PATIENCE)
         driver = driver_of(ledger.notes())
     assert driver is not None
@@ -113,7 +113,7 @@ def test_a_driver_goes_on_signing(ledger: Ledger, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("hurried")
 def test_a_driver_that_is_asked_gets_the_signal(ledger: Ledger, told: threading.Event) -> None:
-    with watched(ledger, Interrupt()):
+    with as_driver(ledger, Interrupt()):
         ask(ledger, ELSEWHERE, "stop")  # for another
         assert not told.wait(0.05)
         driver = driver_of(ledger.notes())
@@ -140,7 +140,7 @@ def test_a_driver_that_is_to_end_at_once_signs_off_before(ledger: Ledger, monkey
         left.set()
 
     monkeypatch.setattr(heartbeat, "leave", leave)
-    with watched(ledger, Interrupt()):
+    with as_driver(ledger, Interrupt()):
         driver = driver_of(ledger.notes())
         assert driver is not None
         ask(ledger, driver, "now")
@@ -160,7 +160,7 @@ def test_a_ledger_that_is_away_for_a_while_does_not_end_the_watch(
         return read(self)
 
     monkeypatch.setattr(Ledger, "notes", notes)
-    with watched(ledger, Interrupt()):
+    with as_driver(ledger, Interrupt()):
         driver = driver_of(ledger.notes())
         assert driver is not None
         ask(ledger, driver, "stop")
@@ -172,9 +172,9 @@ def test_who_waits_hears_of_the_end(ledger: Ledger) -> None:
     now = ledger.now()
     driver = replace(ELSEWHERE, started=now, seen=now)
     ledger.note(heartbeat.DRIVER, asdict(driver))
-    assert heartbeat.wait(ledger, driver, patience=0.0, pause=pytest.fail) == "running"
+    assert heartbeat.wait_for_driver(ledger, driver, patience=0.0, pause=pytest.fail) == "running"
 
     def meanwhile(_: float) -> None:
         ledger.note(heartbeat.DRIVER, asdict(replace(driver, id="the next one")))
 
-    assert heartbeat.wait(ledger, driver, PATIENCE, meanwhile) == "ended"
+    assert heartbeat.wait_for_driver(ledger, driver, PATIENCE, meanwhile) == "ended"

@@ -15,7 +15,7 @@ from sweeper.commands.base import main
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
 from sweeper.monitor.heartbeat import DRIVER, SILENT, Driver, ask, driver_of, sign_off
-from sweeper.monitor.status import active, span, status
+from sweeper.monitor.status import active, duration_text, status
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 from tests.conftest import TOY
@@ -150,7 +150,7 @@ def test_a_driver_that_does_not_answer_is_told_with_the_place_to_look_at(ledger:
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.2, "0s"), (41.0, "41s"), (200.4, "3m20s"), (7500.0, "2h5m")])
 def test_a_length_of_time_is_told_as_a_file_writes_it(seconds: float, words: str) -> None:
-    assert span(seconds) == words
+    assert duration_text(seconds) == words
 
 
 @pytest.mark.parametrize("command", [("status", "toi"), ("stop", "toi")])

@@ -24,7 +24,7 @@ from optuna.storages import RDBStorage
 from jobs import checkpoint
 from jobs.dataset import data
 from sweeper.commands.base import main
-from sweeper.driver.checkpoints import delete, disposable
+from sweeper.driver.checkpoints import delete_checkpoints, disposable
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
 from sweeper.ledger.database import existing_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
@@ -84,7 +84,7 @@ def readers(storage: RDBStorage, folder: Path, wrong: Sequence[int]) -> list[Tri
     path = folder / "readers.yaml"
     path.write_text(QA, encoding="utf-8")
     space = read_search_space(path)
-    ledger, rows = create_ledger(storage, space, "readers"), data.read("sample").valid
+    ledger, rows = create_ledger(storage, space, "readers"), data.read_data("sample").valid
     trials = []
     for mistakes in wrong:
         answers = ["＿" if place < mistakes else row.answer for place, row in enumerate(rows)]
@@ -166,7 +166,7 @@ def test_the_first_is_champion_with_its_lineage(
     assert (tags["sweep"], tags["trial"], tags["trial_key"]) == ("toy", "toy/0", trial.record.key)
     assert (tags["metric.eval_loss"], tags["version.torch"], tags["forced"]) == ("0.5", "2.13.0", "false")
     assert json.loads(tags["params"]) == trial.record.params
-    assert tags["data_fingerprint"] == data.read("sample").fingerprint
+    assert tags["data_fingerprint"] == data.read_data("sample").fingerprint
 
 
 def test_the_champion_outlives_its_sweep_and_holds_no_pickle(
@@ -307,18 +307,18 @@ def test_a_checkpoint_that_goes_while_it_is_promoted_leaves_the_old_champion(
     """A sweep that runs deletes what it no longer needs whenever it likes."""
     old, early, late = climbers(storage, toy_space(), tmp_path, [0.5, 0.6, 0.7])
     folder = promote(old, stores).folder
-    fingerprint, copy = promotion.fingerprint, checkpoint.shutil.copyfile
+    fingerprint, copy = promotion.checkpoint_fingerprint, checkpoint.shutil.copyfile
 
     def deleted_at_first(path: Path) -> str:
-        delete([str(path)])
+        delete_checkpoints([str(path)])
         return fingerprint(path)
 
     def deleted_later(source: Path, target: Path) -> Path:
-        delete([str(source.parent)])
+        delete_checkpoints([str(source.parent)])
         return Path(copy(source, target))
 
     with monkeypatch.context() as patch:
-        patch.setattr(promotion, "fingerprint", deleted_at_first)
+        patch.setattr(promotion, "checkpoint_fingerprint", deleted_at_first)
         with pytest.raises(EnvironmentFailure, match="is no longer kept, as its sweep found better ones"):
             promote(early, stores)
     with monkeypatch.context() as patch:
@@ -334,7 +334,7 @@ def test_a_champion_stays_when_its_sweep_needs_its_checkpoint_no_more(
 ) -> None:
     worse, better = climbers(storage, toy_space(), tmp_path, [0.5, 0.6])
     folder = promote(worse, stores).folder
-    delete(disposable(worse.ledger.records(), "max", keep=1))
+    delete_checkpoints(disposable(worse.ledger.records(), "max", keep=1))
     assert not Path(str(worse.record.checkpoint)).exists()
     assert champion("toy", stores) == folder
     assert promote(better, stores).promoted

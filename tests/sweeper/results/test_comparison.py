@@ -15,7 +15,7 @@ from sweeper.driver.checkpoints import disposable
 from sweeper.errors import ConfigError
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
-from sweeper.ledger.ranking import best
+from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
 from sweeper.results import comparison
 from sweeper.results import table as sheet
@@ -53,12 +53,12 @@ RECORDS = [
 
 
 def test_rows_are_best_first_and_trials_without_a_value_last() -> None:
-    assert [row["trial"] for row in comparison.rows(RECORDS, "max")] == [2, 3, 0, 4, 1]
-    assert [row["trial"] for row in comparison.rows(RECORDS, "min")] == [4, 0, 2, 3, 1]
+    assert [row["trial"] for row in comparison.comparison_rows(RECORDS, "max")] == [2, 3, 0, 4, 1]
+    assert [row["trial"] for row in comparison.comparison_rows(RECORDS, "min")] == [4, 0, 2, 3, 1]
 
 
 def test_json_is_one_array_with_the_promised_keys() -> None:
-    parsed = json.loads(comparison.json_text(comparison.rows(RECORDS, "max")))
+    parsed = json.loads(comparison.comparison_json(comparison.comparison_rows(RECORDS, "max")))
     assert list(parsed[0]) == [
         "trial",
         "state",
@@ -84,7 +84,7 @@ def test_json_is_one_array_with_the_promised_keys() -> None:
 
 
 def test_only_parameters_that_change_are_columns() -> None:
-    rows = comparison.rows(RECORDS, "max")
+    rows = comparison.comparison_rows(RECORDS, "max")
     assert comparison.header(rows, "height") == [
         "trial",
         "state",
@@ -99,7 +99,7 @@ def test_only_parameters_that_change_are_columns() -> None:
 
 
 def test_markdown_is_a_table() -> None:
-    lines = comparison.markdown(comparison.rows(RECORDS[:2], "max"), "height").splitlines()
+    lines = comparison.comparison_markdown(comparison.comparison_rows(RECORDS[:2], "max"), "height").splitlines()
     assert lines == [
         "| trial | state | height | eval_loss | learning_rate | epochs | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -113,27 +113,31 @@ def test_csv_keeps_full_precision_and_is_harmless_in_a_spreadsheet() -> None:
         record(0, 0.123456789, params={"backbone": "=cmd|' /C calc'!A0", "x": 'a,"b"\nc'}),
         record(1, 0.1, params={"backbone": "b", "x": "d"}),
     ]
-    lines = list(csv.DictReader(io.StringIO(comparison.csv_text(comparison.rows(nasty, "max"), "height"))))
+    lines = list(
+        csv.DictReader(io.StringIO(comparison.comparison_csv(comparison.comparison_rows(nasty, "max"), "height")))
+    )
     assert lines[0]["height"] == "0.123456789"
     assert lines[0]["backbone"] == "'=cmd|' /C calc'!A0"
     assert lines[0]["x"] == 'a,"b"\nc'
 
 
 def test_a_pipe_does_not_break_a_markdown_table() -> None:
-    rows = comparison.rows([record(0, 0.5, params={"backbone": "a|b\nc"})], "max")
-    assert "| a\\|b c |" in comparison.markdown(rows, "height")
+    rows = comparison.comparison_rows([record(0, 0.5, params={"backbone": "a|b\nc"})], "max")
+    assert "| a\\|b c |" in comparison.comparison_markdown(rows, "height")
 
 
 def test_the_terminal_shows_markup_as_text() -> None:
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(
-        comparison.rich_table(comparison.rows([record(0, 0.5, params={"backbone": "[red]x[/red]"})], "max"), "height")
+        comparison.comparison_table(
+            comparison.comparison_rows([record(0, 0.5, params={"backbone": "[red]x[/red]"})], "max"), "height"
+        )
     )
     assert "[red]x[/red]" in console.export_text()
 
 
 def test_the_earlier_of_equals_is_best() -> None:
-    assert [r.number for r in best(RECORDS, "max")] == [2, 3, 0, 4]
+    assert [r.number for r in best_first(RECORDS, "max")] == [2, 3, 0, 4]
 
 
 def test_checkpoints_of_the_best_trials_stay_and_others_go() -> None:
@@ -151,7 +155,7 @@ def test_a_running_trial_keeps_its_best_and_its_newest_checkpoint() -> None:
 
 
 def test_a_checkpoint_that_was_deleted_is_not_shown(tmp_path: Path) -> None:
-    row = comparison.rows([record(0, 0.5, checkpoint=str(tmp_path / "gone"))], "max")[0]
+    row = comparison.comparison_rows([record(0, 0.5, checkpoint=str(tmp_path / "gone"))], "max")[0]
     assert row["checkpoint"] is None
 
 
@@ -159,13 +163,13 @@ def test_the_definition_of_the_metrics_is_said_below_the_table() -> None:
     def trial(number: int, **params: Any) -> TrialRecord:
         return record(number, 0.5, params={"seed": 1, **params})
 
-    table = comparison.rows([trial(0, metric_profile="strict"), trial(1, metric_profile="strict")], "max")
-    assert comparison.markdown(table, "height").endswith("|\n\nexact_match and f1: strict\n")
-    assert "exact_match" not in comparison.csv_text(table, "height")
-    older = comparison.rows([trial(0), trial(1, metric_profile="drcd")], "max")
+    table = comparison.comparison_rows([trial(0, metric_profile="strict"), trial(1, metric_profile="strict")], "max")
+    assert comparison.comparison_markdown(table, "height").endswith("|\n\nexact_match and f1: strict\n")
+    assert "exact_match" not in comparison.comparison_csv(table, "height")
+    older = comparison.comparison_rows([trial(0), trial(1, metric_profile="drcd")], "max")
     assert comparison.definition(older) == "exact_match and f1: drcd"
     assert "metric_profile" in comparison.header(older, "height")
-    assert comparison.definition(comparison.rows(RECORDS, "max")) is None
+    assert comparison.definition(comparison.comparison_rows(RECORDS, "max")) is None
 
 
 # The table that a report has: two readers' backbones, a selector's, and what a toy job leaves.
@@ -224,7 +228,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> list[Ledger]:
 
 def test_several_sweeps_are_one_table_with_the_best_trial_of_each_backbone(sweeps: list[Ledger]) -> None:
     table = comparison.models(sweeps)
-    lines = sheet.markdown(comparison.model_sheet(table)).splitlines()
+    lines = sheet.sheet_markdown(comparison.model_sheet(table)).splitlines()
     names = [column.strip() for column in lines[0].strip("|").split("|")]
     assert names[:8] == ["sweep", "job", "trial", "state", "backbone", "exact_match", "f1", "accuracy"]
     assert names[-2:] == ["epochs", "seconds"]
@@ -309,8 +313,8 @@ def test_weights_are_counted_in_the_checkpoint_that_was_kept(sweeps: list[Ledger
 
 
 def test_json_of_several_sweeps_adds_to_the_keys_of_one(sweeps: list[Ledger]) -> None:
-    parsed = json.loads(comparison.json_text(comparison.models(sweeps)))
-    single = json.loads(comparison.json_text(comparison.rows(sweeps[0].records(), "max")))
+    parsed = json.loads(comparison.comparison_json(comparison.models(sweeps)))
+    single = json.loads(comparison.comparison_json(comparison.comparison_rows(sweeps[0].records(), "max")))
     assert set(parsed[0]) - set(single[0]) == {
         "sweep",
         "job",
@@ -324,7 +328,7 @@ def test_json_of_several_sweeps_adds_to_the_keys_of_one(sweeps: list[Ledger]) ->
 
 
 def test_csv_of_several_sweeps_has_the_table(sweeps: list[Ledger]) -> None:
-    text = sheet.csv_text(comparison.model_sheet(comparison.models(sweeps)))
+    text = sheet.sheet_csv(comparison.model_sheet(comparison.models(sweeps)))
     lines = list(csv.DictReader(io.StringIO(text)))
     assert [(line["sweep"], line["exact_match"], line["accuracy"]) for line in lines][::2] == [
         ("readers", "0.6", ""),
@@ -334,23 +338,23 @@ def test_csv_of_several_sweeps_has_the_table(sweeps: list[Ledger]) -> None:
 
 def test_one_sweep_has_the_table_it_had_and_may_be_sorted(sweeps: list[Ledger]) -> None:
     readers = sweeps[0]
-    table, view = comparison.compared([readers])
-    assert table == comparison.rows(readers.records(), "max")
+    table, view = comparison.comparison_of([readers])
+    assert table == comparison.comparison_rows(readers.records(), "max")
     assert view == comparison.trial_sheet(table, "exact_match")
-    ordered, other = comparison.compared([readers], sort="trial")
+    ordered, other = comparison.comparison_of([readers], sort="trial")
     assert [row["trial"] for row in ordered] == [0, 1, 2, 3]
     assert (other.columns, other.bold) == (view.columns, {1})
-    assert comparison.compared([readers], sort="seconds")[0][0]["state"] == "FAIL"
+    assert comparison.comparison_of([readers], sort="seconds")[0][0]["state"] == "FAIL"
 
 
 def test_several_sweeps_may_be_sorted_and_shown_in_full(sweeps: list[Ledger]) -> None:
-    table, view = comparison.compared(sweeps, every=True, sort="accuracy", reverse=True)
+    table, view = comparison.comparison_of(sweeps, every=True, sort="accuracy", reverse=True)
     assert [row["value"] for row in table] == [0.9, 0.95, 0.6, 0.5, 0.2, None]
     assert view == comparison.model_sheet(table)
 
 
 def test_a_test_score_is_shown_where_it_is_known() -> None:
-    assert "test" not in comparison.header(comparison.rows(RECORDS, "max"), "height")
-    table = comparison.rows([record(0, 0.4, test=0.35), record(1, 0.2)], "max")
+    assert "test" not in comparison.header(comparison.comparison_rows(RECORDS, "max"), "height")
+    table = comparison.comparison_rows([record(0, 0.4, test=0.35), record(1, 0.2)], "max")
     assert "test" in comparison.header(table, "height")
     assert [row["test"] for row in table] == [0.35, None]

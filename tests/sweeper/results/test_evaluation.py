@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from jobs.answering.evaluation import Estimate, Row
+from jobs.answering.evaluation import Estimate, SystemScore
 from jobs.dataset.data import Data
 from sweeper.commands.base import main
 from sweeper.results import evaluation, table
 
-BM25 = Row("BM25", 8, Estimate(0.875, 0.5, 1.0), None, None, None, None, None, 1234.5)
-SOFT = Row(
+BM25 = SystemScore("BM25", 8, Estimate(0.875, 0.5, 1.0), None, None, None, None, None, 1234.5)
+SOFT = SystemScore(
     "soft|two stages",
     8,
     Estimate(0.75, 0.5, 1.0),
@@ -27,19 +27,19 @@ SOFT = Row(
 
 
 def test_what_a_system_does_not_have_is_a_dash() -> None:
-    assert evaluation.cells(BM25) == ["BM25", "0.875 [0.50, 1.00]", "–", "–", "–", "–", "–", "1,234"]
-    assert evaluation.cells(SOFT)[0] == "soft|two stages (weight 0.31)"
-    assert evaluation.cells(SOFT)[5:7] == ["40%", "60%"]
+    assert evaluation.system_cells(BM25) == ["BM25", "0.875 [0.50, 1.00]", "–", "–", "–", "–", "–", "1,234"]
+    assert evaluation.system_cells(SOFT)[0] == "soft|two stages (weight 0.31)"
+    assert evaluation.system_cells(SOFT)[5:7] == ["40%", "60%"]
 
 
 def test_markdown_keeps_its_columns() -> None:
-    lines = table.markdown(evaluation.sheet_of([BM25, SOFT], "test", "drcd")).splitlines()
+    lines = table.sheet_markdown(evaluation.systems_sheet([BM25, SOFT], "test", "drcd")).splitlines()
     assert {line.replace("\\|", "").count("|") for line in lines[:4]} == {len(evaluation.HEADER) + 1}
     assert lines[-1] == "8 test questions, EM and F1: drcd, 95 % bootstrap intervals"
 
 
 def test_json_has_full_precision() -> None:
-    content = json.loads(evaluation.json_text([BM25, SOFT], "test", "drcd"))
+    content = json.loads(evaluation.systems_json([BM25, SOFT], "test", "drcd"))
     assert (content["split"], content["profile"]) == ("test", "drcd")
     assert content["systems"][1]["exact_match"] == {"value": 0.375, "low": 0.1, "high": 0.6}
     assert content["systems"][0]["f1"] is None

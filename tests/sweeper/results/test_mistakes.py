@@ -12,14 +12,14 @@ from rich.console import Console
 
 from jobs import checkpoint
 from jobs.dataset.convert import write_sample
-from jobs.dataset.data import Question, read
+from jobs.dataset.data import Question, read_data
 from jobs.metrics import mean_scores
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.lookup import Trial, find_trial
 from sweeper.results import table
-from sweeper.results.mistakes import diagnose, errors, named, share, short, versus
+from sweeper.results.mistakes import diagnose, errors, kind_name, percent_of, shortened, versus
 from sweeper.space.reading import read_search_space
 
 Predict = Callable[[Question], Mapping[str, Any]]
@@ -60,7 +60,7 @@ def ended(tmp_path: Path, folder: Path) -> Callable[..., Trial]:
         trial.parent.mkdir()
         ledger.report(record.number, {objective: 0.5, "epoch": 1.0, "seconds": 1.0}, str(trial))
         ledger.finish(record.number, "COMPLETE")
-        rows = read(data or str(folder)).valid
+        rows = read_data(data or str(folder)).valid
         answers = [{"id": row.id, **predict(row)} for row in rows] if callable(predict) else predict
         checkpoint.write_json(trial.parent / checkpoint.PREDICTIONS, answers)
         return find_trial(name, storage)
@@ -89,7 +89,7 @@ def printed(tables: Sequence[table.Sheet]) -> str:
 
 
 def test_mistakes_are_counted_by_kind_type_and_length(ended: Callable[..., Trial], folder: Path) -> None:
-    ids = [row.id for row in read(str(folder)).valid]
+    ids = [row.id for row in read_data(str(folder)).valid]
     tables, values = errors(ended("a", only(ids[:3])))
     assert (values["questions"], values["right"]) == (8, 3)
     assert (values["kinds"]["exact"], values["kinds"]["boundary"]) == (3, 5)
@@ -104,7 +104,7 @@ def test_mistakes_are_counted_by_kind_type_and_length(ended: Callable[..., Trial
 
 
 def test_right_answers_are_as_many_as_the_trial_s_exact_match(ended: Callable[..., Trial], folder: Path) -> None:
-    rows = read(str(folder)).valid
+    rows = read_data(str(folder)).valid
     trial = ended("a", lambda row: {**right(row), "answer": f"{row.answer}。"}, extra=", metric_profile: drcd")
     given = [f"{row.answer}。" for row in rows]
     scores = mean_scores(given, [row.answer or "" for row in rows], "drcd")
@@ -113,7 +113,7 @@ def test_right_answers_are_as_many_as_the_trial_s_exact_match(ended: Callable[..
 
 
 def test_another_trial_is_set_against_it_in_a_table_of_two_by_two(ended: Callable[..., Trial], folder: Path) -> None:
-    ids = [row.id for row in read(str(folder)).valid]
+    ids = [row.id for row in read_data(str(folder)).valid]
     this, other = ended("a", only(ids[:3])), ended("b", only(ids[2:4]))
     tables, values = errors(this, other, examples=5)
     counts = {key: values["vs"][key] for key in ("both", "only_this", "only_other", "neither")}
@@ -156,7 +156,7 @@ def test_text_of_the_data_is_harmless_wherever_it_is_shown(ended: Callable[..., 
     tables, values = errors(ended("a", short_of_one), ended("b", right))
     terminal = printed(tables)
     assert "[red]哪裡[/red]？<script>alert(1)" in terminal
-    markdown = "".join(map(table.markdown, tables))
+    markdown = "".join(map(table.sheet_markdown, tables))
     assert "&lt;script>" in markdown
     assert "<script" not in markdown
     for text in (terminal, markdown, table.json_text(values)):
@@ -200,10 +200,10 @@ def test_answers_that_cannot_be_judged_are_refused(ended: Callable[..., Trial]) 
 
 def test_a_boundary_is_named_with_its_characters(ended: Callable[..., Trial]) -> None:
     verdict = diagnose(ended("a", short_of_one)).verdicts[0]
-    assert (named(verdict), share(1, 8), share(0, 0)) == ("boundary -1", "12.5 %", "–")
+    assert (kind_name(verdict), percent_of(1, 8), percent_of(0, 0)) == ("boundary -1", "12.5 %", "–")
 
 
 def test_long_texts_are_cut_to_the_same_width_in_any_script() -> None:
-    assert short("字" * 20) == "字" * 20
-    assert short("字" * 21) == "字" * 19 + "…"
-    assert short("a" * 41) == "a" * 39 + "…"
+    assert shortened("字" * 20) == "字" * 20
+    assert shortened("字" * 21) == "字" * 19 + "…"
+    assert shortened("a" * 41) == "a" * 39 + "…"

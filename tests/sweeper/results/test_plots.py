@@ -71,12 +71,12 @@ def test_every_plot_is_drawn_where_there_are_trials_to_draw(drawn: dict[str, Plo
     ]
     assert [name for name, plot in drawn.items() if not plot.svg] == []
     assert len({plot.svg for plot in drawn.values()}) == 6
-    assert list(plots.artifacts(drawn)) == [f"{name}.svg" for name in drawn]
+    assert list(plots.plot_files(drawn)) == [f"{name}.svg" for name in drawn]
 
 
 def test_without_trials_every_plot_says_in_a_sentence_why_it_is_not_there(tmp_path: Path) -> None:
     drawn = plots.figures(found(tmp_path, []))
-    assert plots.artifacts(drawn) == {}
+    assert plots.plot_files(drawn) == {}
     for plot in drawn.values():
         assert re.fullmatch(r"(There|No trial) .+\.", plot.note)
 
@@ -173,7 +173,7 @@ def test_labels_keep_what_tells_backbones_apart(names: list[str], labels: list[s
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_labels_do_not_cover_each_other(places: list[float]) -> None:
-    moved = plots.spread(places, 0.08)
+    moved = plots.spread_heights(places, 0.08)
     assert all(upper - lower >= 0.08 - 1e-6 for lower, upper in pairwise(sorted(moved)))
     assert all(new >= old - 1e-6 for old, new in zip(places, moved, strict=True))
     assert sorted(range(len(places)), key=moved.__getitem__) == sorted(range(len(places)), key=places.__getitem__)

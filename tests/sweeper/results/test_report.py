@@ -17,7 +17,7 @@ from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger
 from sweeper.results import plots, report
 from sweeper.results.overview import results
-from sweeper.results.report import Cost, Interval, Savings
+from sweeper.results.report import Cost, IntervalPicture, Savings
 from sweeper.space.search_space import SearchSpace
 from tests.sweeper.tracking.test_ui import CHROMIUM, FLAGS, needs_browser
 from tests.written import SPACE, Told, written
@@ -69,24 +69,26 @@ def page(ledger: Ledger) -> str:
 
 def test_an_interval_is_wilsons() -> None:
     """By hand: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n), z = 1.959964."""
-    assert report.interval(0.5, 100) == Interval(pytest.approx(0.403832, abs=1e-6), pytest.approx(0.596168, abs=1e-6))
-    assert report.interval(0.0, 10) == Interval(0.0, pytest.approx(0.277533, abs=1e-6))
+    assert report.wilson_interval(0.5, 100) == IntervalPicture(
+        pytest.approx(0.403832, abs=1e-6), pytest.approx(0.596168, abs=1e-6)
+    )
+    assert report.wilson_interval(0.0, 10) == IntervalPicture(0.0, pytest.approx(0.277533, abs=1e-6))
 
 
 @pytest.mark.parametrize(("share", "questions"), [(0.5, 0), (0.3337, 100), (1.2, 10), (-0.1, 10)])
 def test_what_is_no_share_of_the_questions_has_no_interval(share: float, questions: int) -> None:
-    assert report.interval(share, questions) is None
+    assert report.wilson_interval(share, questions) is None
 
 
 def test_only_trials_whose_answers_are_there_have_an_interval(ledger: Ledger) -> None:
-    lines = report.lines(ledger, results(ledger))
+    lines = report.report_lines(ledger, results(ledger))
     assert [line.number for line in lines if line.interval] == [2, 0]
-    assert lines[0].interval == Interval(pytest.approx(0.7864, abs=1e-4), pytest.approx(0.9565, abs=1e-4))
+    assert lines[0].interval == IntervalPicture(pytest.approx(0.7864, abs=1e-4), pytest.approx(0.9565, abs=1e-4))
 
 
 def test_a_score_that_is_no_proportion_has_no_interval(storage: RDBStorage, tmp_path: Path) -> None:
     ledger = written(storage, tmp_path, [Told([0.5], questions=10)], objective="f1")
-    assert [line.interval for line in report.lines(ledger, results(ledger))] == [None]
+    assert [line.interval for line in report.report_lines(ledger, results(ledger))] == [None]
 
 
 def test_what_early_stopping_saved_is_counted_at_each_trials_own_pace(ledger: Ledger) -> None:
@@ -105,8 +107,8 @@ def test_wall_time_is_from_the_first_start_to_the_last_end(ledger: Ledger) -> No
     records = ledger.records()
     ended = [record.ended for record in records if record.ended]
     assert records[0].started
-    assert report.wall(records) == max(ended) - records[0].started
-    assert report.wall([]) is None
+    assert report.wall_clock(records) == max(ended) - records[0].started
+    assert report.wall_clock([]) is None
 
 
 def test_the_question_names_what_is_searched() -> None:
@@ -116,7 +118,7 @@ def test_the_question_names_what_is_searched() -> None:
         (one, "Which seed gives qa the best exact_match on sample?"),
         ({**SPACE, "parameters": {}}, "Does this one setting give qa the best exact_match on sample?"),
     ):
-        assert report.question({**space, "search_space": space}) == expected
+        assert report.question_sentence({**space, "search_space": space}) == expected
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_the_question_names_what_is_searched() -> None:
     ],
 )
 def test_domains_are_said_in_words(declared: Any, text: str) -> None:
-    assert report.domain(declared) == text
+    assert report.describe_domain(declared) == text
 
 
 # the page

@@ -20,7 +20,7 @@ from sweeper.ledger.lookup import Trial
 from sweeper.results.scores import question_scores, trial_scores
 from sweeper.space.search_space import SearchSpace
 
-SAMPLE = data.read("sample")
+SAMPLE = data.read_data("sample")
 ROWS = SAMPLE.valid
 
 
@@ -40,7 +40,7 @@ def test_answers_have_the_means_of_the_metrics() -> None:
 
 def test_picked_paragraphs_have_the_mean_that_the_job_reports() -> None:
     logits = np.random.default_rng(0).normal(size=(len(ROWS), 4))
-    metrics, predictions = mc.evaluate(ROWS, logits)
+    metrics, predictions = mc.evaluate_picks(ROWS, logits)
     scores = question_scores(SAMPLE, predictions, "a/1")
     assert list(scores) == ["accuracy"]
     assert scores["accuracy"].mean() == pytest.approx(metrics["accuracy"])
@@ -60,7 +60,7 @@ def test_a_profile_counts_every_reference(tmp_path: Path) -> None:
     for name, content in contents.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False))
     (tmp_path / "references.json").write_text(json.dumps({"q1": ["日月潭", "潭"]}))
-    several, given = data.read(str(tmp_path)), [{"id": "q1", "answer": "潭。"}, {"id": "q2", "answer": "潭。"}]
+    several, given = data.read_data(str(tmp_path)), [{"id": "q1", "answer": "潭。"}, {"id": "q2", "answer": "潭。"}]
     assert list(question_scores(several, given, "a/1", "drcd")["exact_match"]) == [1.0, 0.0]
     assert list(question_scores(several, given, "a/1")["exact_match"]) == [0.0, 0.0]
 

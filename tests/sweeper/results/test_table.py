@@ -42,14 +42,14 @@ def test_numbers_are_short(value: Any, text: str) -> None:
 
 @given(st.text())
 def test_plain_text_prints_and_moves_nothing(text: str) -> None:
-    found = table.plain(text)
+    found = table.one_line(text)
     assert "".join(found.split("\u200c")).replace("\u200d", "").isprintable()
-    assert table.plain(found) == found
+    assert table.one_line(found) == found
 
 
 def test_what_prints_stays_as_it_is() -> None:
     for text in ("臺北市，1970年代", "👨\u200d👩\u200d👧", "⚠\ufe0f", "é e\u0301", "１２"):
-        assert table.plain(text) == text
+        assert table.one_line(text) == text
 
 
 def test_the_terminal_shows_nasty_text_as_text() -> None:
@@ -69,7 +69,7 @@ def test_a_table_that_is_too_wide_wraps_its_texts_and_keeps_its_columns() -> Non
 
 
 def test_markdown_shows_nasty_text_as_text() -> None:
-    text = table.markdown(Sheet(["c", "d"], [[NASTY, 1]], title="<b>", caption="[x](y)"))
+    text = table.sheet_markdown(Sheet(["c", "d"], [[NASTY, 1]], title="<b>", caption="[x](y)"))
     title, _, head, rule, row, _, caption = text.splitlines()
     assert (title, head, rule, caption) == ("**&lt;b>**", "| c | d |", "| --- | --- |", "\\[x](y)")
     assert row == (
@@ -79,7 +79,7 @@ def test_markdown_shows_nasty_text_as_text() -> None:
 
 
 def test_csv_has_the_text_itself_and_no_formula() -> None:
-    text = table.csv_text(Sheet(["=a", "b"], [["@x", 0.123456789], ['"q"\n', None]]))
+    text = table.sheet_csv(Sheet(["=a", "b"], [["@x", 0.123456789], ['"q"\n', None]]))
     assert list(csv.reader(io.StringIO(text))) == [["'=a", "b"], ["'@x", "0.123456789"], ['"q"\n', ""]]
 
 

@@ -14,7 +14,7 @@ from sweeper.commands.base import main
 from sweeper.driver.searcher import Attempts
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
-from sweeper.results.timing import sheet_of, table, timing
+from sweeper.results.timing import table, timing, timing_sheet
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import read_stores
 
@@ -80,7 +80,7 @@ def test_the_table_has_every_trial_and_their_sum(ledger: Ledger) -> None:
     assert [row["trial"] for row in found["trials"]] == [0, 1]
     assert (found["total"]["training"], found["total"]["total"]) == (8, 12)
     assert found["wall_s"] >= 0
-    shown = sheet_of(ledger.records())
+    shown = timing_sheet(ledger.records())
     assert [row[0] for row in shown.rows] == [0, 1, "all", "%"]
     assert shown.rows[-1][2:] == [25.0, 0.0, 66.7, 0.0, 0.0, 8.3, 100.0]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sweeper.errors import ConfigError
 from sweeper.space.document import parse_document, plain_scalar, read_document, yaml_text
 from sweeper.space.mistakes import Mistakes
-from sweeper.wording import nearest, unknown
+from sweeper.wording import nearest, unknown_name
 
 
 def parsed(text: str, *overrides: str) -> dict[str, Any]:
@@ -229,8 +229,11 @@ def test_an_override_that_cannot_be_applied_is_refused(override: str, expected: 
 
 def test_a_wrong_name_is_answered_with_the_nearest_and_all_right_ones() -> None:
     known = ["trials", "sampler"]
-    assert unknown("key", "trails", known) == "unknown key 'trails'; did you mean 'trials'? known here: sampler, trials"
-    assert unknown("key", "zebra", known) == "unknown key 'zebra'; known here: sampler, trials"
+    assert (
+        unknown_name("key", "trails", known)
+        == "unknown key 'trails'; did you mean 'trials'? known here: sampler, trials"
+    )
+    assert unknown_name("key", "zebra", known) == "unknown key 'zebra'; known here: sampler, trials"
 
 
 @pytest.mark.parametrize("name", ["TRIALS", "ｔｒｉａｌｓ", "trials ", "trial"])
@@ -282,7 +285,7 @@ def test_what_is_read_agrees_with_pyyaml_where_both_read_the_same_yaml(values: d
 
 def test_a_name_of_any_length_is_told_in_a_short_line() -> None:
     note = Mistakes(Path("qa.yaml"), {})
-    note(("parameters", "x" * 5_000), unknown("key", "9" * 5_000, ["name", "job"]))
+    note(("parameters", "x" * 5_000), unknown_name("key", "9" * 5_000, ["name", "job"]))
     (line,) = note.lines()
     assert line.startswith("qa.yaml:1: parameters.'xxx")
     assert "unknown key '999" in line

@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sweeper
-from jobs.dataset.data import Data, read
+from jobs.dataset.data import Data, read_data
 from jobs.job import Job, ParamError
 from sweeper.errors import ConfigError, DataFailure, Failure
 from sweeper.space import search_space as module
-from sweeper.space.cases import backbones, branches, max_epochs, possible_resources
+from sweeper.space.cases import backbones, list_cases, max_epochs, possible_resources
 from sweeper.space.document import plain_scalar
 from sweeper.space.domains import contains
-from sweeper.space.reading import find, read_search_space
+from sweeper.space.reading import find_file, read_search_space
 from sweeper.space.search_space import (
     Branch,
     Choice,
@@ -36,8 +36,8 @@ from sweeper.space.search_space import (
     Resources,
     SearchSpace,
     assign,
+    draw_labels,
     grid,
-    labels,
     params_of,
     resolved,
     resources_of,
@@ -586,7 +586,7 @@ search: {trials: 24, enqueue: [{backbone: hfl/chinese-pert-large, learning_rate:
 def test_a_space_of_the_reader_job_is_read() -> None:
     found = read_text(QA)
     assert found.job == "qa"
-    assert [str(case.domains["learning_rate"]) for case in branches(found)] == [
+    assert [str(case.domains["learning_rate"]) for case in list_cases(found)] == [
         "2e-5 … 8e-5 log",
         "1e-5 … 4e-5 log",
     ]
@@ -634,8 +634,8 @@ def test_a_folder_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_data_is_read_and_its_fingerprint_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "read", read)
-    assert space().data_fingerprint == read("sample").fingerprint
+    monkeypatch.setattr(module, "read", read_data)
+    assert space().data_fingerprint == read_data("sample").fingerprint
 
 
 def test_a_missing_folder_is_a_mistake_of_the_data(tmp_path: Path) -> None:
@@ -658,7 +658,7 @@ def test_no_folder_name_ends_in_anything_but_a_line(data: str) -> None:
 
 
 def test_wrong_data_is_told_in_its_own_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "read", read)
+    monkeypatch.setattr(module, "read", read_data)
     with pytest.raises(DataFailure) as caught:
         space(data=str(tmp_path))
     assert len(caught.value.lines) == 3
@@ -803,7 +803,7 @@ BRANCHES = "{{backbone: {{values: [base, large]}}, {name}: [{{when: {{backbone: 
 )
 def test_one_label_never_stands_for_two_kinds_of_domain(name: str, one: str, two: str, expected: list[str]) -> None:
     found = parameters(BRANCHES.format(name=name, one=one, two=two))
-    assert [label for key, label, _ in labels(found) if key == name] == expected
+    assert [label for key, label, _ in draw_labels(found) if key == name] == expected
     asked: list[str] = []
 
     def suggest(label: str, domain: Domain) -> Any:
@@ -897,7 +897,9 @@ def test_branches_tell_each_combination_that_can_occur() -> None:
   seed: [{when: {backbone: "c-*"}, value: 1}]""",
         resources='[{when: {backbone: "b-*"}, gpus: 1}, {gpus: 0}]',
     )
-    told = [({name: str(domain) for name, domain in case.domains.items()}, case.resources) for case in branches(found)]
+    told = [
+        ({name: str(domain) for name, domain in case.domains.items()}, case.resources) for case in list_cases(found)
+    ]
     small, large = "2e-5 … 8e-5 log", "1e-5 … 4e-5 log"
     assert told == [
         ({"backbone": "a-base", "learning_rate": small}, Resources(gpus=0.0)),
@@ -913,7 +915,7 @@ def test_conditions_with_the_same_outcome_make_one_case() -> None:
   backbone: {values: [a, b, c]}
   seed: [{when: {backbone: "[ab]", shape: linear}, value: 1}, {when: {backbone: b}, value: 2}, {value: 3}]"""
     )
-    assert [str(case.domains["backbone"]) for case in branches(found)] == ["a, b", "c"]
+    assert [str(case.domains["backbone"]) for case in list_cases(found)] == ["a, b", "c"]
 
 
 def test_a_condition_on_a_range_cuts_it() -> None:
@@ -926,7 +928,7 @@ def test_a_condition_on_a_range_cuts_it() -> None:
     - {when: {learning_rate: 0.5, seed: 7}, value: cosine}
     - {when: {num_train_epochs: 1}, value: linear}"""
     )
-    told = [{name: str(domain) for name, domain in case.domains.items()} for case in branches(found)]
+    told = [{name: str(domain) for name, domain in case.domains.items()} for case in list_cases(found)]
     assert {"learning_rate": "0.5", "seed": "7", "num_train_epochs": "1 … 4", "shape": "cosine"} in told
     assert len(told) == 3
 
@@ -985,18 +987,18 @@ def test_a_file_is_found_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest
         "lib/search_spaces/quickstart.yaml",
     ):
         (tmp_path / path).touch()
-    assert find("near") == find("near.yaml") == Path("near.yaml")
-    assert find("mine") == find("mine.yaml") == Path("search_spaces/mine.yaml")
-    assert find("quickstart") == tmp_path / "lib/search_spaces/quickstart.yaml"
-    assert find(str(tmp_path / "near")) == tmp_path / "near.yaml"
+    assert find_file("near") == find_file("near.yaml") == Path("near.yaml")
+    assert find_file("mine") == find_file("mine.yaml") == Path("search_spaces/mine.yaml")
+    assert find_file("quickstart") == tmp_path / "lib/search_spaces/quickstart.yaml"
+    assert find_file(str(tmp_path / "near")) == tmp_path / "near.yaml"
     with pytest.raises(
         ConfigError, match=r"^\"qickstart.yaml\": .*did you mean 'quickstart'\? known here: mine, quickstart$"
     ):
-        find("qickstart.yaml")
-    assert find("search_spaces") == Path("search_spaces")  # which `read_search_space` refuses as a directory
+        find_file("qickstart.yaml")
+    assert find_file("search_spaces") == Path("search_spaces")  # which `read_search_space` refuses as a directory
     for name in ("", "x" * 300, "a\0b"):
         with pytest.raises(ConfigError, match="no such file"):
-            find(name)
+            find_file(name)
 
 
 def test_checking_a_file_imports_nothing_heavy() -> None:
@@ -1107,7 +1109,7 @@ def draws(seed: int) -> Callable[[str, Domain], Any]:
 def test_assign_gives_each_parameter_a_value_of_the_branch_it_matched(sections: dict[str, str], seed: int) -> None:
     found = space(**sections)
     chosen = assign(found, draws(seed))
-    cases = [case.domains for case in branches(found)]
+    cases = [case.domains for case in list_cases(found)]
     assert params_of(found, chosen).seed == chosen.get("seed", 42)
     for name, value in chosen.items():
         assert any(contains(branch.domain, value) for branch in found.parameters[name])

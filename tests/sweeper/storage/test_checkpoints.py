@@ -25,7 +25,7 @@ from sweeper.space.search_space import SearchSpace
 from sweeper.storage import checkpoints as depot
 from sweeper.storage.checkpoints import Damaged, StorageError
 from sweeper.storage.settings import read_stores
-from sweeper.trial.handover import FAILURE, Assignment, breakdown_of
+from sweeper.trial.handover import FAILURE, Assignment, read_breakdown
 from sweeper.trial.process import noted_failure, starting_point, stored
 from tests.limits import killed_at
 from tests.servers import BUCKET, bucket, keys
@@ -76,13 +76,16 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_a_checkpoint_is_there_whole_once_it_is_deposited_and_gone_once_deleted(place: str, tmp_path: Path) -> None:
     checkpoint = made(tmp_path / "work")
     address = depot.deposit(checkpoint, place)
-    assert address == depot.join(place, "checkpoint-000001")
-    assert depot.damage(address) is None
-    assert depot.kept([address, f"{address}9", None]) == {address}
-    assert depot.read(depot.join(address, "predictions.json")) == (checkpoint / "predictions.json").read_bytes()
-    depot.delete([address, f"{address}9"])
-    assert depot.kept([address]) == set()
-    assert MANIFEST in str(depot.damage(address))
+    assert address == depot.join_address(place, "checkpoint-000001")
+    assert depot.stored_damage(address) is None
+    assert depot.still_stored([address, f"{address}9", None]) == {address}
+    assert (
+        depot.read_address(depot.join_address(address, "predictions.json"))
+        == (checkpoint / "predictions.json").read_bytes()
+    )
+    depot.delete_stored([address, f"{address}9"])
+    assert depot.still_stored([address]) == set()
+    assert MANIFEST in str(depot.stored_damage(address))
 
 
 def test_a_copy_of_a_copy_has_the_same_content(place: str, tmp_path: Path) -> None:
@@ -90,7 +93,7 @@ def test_a_copy_of_a_copy_has_the_same_content(place: str, tmp_path: Path) -> No
     address = depot.deposit(checkpoint, place)
     again = depot.copy(address, f"{depot.parent(place)}/0001")
     back = depot.copy(str(again), str(tmp_path / "back"))
-    depot.delete([address])
+    depot.delete_stored([address])
     assert content(Path(str(back))) == content(checkpoint)
     assert depot.copy(address, str(tmp_path / "none")) is None
 
@@ -98,7 +101,7 @@ def test_a_copy_of_a_copy_has_the_same_content(place: str, tmp_path: Path) -> No
 def test_only_the_newest_stays_on_the_machine_that_made_it(place: str, tmp_path: Path) -> None:
     first = stored(made(tmp_path / "work", 1), place)
     second = stored(made(tmp_path / "work", 2), place)
-    assert depot.kept([first, second]) == {first, second}
+    assert depot.still_stored([first, second]) == {first, second}
     assert [path.name for path in (tmp_path / "work").glob("checkpoint-*")] == ["checkpoint-000002"]
 
 
@@ -116,7 +119,7 @@ def test_answers_outlive_their_checkpoint(place: str, tmp_path: Path, toy_space:
     ledger.report(number, {"height": 0.5, "eval_loss": 0.5, "epoch": 1.0, "seconds": 1.0}, address)
     record = ledger.finish(number, "PRUNED", "stopped early")
     kept = keep_predictions(record, tmp_path / "work")
-    depot.delete([address])
+    depot.delete_stored([address])
     assert kept == keep_predictions(record, tmp_path / "work")  # as after a restart
     assert keep_predictions(record, tmp_path / "another machine") is not None
     assert find_trial("toy", ledger.storage).predictions() == [{"id": "q1", "answer": "山1"}]
@@ -125,18 +128,18 @@ def test_answers_outlive_their_checkpoint(place: str, tmp_path: Path, toy_space:
 def test_a_place_that_takes_nothing_is_refused_before_a_sweep(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentFailure, match=r"file: .*; name another place in \[storage\] checkpoints"):
-        depot.check(str(tmp_path / "file"))
+        depot.check_address(str(tmp_path / "file"))
     with pytest.raises(EnvironmentFailure, match="is not there"):
-        depot.look(str(tmp_path / "nowhere"))
-    depot.check(str(tmp_path / "new"))
+        depot.check_readable(str(tmp_path / "nowhere"))
+    depot.check_address(str(tmp_path / "new"))
     assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_doctor_says_whether_the_checkpoints_place_is_there(tmp_path: Path) -> None:
     stores = replace(read_stores(tmp_path, {}), checkpoints=str(tmp_path / "shared"))
-    (before,) = [finding for finding in doctor.reachable(stores) if finding.what == "checkpoints"]
+    (before,) = [finding for finding in doctor.reachable_findings(stores) if finding.what == "checkpoints"]
     (tmp_path / "shared").mkdir()
-    (after,) = [finding for finding in doctor.reachable(stores) if finding.what == "checkpoints"]
+    (after,) = [finding for finding in doctor.reachable_findings(stores) if finding.what == "checkpoints"]
     assert (before.good, after.good) == (False, True)
     assert "is not there" in before.detail
 
@@ -152,12 +155,12 @@ def test_an_address_that_names_no_checkpoint_becomes_no_folder(tmp_path: Path, a
 def test_a_copy_from_a_bucket_is_whole_and_made_once(away: str, tmp_path: Path) -> None:
     checkpoint = made(tmp_path / "work")
     address = depot.deposit(checkpoint, away)
-    copy = depot.fetch(address, tmp_path / "copy/checkpoint-000001")
+    copy = depot.fetch_checkpoint(address, tmp_path / "copy/checkpoint-000001")
     assert content(copy) == content(checkpoint)
     before = copy.stat().st_ino
-    assert depot.fetch(address, copy).stat().st_ino == before
+    assert depot.fetch_checkpoint(address, copy).stat().st_ino == before
     (copy / "model.safetensors").write_bytes(b"cut")
-    assert content(depot.fetch(address, copy)) == content(checkpoint)
+    assert content(depot.fetch_checkpoint(address, copy)) == content(checkpoint)
 
 
 @slow
@@ -171,12 +174,12 @@ def test_a_checkpoint_cut_short_on_its_way_is_not_there(away: str, tmp_path: Pat
 
     killed_at("depot.manifest:1:kill", tmp_path / "faults", work)
     assert happened(tmp_path / "faults") == ["depot.manifest:1:kill"]
-    address = depot.join(away, checkpoint.name)
+    address = depot.join_address(away, checkpoint.name)
     assert len(keys(address.removeprefix(f"s3://{BUCKET}/"))) == 3  # all but the manifest
-    assert depot.kept([address]) == set()
+    assert depot.still_stored([address]) == set()
     with pytest.raises(Damaged, match=rf"{address}/manifest\.json: not there"):
-        depot.fetch(address, tmp_path / "copy")
-    assert depot.damage(depot.deposit(checkpoint, away)) is None
+        depot.fetch_checkpoint(address, tmp_path / "copy")
+    assert depot.stored_damage(depot.deposit(checkpoint, away)) is None
 
 
 @slow
@@ -184,8 +187,8 @@ def test_a_trial_falls_back_on_the_checkpoint_before_a_damaged_one_and_says_so(
     away: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = (depot.deposit(made(tmp_path / "made", step), away) for step in (1, 2))
-    depot.write(f"{second}/model.safetensors", bytes(100_000))  # of the right size
-    assert depot.damage(second) is None
+    depot.write_address(f"{second}/model.safetensors", bytes(100_000))  # of the right size
+    assert depot.stored_damage(second) is None
     assignment = Assignment(3, "toy", {}, "sample", str(tmp_path / "work"), 1.0, 0.0, second, (first,), away)
     found = starting_point(assignment)
     assert found == tmp_path / "work/checkpoint-000001"
@@ -198,7 +201,7 @@ def test_a_trial_falls_back_on_the_checkpoint_before_a_damaged_one_and_says_so(
 def test_what_was_never_reported_is_tidied_away(away: str, tmp_path: Path) -> None:
     first, second = (depot.deposit(made(tmp_path / "made", step), away) for step in (1, 2))
     depot.tidy(away, {first})
-    assert depot.kept([first, second]) == {first}
+    assert depot.still_stored([first, second]) == {first}
 
 
 @slow
@@ -211,7 +214,7 @@ def test_a_bucket_is_read_through_a_cache_without_pickles(away: str, tmp_path: P
     assert {path.name for path in copy.iterdir()} == {"model.safetensors", "predictions.json", MANIFEST}
     shutil.rmtree(stores.root / "cache")
     assert damage(find_checkpoint(address, stores)) is None
-    depot.delete([address])
+    depot.delete_stored([address])
     with pytest.raises(EnvironmentFailure, match=r"manifest\.json: not there"):
         find_checkpoint(address, stores)
 
@@ -219,14 +222,14 @@ def test_a_bucket_is_read_through_a_cache_without_pickles(away: str, tmp_path: P
 @slow
 def test_a_bucket_that_is_not_there_is_no_trials_fault(server: None, tmp_path: Path) -> None:
     nowhere = "s3://sweeper-nowhere/toy/0000"
-    for attempt in (depot.check, depot.look):
+    for attempt in (depot.check_address, depot.check_readable):
         with pytest.raises(StorageError, match=r"s3://sweeper-nowhere.*(NO_SUCH_BUCKET|does not exist)"):
             attempt(nowhere)
     checkpoint = made(tmp_path / "work")
     with pytest.raises(RuntimeError), noted_failure(tmp_path / "work"):
         stored(checkpoint, nowhere)
     assert (tmp_path / "work" / FAILURE).is_file()
-    breakdown = breakdown_of(tmp_path / "work")
+    breakdown = read_breakdown(tmp_path / "work")
     assert breakdown.kind == "disk"
     assert nowhere in breakdown.reason
     assert checkpoint.is_dir()
@@ -241,7 +244,7 @@ def test_a_server_that_does_not_answer_is_an_environment_failure(
     depot._bucket_files.cache_clear()
     try:
         with pytest.raises(EnvironmentFailure) as refused:
-            depot.check(f"s3://{BUCKET}/x")
+            depot.check_address(f"s3://{BUCKET}/x")
     finally:
         depot._bucket_files.cache_clear()
     (line,) = refused.value.lines

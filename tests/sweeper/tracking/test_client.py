@@ -24,7 +24,7 @@ from sweeper.errors import EnvironmentFailure
 from sweeper.storage.settings import Stores, read_stores
 from sweeper.tracking import client as tracking
 from sweeper.tracking import server
-from sweeper.tracking.client import check
+from sweeper.tracking.client import check_store
 from sweeper.tracking.mirror import Mirror
 from sweeper.tracking.runs import Known, Point, SweepInfo, missing_points, sweep_record, trial_record
 from tests.limits import killed_at
@@ -334,10 +334,10 @@ def test_after_a_kill_everything_is_completed_without_duplicates(stores: Stores)
 @pytest.mark.slow
 def test_a_process_killed_while_it_makes_mlflows_database_leaves_none(tmp_path: Path) -> None:
     stores = read_stores(tmp_path, {})
-    killed_at("database.create:1:kill", tmp_path / "log", lambda: tracking.check(stores))
+    killed_at("database.create:1:kill", tmp_path / "log", lambda: tracking.check_store(stores))
     assert not (stores.root / "mlflow.db").exists()
     (stores.root / "mlflow.db.new-journal").write_text("of a process that was killed earlier still")
-    tracking.check(stores)
+    tracking.check_store(stores)
     record(stores, snapshot(0))
     assert runs(stores)["trial 0"].info.status == "FINISHED"
     assert sorted(path.name for path in stores.root.glob("mlflow.db*")) == ["mlflow.db", "mlflow.db.lock"]
@@ -349,7 +349,7 @@ def test_a_process_killed_while_it_makes_mlflows_database_leaves_none(tmp_path: 
 def test_superseded_snapshots_are_skipped(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     begun, go_on = threading.Event(), threading.Event()
-    original = tracking.write
+    original = tracking.write_run
 
     def slow(client: Any, record: Any, known: Known) -> None:
         written.append(record.key)
@@ -357,7 +357,7 @@ def test_superseded_snapshots_are_skipped(stores: Stores, monkeypatch: pytest.Mo
         assert go_on.wait(20)
         original(client, record, known)
 
-    monkeypatch.setattr(tracking, "write", slow)
+    monkeypatch.setattr(tracking, "write_run", slow)
     with open_mirror(stores) as mirror:
         assert begun.wait(20)
         for epochs in range(50):
@@ -422,7 +422,7 @@ def test_a_server_that_is_away_is_told_in_one_line(nowhere: str) -> None:
 def test_check_tells_an_unreachable_server_in_one_line(nowhere: str, tmp_path: Path) -> None:
     stores = read_stores(tmp_path, {"MLFLOW_TRACKING_URI": nowhere})
     with pytest.raises(EnvironmentFailure, match=r"^MLflow at http://me:\*\*\*@.*; start or unblock it") as caught:
-        check(stores)
+        check_store(stores)
     assert len(caught.value.lines) == 1
     assert "hunter2" not in caught.value.lines[0]
 
@@ -431,7 +431,7 @@ def test_a_broken_database_is_told_and_nothing_is_printed(tmp_path: Path, capfd:
     stores = read_stores(tmp_path, {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"})
     (tmp_path / "mlflow.db").write_text("this is no database, " * 100)
     with pytest.raises(EnvironmentFailure, match=r"file is not a database; free it, repair it"):
-        check(stores)
+        check_store(stores)
     with open_mirror(stores, flush_timeout=0.3) as mirror:
         mirror.put(snapshot(0))
         first_failure(mirror)
@@ -443,15 +443,15 @@ def test_check_names_a_lock(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> 
     with contextlib.closing(sqlite3.connect(stores.root / "mlflow.db", isolation_level=None)) as lock:
         lock.execute("BEGIN EXCLUSIVE")
         with pytest.raises(EnvironmentFailure, match=r"mlflow.db: database is locked; free it"):
-            check(stores)
-    check(stores)
+            check_store(stores)
+    check_store(stores)
 
 
 def test_check_names_a_missing_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     stores = read_stores(tmp_path, {"MLFLOW_TRACKING_URI": "postgresql+psycopg://me:pw@127.0.0.1:9/runs"})
     with pytest.raises(EnvironmentFailure, match=r"me:\*\*\*@127.0.0.1:9/runs: .*; `pip install psycopg\[binary\]`"):
-        check(stores)
+        check_store(stores)
 
 
 def test_a_record_that_can_never_be_written_holds_up_no_other(stores: Stores) -> None:
