@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import JOBS
-from sweeper.commands.base import main
+from sweeper.cli import main
 from sweeper.space.sections import File
 
 ROOT = Path(__file__).parents[1]

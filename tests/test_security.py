@@ -36,7 +36,7 @@ from packaging.version import Version
 
 from jobs.dataset.data import Data
 from jobs.model.backbones import check_name
-from sweeper.commands.base import main
+from sweeper.cli import main
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.release.promotion import promotion_lock
 from sweeper.results import comparison, plots, report

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 import sweeper.cluster.capacity
 import sweeper.monitor.plan  # noqa: F401  whoever may read nothing cannot import either
-from sweeper.commands.base import main
+from sweeper.cli import main
 from sweeper.space.document import MAX_BYTES
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs import faults
-from sweeper.commands.base import main
+from sweeper.cli import main
 from sweeper.driver import mirroring
 from sweeper.driver import run as driver
 from sweeper.ledger.database import open_storage

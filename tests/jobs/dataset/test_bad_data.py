@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.dataset.data import LONGEST, DataError, read_data
-from sweeper.commands.base import main
+from sweeper.cli import main
 from tests.questions import CONTEXT, GOOD, row, write
 
 Content = dict[str, Any]

@@ -25,8 +25,8 @@ import yaml
 from click.testing import CliRunner
 from packaging.requirements import Requirement
 
+from sweeper.cli import main
 from sweeper.cluster.ray_session import LOCAL
-from sweeper.commands.base import main
 
 ROOT = Path(__file__).parents[3]
 CLUSTERS = ROOT / "sweeper/cluster/files"

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.dataset.convert import write_sample
-from sweeper.commands.base import main
+from sweeper.cli import main
 from sweeper.driver import mirroring, opening
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sweeper.commands.base import main
+from sweeper.cli import main
 from sweeper.driver.sweep import exposed, own_folder
 from sweeper.errors import ConfigError, EnvironmentFailure, Failure
 from sweeper.ledger.database import open_storage

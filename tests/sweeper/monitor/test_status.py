@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from sweeper.commands.base import main
+from sweeper.cli import main
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
 from sweeper.monitor.heartbeat import DRIVER, SILENT, Driver, ask, driver_of, sign_off

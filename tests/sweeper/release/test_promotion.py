@@ -23,7 +23,7 @@ from optuna.storages import RDBStorage
 
 from jobs import checkpoint
 from jobs.dataset import data
-from sweeper.commands.base import main
+from sweeper.cli import main
 from sweeper.driver.checkpoints import delete_checkpoints, disposable
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
 from sweeper.ledger.database import existing_storage

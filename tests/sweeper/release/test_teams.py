@@ -14,7 +14,7 @@ from optuna.storages import RDBStorage
 from jobs.answering import offline
 from jobs.answering.answers import Answer
 from jobs.dataset.data import Data
-from sweeper.commands.base import main
+from sweeper.cli import main
 from sweeper.errors import ConfigError, EnvironmentFailure, Failure
 from sweeper.ledger.ledger import create_ledger
 from sweeper.release import submit

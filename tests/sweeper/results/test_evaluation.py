@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from jobs.answering.evaluation import Estimate, SystemScore
 from jobs.dataset.data import Data
-from sweeper.commands.base import main
+from sweeper.cli import main
 from sweeper.results import evaluation, table
 
 BM25 = SystemScore("BM25", 8, Estimate(0.875, 0.5, 1.0), None, None, None, None, None, 1234.5)

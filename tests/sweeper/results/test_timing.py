@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from jobs.timing import PHASES
-from sweeper.commands.base import main
+from sweeper.cli import main
 from sweeper.driver.searcher import Attempts
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
