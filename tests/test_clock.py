@@ -13,7 +13,7 @@ from optuna.storages._rdb import storage as optuna_storage
 
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger, load_ledger
-from sweeper.ledger.ranking import leaders
+from sweeper.ledger.ranking import best_first
 from sweeper.space.search_space import SearchSpace
 
 ROOT = Path(__file__).parents[1]
@@ -80,4 +80,4 @@ def test_the_order_of_trials_is_that_of_their_numbers_whatever_the_clock_says(
     assert all(record.ended < record.started for record in records if record.ended and record.started)
     assert [record.number for record in records] == [0, 1, 2]
     assert [record.seconds for record in records] == [7.0] * 3
-    assert [record.number for record in leaders(records, "max")] == [0, 1, 2]
+    assert [record.number for record in best_first(records, "max")] == [0, 1, 2]

@@ -69,13 +69,13 @@ def show_timing(ledgers: list[Ledger], form: str) -> None:
 def report_command(name: str, output: Path | None) -> None:
     """Write a sweep as one self-contained page: table, curves, importance, cost."""
     from sweeper.ledger.lookup import Trial
-    from sweeper.ledger.ranking import leaders
+    from sweeper.ledger.ranking import best_first
     from sweeper.results import report as page
     from sweeper.results.recipe import best_yaml
 
     ledger = ledger_of(name)
     path = output or Path(f"{name}.html")
-    ended = leaders(ledger.records(), ledger.direction)
+    ended = best_first(ledger.records(), ledger.direction)
     text = page.html(ledger, best_yaml(Trial(ledger, ended[0])) if ended else "")
     with writing(path):
         path.write_text(text, encoding="utf-8")

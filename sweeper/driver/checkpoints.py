@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs import faults
 from jobs.job import Direction
-from sweeper.ledger.ranking import best_first
+from sweeper.ledger.ranking import best_first, without_repeats
 from sweeper.ledger.record import TrialRecord
 from sweeper.storage import checkpoints
 from sweeper.storage import checkpoints as depot
@@ -55,8 +55,8 @@ def disposable(records: Sequence[TrialRecord], direction: Direction, keep: int) 
     >>> disposable([complete(number=0, value=0.4), complete(number=1, value=0.6)], "max", keep=1)
     ['…/trials/0000/checkpoint-000100']
     """
-    search = [record for record in records if record.repeat_of is None]
-    needed = {record.checkpoint for record in best_first(search, direction)[:keep]}
+    # ranked without repeats: once a checkpoint is deleted, a better mean cannot bring it back
+    needed = {record.checkpoint for record in best_first(without_repeats(records), direction)[:keep]}
     for record in records:
         if record.state == "RUNNING" and record.evaluations:
             needed |= {record.checkpoint, record.evaluations[-1]["checkpoint"]}
@@ -67,8 +67,8 @@ def disposable(records: Sequence[TrialRecord], direction: Direction, keep: int) 
 def needy(records: Sequence[TrialRecord], direction: Direction, keep: int) -> list[TrialRecord]:
     """The trials that can still need a checkpoint: those that run, and the `keep` best. One that has ended and is
     none of these never will be."""
-    search = [record for record in records if record.repeat_of is None]
-    return [record for record in records if record.state == "RUNNING"] + best_first(search, direction)[:keep]
+    running = [record for record in records if record.state == "RUNNING"]
+    return running + best_first(without_repeats(records), direction)[:keep]
 
 
 def delete_checkpoints(checkpoints: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.checkpoint import PREDICTIONS
 from sweeper.ledger.ledger import Ledger
-from sweeper.ledger.ranking import leaders
+from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
 from sweeper.results import comparison
 from sweeper.results.overview import results
@@ -83,7 +83,7 @@ def finish(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> list[Tri
         if record.state == "RUNNING":
             mirror.put({**snapshot(record, ledger), "state": "STOPPED"})
     interrupted = any(record.state == "RUNNING" for record in records)
-    best = {f"best_{ledger.objective}": one.value or 0.0 for one in leaders(records, ledger.direction)[:1]}
+    best = {f"best_{ledger.objective}": one.value or 0.0 for one in best_first(records, ledger.direction)[:1]}
     texts = tables(ledger) if in_a_hurry else pages(ledger)
     mirror.finish("STOPPED" if interrupted or in_a_hurry else "COMPLETE", texts, best)
     mirror.flush(HURRY_SECONDS if in_a_hurry else FLUSH_SECONDS)

@@ -14,7 +14,7 @@ from optuna.storages import RDBStorage
 from jobs.checkpoint import PREDICTIONS, damage
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
 from sweeper.ledger.ledger import Ledger, load_ledger
-from sweeper.ledger.ranking import leaders
+from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
 from sweeper.storage import checkpoints
 
@@ -88,7 +88,7 @@ def find_trial(text: str, storage: RDBStorage) -> Trial:
     ledger = load_ledger(storage, name)
     records = ledger.records()
     if number is None:
-        ranked = leaders(records, ledger.direction)
+        ranked = best_first(records, ledger.direction)
         if not ranked:
             raise ConfigError(f"sweep {name}: no trial has ended with a value yet; run it first")
         return Trial(ledger, ranked[0])

@@ -1,4 +1,5 @@
-"""Rank trials, best first; repeats of a trial count by their mean."""
+"""Rank a sweep's trials. Every command uses this ranking. It never ranks a repeat: a repeat counts in the mean
+of the trial that it repeats."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from sweeper.ledger.record import TrialRecord
 
 
 class Spread(NamedTuple):
-    """A trial's value over its own and its repeats' seeds; `std` is the sample standard deviation, None for one."""
+    """Hold the number, the mean and the sample standard deviation (None for one seed) of a trial's values over
+    its own seed and its repeats' seeds."""
 
     n: int
     mean: float | None
@@ -19,12 +21,12 @@ class Spread(NamedTuple):
 
 
 def without_repeats(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The trials of the search itself."""
+    """Return the trials that are no repeats of others."""
     return [record for record in records if record.repeat_of is None]
 
 
 def seed_spread(record: TrialRecord, records: Sequence[TrialRecord]) -> Spread | None:
-    """Over the trial and its repeats that have ended with a value; None without a value of its own."""
+    """Return the spread of a trial and its COMPLETE repeats among `records`; None if the trial has no value."""
     if record.value is None:
         return None
     repeats = [one for one in records if one.repeat_of == record.number and one.state == "COMPLETE"]
@@ -33,11 +35,14 @@ def seed_spread(record: TrialRecord, records: Sequence[TrialRecord]) -> Spread |
 
 
 def rank_trials(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
-    """The searched trials, best first: those with repeats by their mean, then the others by their value, then
-    those that failed, then those without a value. A mean over seeds is no match for one lucky value, so the two
-    are never compared."""
+    """Return all trials but repeats, best first, the earlier of two equal trials first.
+
+    The order is: trials with repeats by their mean, trials without repeats by their value, failed trials, trials
+    without a value. A mean is not compared with a single value, since the best of many single values is too
+    optimistic.
+    """
     sign = -1 if direction == "max" else 1
-    repeats = [record for record in records if record.repeat_of is not None]  # few, and looked through for every trial
+    repeats = [record for record in records if record.repeat_of is not None]  # few, and searched for every trial
 
     def rank(record: TrialRecord) -> tuple[bool, bool, bool, float, int]:
         found = seed_spread(record, repeats)
@@ -47,14 +52,6 @@ def rank_trials(records: Sequence[TrialRecord], direction: Direction) -> list[Tr
     return sorted(without_repeats(records), key=rank)
 
 
-def leaders(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
-    """The trials of `rank_trials` that ended well or were stopped early, with a value: those that can be the best."""
-    return [r for r in rank_trials(records, direction) if r.value is not None and r.state in ("COMPLETE", "PRUNED")]
-
-
 def best_first(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
-    """The trials with a value that ended well or were stopped early, best first; the earlier of equals first."""
-    sign = -1 if direction == "max" else 1
-    ended = (record for record in records if record.state in ("COMPLETE", "PRUNED"))
-    scored = ((sign * record.value, record.number, record) for record in ended if record.value is not None)
-    return [record for *_, record in sorted(scored, key=lambda entry: entry[:2])]
+    """Return the trials of `rank_trials` that are COMPLETE or PRUNED and have a value."""
+    return [r for r in rank_trials(records, direction) if r.value is not None and r.state in ("COMPLETE", "PRUNED")]

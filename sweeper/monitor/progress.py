@@ -32,7 +32,6 @@ class Progress:
         self.names = names
         self.records: dict[int, TrialRecord] = {}
         self.open: dict[int, TrialRecord] = {}  # those that run: all that is looked at, twice a second
-        self.leader: TrialRecord | None = None
         self.began = time.monotonic()
         self.live = Live(
             console=console,
@@ -59,7 +58,6 @@ class Progress:
         self.open.pop(record.number, None)
         if record.state == "RUNNING":
             self.open[record.number] = record
-        self.leader = next(iter(best_first([*([self.leader] if self.leader else []), record], self.direction)), None)
         if before is not None and len(record.incidents) > len(before.incidents):
             self.console.print(Text(f"trial {record.number:>3}  {incident_line(record.incidents[-1])}"), soft_wrap=True)
         if record.state != "RUNNING" and (before is None or before.state == "RUNNING"):
@@ -79,8 +77,9 @@ class Progress:
 
     def totals(self) -> str:
         ended = len(self.records) - len(self.open)
-        leader = f", best {self.leader.value:.4f} (trial {self.leader.number})" if self.leader else ""
-        return f"{ended} of {self.trials} trials, {time.monotonic() - self.began:.0f} s{leader}"
+        ranked = best_first(list(self.records.values()), self.direction)
+        best = f", best {ranked[0].value:.4f} (trial {ranked[0].number})" if ranked else ""
+        return f"{ended} of {self.trials} trials, {time.monotonic() - self.began:.0f} s{best}"
 
     def running(self) -> Table:
         table = Table(box=None, pad_edge=False)

@@ -13,7 +13,7 @@ from jobs.checkpoint import identity
 from jobs.dataset.data import Data, DataError, read_data
 from sweeper.errors import ConfigError
 from sweeper.ledger.lookup import split
-from sweeper.ledger.ranking import leaders
+from sweeper.ledger.ranking import best_first
 from sweeper.release.lookup import find_checkpoint
 from sweeper.storage import checkpoints
 from sweeper.storage.settings import Stores
@@ -62,7 +62,7 @@ def best_readers(sweep: str, count: int, stores: Stores) -> list[Path]:
     if number is not None or Path(name).is_dir() or "@" in name:
         raise ConfigError(f"--ensemble {count}: takes the best readers of a sweep; name it with --qa SWEEP")
     ledger = load_ledger(existing_storage(stores.ledger), name)
-    ranked = leaders(ledger.records(), ledger.direction)
+    ranked = best_first(ledger.records(), ledger.direction)
     there = checkpoints.still_stored(record.checkpoint for record in ranked)
     kept = [Trial(ledger, record) for record in ranked if record.checkpoint in there]
     if len(kept) < count:

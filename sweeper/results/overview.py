@@ -10,7 +10,7 @@ from optuna.storages import RDBStorage
 
 from jobs.job import Direction
 from sweeper.ledger.ledger import Ledger
-from sweeper.ledger.ranking import leaders, without_repeats
+from sweeper.ledger.ranking import best_first, without_repeats
 from sweeper.ledger.record import TrialRecord
 from sweeper.results.comparison import changing, comparison_rows
 
@@ -34,7 +34,7 @@ class Results:
     @property
     def ranked(self) -> list[TrialRecord]:
         """The trials that ended with a value, best first."""
-        return leaders(self.records, self.direction)
+        return best_first(self.records, self.direction)
 
     @property
     def search(self) -> list[TrialRecord]:
@@ -85,13 +85,13 @@ def logarithmic(found: Results, name: str, values: Sequence[float]) -> bool:
 def overview(storage: RDBStorage) -> Iterator[tuple[Any, ...]]:
     """One row per sweep: name, job, trials, running, failed, objective, best value."""
     from sweeper.ledger.ledger import load_ledger, sweep_names
-    from sweeper.ledger.ranking import leaders
+    from sweeper.ledger.ranking import best_first
 
     for name in sweep_names(storage):
         ledger = load_ledger(storage, name)
         records = ledger.records()
         states = [record.state for record in records]
-        ranked = leaders(records, ledger.direction)
+        ranked = best_first(records, ledger.direction)
         value = f"{ranked[0].value:.4f}" if ranked else "–"
         yield (
             name,

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from sweeper.errors import DataFailure
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.lookup import Trial
-from sweeper.ledger.ranking import leaders
+from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
 from sweeper.results import comparison, plots
 from sweeper.results.overview import Results, backbone, planned, results
@@ -264,7 +264,7 @@ def costs(found: Results) -> list[Cost]:
 def _costs(found: Results) -> Iterator[Cost]:
     for name in found.backbones:
         trials = [record for record in found.records if backbone(record) == name]
-        ranked = leaders(trials, found.direction)
+        ranked = best_first(trials, found.direction)
         yield Cost(name, len(trials), sum(r.seconds for r in trials), ranked[0].value if ranked else None)
 
 

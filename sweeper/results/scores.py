@@ -14,7 +14,7 @@ from jobs.metrics import best_score
 from sweeper.errors import DataFailure
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.lookup import Trial
-from sweeper.ledger.ranking import leaders
+from sweeper.ledger.ranking import best_first
 from sweeper.results.statistics import indistinguishable
 
 Prediction = Mapping[str, Any]
@@ -39,7 +39,7 @@ def alike_line(ledger: Ledger) -> str | None:
     have left answers to compare.
     """
     objective, found = ledger.objective, {}
-    trials = [Trial(ledger, record) for record in leaders(ledger.records(), ledger.direction)[:MOST]]
+    trials = [Trial(ledger, record) for record in best_first(ledger.records(), ledger.direction)[:MOST]]
     if not trials:
         return None
     with suppress(DataFailure):

@@ -7,7 +7,7 @@ from optuna.storages import RDBStorage
 
 from sweeper.driver.repeats import Missing, expected, missing
 from sweeper.ledger.ledger import create_ledger
-from sweeper.ledger.ranking import Spread, leaders, rank_trials, seed_spread, without_repeats
+from sweeper.ledger.ranking import Spread, best_first, rank_trials, seed_spread, without_repeats
 from sweeper.space.search_space import SearchSpace
 from tests.sweeper.results.test_comparison import record
 
@@ -56,4 +56,4 @@ def test_what_is_missing_shrinks_as_repeats_are_made(
 def test_a_failed_trial_leads_nothing_whatever_its_value() -> None:
     records = [record(0, 0.7), record(1, 0.99, "FAIL"), record(2, 0.8), record(3, 0.9, "RUNNING")]
     assert [one.number for one in rank_trials(records, "max")] == [3, 2, 0, 1]
-    assert [one.number for one in leaders(records, "max")] == [2, 0]
+    assert [one.number for one in best_first(records, "max")] == [2, 0]
