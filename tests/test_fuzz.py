@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.dataset.test_corpora import CMRC, DRCD, ROWS, SQUAD
-from tests.questions import GOOD
+from tests.support.questions import GOOD
 
 ROOT = Path(__file__).parents[1]
 SECONDS = int(os.environ.get("SWEEPER_FUZZ_SECONDS", "0"))
@@ -41,7 +41,7 @@ def seeds(target: str, folder: Path) -> Path:
 @pytest.mark.parametrize("target", ["yaml", "data"])
 def test_no_input_ends_in_anything_but_its_values_or_lines(target: str, tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="atheris is not installed")
-    command = [sys.executable, "-m", "tests.fuzz", target, str(seeds(target, tmp_path / "inputs"))]
+    command = [sys.executable, "-m", "tests.support.fuzz", target, str(seeds(target, tmp_path / "inputs"))]
     done = subprocess.run(
         [*command, HOW_LONG, f"-artifact_prefix={tmp_path}/", *LIMITS],
         cwd=ROOT, capture_output=True, text=True, errors="replace", check=False,

@@ -16,7 +16,7 @@ from sweeper.cluster.capacity import Machine
 from sweeper.monitor.plan import draws, plan_lines
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace, params_of
-from tests.network import refuse_connections
+from tests.support.network import refuse_connections
 
 FOLDER = Path(__file__).parents[1] / "search_spaces"
 NAMES = [

@@ -44,7 +44,7 @@ from sweeper.results.overview import results
 from sweeper.storage.settings import read_stores
 from sweeper.tracking.server import private_log, server_environment
 from tests.conftest import TOY
-from tests.written import Told, written
+from tests.support.written import Told, written
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "sweeper").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")])

@@ -24,7 +24,7 @@ PROGRAM = """# Answers the questions in two files with the models beside this on
 import sys
 from pathlib import Path
 
-from jobs.offline import main
+from jobs.answering.offline import main
 
 sys.exit(main(sys.argv[1:], Path(__file__).resolve().parent))
 """

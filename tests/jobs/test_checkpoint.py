@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jobs import checkpoint
-from tests.limits import fill, killed_at, largest_file, mounted
+from tests.support.limits import fill, killed_at, largest_file, mounted
 
 
 def published(workdir: Path, step: int) -> Path:

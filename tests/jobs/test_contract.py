@@ -25,7 +25,7 @@ from jobs.longformer import LongformerParams
 from jobs.mc import McParams
 from jobs.params import TrainingParams
 from jobs.qa import QaParams
-from tests.network import refuse_connections
+from tests.support.network import refuse_connections
 
 SIZES = {"train": 16, "valid": 8}
 EPOCHS = 3

@@ -17,8 +17,8 @@ from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, load_ledger
 from sweeper.storage.settings import read_stores
 from tests.conftest import TOY
-from tests.invariants import check, outcomes, starts, whole
-from tests.limits import fill, mounted
+from tests.support.invariants import check, outcomes, starts, whole
+from tests.support.limits import fill, mounted
 from tests.sweeper.test_faults import Driver, settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]

@@ -22,13 +22,13 @@ import pytest
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import load_ledger
 from sweeper.storage.settings import read_stores
-from tests.canary import VARIABLE
+from tests.support.canary import VARIABLE
 from tests.sweeper.test_faults import Driver
 
 TOKEN, PASSWORD = "Zq9canary-of-the-environment", "Zq9canary-of-the-address"
 SPACE = """\
 name: canary
-job: tests.canary:JOB
+job: tests.support.canary:JOB
 data: sample
 objective: height
 parameters: {{trouble: {{values: [wait, raise, none]}}, learning_rate: 1e-3, num_train_epochs: 4, folder: {folder}}}

@@ -59,7 +59,7 @@ from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, load_ledger
 from sweeper.storage.settings import Stores, read_stores
 from tests.conftest import TOY
-from tests.invariants import check, outcomes, starts, whole
+from tests.support.invariants import check, outcomes, starts, whole
 from tests.toy import ToyParams, height
 
 ROOT = Path(__file__).parents[2]

@@ -33,7 +33,7 @@ from sweeper.ledger.ledger import load_ledger
 from sweeper.storage.settings import Stores, read_stores
 from sweeper.tracking.mirror import Mirror
 from tests.conftest import TOY
-from tests.invariants import check
+from tests.support.invariants import check
 from tests.sweeper.driver.test_checkpoints import asked, evaluated
 from tests.sweeper.ledger.test_database import locked
 from tests.sweeper.release.test_champions import SERVE

@@ -23,8 +23,8 @@ from sweeper.process.signals import Interrupt
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores
 from sweeper.tracking.client import connect
-from tests.invariants import check
-from tests.limits import ending_of
+from tests.support.invariants import check
+from tests.support.limits import ending_of
 from tests.sweeper.driver.test_checkpoints import asked, evaluated
 
 Make = Callable[..., SearchSpace]

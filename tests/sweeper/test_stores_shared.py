@@ -26,8 +26,8 @@ from sweeper.storage.settings import Stores, read_stores
 from sweeper.tracking.client import connect
 from sweeper.tracking.server import server_command, server_environment, wait_until_up
 from tests.conftest import TOY
-from tests.invariants import check, starts
-from tests.servers import BUCKET, PASSWORD, Postgres, bucket, client, free_port, keys, postgres
+from tests.support.invariants import check, starts
+from tests.support.servers import BUCKET, PASSWORD, Postgres, bucket, client, free_port, keys, postgres
 from tests.sweeper.test_faults import Driver
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]

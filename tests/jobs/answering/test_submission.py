@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jobs.answering import submission
 from jobs.answering.answers import Answer
 from jobs.dataset.data import Data, DataError, Question, read_unlabelled
-from tests.limits import ending_of, killed_at, largest_file
+from tests.support.limits import ending_of, killed_at, largest_file
 
 PARAGRAPHS = ("玉山高3,952公尺，=是最高峰。", '他說："早安"，\n然後走了。', "日月潭在南投。")
 ROWS = (Question("a", "多高？", (0, 1)), Question("b", "說什麼？", (1, 2)))

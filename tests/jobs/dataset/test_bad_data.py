@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 
 from jobs.dataset.data import LONGEST, DataError, read_data
 from sweeper.cli import main
-from tests.questions import CONTEXT, GOOD, row, write
+from tests.support.questions import CONTEXT, GOOD, row, write
 
 Content = dict[str, Any]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.dataset.data import DataError, read_data
-from tests.questions import CONTEXT, GOOD, row, write
+from tests.support.questions import CONTEXT, GOOD, row, write
 
 
 def mistakes(folder: Path) -> tuple[str, ...]:

@@ -27,7 +27,15 @@ from jobs.training import trainer, workers
 from jobs.training.batches import Shares, WorkerBatch, batched_by_length, split_step, turns
 from jobs.training.trainer import arguments, check_sharding
 from tests.conftest import SMALL
-from tests.ranks import Seen, in_a_group_of_others, meeting, on_ranks, refusals, watched, whole_resumed_and_sharded
+from tests.support.ranks import (
+    Seen,
+    in_a_group_of_others,
+    meeting,
+    on_ranks,
+    refusals,
+    watched,
+    whole_resumed_and_sharded,
+)
 
 pytestmark = pytest.mark.timeout(600)  # each rank imports torch and transformers anew
 VALID = 9

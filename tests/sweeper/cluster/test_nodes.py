@@ -30,7 +30,7 @@ from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores
 from sweeper.trial.handover import ProcessPlace, places_of
 from tests.conftest import TOY
-from tests.invariants import check, starts
+from tests.support.invariants import check, starts
 
 ROOT = Path(__file__).parents[3]
 Make = Callable[..., SearchSpace]
@@ -128,7 +128,7 @@ def meanwhile(work: Callable[[], None]) -> threading.Thread:
 
 def meeting(folder: Path, size: int) -> tuple[str, ...]:
     parameters = f"parameters={{folder: '{folder}', size: {size}, seed: {{values: [1, 2, 3, 4, 5, 6, 7, 8]}}}}"
-    return ("job=tests.meeting:JOB", "objective=met", "search={sampler: grid}", parameters)
+    return ("job=tests.support.meeting:JOB", "objective=met", "search={sampler: grid}", parameters)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from sweeper.ledger.record import TrialRecord
 from sweeper.process.signals import Interrupt
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
-from tests.invariants import check
+from tests.support.invariants import check
 from tests.toy import JOB, ToyParams
 
 Make = Callable[..., SearchSpace]

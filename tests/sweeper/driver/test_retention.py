@@ -18,7 +18,7 @@ from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import State, TrialRecord
 from sweeper.space.search_space import SearchSpace
-from tests.limits import killed_at
+from tests.support.limits import killed_at
 from tests.sweeper.driver.test_checkpoints import asked, evaluated
 
 STATES: tuple[State, ...] = get_args(State)

@@ -17,7 +17,7 @@ from sweeper.driver.tuning import ray_session, run_trials
 from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.process.signals import Interrupt
 from sweeper.space.search_space import SearchSpace
-from tests.invariants import outcomes
+from tests.support.invariants import outcomes
 
 Make = Callable[..., SearchSpace]
 MACHINE = Machine(cpus=2, gpus=0)

@@ -18,7 +18,7 @@ from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores
 from tests.conftest import TOY
-from tests.invariants import check
+from tests.support.invariants import check
 from tests.sweeper.driver.test_checkpoints import asked, evaluated
 
 Make = Callable[..., SearchSpace]

@@ -110,7 +110,9 @@ def test_a_trial_that_fails_is_a_result_and_the_others_go_on(run: Callable[..., 
 def test_two_trials_run_side_by_side(run: Callable[..., Ledger], tmp_path: Path) -> None:
     """Each waits, with a deadline, until the other has begun."""
     parameters = f"parameters={{folder: '{tmp_path}', seed: {{values: [1, 2]}}}}"
-    records = run("search={sampler: grid, seed: 1}", "job=tests.meeting:JOB", parameters, "objective=met").records()
+    records = run(
+        "search={sampler: grid, seed: 1}", "job=tests.support.meeting:JOB", parameters, "objective=met"
+    ).records()
     assert [record.value for record in records] == [1.0, 1.0]
 
 
@@ -126,7 +128,7 @@ def test_a_trial_has_as_many_threads_as_it_reserved(run: Callable[..., Ledger], 
     for cpus in (1, 2):
         overrides = (
             "search.trials=1",
-            "job=tests.meeting:JOB",
+            "job=tests.support.meeting:JOB",
             "parameters={alone: true}",
             "objective=met",
             f"resources={{cpus: {cpus}}}",
@@ -192,7 +194,7 @@ def test_too_many_failures_end_the_sweep(run: Callable[..., Ledger]) -> None:
 def test_a_spent_time_budget_ends_the_sweep_and_says_so(run: Callable[..., Ledger], tmp_path: Path) -> None:
     record = run(
         "search.trials=1",
-        "job=tests.meeting:JOB",
+        "job=tests.support.meeting:JOB",
         f"parameters={{folder: '{tmp_path}'}}",
         "objective=met",
         "budget={time: 3s}",

@@ -24,7 +24,7 @@ from sweeper.ledger.database import existing_storage, open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger, sweep_names
 from sweeper.results.comparison import comparison_rows
 from sweeper.space.search_space import SearchSpace
-from tests.limits import descriptors_used_up, fill, killed_at, mounted
+from tests.support.limits import descriptors_used_up, fill, killed_at, mounted
 
 Make = Callable[..., SearchSpace]
 EPOCHS = 4

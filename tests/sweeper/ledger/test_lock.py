@@ -18,8 +18,8 @@ from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import sweep_names
 from sweeper.ledger.lock import owned
 from sweeper.storage import postgres
-from tests.servers import PASSWORD, Postgres
-from tests.servers import postgres as running
+from tests.support.servers import PASSWORD, Postgres
+from tests.support.servers import postgres as running
 from tests.sweeper.test_ownership import together
 
 PATIENCE = 60.0

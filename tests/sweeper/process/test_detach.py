@@ -19,7 +19,7 @@ from sweeper.monitor.heartbeat import driver_of
 from sweeper.monitor.status import status
 from sweeper.process.signals import PATIENCE as ORDERLY
 from tests.conftest import TOY
-from tests.invariants import check
+from tests.support.invariants import check
 from tests.sweeper.test_faults import PATIENCE, ROOT, Driver, assert_free, ledger_in, settings, stores_in, waiting
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]

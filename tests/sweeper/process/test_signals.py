@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[3]
 HEAD = """\
 import signal, subprocess, sys
-from sweeper import interrupt
-from sweeper.interrupt import Interrupt, Interrupted, catching, handlers_kept
+from sweeper.process import signals
+from sweeper.process.signals import Interrupt, Interrupted, catching, handlers_kept
 
 def ready():
     print("ready", flush=True)
@@ -37,7 +37,7 @@ with catching(Interrupt()) as stop, stop.held():
 stop.raise_asked()
 """
 STUCK = """
-interrupt.PATIENCE = 0.2
+signals.PATIENCE = 0.2
 with catching(Interrupt()) as stop, stop.held():
     child = subprocess.Popen(["sleep", "600"])
     print(child.pid, flush=True)

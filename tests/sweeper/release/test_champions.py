@@ -24,8 +24,8 @@ from sweeper.storage.settings import Stores, read_stores
 SERVE = """
 import sys
 from pathlib import Path
-from sweeper.server import serve
-from sweeper.stores import read_stores
+from sweeper.tracking.server import serve
+from sweeper.storage.settings import read_stores
 serve(read_stores(Path(sys.argv[1]), {}), int(sys.argv[2]), lambda address: print(address, flush=True))
 """
 

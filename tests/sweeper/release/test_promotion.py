@@ -36,7 +36,7 @@ from sweeper.release.promotion import Entrant, Promotion, decide, entrant_in, pr
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
-from tests.limits import fill, killed_at, mounted
+from tests.support.limits import fill, killed_at, mounted
 
 QA = """
 name: readers

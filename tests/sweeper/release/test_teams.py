@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from sweeper.release.submit import submit_answers
 from sweeper.release.teams import Answers, Team, best_readers, fitted, two_stages
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
-from tests.limits import fill, killed_at, largest_file, mounted
+from tests.support.limits import fill, killed_at, largest_file, mounted
 
 
 @pytest.fixture
@@ -104,7 +105,8 @@ def test_an_exported_folder_answers_by_itself(
     submit_answers(team(checkpoints), *files(few), mine, place, 0.3)
     folder = tmp_path / "bundle"
     assert export_team(team(checkpoints), folder, place, 0.3) == "weight 0.3 as given"
-    assert offline.main([*map(str, files(few)), str(its)], folder) == 0
+    command = [sys.executable, "answer.py", *map(str, files(few)), str(its)]
+    subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": ""}, check=True)
     assert its.read_bytes() == mine.read_bytes()
     check = subprocess.run(["sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS"], cwd=folder, check=False)
     assert check.returncode == 0
@@ -126,9 +128,8 @@ def test_the_exported_program_tells_what_is_wrong(
 def test_the_exported_jobs_need_nothing_of_sweeper(tmp_path: Path, checkpoints: dict[str, Path], place: Stores) -> None:
     folder = tmp_path / "bundle"
     export_team(Team(end_to_end=checkpoints["longformer"]), folder, place)
-    code = (
-        "import sys, jobs.offline; print([m for m in sys.modules if m.split('.')[0] in ('sweeper', 'ray', 'mlflow')])"
-    )
+    absent = "('sweeper', 'ray', 'mlflow')"
+    code = f"import sys, jobs.answering.offline; print([m for m in sys.modules if m.split('.')[0] in {absent}])"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

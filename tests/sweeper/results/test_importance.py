@@ -8,7 +8,7 @@ from sweeper.ledger.database import open_storage
 from sweeper.results import plots
 from sweeper.results.importance import importances, value_at
 from sweeper.results.overview import Absent, Results, results
-from tests.written import Told, written
+from tests.support.written import Told, written
 
 
 def results_of(folder: Path, trials: list[Told]) -> Results:

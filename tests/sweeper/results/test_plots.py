@@ -17,7 +17,7 @@ from sweeper.results.importance import importances
 from sweeper.results.overview import Results
 from sweeper.results.overview import results as results_of
 from sweeper.results.plots import Plot
-from tests.written import SPACE, Told, written
+from tests.support.written import SPACE, Told, written
 
 NASTY = "</text><script>alert(1)</script> \"q\" 'a' $x^2$ & 山\n=cmd\x07"
 TRIALS = [

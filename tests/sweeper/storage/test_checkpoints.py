@@ -27,8 +27,8 @@ from sweeper.storage.checkpoints import Damaged, StorageError
 from sweeper.storage.settings import read_stores
 from sweeper.trial.handover import FAILURE, Assignment, read_breakdown
 from sweeper.trial.process import noted_failure, starting_point, stored
-from tests.limits import killed_at
-from tests.servers import BUCKET, bucket, keys
+from tests.support.limits import killed_at
+from tests.support.servers import BUCKET, bucket, keys
 from tests.sweeper.driver.test_checkpoints import asked
 
 Make = Callable[..., SearchSpace]

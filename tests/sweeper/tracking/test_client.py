@@ -27,7 +27,7 @@ from sweeper.tracking import server
 from sweeper.tracking.client import check_store
 from sweeper.tracking.mirror import Mirror
 from sweeper.tracking.runs import Known, Point, SweepInfo, missing_points, sweep_record, trial_record
-from tests.limits import killed_at
+from tests.support.limits import killed_at
 
 SWEEP = SweepInfo(
     name="qa_backbones",
@@ -95,7 +95,7 @@ def history(stores: Stores, run: Any, metric: str) -> list[tuple[int, float]]:
 
 
 def test_importing_tracking_imports_no_mlflow() -> None:
-    code = "import sys, sweeper.tracking; sys.exit('mlflow' in sys.modules)"
+    code = "import sys, sweeper.tracking.client, sweeper.tracking.mirror; sys.exit('mlflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -302,8 +302,8 @@ def test_a_deleted_experiment_comes_back(stores: Stores) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sweeper.stores import read_stores
-from tests.sweeper.test_tracking import open_mirror, snapshot
+from sweeper.storage.settings import read_stores
+from tests.sweeper.tracking.test_client import open_mirror, snapshot
 with open_mirror(read_stores(Path(sys.argv[1]), {})) as mirror:
     mirror.put(snapshot(0, 2, state="RUNNING"))
     mirror.put(snapshot(1, 4))

@@ -35,8 +35,8 @@ BACKBONES = ("bert-base-chinese", "hfl/chinese-lert-base", "hfl/chinese-macbert-
 CLIMB = (0.0, 0.06, 0.25, 0.3)  # uneven, so that a drawn curve can be told from any other
 SERVE = """
 from pathlib import Path
-from sweeper.stores import read_stores
-from sweeper.server import serve
+from sweeper.storage.settings import read_stores
+from sweeper.tracking.server import serve
 serve(read_stores(Path({folder!r}), {{}}), {port}, lambda url: print(url, flush=True))
 """
 

@@ -16,7 +16,7 @@ from sweeper.driver.sweep import Sweep
 from sweeper.driver.tuning import run_trials
 from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.space.search_space import SearchSpace
-from tests.invariants import starts
+from tests.support.invariants import starts
 from tests.toy import FITS, ToyParams, height
 
 Make = Callable[..., SearchSpace]

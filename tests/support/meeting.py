@@ -1,4 +1,4 @@
-"""A job that ends when some of its trials have met, to show that they run side by side: `tests.meeting:JOB`.
+"""A job that ends when some of its trials have met, to show that they run side by side: `tests.support.meeting:JOB`.
 
 Its metric `crowd` is how many were there at once at that time.
 """

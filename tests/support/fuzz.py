@@ -1,7 +1,7 @@
 """What users write, mutated by libFuzzer (atheris): each input is read, or refused in lines of its own.
 
-python -m tests.fuzz yaml FOLDER -max_total_time=60      FOLDER holds inputs to begin with
-python -m tests.fuzz data INPUT                          one input again, such as a crash-… that was found
+python -m tests.support.fuzz yaml FOLDER -max_total_time=60      FOLDER holds inputs to begin with
+python -m tests.support.fuzz data INPUT                          one input again, such as a crash-… that was found
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ with atheris.instrument_imports(include=["yaml", "json", "sweeper", "jobs"]):
     from sweeper.space.document import read_document
     from sweeper.space.reading import restored
     from sweeper.space.search_space import resolved, to_yaml
-from tests.questions import GOOD, write
+from tests.support.questions import GOOD, write
 
 FOLDER = Path(tempfile.mkdtemp())
 SPLITS = {name: write(FOLDER / name, GOOD) for name in ("context", "train", "test")}

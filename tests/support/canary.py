@@ -1,4 +1,4 @@
-"""The toy with a secret: a trial fails with the token of its environment in the message. `job: tests.canary:JOB`."""
+"""Fail a toy trial with the environment's token in its message: `job: tests.support.canary:JOB`."""
 
 from __future__ import annotations
 
