@@ -68,7 +68,7 @@ CASES = {
 
 
 def test_every_job_has_a_case() -> None:
-    assert CASES.keys() == JOBS.keys()
+    assert CASES.keys() == JOBS.keys(), "give each job of JOBS a Case in CASES, above in this file"
 
 
 @pytest.fixture(scope="module")
