@@ -76,7 +76,7 @@ def compare(windows: tuple[Windows, Windows], features: Both, max_length: int) -
 
 def characters(windows: Windows, row: int) -> list[list[int]]:
     """[tokens, 2] of the paragraph's tokens in one window."""
-    base = windows.paragraphs.bounds[windows.pairs[windows.pair[row], 1]]
+    base = windows.paragraphs.bounds[windows.segments.paragraph[row]]  # one segment a window: it has one paragraph
     places: list[list[int]] = windows.paragraphs.chars[base + windows.first[row] : base + windows.last[row]].tolist()
     return places
 

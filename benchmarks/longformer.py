@@ -30,7 +30,7 @@ from transformers.models.longformer.modeling_longformer import LongformerSelfAtt
 
 from jobs import longformer
 from jobs.dataset.data import SAMPLE, Data, Question, read_data, vocabulary
-from jobs.features.joined import JoinedWindows
+from jobs.features.windows import Windows, best_answers
 from jobs.model import backbones
 from jobs.model.attention import BlockSelfAttention, layout
 
@@ -47,7 +47,7 @@ class Setting:
     reference: Any
     params: longformer.LongformerParams
     data: Data
-    windows: JoinedWindows
+    windows: Windows
 
     def padded(self, rows: Sequence[int]) -> Batch:
         """The usual way's batch: all as long as the model can read."""
@@ -131,9 +131,7 @@ def evaluations_agree(setting: Setting) -> dict[str, float]:
 
 def answers(setting: Setting, logits: tuple[np.ndarray, ...]) -> list[tuple[int, int, str]]:
     start, end = logits
-    found = longformer.joined_answers(
-        setting.windows, setting.data.paragraphs, (start, end), setting.params.max_answer_length
-    )
+    found = best_answers(setting.windows, setting.data.paragraphs, (start, end), setting.params.max_answer_length)
     return [(one["paragraph"], one["start"], one["answer"]) for one in found]
 
 

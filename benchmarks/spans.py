@@ -1,4 +1,4 @@
-"""Best span of each window, and its text: jobs.spans against a loop over the n best starts and ends.
+"""Best span of each window, and its text: jobs.features.spans against a loop over the n best starts and ends.
 
     python benchmarks/spans.py [--windows 1000] [--lengths 512,4096] [--pairs 5] [--cpu 0] [--json]
 
@@ -8,7 +8,7 @@ and given their text and probability. It reads a window's offsets from a `datase
 from a list. Ours has offsets in an array, as jobs.features keeps them. Logits are random.
 
 Compared first: wherever the loop finds a span, the best of all scores at least as high; out of the loop's own
-candidates (jobs.spans.candidate_spans) comes the loop's answer in every window.
+candidates (candidate_spans) comes the loop's answer in every window.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import datasets
 import numpy as np
 import pairs
 
-from jobs.features.spans import Spans, best_spans, candidate_spans
+from jobs.features.spans import Spans, best_spans
 
 MOST_TOKENS, N_BEST, QUESTION = 30, 20, 20
 NOTHING = (float("-inf"), -1, -1, "")
@@ -101,6 +101,28 @@ def _described(best: list[dict[str, Any]], offsets: list[Any], text: str) -> Non
 
 def ours(source: Windows) -> list[Answer]:
     return _texts(source, best_spans(source.start, source.end, source.allowed, MOST_TOKENS))
+
+
+def candidate_spans(
+    start: np.ndarray, end: np.ndarray, allowed: np.ndarray, max_tokens: int, n_best: int = 20
+) -> Spans:
+    """Return the best span of each window among those that join one of its `n_best` greatest starts with one of its
+    `n_best` greatest ends, as Hugging Face's question-answering examples do. The score is -inf where there is none.
+
+    The greatest are taken from all positions, `allowed` or not. Of equal spans the one with the greater start wins,
+    then the one with the greater end.
+    """
+    rows = np.arange(len(start))[:, None]
+    starts, ends = (scores.argsort(axis=1)[:, : -n_best - 1 : -1] for scores in (start, end))
+    totals = start[rows, starts][:, :, None] + end[rows, ends][:, None, :]
+    tokens = ends[:, None, :] - starts[:, :, None] + 1
+    spans = (tokens >= 1) & (tokens <= max_tokens)
+    spans &= allowed[rows, starts][:, :, None] & allowed[rows, ends][:, None, :]
+    totals = np.where(spans, totals, -np.inf).reshape(len(start), -1)
+    best = totals.argmax(axis=1)
+    first, last = np.divmod(best, ends.shape[1])
+    window = rows[:, 0]
+    return Spans(totals[window, best], starts[window, first], ends[window, last])
 
 
 def _texts(source: Windows, spans: Spans) -> list[Answer]:

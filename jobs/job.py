@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from jobs.task import Task
 
 Direction = Literal["max", "min"]
 
@@ -64,3 +67,4 @@ class Job:
     fetch: Callable[[str], None] = lambda _: None
     smaller: Callable[[Any, int], Any] = lambda _, workers: None
     check: Callable[[Any, int, float | None], None] = lambda _, workers, gpus: None
+    task: Task | None = None

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from jobs.job import Direction, Job, ParamError, Report
+from jobs.job import Direction, Job, ParamError
 from jobs.model.long import fetch_long
 from jobs.params import MetricProfile, TrainingParams, check_workers, knob, smaller
 from jobs.task import Task
-from jobs.timing import START, phase
+from jobs.training import train_function
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from jobs.dataset.data import Data, Question
-    from jobs.features.joined import Group, JoinedWindows
+    from jobs.features.windows import Group, Windows
 
 GRAIN = 8  # a batch's length is a multiple of it, as a GPU's matrix products like it
 
@@ -73,14 +74,6 @@ class LongformerParams(TrainingParams):
             )
 
 
-def train(params: LongformerParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
-    """Train one end-to-end reader; see jobs.job.Job for the contract."""
-    with phase(START):
-        from jobs.training import trainer
-
-    trainer.train(TASK, params, data, workdir, report, resume_from)
-
-
 def long_reader(params: LongformerParams, tokenizer: Any) -> Any:
     from jobs.model.long import load_long_model
 
@@ -92,10 +85,10 @@ def long_reader(params: LongformerParams, tokenizer: Any) -> Any:
 
 def joined_windows(
     tokenizer: Any, data: Data, rows: Sequence[Question], params: LongformerParams, cache: Path
-) -> JoinedWindows:
+) -> Windows:
     """Windows of some questions, each over its joined paragraphs."""
-    from jobs.features.joined import cut_joined_windows
     from jobs.features.tokens import cached_tokens
+    from jobs.features.windows import cut_joined_windows
 
     paragraphs = cached_tokens(cache, tokenizer, data.paragraphs)
     questions = cached_tokens(cache, tokenizer, [row.question for row in rows])
@@ -107,7 +100,7 @@ def joined_windows(
 def joined_groups(rows: Sequence[Question]) -> list[Group]:
     """Each question with its paragraphs, and the characters of its answer where it is known. The answer's
     text may stand in other paragraphs too; only its place in the relevant one is a label."""
-    from jobs.features.joined import Group
+    from jobs.features.windows import Group
 
     return [
         Group(number, row.paragraphs)
@@ -117,14 +110,14 @@ def joined_groups(rows: Sequence[Question]) -> list[Group]:
     ]
 
 
-def collate_joined(source: JoinedWindows, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+def collate_joined(windows: Windows, rows: Sequence[int]) -> dict[str, torch.Tensor]:
     """Model input and labels of some windows, padded to the longest of them; attention in blocks needs no whole
     number of windows. Global attention lies on all that stands before the paragraphs."""
     import torch
 
-    batch = {name: torch.from_numpy(values) for name, values in source.batch(rows, GRAIN)._asdict().items()}
-    offset = torch.from_numpy(source.offset[list(rows)])
-    labels = torch.from_numpy(source.labels[list(rows)].astype("int64"))
+    batch = {name: torch.from_numpy(values) for name, values in windows.batch(rows, GRAIN)._asdict().items()}
+    offset = torch.from_numpy(windows.offset[list(rows)])
+    labels = torch.from_numpy(windows.labels[list(rows)].astype("int64"))
     before = torch.arange(batch["input_ids"].shape[1]) < offset[:, None]
     return {
         **batch,
@@ -135,7 +128,7 @@ def collate_joined(source: JoinedWindows, rows: Sequence[int]) -> dict[str, torc
 
 
 def evaluate_joined(
-    source: JoinedWindows, data: Data, logits: tuple[Any, Any], max_answer_length: int, profile: str = "strict"
+    windows: Windows, data: Data, logits: tuple[Any, Any], max_answer_length: int, profile: str = "strict"
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics and one prediction per validation question, from the start and end logits of its windows.
 
@@ -143,42 +136,16 @@ def evaluate_joined(
     another one that has the same text still is an exact match, as the assignment scores it.
     """
     from jobs.dataset.data import accepted
+    from jobs.features.windows import best_answers
     from jobs.metrics import mean_scores
 
-    predictions = joined_answers(source, data.paragraphs, logits, max_answer_length)
+    predictions = best_answers(windows, data.paragraphs, logits, max_answer_length)
     pairs = list(zip(data.valid, predictions, strict=True))
     given, right_answers = [prediction["answer"] for prediction in predictions], accepted(data, profile)
     scores = mean_scores(given, [right_answers[row.id] for row in data.valid], profile)
     right = [prediction["paragraph"] == row.relevant for row, prediction in pairs]
     scores["paragraph_accuracy"] = sum(right) / len(right)
     return scores, [{"id": row.id, **prediction} for row, prediction in pairs]
-
-
-def joined_answers(
-    source: JoinedWindows, paragraphs: Sequence[str], logits: tuple[Any, Any], max_answer_length: int
-) -> list[dict[str, Any]]:
-    """The best span of each question, over all windows and within one paragraph: that paragraph (its place
-    in `paragraphs`, the texts of the whole data set), answer, start and score.
-
-    `logits` are two arrays [windows, positions].
-    """
-    from jobs.features.spans import Spans, best_spans, best_windows
-
-    start, end = (source.parts.scores(scores) for scores in logits)
-    spans = best_spans(start, end, source.parts.allowed(), max_answer_length)
-    chosen = best_windows(spans.scores, source.group[source.parts.window])
-    best = Spans(spans.scores[chosen], spans.first[chosen], spans.last[chosen])
-    return [
-        {
-            "paragraph": int(paragraph),
-            "answer": paragraphs[paragraph][first:last],
-            "start": int(first),
-            "score": float(score),
-        }
-        for paragraph, (first, last), score in zip(
-            source.parts.paragraph[chosen], source.characters(chosen, best), best.scores, strict=True
-        )
-    ]
 
 
 METRICS: dict[str, Direction] = {
@@ -192,9 +159,10 @@ TASK = Task(
     "longformer",
     long_reader,
     lambda params, tokenizer, data, rows, cache: joined_windows(tokenizer, data, rows, params, cache),
-    lambda source, numbers, params: collate_joined(source, numbers),
-    lambda source, data, logits, params: evaluate_joined(
-        source, data, logits, params.max_answer_length, params.metric_profile
+    lambda windows, numbers, params: collate_joined(windows, numbers),
+    lambda windows, data, logits, params: evaluate_joined(
+        windows, data, logits, params.max_answer_length, params.metric_profile
     ),
 )
-JOB = Job("longformer", LongformerParams, METRICS, train, fetch_long, smaller, check_workers)
+train = train_function(TASK)
+JOB = Job("longformer", LongformerParams, METRICS, train, fetch_long, smaller, check_workers, TASK)

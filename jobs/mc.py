@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Le
 
-from jobs.job import Job, Report
+from jobs.job import Job
 from jobs.model.backbones import fetch_backbone
 from jobs.params import TrainingParams, check_length, check_workers, knob, smaller
 from jobs.task import Task
-from jobs.timing import START, phase
+from jobs.training import train_function
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -45,14 +46,6 @@ class McParams(TrainingParams):
         check_length(self, self.max_length)
 
 
-def train(params: McParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
-    """Train one selector; see jobs.job.Job for the contract."""
-    with phase(START):
-        from jobs.training import trainer
-
-    trainer.train(TASK, params, data, workdir, report, resume_from)
-
-
 def selector(params: McParams, tokenizer: Any) -> Any:
     from jobs.model.backbones import load_model
 
@@ -68,6 +61,7 @@ class Candidates:
 
     rows: Sequence[Question]
     windows: Windows
+    opening: NDArray[np.intp]
     bounds: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -77,7 +71,7 @@ class Candidates:
         """[questions] tokens in the longest candidate of each."""
         import numpy as np
 
-        return np.maximum.reduceat(self.windows.lengths(), self.bounds[:-1])
+        return np.maximum.reduceat(self.windows.lengths()[self.opening], self.bounds[:-1])
 
     def collate(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         """Model input [questions, candidates, positions]. Questions with fewer candidates are filled up with
@@ -87,7 +81,8 @@ class Candidates:
 
         counts = np.diff(self.bounds)[list(numbers)]
         most = int(counts.max())
-        batch = self.windows.batch(np.concatenate([np.arange(self.bounds[n], self.bounds[n + 1]) for n in numbers]))
+        own = np.concatenate([self.opening[self.bounds[n] : self.bounds[n + 1]] for n in numbers])
+        batch = self.windows.batch(own)
         present = (np.arange(most) < counts[:, None]).ravel()
         filled = {
             name: _spread_present(values, present).reshape(len(numbers), most, -1)
@@ -114,8 +109,6 @@ def _spread_present(values: NDArray[np.int64], present: NDArray[np.bool_]) -> ND
 
 def inputs(tokenizer: Any, data: Data, rows: Sequence[Question], max_length: int, cache: Path) -> Candidates:
     """The candidates of some questions as windows, one each, cut behind `max_length`."""
-    import dataclasses
-
     import numpy as np
 
     from jobs.features.tokens import cached_tokens
@@ -125,10 +118,8 @@ def inputs(tokenizer: Any, data: Data, rows: Sequence[Question], max_length: int
     questions = cached_tokens(cache, tokenizer, [row.question for row in rows])
     pairs = [Pair(number, paragraph) for number, row in enumerate(rows) for paragraph in row.paragraphs]
     windows = cut_windows(tokenizer, questions, paragraphs, pairs, max_length, doc_stride=0)
-    opening = np.flatnonzero(windows.first == 0)
-    per_window = {name: getattr(windows, name)[opening] for name in ("pair", "first", "last", "offset", "labels")}
     bounds = np.concatenate([[0], np.cumsum([len(row.paragraphs) for row in rows])])
-    return Candidates(rows, dataclasses.replace(windows, **per_window), bounds)
+    return Candidates(rows, windows, np.flatnonzero(windows.first == 0), bounds)
 
 
 def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
@@ -174,6 +165,7 @@ TASK = Task(
     lambda source, data, logits, params: evaluate_picks(data.valid, logits),
     loss=loss,
 )
+train = train_function(TASK)
 JOB = Job(
     "mc",
     McParams,
@@ -182,4 +174,5 @@ JOB = Job(
     fetch_backbone,
     smaller,
     check_workers,
+    TASK,
 )

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Le
 
-from jobs.job import Job, ParamError, Report
+from jobs.job import Job, ParamError
 from jobs.model.backbones import fetch_backbone
 from jobs.params import MetricProfile, TrainingParams, check_length, check_workers, knob, smaller
 from jobs.task import Task
-from jobs.timing import START, phase
+from jobs.training import train_function
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from jobs.dataset.data import Data, Question
@@ -46,14 +47,6 @@ class QaParams(TrainingParams):
                 f"{self.doc_stride} leaves no room in windows of max_length {self.max_length}; use less than {room}",
             )
         check_length(self, self.max_length)
-
-
-def train(params: QaParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
-    """Train one reader; see jobs.job.Job for the contract."""
-    with phase(START):
-        from jobs.training import trainer
-
-    trainer.train(TASK, params, data, workdir, report, resume_from)
 
 
 def reader(params: QaParams, tokenizer: Any) -> Any:
@@ -86,58 +79,40 @@ def pairs(rows: Sequence[Question]) -> list[Pair]:
     return [Pair(n, row.relevant, row.start, row.start + len(row.answer)) for n, row in enumerate(rows)]  # type: ignore[operator,arg-type]
 
 
-def kept_windows(source: Windows, unanswered_share: float, seed: int) -> Ints:
+def kept_windows(windows: Windows, unanswered_share: float, seed: int) -> Ints:
     """The rows to train on: every window with the answer, and a random share of the others. Short windows over
     long paragraphs are mostly without it, and few of these teach as much as all (Alberti, Lee, Collins
     2019, arXiv 1901.08634, section 3).
     """
     import numpy as np
 
-    chance = np.random.default_rng(seed).random(len(source))
-    return np.flatnonzero((source.labels[:, 0] > 0) | (chance < unanswered_share)).astype(np.int32)
+    chance = np.random.default_rng(seed).random(len(windows))
+    return np.flatnonzero((windows.labels[:, 0] > 0) | (chance < unanswered_share)).astype(np.int32)
 
 
-def collate_windows(source: Windows, rows: Sequence[int] | Ints) -> dict[str, torch.Tensor]:
+def collate_windows(windows: Windows, rows: Sequence[int] | Ints) -> dict[str, torch.Tensor]:
     """Model input and labels of some windows, padded to the longest of them."""
     import torch
 
-    batch = {name: torch.from_numpy(values) for name, values in source.batch(rows)._asdict().items()}
-    labels = torch.from_numpy(source.labels[list(rows)].astype("int64"))
+    batch = {name: torch.from_numpy(values) for name, values in windows.batch(rows)._asdict().items()}
+    labels = torch.from_numpy(windows.labels[list(rows)].astype("int64"))
     return {**batch, "start_positions": labels[:, 0], "end_positions": labels[:, 1]}
 
 
 def evaluate_spans(
-    source: Windows, data: Data, logits: tuple[Any, Any], max_answer_length: int, profile: str = "strict"
+    windows: Windows, data: Data, logits: tuple[Any, Any], max_answer_length: int, profile: str = "strict"
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics and one prediction per validation question, from the start and end logits of its windows."""
     from jobs.dataset.data import accepted
+    from jobs.features.windows import best_answers
     from jobs.metrics import mean_scores
 
-    predictions = window_answers(
-        source, [data.paragraphs[row.relevant or 0] for row in data.valid], logits, max_answer_length
-    )
+    found = best_answers(windows, data.paragraphs, logits, max_answer_length)
     right = accepted(data, profile)
-    given = [prediction["answer"] for prediction in predictions]
-    scores = mean_scores(given, [right[row.id] for row in data.valid], profile)
-    return scores, [{"id": row.id, **prediction} for row, prediction in zip(data.valid, predictions, strict=True)]
-
-
-def window_answers(
-    source: Windows, paragraphs: Sequence[str], logits: tuple[Any, Any], max_answer_length: int
-) -> list[dict[str, Any]]:
-    """The best span over all windows of each pair, cut from its paragraph: answer, start and score.
-
-    `logits` are two arrays [windows, positions]; `paragraphs` has one text per pair.
-    """
-    from jobs.features.spans import Spans, best_spans, best_windows
-
-    start, end = logits
-    spans = best_spans(start, end, source.allowed(start.shape[1]), max_answer_length)
-    chosen = best_windows(spans.scores, source.pair)
-    characters = source.characters(chosen, Spans(spans.scores[chosen], spans.first[chosen], spans.last[chosen]))
-    return [
-        {"answer": text[first:last], "start": int(first), "score": float(score)}
-        for text, (first, last), score in zip(paragraphs, characters, spans.scores[chosen], strict=True)
+    scores = mean_scores([one["answer"] for one in found], [right[row.id] for row in data.valid], profile)
+    kept = ("answer", "start", "score")
+    return scores, [
+        {"id": row.id, **{key: one[key] for key in kept}} for row, one in zip(data.valid, found, strict=True)
     ]
 
 
@@ -145,12 +120,13 @@ TASK = Task(
     "qa",
     reader,
     paragraph_windows,
-    lambda source, numbers, params: collate_windows(source, numbers),
-    lambda source, data, logits, params: evaluate_spans(
-        source, data, logits, params.max_answer_length, params.metric_profile
+    lambda windows, numbers, params: collate_windows(windows, numbers),
+    lambda windows, data, logits, params: evaluate_spans(
+        windows, data, logits, params.max_answer_length, params.metric_profile
     ),
-    trained=lambda source, params: kept_windows(source, params.unanswered_share, params.seed).tolist(),
+    trained=lambda windows, params: kept_windows(windows, params.unanswered_share, params.seed).tolist(),
 )
+train = train_function(TASK)
 JOB = Job(
     "qa",
     QaParams,
@@ -159,4 +135,5 @@ JOB = Job(
     fetch_backbone,
     smaller,
     check_workers,
+    TASK,
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +19,7 @@ from jobs import get_job, longformer, qa
 from jobs.checkpoint import CheckpointError, identity
 from jobs.dataset.data import Data, Question
 from jobs.features.spans import best_spans
-from jobs.features.windows import Pair, Windows
+from jobs.features.windows import Pair, Windows, best_answers
 from jobs.metrics import best_score
 from jobs.params import TrainingParams
 from jobs.task import Task
@@ -70,11 +69,13 @@ def load_answering_model(folder: Path, job: str, cache: Path) -> Model:
     made = identity(folder)
     if made["job"] != job:
         raise CheckpointError(f"{folder}: is of the job {made['job']}; name a checkpoint of {job}")
-    params = replace(get_job(job).params(**made["params"]), backbone=str(folder))
-    task = cast(Task, import_module(f"jobs.{job}").TASK)
+    known = get_job(job)
+    if known.task is None:
+        raise CheckpointError(f"{folder}: the job {job} has no task, so its models cannot answer; give its Job a task")
+    params = replace(known.params(**made["params"]), backbone=str(folder))
     tokenizer = load_tokenizer(str(folder), ())
-    network = task.model(params, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
-    return Model(task, params, tokenizer, network, cache)
+    network = known.task.model(params, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
+    return Model(known.task, params, tokenizer, network, cache)
 
 
 def paragraph_scores(selector: Model, data: Data, rows: Sequence[Question]) -> list[Floats]:
@@ -105,22 +106,18 @@ def read_all_paragraphs(readers: Sequence[Model], data: Data, rows: Sequence[Que
 
 def _read_pairs(readers: Sequence[Model], data: Data, rows: Sequence[Question], pairs: Sequence[Pair]) -> list[Answer]:
     texts = [data.paragraphs[pair.paragraph] for pair in pairs]
-    spans = (
-        _spans(readers[0], data, rows, pairs, texts) if len(readers) == 1 else _votes(readers, data, rows, pairs, texts)
-    )
+    spans = _spans(readers[0], data, rows, pairs) if len(readers) == 1 else _votes(readers, data, rows, pairs, texts)
     return [
         Answer(rows[pair.question].id, pair.paragraph, span["start"], span["answer"], span["score"])
         for pair, span in zip(pairs, spans, strict=True)
     ]
 
 
-def _spans(
-    reader: Model, data: Data, rows: Sequence[Question], pairs: Sequence[Pair], texts: Sequence[str]
-) -> list[dict[str, Any]]:
+def _spans(reader: Model, data: Data, rows: Sequence[Question], pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     params = cast(qa.QaParams, reader.params)
     windows = qa.windows_of(params, reader.tokenizer, data, rows, pairs, reader.cache)
     start, end = reader.logits(windows)
-    return qa.window_answers(windows, texts, (start, end), params.max_answer_length)
+    return best_answers(windows, data.paragraphs, (start, end), params.max_answer_length)
 
 
 def _votes(
@@ -140,12 +137,12 @@ def character_chances(windows: Windows, logits: tuple[Floats, ...], texts: Seque
     goes to its first character for starts and to its last for ends; where windows overlap the higher score counts.
     """
     chances = [np.full((2, len(text)), -np.inf) for text in texts]
-    for row, number in enumerate(windows.pair):
-        base = windows.paragraphs.bounds[windows.pairs[number, 1]]
-        chars = windows.paragraphs.chars[base + windows.first[row] : base + windows.last[row]]
-        own = slice(windows.offset[row], windows.offset[row] + len(chars))
+    for window, paragraph, first, last, offset in zip(*windows.segments, strict=True):
+        base = windows.paragraphs.bounds[paragraph]
+        chars = windows.paragraphs.chars[base + first : base + last]
         for side, places in enumerate((chars[:, 0], chars[:, 1] - 1)):
-            np.maximum.at(chances[number][side], places, logits[side][row, own])
+            scores = logits[side][window, offset : offset + len(chars)]
+            np.maximum.at(chances[windows.group[window]][side], places, scores)
     return [softmax(one, axis=1) if np.isfinite(one).any() else np.zeros_like(one) for one in chances]
 
 
@@ -205,7 +202,7 @@ def end_to_end(model: Model, data: Data, rows: Sequence[Question]) -> list[Answe
     params = cast(longformer.LongformerParams, model.params)
     windows = longformer.joined_windows(model.tokenizer, data, rows, params, model.cache)
     start, end = model.logits(windows)
-    spans = longformer.joined_answers(windows, data.paragraphs, (start, end), params.max_answer_length)
+    spans = best_answers(windows, data.paragraphs, (start, end), params.max_answer_length)
     return [
         Answer(row.id, span["paragraph"], span["start"], span["answer"], span["score"])
         for row, span in zip(rows, spans, strict=True)

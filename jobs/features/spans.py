@@ -67,27 +67,6 @@ def _greatest_up_to(scores: Floats, width: int) -> Floats:
     return greatest
 
 
-def candidate_spans(start: Floats, end: Floats, allowed: Places, max_tokens: int, n_best: int = 20) -> Spans:
-    """As best_spans, out of fewer spans: those that join one of the `n_best` greatest starts of a window with one of
-    its `n_best` greatest ends. That is what Hugging Face's question-answering examples look at, so their answers
-    can be had, and told apart from the best ones. Where none of these is a span the score is -inf.
-
-    The greatest are taken from all positions, `allowed` or not; of equals the one with the greater start wins,
-    then the one with the greater end.
-    """
-    rows = np.arange(len(start))[:, None]
-    starts, ends = (scores.argsort(axis=1)[:, : -n_best - 1 : -1] for scores in (start, end))
-    totals = start[rows, starts][:, :, None] + end[rows, ends][:, None, :]
-    tokens = ends[:, None, :] - starts[:, :, None] + 1
-    spans = (tokens >= 1) & (tokens <= max_tokens)
-    spans &= allowed[rows, starts][:, :, None] & allowed[rows, ends][:, None, :]
-    totals = np.where(spans, totals, -np.inf).reshape(len(start), -1)
-    best = totals.argmax(axis=1)
-    first, last = np.divmod(best, ends.shape[1])
-    window = rows[:, 0]
-    return Spans(totals[window, best], starts[window, first], ends[window, last])
-
-
 def best_windows(scores: Floats, groups: Ints) -> Ints:
     """Row of the highest score within each run of equal `groups` (sorted); the first one of equals.
 

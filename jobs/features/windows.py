@@ -1,7 +1,7 @@
-"""From text to model input: tokens, windows over long paragraphs, labels, and the way back to characters.
+"""Cut questions and their paragraphs into windows with labels, and turn scores for windows back into answers.
 
-Each distinct text is tokenized once; windows are ranges of its tokens, cut with numpy and put together
-batch by batch. Tokens are kept on disk and memory-mapped, so that the next trial tokenizes nothing.
+A window is a range of tokens that are stored once per text. Token ids are put together only for the batch that needs
+them.
 """
 
 from __future__ import annotations
@@ -12,17 +12,21 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from jobs.features.spans import Spans
+from jobs.features.spans import Spans, best_spans, best_windows
+from jobs.features.tokens import UNLABELLED, AnyInts, Ints, Tokens, token_span, token_spans
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-from jobs.features.tokens import UNLABELLED, AnyInts, Ints, Tokens, token_span, token_spans
 
 
-class Layout(NamedTuple):
-    """The special tokens a tokenizer puts around a pair, and the token types of its parts."""
+class PairLayout(NamedTuple):
+    """Hold the special tokens that a tokenizer puts before, between and after a pair of texts.
+
+    `types` are the token types of: before, the question, between, the paragraph, after.
+    """
 
     before: tuple[int, ...]
     between: tuple[int, ...]
@@ -31,23 +35,24 @@ class Layout(NamedTuple):
 
     @property
     def special(self) -> int:
+        """Count the special tokens."""
         return len(self.before) + len(self.between) + len(self.after)
 
-    def around(self, question: Ints, context: Ints) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Ids and token types of a whole input."""
+    def join(self, question: Ints, context: Ints) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the token ids and token types of a model input made of both texts."""
         parts = (self.before, question, self.between, context, self.after)
         return np.concatenate(parts), np.repeat(self.types, [len(part) for part in parts])
 
 
-def pair_layout(tokenizer: PreTrainedTokenizerFast) -> Layout:
-    """How this tokenizer joins a question and a paragraph, read off one pair it has joined itself."""
+def pair_layout(tokenizer: PreTrainedTokenizerFast) -> PairLayout:
+    """Find out how this tokenizer joins a question and a paragraph by giving it one pair of short texts."""
     probe = tokenizer("一", "一", return_token_type_ids=True)
     ids, types, sequences = probe["input_ids"], probe["token_type_ids"], probe.sequence_ids()
     first, second = sequences.index(0), sequences.index(1)
     last_first = len(ids) - 1 - sequences[::-1].index(0)
     last_second = len(ids) - 1 - sequences[::-1].index(1)
     before, between, after = ids[:first], ids[last_first + 1 : second], ids[last_second + 1 :]
-    return Layout(
+    return PairLayout(
         tuple(before),
         tuple(between),
         tuple(after),
@@ -56,7 +61,10 @@ def pair_layout(tokenizer: PreTrainedTokenizerFast) -> Layout:
 
 
 class Pair(NamedTuple):
-    """A question read against a paragraph, both by row; the answer's characters where it is known."""
+    """Name a question and one paragraph to read it against, both by row number.
+
+    `start` and `end` are the answer's characters in the paragraph, `end` exclusive; -1 where the answer is unknown.
+    """
 
     question: int
     paragraph: int
@@ -64,19 +72,33 @@ class Pair(NamedTuple):
     end: int = UNLABELLED
 
 
-class Batch(NamedTuple):
-    """Padded model input [windows, positions]."""
+class Group(NamedTuple):
+    """Name a question and several paragraphs to read as one joined text, all by row number.
+
+    `start` and `end` are the answer's characters in the paragraph `relevant`, `end` exclusive; all three are -1 where
+    the answer is unknown.
+    """
+
+    question: int
+    paragraphs: tuple[int, ...]
+    relevant: int = UNLABELLED
+    start: int = UNLABELLED
+    end: int = UNLABELLED
+
+
+class InputBatch(NamedTuple):
+    """Hold the padded model input of some windows: three arrays [windows, positions]."""
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
     token_type_ids: NDArray[np.int64]
 
 
-def padded(sequences: Sequence[tuple[NDArray[Any], NDArray[Any]]], pad_id: int, multiple: int = 1) -> Batch:
-    """One line for each (ids, token types); as long as the longest, or the next multiple of `multiple`."""
+def padded(sequences: Sequence[tuple[NDArray[Any], NDArray[Any]]], pad_id: int, multiple: int = 1) -> InputBatch:
+    """Pad (ids, token types) of each window to the longest length, rounded up to a multiple of `multiple`."""
     longest = max(len(ids) for ids, _ in sequences)
     shape = (len(sequences), -(-longest // multiple) * multiple)
-    batch = Batch(np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
+    batch = InputBatch(np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
     for line, (ids, types) in enumerate(sequences):
         batch.input_ids[line, : len(ids)] = ids
         batch.attention_mask[line, : len(ids)] = 1
@@ -84,58 +106,99 @@ def padded(sequences: Sequence[tuple[NDArray[Any], NDArray[Any]]], pad_id: int, 
     return batch
 
 
+class Segments(NamedTuple):
+    """Hold the pieces of paragraphs that lie in windows, sorted by window and by position within it.
+
+    window      [segments] the window that contains the piece
+    paragraph   [segments] the row of its paragraph
+    first, last [segments] the range of the paragraph's tokens; `last` is exclusive
+    offset      [segments] the position in the window of the first of these tokens
+    """
+
+    window: Ints
+    paragraph: Ints
+    first: Ints
+    last: Ints
+    offset: Ints
+
+    def present(self) -> NDArray[np.bool_]:
+        """Return [segments, longest segment]: true at each position that holds a token of the segment."""
+        lengths = self.last - self.first
+        return np.arange(max(1, lengths.max(initial=0))) < lengths[:, None]
+
+    def scores(self, windows: NDArray[Any], width: int) -> NDArray[Any]:
+        """Take the scores of each segment out of its window's scores.
+
+        `windows` is [windows, positions]. Returns [segments, width]; values behind a segment's end are meaningless.
+        """
+        missing = max(0, self.offset.max(initial=0) + width - windows.shape[1])
+        wide = np.pad(windows, ((0, 0), (0, missing)))
+        found: NDArray[Any] = sliding_window_view(wide, width, axis=1)[self.window, self.offset]
+        return found
+
+
 @dataclass(frozen=True)
 class Windows:
-    """Overlapping windows over the paragraphs of pairs, in the order of the pairs.
+    """Hold overlapping windows over the paragraphs of each group, in the order of the groups.
 
-    pair        [windows] the pair each belongs to
-    first, last [windows] the range of the paragraph's tokens each holds; `last` is exclusive
-    offset      [windows] the position of the first of these tokens in the window
-    labels      [windows, 2] positions of the answer's first and last token; 0 and 0, which is [CLS],
-                where the window does not hold the whole answer
+    A group is a question with one or more paragraphs. Its paragraphs are read as one text with a separator token
+    between neighbours.
+
+    asked       [groups] the row of each group's question
+    group       [windows] the group that the window belongs to
+    first, last [windows] the range of the joined text's tokens in the window; `last` is exclusive
+    offset      [windows] the position in the window of the first of these tokens
+    labels      [windows, 2] the positions of the answer's first and last token; 0 and 0, which is [CLS], where the
+                window does not contain the whole answer
+    segments    the pieces of paragraphs in the windows
     """
 
     questions: Tokens
     paragraphs: Tokens
-    layout: Layout
+    layout: PairLayout
     pad_id: int
-    pairs: Ints
-    pair: Ints
+    separator: int
+    asked: Ints
+    group: Ints
     first: Ints
     last: Ints
     offset: Ints
     labels: Ints
+    segments: Segments
 
     def __len__(self) -> int:
-        return len(self.pair)
+        return len(self.group)
 
     def lengths(self) -> Ints:
-        """[windows] tokens in each, special ones included."""
+        """Return [windows]: the number of tokens in each, special tokens included."""
         return self.offset + (self.last - self.first) + len(self.layout.after)
 
-    def batch(self, rows: Sequence[int] | Ints) -> Batch:
-        """The input of some windows, padded to the longest of them."""
-        return padded([self._sequence(row) for row in rows], self.pad_id)
+    def batch(self, rows: Sequence[int] | Ints, multiple: int = 1) -> InputBatch:
+        """Return the model input of some windows, padded to the longest, rounded up to a multiple of `multiple`."""
+        return padded([self._sequence(row) for row in rows], self.pad_id, multiple)
 
     def _sequence(self, row: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        question, paragraph, *_ = self.pairs[self.pair[row]]
-        asked = self.offset[row] - len(self.layout.before) - len(self.layout.between)
-        return self.layout.around(
-            self.questions.part(question, 0, asked),
-            self.paragraphs.part(paragraph, self.first[row], self.last[row]),
-        )
+        kept = self.offset[row] - len(self.layout.before) - len(self.layout.between)
+        return self.layout.join(self.questions.part(self.asked[self.group[row]], 0, kept), self._context(row))
 
-    def allowed(self, width: int) -> NDArray[np.bool_]:
-        """[windows, width] true where a position holds a token of the paragraph."""
-        place = np.arange(width)
-        return (place >= self.offset[:, None]) & (place < (self.offset + self.last - self.first)[:, None])
+    def _context(self, row: int) -> Ints:
+        """Return the ids of a window's part of the joined text."""
+        ids = np.full(self.last[row] - self.first[row], self.separator, np.int32)
+        own = slice(*np.searchsorted(self.segments.window, [row, row + 1]))
+        for _, paragraph, first, last, offset in zip(*(values[own] for values in self.segments), strict=True):
+            place = offset - self.offset[row]
+            ids[place : place + last - first] = self.paragraphs.part(paragraph, first, last)
+        return ids
 
-    def characters(self, rows: AnyInts, spans: Spans) -> Ints:
-        """[rows, 2] the characters, in the paragraph, of one span in each of these windows; no characters
-        where a window has no token of its paragraph, as of one made of nothing a tokenizer reads."""
-        base = self.paragraphs.bounds[self.pairs[self.pair[rows], 1]] + self.first[rows] - self.offset[rows]
-        held = self.last[rows] > self.first[rows]
-        return self.paragraphs.characters(base + spans.first, base + spans.last, held)
+    def characters(self, segments: AnyInts, spans: Spans) -> Ints:
+        """Return [spans, 2]: the characters of one span in each of these `segments`, counted within its paragraph.
+
+        Positions of `spans` count from the segment's first token. The end is exclusive. Both are 0 where a segment
+        has no token, for example because its paragraph is made of characters that the tokenizer drops.
+        """
+        base = self.paragraphs.bounds[self.segments.paragraph[segments]] + self.segments.first[segments]
+        has_tokens = self.segments.last[segments] > self.segments.first[segments]
+        return self.paragraphs.characters(base + spans.first, base + spans.last, has_tokens)
 
 
 def cut_windows(
@@ -146,50 +209,169 @@ def cut_windows(
     max_length: int,
     doc_stride: int,
 ) -> Windows:
-    """Windows of at most `max_length` tokens, two neighbours sharing `doc_stride` tokens of the paragraph.
+    """Cut each pair into windows of at most `max_length` tokens; neighbours share `doc_stride` paragraph tokens.
 
-    A question takes at most half of a window. Raises ValueError when `doc_stride` leaves no room to move.
+    Each pair is a group of one paragraph. A question keeps at most half of a window and loses its end if it is longer.
+    Raises ValueError when `doc_stride` is so large that a window would add no new token.
     """
-    table = np.fromiter(chain.from_iterable(pairs), np.int32).reshape(-1, 4)
+    table = pair_table(pairs)
+    members = _members(paragraphs, table[:, 1], np.ones(len(table), np.int32))
+    answers = answer_tokens(paragraphs, table)
+    return _cut_members(tokenizer, questions, paragraphs, table[:, 0], members, answers, max_length, doc_stride)
+
+
+def cut_joined_windows(
+    tokenizer: PreTrainedTokenizerFast,
+    questions: Tokens,
+    paragraphs: Tokens,
+    groups: Sequence[Group],
+    max_length: int,
+    doc_stride: int,
+) -> Windows:
+    """Cut each group's joined paragraphs into windows, as `cut_windows` does with single paragraphs."""
+    table = pair_table(Pair(group.question, group.relevant, group.start, group.end) for group in groups)
+    joined = np.asarray([row for group in groups for row in group.paragraphs], np.int32)
+    members = _members(paragraphs, joined, np.asarray([len(group.paragraphs) for group in groups], np.int32))
+    answers = answer_tokens(paragraphs, table)
+    for row, group in enumerate(groups):
+        if answers[row, 0] != UNLABELLED:
+            answers[row] += members.base[members.begin[row] + group.paragraphs.index(group.relevant)]
+    return _cut_members(tokenizer, questions, paragraphs, table[:, 0], members, answers, max_length, doc_stride)
+
+
+class Members(NamedTuple):
+    """Hold the paragraphs of all groups, one group after the other.
+
+    paragraph [members] the row of the paragraph
+    base      [members] the position of its first token in its group's joined text
+    begin     [groups] the first member of each group
+    size      [groups] the number of its members
+    """
+
+    paragraph: Ints
+    base: Ints
+    begin: Ints
+    size: Ints
+
+
+def _members(paragraphs: Tokens, paragraph: Ints, size: Ints) -> Members:
+    begin = np.cumsum(size) - size
+    steps = paragraphs.lengths()[paragraph] + 1  # one separator follows each paragraph
+    ahead = np.cumsum(steps) - steps
+    return Members(paragraph, ahead - np.repeat(ahead[begin], size), begin, size)
+
+
+def _cut_members(
+    tokenizer: PreTrainedTokenizerFast,
+    questions: Tokens,
+    paragraphs: Tokens,
+    asked: Ints,
+    members: Members,
+    answers: Ints,
+    max_length: int,
+    doc_stride: int,
+) -> Windows:
+    """Cut windows over groups; `answers` [groups, 2] are token positions in the joined text, -1 where unknown."""
     layout = pair_layout(tokenizer)
-    cuts = _window_cuts(
-        layout, questions.lengths()[table[:, 0]], paragraphs.lengths()[table[:, 1]], max_length, doc_stride
+    final = members.begin + members.size - 1
+    total = members.base[final] + paragraphs.lengths()[members.paragraph[final]]
+    cuts = _window_cuts(layout, questions.lengths()[asked], total, max_length, doc_stride)
+    return Windows(
+        questions,
+        paragraphs,
+        layout,
+        tokenizer.pad_token_id,
+        tokenizer.sep_token_id,
+        asked,
+        *cuts,
+        _window_labels(answers[cuts.group], cuts),
+        _window_segments(paragraphs, members, cuts),
     )
-    labels = _window_labels(answer_tokens(paragraphs, table)[cuts.row], cuts)
-    return Windows(questions, paragraphs, layout, tokenizer.pad_token_id, table, *cuts, labels)
 
 
 class Cuts(NamedTuple):
-    """Where windows lie: `row` is the question and text each belongs to, the others as in Windows."""
+    """Hold the place of each window; the fields are those of `Windows`."""
 
-    row: Ints
+    group: Ints
     first: Ints
     last: Ints
     offset: Ints
 
 
-def _window_cuts(layout: Layout, asked: Ints, total: Ints, max_length: int, doc_stride: int) -> Cuts:
-    """Windows over texts of `total` tokens, behind questions of `asked` tokens."""
+def _window_cuts(layout: PairLayout, asked: Ints, total: Ints, max_length: int, doc_stride: int) -> Cuts:
+    """Place windows over texts of `total` [groups] tokens that follow questions of `asked` [groups] tokens."""
     kept = np.minimum(asked, (max_length - layout.special) // 2)
-    room = max_length - layout.special - kept
-    if (room <= doc_stride).any():
+    capacity = max_length - layout.special - kept
+    if (capacity <= doc_stride).any():
         raise ValueError(f"doc_stride {doc_stride} leaves no room for new tokens in windows of {max_length}")
-    row, nth = expanded(1 + np.maximum(0, -(-(total - room) // (room - doc_stride))))
-    first = nth * (room - doc_stride)[row]
-    last = np.minimum(first + room[row], total[row])
-    offset = (len(layout.before) + kept + len(layout.between))[row]
-    return Cuts(*(values.astype(np.int32) for values in (row, first, last, offset)))
+    group, nth = _repeated(1 + np.maximum(0, -(-(total - capacity) // (capacity - doc_stride))))
+    first = nth * (capacity - doc_stride)[group]
+    last = np.minimum(first + capacity[group], total[group])
+    offset = (len(layout.before) + kept + len(layout.between))[group]
+    return Cuts(*(values.astype(np.int32) for values in (group, first, last, offset)))
 
 
-def expanded(counts: Ints) -> tuple[Ints, Ints]:
-    """Every row as often as it counts, and which time it is: [2, 1] gives [0, 0, 1] and [0, 1, 0]."""
+def _repeated(counts: Ints) -> tuple[Ints, Ints]:
+    """Repeat each row number as often as its count says, and number the repetitions.
+
+    >>> [values.tolist() for values in _repeated(np.array([2, 1]))]
+    [[0, 0, 1], [0, 1, 0]]
+    """
     row = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     nth = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     return row, nth.astype(np.int32)
 
 
+def _window_labels(answers: Ints, cuts: Cuts) -> Ints:
+    """Return [windows, 2]: the positions of the answer's first and last token; 0 where the window lacks some of it."""
+    inside = (answers[:, 0] != UNLABELLED) & (answers[:, 0] >= cuts.first) & (answers[:, 1] < cuts.last)
+    return np.where(inside[:, None], answers + (cuts.offset - cuts.first)[:, None], 0).astype(np.int32)
+
+
+def _window_segments(paragraphs: Tokens, members: Members, cuts: Cuts) -> Segments:
+    """Intersect windows with paragraphs. An empty intersection at a border stays, so each window has a segment."""
+    window, nth = _repeated(members.size[cuts.group])
+    member = members.begin[cuts.group][window] + nth
+    base = members.base[member]
+    first = np.maximum(cuts.first[window], base)
+    last = np.minimum(cuts.last[window], base + paragraphs.lengths()[members.paragraph[member]])
+    offset = cuts.offset[window] + first - cuts.first[window]
+    touch = first <= last
+    segments = (window, members.paragraph[member], first - base, last - base, offset)
+    return Segments(*(values[touch].astype(np.int32) for values in segments))
+
+
+def best_answers(
+    windows: Windows, texts: Sequence[str], logits: tuple[Any, Any], max_answer_length: int
+) -> list[dict[str, Any]]:
+    """Return the best answer of each group: paragraph (its row), answer, start (a character) and score.
+
+    The span with the highest start + end logit in any window of the group wins. It lies within one paragraph and has
+    at most `max_answer_length` tokens. `logits` are two arrays [windows, positions]; `texts` are all paragraphs.
+    """
+    present = windows.segments.present()
+    start, end = (windows.segments.scores(scores, present.shape[1]) for scores in logits)
+    spans = best_spans(start, end, present, max_answer_length)
+    chosen = best_windows(spans.scores, windows.group[windows.segments.window])
+    best = Spans(spans.scores[chosen], spans.first[chosen], spans.last[chosen])
+    return [
+        {"paragraph": row, "answer": texts[row][first:last], "start": first, "score": score}
+        for row, (first, last), score in zip(
+            windows.segments.paragraph[chosen].tolist(),
+            windows.characters(chosen, best).tolist(),
+            best.scores.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def pair_table(pairs: Iterable[Pair]) -> Ints:
+    """Return the pairs as an array [pairs, 4]."""
+    return np.fromiter(chain.from_iterable(pairs), np.int32).reshape(-1, 4)
+
+
 def answer_tokens(paragraphs: Tokens, table: Ints) -> Ints:
-    """[pairs, 2] first and last token of each answer, within its paragraph; -1 where there is none."""
+    """Return [pairs, 2]: the first and last token of each answer in its paragraph; -1 where there is none."""
     tokens = np.full((len(table), 2), UNLABELLED, np.int32)
     known = table[:, 2] != UNLABELLED
     ordered = paragraphs.ordered[table[:, 1]]
@@ -200,15 +382,9 @@ def answer_tokens(paragraphs: Tokens, table: Ints) -> Ints:
     return tokens
 
 
-def _window_labels(answer: Ints, cuts: Cuts) -> Ints:
-    """[windows, 2] positions of each window's answer; 0 where there is none or it is not whole."""
-    inside = (answer[:, 0] != UNLABELLED) & (answer[:, 0] >= cuts.first) & (answer[:, 1] < cuts.last)
-    return np.where(inside[:, None], answer + (cuts.offset - cuts.first)[:, None], 0).astype(np.int32)
-
-
 def unrepresentable(paragraphs: Tokens, pairs: Iterable[Pair]) -> int:
-    """How many answers do not begin and end at a token's border, and so can never be given exactly."""
-    table = np.fromiter(chain.from_iterable(pairs), np.int32).reshape(-1, 4)
+    """Count the answers that no model can give exactly because they do not begin and end at a token's border."""
+    table = pair_table(pairs)
     table = table[table[:, 2] != UNLABELLED]
     tokens = answer_tokens(paragraphs, table)
     found = tokens[:, 0] != UNLABELLED

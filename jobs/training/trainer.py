@@ -133,7 +133,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         return {"loss": loss, **self.score(tuple(in_order(batches, parts) for parts in zip(*logits, strict=True)))}
 
 
-def train(
+def run_training(
     task: Task,
     params: TrainingParams,
     data: str,

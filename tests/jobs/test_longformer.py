@@ -14,10 +14,10 @@ from hypothesis.extra.numpy import arrays
 
 from jobs import longformer
 from jobs.dataset.data import Data, Question, read_data
-from jobs.features import joined, tokens
-from jobs.features.joined import Group, cut_joined_windows
+from jobs.features import tokens
 from jobs.features.spans import Spans
 from jobs.features.tokens import tokenize
+from jobs.features.windows import Group, Windows, best_answers, cut_joined_windows
 from jobs.job import ParamError
 from jobs.longformer import JOB, LongformerParams
 from jobs.model import backbones
@@ -114,7 +114,7 @@ def sentencepiece(shared: Path) -> Any:
     return backbones.load_tokenizer(str(shared / "models/me5-small-zh"), [])
 
 
-def cut(tokenizer: Any, paragraphs: list[str], group: Group, max_length: int, doc_stride: int) -> joined.JoinedWindows:
+def cut(tokenizer: Any, paragraphs: list[str], group: Group, max_length: int, doc_stride: int) -> Windows:
     return cut_joined_windows(
         tokenizer,
         tokenize(tokenizer, ["湖在哪"]),
@@ -125,7 +125,7 @@ def cut(tokenizer: Any, paragraphs: list[str], group: Group, max_length: int, do
     )
 
 
-def text_of(tokenizer: Any, source: joined.JoinedWindows, row: int) -> str:
+def text_of(tokenizer: Any, source: Windows, row: int) -> str:
     return " ".join(tokenizer.convert_ids_to_tokens(source.batch([row], 1).input_ids[0].tolist()))
 
 
@@ -184,7 +184,7 @@ def test_cls_question_and_the_separator_behind_it_are_global_and_nothing_else(to
 # From logits to answers
 
 
-def asked(text: list[str], relevant: int, max_length: int, doc_stride: int = 8) -> tuple[joined.JoinedWindows, Data]:
+def asked(text: list[str], relevant: int, max_length: int, doc_stride: int = 8) -> tuple[Windows, Data]:
     """One question about 答案 in the paragraph `relevant`, and its windows."""
     question = Question("q", "湖在哪", tuple(range(len(text))), relevant, "答案", text[relevant].index("答案"))
     data = Data("-", tuple(text), (question,), (question,), ())
@@ -200,7 +200,7 @@ def asked(text: list[str], relevant: int, max_length: int, doc_stride: int = 8) 
     return source, data
 
 
-def perfect_logits(source: joined.JoinedWindows) -> tuple[np.ndarray, np.ndarray]:
+def perfect_logits(source: Windows) -> tuple[np.ndarray, np.ndarray]:
     """A model that is sure of every label: of [CLS] too, where a window has no answer."""
     shape = (len(source), source.batch(range(len(source)), 16).input_ids.shape[1])
     start, end = np.zeros(shape), np.zeros(shape)
@@ -262,7 +262,7 @@ def test_a_question_whose_paragraphs_no_tokenizer_reads_gets_an_empty_answer(tok
         32,
         4,
     )
-    given = longformer.joined_answers(source, paragraphs, perfect_logits(source), 12)
+    given = best_answers(source, paragraphs, perfect_logits(source), 12)
     assert [(answer["paragraph"], answer["answer"]) for answer in given] == [(0, ""), (2, "在")]
 
 
@@ -276,7 +276,7 @@ def test_spans_are_the_best_within_one_paragraph_of_one_window(tokenizer: Any, d
     source = cut(tokenizer, paragraphs, Group(0, tuple(range(len(paragraphs)))), data.draw(st.integers(10, 40)), 1)
     width = source.batch(range(len(source)), 4).input_ids.shape[1]
     start, end = data.draw(arrays(np.float64, (2, len(source), width), elements=SCORE))
-    (answer,) = longformer.joined_answers(source, paragraphs, (start, end), most)
+    (answer,) = best_answers(source, paragraphs, (start, end), most)
     spans = {
         (start[row, i] + end[row, j], paragraph, first, paragraphs[paragraph][first : last + 1])
         for row in range(len(source))
@@ -289,8 +289,8 @@ def test_spans_are_the_best_within_one_paragraph_of_one_window(tokenizer: Any, d
     assert (answer["score"], answer["paragraph"], answer["start"], answer["answer"]) in spans
 
 
-def held(source: joined.JoinedWindows, row: int, lengths: list[int]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """For each paragraph, where in the window which of its characters stands; worked out without `parts`."""
+def held(source: Windows, row: int, lengths: list[int]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """For each paragraph, where in the window which of its characters stands; worked out without `segments`."""
     begin = 0
     for paragraph, length in enumerate(lengths):
         joined = [(begin + character, character) for character in range(length)]
@@ -330,9 +330,9 @@ def test_a_labelled_span_leads_back_to_its_paragraph_and_characters(
     assert set(labelled(source)) == {(relevant, int(first[0]), int(last[1]))}
 
 
-def labelled(source: joined.JoinedWindows) -> Iterator[tuple[int, int, int]]:
+def labelled(source: Windows) -> Iterator[tuple[int, int, int]]:
     """(paragraph, first character, one behind the last) of every label that is not [CLS]."""
-    parts = source.parts
+    parts = source.segments
     for row in np.flatnonzero(source.labels[:, 0]):
         first, last = source.labels[row]
         holder = np.flatnonzero(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from jobs.features import spans
-from jobs.features.spans import best_spans, best_windows, candidate_spans
+from jobs.features.spans import best_spans, best_windows
 
 
 def row(*values: float) -> np.ndarray:
@@ -79,37 +79,3 @@ def test_many_windows_worked_on_in_pieces_are_the_same_one_by_one(
         together = best_spans(start, end, allowed, most)
     for column, parts in zip(together, zip(*alone, strict=True), strict=True):
         assert column.tolist() == np.concatenate(parts).tolist()
-
-
-def nested(start: np.ndarray, end: np.ndarray, allowed: np.ndarray, most: int, n_best: int) -> tuple[float, int, int]:
-    """One window's best candidate by two loops over the n best, as Hugging Face's examples have them."""
-    best = (-np.inf, -1, -1)
-    for i in np.argsort(start)[-1 : -n_best - 1 : -1].tolist():
-        for j in np.argsort(end)[-1 : -n_best - 1 : -1].tolist():
-            inside = allowed[i] and allowed[j] and i <= j < i + most
-            if inside and start[i] + end[j] > best[0]:
-                best = (start[i] + end[j], i, j)
-    return best
-
-
-@given(scored(), st.integers(1, 14))
-def test_candidates_are_those_of_two_loops_over_the_n_best(
-    case: tuple[np.ndarray, np.ndarray, np.ndarray, int], n_best: int
-) -> None:
-    start, end, allowed, most = case
-    found = candidate_spans(start, end, allowed, most, n_best)
-    for n in range(len(start)):
-        score, first, last = nested(start[n], end[n], allowed[n], most, n_best)
-        assert found.scores[n] == score
-        assert score == -np.inf or (found.first[n], found.last[n]) == (first, last)
-
-
-def test_a_list_of_candidates_can_miss_every_span_and_never_beats_the_best() -> None:
-    start, end = row(0, 1, 9, 8), row(9, 8, 1, 0)
-    assert candidate_spans(start, end, everywhere(start), 4, 2).scores[0] == -np.inf
-    assert best_spans(start, end, everywhere(start), 4).scores[0] == 10
-    rng = np.random.default_rng(0)
-    start, end = rng.normal(size=(2, 1000, 256)).astype(np.float32)
-    best, listed = (way(start, end, everywhere(start), 30) for way in (best_spans, candidate_spans))
-    assert (best.scores >= listed.scores).all()
-    assert 0.9 < (best.scores == listed.scores).mean() < 1

@@ -39,7 +39,7 @@ def windows_of(
 def cut_back(windows: features.Windows, text: str) -> list[str]:
     """The text of the labelled span of every window that has one."""
     rows = np.flatnonzero(windows.labels[:, 0])
-    spans = Spans(np.zeros(len(rows)), windows.labels[rows, 0], windows.labels[rows, 1])
+    spans = Spans(np.zeros(len(rows)), *(windows.labels[rows] - windows.offset[rows, None]).T)
     return [text[first:last] for first, last in windows.characters(rows, spans)]
 
 
@@ -100,9 +100,10 @@ def test_no_room_to_move_is_an_error(tokenizer: Any) -> None:
         windows_of(tokenizer, "湖", "日月潭", (0, 1), 32, 30)
 
 
-def test_only_the_paragraphs_positions_are_allowed(tokenizer: Any) -> None:
-    windows = windows_of(tokenizer, "湖在", "日月潭", (0, 1), 32, 4)
-    assert windows.allowed(10).astype(int).tolist() == [[0, 0, 0, 0, 1, 1, 1, 0, 0, 0]]
+def test_only_the_paragraphs_scores_take_part(tokenizer: Any) -> None:
+    segments = windows_of(tokenizer, "湖在", "日月潭", (0, 1), 32, 4).segments
+    assert segments.present().tolist() == [[True] * 3]
+    assert segments.scores(np.arange(10)[None], 3).tolist() == [[4, 5, 6]]
 
 
 @pytest.mark.parametrize("name", ["scratch", "bert-base-chinese-tokenizer", "me5-small-zh"])
@@ -178,8 +179,8 @@ def test_other_texts_and_other_tokenizers_do_not_share_tokens(tokenizer: Any, tm
     assert len(tokens.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"]).ids) == 4
 
 
-def as_lists(tokens: tokens.Tokens) -> list[Any]:
-    return [getattr(tokens, name).tolist() for name in tokens.NAMES]
+def as_lists(stored: tokens.Tokens) -> list[Any]:
+    return [getattr(stored, name).tolist() for name in tokens.NAMES]
 
 
 def entry_of(folder: Path) -> Path:
