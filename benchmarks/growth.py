@@ -30,11 +30,12 @@ from typing import Any
 
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
-from sweeper.ledger.record import TrialRecord
+from sweeper.ledger.record import State, TrialRecord
 from sweeper.results import comparison
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 
+STATES: tuple[State, ...] = ("RUNNING", "COMPLETE")
 NEWEST = 50  # trials that are timed at each size
 SPACE = """\
 name: growth
@@ -121,17 +122,18 @@ def ledger_costs(sizes: Sequence[int], folder: Path, sampler: str) -> Iterator[C
         yield Cost("compare", size, cpu(partial(compare, list(opened))))
 
 
-def snapshot(number: int, state: str) -> dict[str, Any]:
+def shown_trial(number: int, state: State) -> TrialRecord:
     params = {"backbone": "none", "learning_rate": number, "num_train_epochs": 1}
-    shown = {"key": f"key-{number}", "name": f"trial {number}", "state": state, "params": params}
-    return shown | {"evaluations": [evaluation(number)] if state == "COMPLETE" else []}
+    evaluations = (evaluation(number),) if state == "COMPLETE" else ()
+    unknown: dict[str, Any] = dict.fromkeys(("value", "checkpoint", "reason", "run_id", "started", "ended"))
+    return TrialRecord(number, f"key-{number}", state, params, evaluations, metrics={}, **unknown)
 
 
 def show(mirror: Any, numbers: range) -> None:
     """A trial begins and ends, and MLflow has both."""
     for number in numbers:
-        for state in ("RUNNING", "COMPLETE"):
-            mirror.put(snapshot(number, state))
+        for state in STATES:
+            mirror.put(shown_trial(number, state))
             assert mirror.flush(60.0), mirror.failure
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from jobs.checkpoint import PREDICTIONS
 from sweeper.ledger.ledger import Ledger
@@ -21,7 +19,6 @@ from sweeper.tracking.mirror import Mirror
 from sweeper.tracking.runs import SweepInfo
 
 FLUSH_SECONDS = 60.0
-BESIDE = ("checkpoint", "timing")  # of an evaluation, what is no metric
 HURRY_SECONDS = 8.0  # what MLflow gets of the half minute that an interrupt may take
 
 
@@ -61,18 +58,12 @@ def _keep(best: str, beside: str, file: Path) -> None:
         file.write_bytes(content)
 
 
-def snapshot(record: TrialRecord, ledger: Ledger, predictions: Path | None = None) -> dict[str, Any]:
-    """A trial as the mirror takes it, a repeat below the one it repeats. `predictions`: the answers of its best
-    evaluation, once it has ended."""
-    again = record.repeat_of is not None
-    return {
-        **asdict(record),
-        "name": f"trial {record.repeat_of}, seed {record.params['seed']}" if again else f"trial {record.number}",
-        "parent": ledger.record(record.repeat_of).key if record.repeat_of is not None else None,
-        "evaluations": [{k: v for k, v in e.items() if k not in BESIDE} for e in record.evaluations],
-        "artifacts": [predictions] if predictions else [],
-        "tags": {"sweeper.origin": record.origin} if record.origin else {},
-    }
+def show_trial(
+    mirror: Mirror, ledger: Ledger, record: TrialRecord, predictions: Path | None = None, stopped: bool = False
+) -> None:
+    """Show a trial in MLflow, a repeat below the trial that it repeats, with the predictions of an ended trial."""
+    parent = ledger.record(record.repeat_of).key if record.repeat_of is not None else None
+    mirror.put(record, parent, [predictions] if predictions else [], stopped)
 
 
 def finish(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> list[TrialRecord]:
@@ -81,7 +72,7 @@ def finish(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> list[Tri
     records = ledger.records()
     for record in records:
         if record.state == "RUNNING":
-            mirror.put({**snapshot(record, ledger), "state": "STOPPED"})
+            show_trial(mirror, ledger, record, stopped=True)
     interrupted = any(record.state == "RUNNING" for record in records)
     best = {f"best_{ledger.objective}": one.value or 0.0 for one in best_first(records, ledger.direction)[:1]}
     texts = tables(ledger) if in_a_hurry else pages(ledger)

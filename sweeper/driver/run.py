@@ -11,7 +11,7 @@ from rich.console import Console
 from jobs import faults, get_job
 from sweeper.cluster.capacity import Machine, reservations
 from sweeper.driver.checkpoints import delete_checkpoints, delete_copies, disposable, needy
-from sweeper.driver.mirroring import finish, keep_predictions, mirror_of, snapshot
+from sweeper.driver.mirroring import finish, keep_predictions, mirror_of, show_trial
 from sweeper.driver.opening import adopt, extended_by, open_ledger, space_of, sweep_name
 from sweeper.driver.repeats import anything_left, expected, outlook
 from sweeper.driver.sweep import Sweep, own_folder, workdir
@@ -148,7 +148,7 @@ def sync_mlflow(ledger: Ledger, stores: Stores) -> Outcome:
         check_store(stores)
         with output_to(folder / "log.txt"), mirror_of(ledger, space, stores) as mirror:
             for record in ledger.records():
-                mirror.put(snapshot(record, ledger, keep_predictions(record, workdir(folder, record.number))))
+                show_trial(mirror, ledger, record, keep_predictions(record, workdir(folder, record.number)))
             records = finish(ledger, mirror)
         return outcome_of(ledger, records, mirror, stores)
 
@@ -167,7 +167,7 @@ class Listeners:
         self.progress.update(record)
         predictions = keep_predictions(record, self.sweep.workdir(record.number))
         faults.point("mirror.put")
-        self.mirror.put(snapshot(record, self.sweep.ledger, predictions))
+        show_trial(self.mirror, self.sweep.ledger, record, predictions)
         self.retain(record)
 
     def say(self, line: str) -> None:

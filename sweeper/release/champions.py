@@ -18,7 +18,7 @@ from jobs.checkpoint import damage, settle
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.space.sections import NAME
 from sweeper.storage.settings import Stores
-from sweeper.tracking.client import answering, connect
+from sweeper.tracking.client import connect, mlflow_errors
 from sweeper.wording import nearest
 
 CHAMPION = "champion"
@@ -49,7 +49,7 @@ class Registry:
 
     def champions(self) -> list[str]:
         """The models that have a champion."""
-        with answering(self.stores):
+        with mlflow_errors(self.stores):
             models, token = [], None
             while token != "":
                 page = self.client.search_registered_models(page_token=token)
@@ -60,7 +60,7 @@ class Registry:
     def champion(self, model: str) -> Version | None:
         if model not in self.champions():
             return None
-        with answering(self.stores):
+        with mlflow_errors(self.stores):
             found = self.client.get_model_version_by_alias(model, CHAMPION)
         if "folder" not in found.tags:
             raise EnvironmentFailure(
@@ -76,7 +76,7 @@ class Registry:
 
     def register(self, model: str, folder: str, run_id: str | None, tags: Mapping[str, str]) -> Version:
         """A new version of `model`, whose files lie in `folder` below the champions' folder; not yet champion."""
-        with answering(self.stores):
+        with mlflow_errors(self.stores):
             if not self.client.search_registered_models(f"name = '{model}'"):
                 self.client.create_registered_model(model)
             source = self._source(folder, run_id)
@@ -86,7 +86,7 @@ class Registry:
 
     def crown(self, version: Version) -> None:
         """Make it its model's one champion."""
-        with answering(self.stores):
+        with mlflow_errors(self.stores):
             self.client.set_registered_model_alias(version.model, CHAMPION, str(version.number))
 
     def place(self, version: Version) -> Path:
@@ -98,7 +98,7 @@ class Registry:
 
     def _download(self, version: Version, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as incoming, answering(self.stores):
+        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as incoming, mlflow_errors(self.stores):
             found = self.client.download_artifacts(version.run_id, f"{FOLDER}/{version.folder}", incoming)
             settle(Path(found), folder)
 

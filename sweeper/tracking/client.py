@@ -1,9 +1,5 @@
-"""MLflow, the view of the ledger: a parent run per sweep, below it a run per trial.
-
-The only module that knows MLflow, but for its pages and its model registry. It decides nothing; all it writes can
-be written again from the ledger without duplicates. MLflow is imported inside functions, since that takes two
-seconds and the commands that never track do without.
-"""
+"""Read and write MLflow's experiments and runs: a parent run per sweep, with a child run per trial.
+Writing a run twice adds no duplicates. Imports MLflow inside functions, since the import takes two seconds."""
 
 from __future__ import annotations
 
@@ -27,15 +23,15 @@ from sweeper.secrets import redacted
 from sweeper.storage.files import create_private, create_whole
 from sweeper.storage.settings import Stores
 from sweeper.tracking.runs import (
-    LONGEST_TAG,
     REASON,
     SWEEP,
-    Known,
-    Record,
+    TAG_CHARS,
+    RunContent,
+    StoredRun,
     SweepInfo,
-    as_texts,
     missing_points,
     storable_text,
+    storable_texts,
 )
 
 STATUSES = {
@@ -46,21 +42,22 @@ STATUSES = {
     "FAIL": "FAILED",
 }
 SWITCHES = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # runs what is posted to it
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a server with it would run code that a client posts
     "MLFLOW_ENABLE_AI_GATEWAY": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # the client alone would retry a request for four minutes; Mirror tries again by itself and says so sooner
+    # by default MLflow retries a request for four minutes; Mirror retries by itself and reports the failure sooner
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 RUNS_PER_PAGE = 1000
 METRICS_PER_BATCH, PARAMS_PER_BATCH, TAGS_PER_BATCH = 500, 40, 10  # a batch stays below a megabyte
-PATIENCE = 5.0  # seconds a store has to answer before a sweep
-VIEW = "sweeper"  # name of the saved view that `Mirror.page` opens
+PROBE_SECONDS = 5.0  # within which a store must answer before a sweep starts
+CAUSE_CHARS = 300
+VIEW = "sweeper"  # the saved view that `Mirror.page` opens
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -68,14 +65,14 @@ _T = TypeVar("_T")
 
 @functools.cache
 def mlflow_package() -> Any:
-    """The package, silent on the terminal: its log lines go to whoever handles the root logger."""
+    """Import MLflow and return it. Its log lines go to the root logger instead of the terminal."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
-        # MLflow's tables use a loader that SQLAlchemy 2.1 calls deprecated as they are imported
+        # mlflow 3.17: importing its tables makes SQLAlchemy 2.1 warn of a deprecated loader
         warnings.simplefilter("ignore")
         import mlflow
-        import mlflow.store.tracking.sqlalchemy_store
+        import mlflow.store.tracking.sqlalchemy_store  # undocumented: imported here only to silence that warning
     for name in ("mlflow", "alembic", "sqlalchemy.engine"):
         logging.getLogger(name).handlers = [logging.NullHandler()]
         logging.getLogger(name).propagate = True
@@ -83,14 +80,16 @@ def mlflow_package() -> Any:
 
 
 def client_of(tracking_uri: str) -> Any:
-    """A client, whose model registry is in the same store."""
+    """Return a client of the store, which is created if it is missing. Its model registry is in the same store."""
     create_store(tracking_uri)
     return _client(tracking_uri)
 
 
 def create_store(tracking_uri: str) -> None:
-    """Make a SQLite address's file where it is missing, which takes two seconds. MLflow itself would make it readable
-    by everyone, and never open one again whose making was cut short. Raises OSError."""
+    """Create the database file of a SQLite address if it is missing; this takes two seconds. Raises OSError.
+
+    MLflow would create it readable by everyone, and could not open it again after an interruption.
+    """
     if tracking_uri.startswith("sqlite:///"):
         file = Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
         create_whole(file, lambda address: _client(address).search_experiments(max_results=1))
@@ -101,7 +100,7 @@ def _client(tracking_uri: str) -> Any:
 
 
 def ranked_view_state(sweep: SweepInfo) -> str:
-    """A saved view of MLflow's run table, best trial first; the table alone shows no metric."""
+    """Return the JSON of a saved view of MLflow's run table: best trial first, searched parameters as columns."""
     best = f"metrics.`best_{sweep.objective}`"
     columns = [best, *(f"params.`{name}`" for name in sweep.columns), "attributes.`Duration`"]
     view = {
@@ -114,9 +113,11 @@ def ranked_view_state(sweep: SweepInfo) -> str:
 
 
 def open_experiment(client: Any, name: str, artifacts: str | None, view: str) -> str:
+    """Create or restore an experiment, save the view in its tags and return its id."""
     tags = {
+        # mlflow 3.17: undocumented tags that its pages read; a saved view has no other interface
         f"mlflow.sharedViewState.{VIEW}": view,
-        "mlflow.experimentKind": "custom_model_development",  # else the pages ask what kind this is
+        "mlflow.experimentKind": "custom_model_development",  # without it the pages ask for the kind
     }
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
@@ -131,15 +132,16 @@ def open_experiment(client: Any, name: str, artifacts: str | None, view: str) ->
 
 
 def find_run(client: Any, experiment_id: str, identity: Mapping[str, str]) -> Any | None:
-    """The run with these tags, the fullest if there are several; the others are deleted.
+    """Return the run with these tags, or None. Of several, return the one with most metrics and delete the others.
 
-    Several come about when the answer to a create request is lost and the client sends it again.
+    A client that loses the answer to a create request sends it again and so creates a second run.
     """
     condition = " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in identity.items())
-    return fullest(client, client.search_runs([experiment_id], condition))
+    return keep_one_run(client, client.search_runs([experiment_id], condition))
 
 
-def fullest(client: Any, runs: Sequence[Any]) -> Any | None:
+def keep_one_run(client: Any, runs: Sequence[Any]) -> Any | None:
+    """Return the run with most metrics and delete the others; None if there are no runs."""
     fullest, *others = sorted(runs, key=lambda run: (-len(run.data.metrics), run.info.run_id)) or [None]
     for run in others:
         client.delete_run(run.info.run_id)
@@ -147,8 +149,10 @@ def fullest(client: Any, runs: Sequence[Any]) -> Any | None:
 
 
 def trial_runs(client: Any, experiment_id: str, sweep_key: str) -> dict[str, list[Any]]:
-    """All runs of a sweep's trials by trial key, in few requests. A request for each would read every tag of the
-    sweep each time: MLflow has no index on their values."""
+    """Return the runs of a sweep's trials by trial key, 1,000 runs per request.
+
+    MLflow has no index on tag values, so a request per trial would read every tag of the sweep each time.
+    """
     found: dict[str, list[Any]] = {}
     condition, token = f"tags.`sweeper.sweep_key` = {_quoted(sweep_key)}", None
     while True:
@@ -160,24 +164,26 @@ def trial_runs(client: Any, experiment_id: str, sweep_key: str) -> dict[str, lis
 
 
 def _quoted(value: str) -> str:
-    """`value` for a search; MLflow's language cannot escape a quote, and a sweep's key may be a path."""
+    """Return `value` in quotes for a search. MLflow's search language cannot escape a quote."""
     return f'"{value}"' if "'" in value else f"'{value}'"
 
 
-def create_run(client: Any, experiment_id: str, record: Record, parent_id: str | None, remote: bool) -> Known:
-    tags = {**record.identity, **({"mlflow.parentRunId": parent_id} if parent_id else {})}
+def create_run(client: Any, experiment_id: str, content: RunContent, parent_id: str | None, remote: bool) -> StoredRun:
+    """Create a run below the run `parent_id` and return what MLflow holds of it."""
+    tags = {**content.identity, **({"mlflow.parentRunId": parent_id} if parent_id else {})}
     created = client.create_run(
-        experiment_id, start_time=record.started, tags=tags, run_name=storable_text(record.name, LONGEST_TAG)
+        experiment_id, start_time=content.started, tags=tags, run_name=storable_text(content.name, TAG_CHARS)
     )
-    if not remote:  # nothing sends a request twice
-        return Known(created.info.run_id, created.info.status, dict(created.data.tags))
-    return read_back(client, find_run(client, experiment_id, record.identity) or created)
+    if not remote:  # only an HTTP client sends a request twice
+        return StoredRun(created.info.run_id, created.info.status, dict(created.data.tags))
+    return read_back(client, find_run(client, experiment_id, content.identity) or created)
 
 
-def read_back(client: Any, run: Any) -> Known:
+def read_back(client: Any, run: Any) -> StoredRun:
+    """Read everything that a run holds in MLflow."""
     run_id = run.info.run_id
     history = {key: client.get_metric_history(run_id, key) for key in run.data.metrics}
-    return Known(
+    return StoredRun(
         run_id=run_id,
         status=run.info.status,
         tags=dict(run.data.tags),
@@ -188,25 +194,25 @@ def read_back(client: Any, run: Any) -> Known:
     )
 
 
-def write_run(client: Any, record: Record, known: Known) -> None:
-    """Bring the run into agreement with `record`; its status last, so that FINISHED means complete."""
-    _log_values(client, record, known)
-    _log_files(client, record, known)
-    status = STATUSES[record.state]
-    if status == known.status:
+def write_run(client: Any, content: RunContent, stored: StoredRun) -> None:
+    """Write to MLflow the part of `content` that the stored run lacks. The status is last: FINISHED means complete."""
+    _log_values(client, content, stored)
+    _log_files(client, content, stored)
+    status = STATUSES[content.state]
+    if status == stored.status:
         return
     if status == "RUNNING":
-        client.update_run(known.run_id, status)
+        client.update_run(stored.run_id, status)
     else:
-        client.set_terminated(known.run_id, status, record.ended)
-    known.status = status
+        client.set_terminated(stored.run_id, status, content.ended)
+    stored.status = status
 
 
-def _log_values(client: Any, record: Record, known: Known) -> None:
+def _log_values(client: Any, content: RunContent, stored: StoredRun) -> None:
     entities = mlflow_package().entities
-    points = missing_points(record, known, now=int(1000 * time.time()))
-    params = {key: value for key, value in record.params.items() if key not in known.params}
-    tags = {key: value for key, value in record.tags.items() if known.tags.get(key) != value}
+    points = missing_points(content, stored, now=int(1000 * time.time()))
+    params = {key: value for key, value in content.params.items() if key not in stored.params}
+    tags = {key: value for key, value in content.tags.items() if stored.tags.get(key) != value}
     batches = zip_longest(
         _chunks([entities.Metric(p.key, p.value, p.timestamp, p.step) for p in points], METRICS_PER_BATCH),
         _chunks([entities.Param(*param) for param in params.items()], PARAMS_PER_BATCH),
@@ -214,30 +220,30 @@ def _log_values(client: Any, record: Record, known: Known) -> None:
         fillvalue=(),
     )
     for metrics_batch, params_batch, tags_batch in batches:
-        client.log_batch(known.run_id, metrics_batch, params_batch, tags_batch)
+        client.log_batch(stored.run_id, metrics_batch, params_batch, tags_batch)
     for point in points:
-        known.steps.setdefault(point.key, set()).add(point.step)
-        known.latest[point.key] = point.value
-    if REASON in known.tags.keys() - record.tags.keys():  # what failed once runs again
-        client.delete_tag(known.run_id, REASON)
-        del known.tags[REASON]
-    known.params |= params.keys()
-    known.tags |= tags
+        stored.steps.setdefault(point.key, set()).add(point.step)
+        stored.latest[point.key] = point.value
+    if REASON in stored.tags.keys() - content.tags.keys():  # a trial that had failed runs again
+        client.delete_tag(stored.run_id, REASON)
+        del stored.tags[REASON]
+    stored.params |= params.keys()
+    stored.tags |= tags
 
 
-def _log_files(client: Any, record: Record, known: Known) -> None:
-    for name, text in record.texts.items():
-        if known.texts.get(name) != text:
-            client.log_text(known.run_id, text, name)
-            known.texts[name] = text
-    for path in record.files:
-        if path.name in known.files:
+def _log_files(client: Any, content: RunContent, stored: StoredRun) -> None:
+    for name, text in content.texts.items():
+        if stored.texts.get(name) != text:
+            client.log_text(stored.run_id, text, name)
+            stored.texts[name] = text
+    for path in content.files:
+        if path.name in stored.files:
             continue
         if not path.is_file():
-            logger.warning("%s: no longer there, its run %r goes without", path, record.name)
+            logger.warning("%s: file is gone; run %r is stored without it", path, content.name)
             continue
-        client.log_artifact(known.run_id, str(path))
-        known.files.add(path.name)
+        client.log_artifact(stored.run_id, str(path))
+        stored.files.add(path.name)
 
 
 def _chunks(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
@@ -245,18 +251,18 @@ def _chunks(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
 
 
 def one_line(error: Exception) -> str:
-    """What went wrong: at the bottom, where a socket or SQLite says it shortest, else what MLflow says."""
+    """Return the cause in one line: the innermost error of a socket or of SQLite, else MLflow's message."""
     bottom: BaseException = error
     while inner := bottom.__cause__ or bottom.__context__:
         bottom = inner
     told = bottom if isinstance(bottom, OSError | sqlite3.Error) else error
-    return redacted(" ".join(str(told).split()) or type(told).__name__)[:300]
+    return redacted(" ".join(str(told).split()) or type(told).__name__)[:CAUSE_CHARS]
 
 
 def check_store(stores: Stores) -> None:
-    """Open MLflow's store as a sweep would, preparing a new database (two seconds).
+    """Open MLflow's store as a sweep does; a new database is created (two seconds).
 
-    Raises EnvironmentFailure within seconds when that fails.
+    Raises EnvironmentFailure within seconds when the store does not answer.
     """
     if (stores.artifacts or "").startswith("s3:") and importlib.util.find_spec("boto3") is None:
         raise EnvironmentFailure(f"artifacts at {stores.artifacts}: boto3 is not installed; pip install boto3")
@@ -271,16 +277,16 @@ def log_single_run(
     metrics: Mapping[str, float],
     files: Sequence[Path],
 ) -> str:
-    """A finished run in an experiment beside those of the sweeps; returns its id. Raises EnvironmentFailure."""
+    """Write a finished run that belongs to no sweep and return its id. Raises EnvironmentFailure."""
     client = connect(stores)
-    with answering(stores):
+    with mlflow_errors(stores):
         found = client.get_experiment_by_name(experiment)
         if found is None:
             create_private(stores.artifacts or "")
         experiment_id = (
             found.experiment_id if found else client.create_experiment(experiment, artifact_location=stores.artifacts)
         )
-        run_id = str(client.create_run(experiment_id, run_name=name, tags=as_texts(tags, LONGEST_TAG)).info.run_id)
+        run_id = str(client.create_run(experiment_id, run_name=name, tags=storable_texts(tags, TAG_CHARS)).info.run_id)
         for key, value in metrics.items():
             client.log_metric(run_id, key, value)
         for path in files:
@@ -290,8 +296,8 @@ def log_single_run(
 
 
 def connect(stores: Stores) -> Any:
-    """MLflow's client, once the store has answered. Raises EnvironmentFailure within seconds when it does not."""
-    with answering(stores):
+    """Return MLflow's client after its store has answered. Raises EnvironmentFailure after PROBE_SECONDS."""
+    with mlflow_errors(stores):
         create_store(stores.tracking)
         _probe(stores.tracking)
         with _setup_lock(stores.tracking):
@@ -301,7 +307,7 @@ def connect(stores: Stores) -> Any:
 
 
 def _setup_lock(tracking_uri: str) -> contextlib.AbstractContextManager[None]:
-    """MLflow lets only the processes of one machine take turns at making its tables."""
+    """Return a lock on creating MLflow's tables. MLflow has a lock of its own, but only for one machine."""
     if not tracking_uri.startswith("postgresql"):
         return contextlib.nullcontext()
     from sweeper.storage import postgres
@@ -310,8 +316,8 @@ def _setup_lock(tracking_uri: str) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def answering(stores: Stores) -> Iterator[None]:
-    """Turns whatever goes wrong in talking with MLflow's store into an EnvironmentFailure of one line."""
+def mlflow_errors(stores: Stores) -> Iterator[None]:
+    """Raise any error of MLflow's store as an EnvironmentFailure of one line."""
     try:
         yield
     except EnvironmentFailure:
@@ -330,9 +336,9 @@ def _mlflow_cure(error: Exception, stores: Stores) -> str:
 
 
 def _probe(tracking_uri: str) -> None:
-    """Fail within PATIENCE seconds where MLflow would try for minutes: it retries whatever goes wrong."""
+    """Raise an error within PROBE_SECONDS if the store does not answer; MLflow would retry for minutes."""
     if tracking_uri.startswith("sqlite:"):
-        database = sqlite3.connect(tracking_uri.removeprefix("sqlite:///").partition("?")[0], timeout=PATIENCE)
+        database = sqlite3.connect(tracking_uri.removeprefix("sqlite:///").partition("?")[0], timeout=PROBE_SECONDS)
         try:
             database.execute("BEGIN IMMEDIATE")
         finally:
@@ -340,12 +346,12 @@ def _probe(tracking_uri: str) -> None:
     elif tracking_uri.startswith("http"):
         import requests
 
-        # a certificate is judged by MLflow's client, which has settings for that
+        # MLflow's client checks the certificate: it has settings for that
         with contextlib.suppress(requests.exceptions.SSLError):
-            requests.get(f"{tracking_uri}/health", timeout=PATIENCE).close()
+            requests.get(f"{tracking_uri}/health", timeout=PROBE_SECONDS).close()
     else:
         import sqlalchemy
 
-        engine = sqlalchemy.create_engine(tracking_uri, connect_args={"connect_timeout": math.ceil(PATIENCE)})
+        engine = sqlalchemy.create_engine(tracking_uri, connect_args={"connect_timeout": math.ceil(PROBE_SECONDS)})
         engine.connect().close()
         engine.dispose()

@@ -1,4 +1,4 @@
-"""MLflow made to follow the ledger while a sweep runs, from a thread that nobody waits for."""
+"""Copy a sweep's trials from the ledger to MLflow in a background thread, so that training never waits for MLflow."""
 
 from __future__ import annotations
 
@@ -6,40 +6,36 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sweeper.ledger.record import TrialRecord
 from sweeper.secrets import redacted
 from sweeper.tracking import client as tracking
-from sweeper.tracking.runs import SWEEP, Known, Record, SweepInfo, sweep_record, trial_record
+from sweeper.tracking.runs import SWEEP, RunContent, StoredRun, SweepInfo, sweep_content, trial_content
 
-HOPELESS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
-LONGEST_PAUSE = 30.0  # seconds between attempts while a store is away
+PERMANENT_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})  # MLflow's codes; a retry cannot succeed
+MAX_PAUSE_SECONDS = 30.0  # between attempts while MLflow does not answer
 
 logger = logging.getLogger(__name__)
 
 
 class Mirror:
-    """Keeps MLflow in agreement with the newest snapshots, from one background thread.
+    """Write a sweep's runs to MLflow in a background thread.
 
     >>> with Mirror(stores.tracking, stores.artifacts, "qa_backbones", sweep) as mirror:
-    ...     mirror.put({"key": "9f3c", "name": "trial 3", "state": "RUNNING", "params": {"seed": 42},
-    ...                 "evaluations": [{"epoch": 1.0, "exact_match": 0.41}]})
+    ...     mirror.put(record)
     ...     mirror.finish("COMPLETE", texts={"comparison.md": table}, metrics={"best_exact_match": 0.41})
 
-    Nothing here waits for the store or raises because of it; what went wrong stands in `failure`. Leaving
-    the block waits for the last writes, at most `flush_timeout` seconds, or `hurry` after an interrupt. Without
-    `finish` the parent run is closed as COMPLETE, after an exception as FAIL, after an interrupt as STOPPED.
+    No method waits for MLflow or raises its errors; `failure` tells the last one. The end of the block waits for
+    unfinished writes: at most `flush_timeout` seconds, or `hurry` seconds after an interrupt. Without `finish` it
+    closes the parent run as COMPLETE, as FAIL after an exception, as STOPPED after an interrupt.
 
-    A snapshot holds `key`, `name`, `state` (a key of STATUSES) and optionally `params`, `evaluations`
-    (append-only; numbers become metrics, dated by `seconds` since `started`), `tags`, `reason`, `value` (the
-    best so far), `started` and `ended` (datetimes), `artifacts` (paths) and `parent` (the key of the trial
-    that this one repeats; put that one first). Other keys are ignored.
-
-    run_ids        trial key -> MLflow run id, of the runs that exist so far
-    parent_run_id  the sweep's own; None at first
-    page           where an MLflow server shows the trials, best first: `<address>/<page>`; None at first
+    run_ids        MLflow run ids by trial key, for the runs that exist so far
+    parent_run_id  the id of the sweep's run; None until it is created
+    page           path of the ranked run table on an MLflow server; None until MLflow has answered
     """
 
     def __init__(
@@ -60,10 +56,10 @@ class Mirror:
         self._sweep = sweep
         self._flush_timeout = flush_timeout
         self._hurry = hurry
-        self._pending: dict[str, Record] = {}
+        self._pending: dict[str, RunContent] = {}
         self._failing: dict[str, str] = {}
-        self._known: dict[str, Known] = {}
-        self._runs: dict[str, list[Any]] | None = None  # what MLflow had of the trials not yet opened; None: unknown
+        self._stored: dict[str, StoredRun] = {}
+        self._runs: dict[str, list[Any]] | None = None  # MLflow's runs of trials not opened yet; None: not read
         self._opened: tuple[Any, str] | None = None
         self._finished = False
         self._deadline = math.inf
@@ -72,14 +68,21 @@ class Mirror:
 
     @property
     def failure(self) -> str | None:
-        """Why MLflow lacks something by now, in one line; None when nothing is known to be missing."""
+        """Return in one line why MLflow lacks a part of the sweep; None when nothing is missing."""
         with self._changed:
             reason = next(iter(self._failing.values()), None)
         return reason and f"MLflow at {redacted(self._tracking_uri)}: {reason}"
 
-    def put(self, trial: Mapping[str, Any]) -> None:
-        """Show this snapshot instead of the trial's earlier ones. Returns at once."""
-        self._hand_over(trial_record(trial, self._sweep))
+    def put(
+        self, record: TrialRecord, parent: str | None = None, files: Sequence[Path] = (), stopped: bool = False
+    ) -> None:
+        """Show this state of a trial instead of earlier ones. Returns at once.
+
+        parent   key of the trial that this one repeats; put that trial first
+        files    artifacts of the trial
+        stopped  show a RUNNING trial as stopped
+        """
+        self._enqueue(trial_content(record, self._sweep, parent, files, stopped))
 
     def finish(
         self,
@@ -87,20 +90,20 @@ class Mirror:
         texts: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Close the parent run, with artifacts by file name and with final metrics. Returns at once."""
+        """Close the parent run, with artifacts by file name and final metrics. Returns at once."""
         self._finished = True
         if state == "STOPPED":
             self._flush_timeout = min(self._flush_timeout, self._hurry)
-        self._hand_over(sweep_record(self._sweep, state, texts, metrics))
+        self._enqueue(sweep_content(self._sweep, state, texts, metrics))
 
     def flush(self, timeout: float) -> bool:
-        """Wait until everything handed over is written; False after `timeout` seconds without."""
+        """Wait until everything is written. Return False if that takes more than `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._pending, timeout)
 
     def __enter__(self) -> Mirror:
-        tracking.mlflow_package()  # here, as warnings can be silenced only while no other thread does the same
-        self._hand_over(sweep_record(self._sweep))
+        tracking.mlflow_package()  # before the thread starts: silencing warnings is not thread-safe
+        self._enqueue(sweep_content(self._sweep))
         self._thread.start()
         return self
 
@@ -119,25 +122,25 @@ class Mirror:
             for key in self._pending:
                 self._failing.setdefault(key, f"not everything was written within {self._flush_timeout:g} s")
 
-    def _hand_over(self, record: Record) -> None:
+    def _enqueue(self, content: RunContent) -> None:
         with self._changed:
-            self._pending[record.key] = record
+            self._pending[content.key] = content
             self._changed.notify_all()
 
     def _work(self) -> None:
         pause = 0.0
-        while record := self._next():
+        while content := self._next():
             try:
-                self._agree(record)
+                self._write(content)
             except Exception as error:
-                pause = min(LONGEST_PAUSE, 2 * pause + 0.5)
-                self._failed(record, error, pause)
+                pause = min(MAX_PAUSE_SECONDS, 2 * pause + 0.5)
+                self._failed(content, error, pause)
             else:
                 pause = 0.0
-                self._written(record)
+                self._written(content)
 
-    def _next(self) -> Record | None:
-        """The record that waits longest; None when the work is over."""
+    def _next(self) -> RunContent | None:
+        """Return the content that has waited longest; None after the end of the block."""
         with self._changed:
             self._changed.wait_for(lambda: self._pending or self._closing)
             if not self._pending or time.monotonic() > self._deadline:
@@ -148,50 +151,50 @@ class Mirror:
     def _closing(self) -> bool:
         return self._deadline < math.inf
 
-    def _agree(self, record: Record) -> None:
-        known = self._open(record)
-        # forgotten while it is written: after a mishap halfway, what the run holds is read back
-        del self._known[record.key]
+    def _write(self, content: RunContent) -> None:
+        stored = self._open(content)
+        # deleted during the write: if it fails halfway, the run is read back from MLflow
+        del self._stored[content.key]
         client, _ = self._store()
-        tracking.write_run(client, record, known)
-        self._known[record.key] = known
+        tracking.write_run(client, content, stored)
+        self._stored[content.key] = stored
 
-    def _open(self, record: Record) -> Known:
-        if record.key not in self._known:
-            parent_id = None if record.parent is None else self._parent_id(record)
-            known = self._find_or_create(record, parent_id)
-            self._known[record.key] = known
-            if record.key == SWEEP:
-                self.parent_run_id = known.run_id
+    def _open(self, content: RunContent) -> StoredRun:
+        if content.key not in self._stored:
+            parent_id = None if content.parent is None else self._parent_id(content)
+            stored = self._find_or_create(content, parent_id)
+            self._stored[content.key] = stored
+            if content.key == SWEEP:
+                self.parent_run_id = stored.run_id
             else:
-                self.run_ids[record.key] = known.run_id
-        return self._known[record.key]
+                self.run_ids[content.key] = stored.run_id
+        return self._stored[content.key]
 
-    def _find_or_create(self, record: Record, parent_id: str | None) -> Known:
+    def _find_or_create(self, content: RunContent, parent_id: str | None) -> StoredRun:
         client, experiment_id = self._store()
-        if record.key == SWEEP:
-            run = tracking.find_run(client, experiment_id, record.identity)
+        if content.key == SWEEP:
+            run = tracking.find_run(client, experiment_id, content.identity)
         else:
             if self._runs is None:
                 self._runs = tracking.trial_runs(client, experiment_id, self._sweep.key)
-            run = tracking.fullest(client, self._runs.pop(record.key, []))
+            run = tracking.keep_one_run(client, self._runs.pop(content.key, []))
         if run is not None:
             return tracking.read_back(client, run)
-        return tracking.create_run(client, experiment_id, record, parent_id, self._tracking_uri.startswith("http"))
+        return tracking.create_run(client, experiment_id, content, parent_id, self._tracking_uri.startswith("http"))
 
-    def _parent_id(self, record: Record) -> str:
-        if record.parent == SWEEP:
-            return self._open(sweep_record(self._sweep)).run_id
-        if record.parent in self.run_ids:
-            return self.run_ids[record.parent]
-        identity = {"sweeper.sweep_key": self._sweep.key, "sweeper.trial_key": str(record.parent)}
+    def _parent_id(self, content: RunContent) -> str:
+        if content.parent == SWEEP:
+            return self._open(sweep_content(self._sweep)).run_id
+        if content.parent in self.run_ids:
+            return self.run_ids[content.parent]
+        identity = {"sweeper.sweep_key": self._sweep.key, "sweeper.trial_key": str(content.parent)}
         run = tracking.find_run(*self._store(), identity)
         if run is None:
-            raise LookupError(f"{record.name} repeats a trial that was not put before it")
+            raise LookupError(f"{content.name}: put the trial that it repeats first")
         return str(run.info.run_id)
 
     def _store(self) -> tuple[Any, str]:
-        """The client and the experiment's id, once the store has answered."""
+        """Return the client and the experiment's id, opened at the first call."""
         if self._opened is None:
             client = tracking.client_of(self._tracking_uri)
             view = tracking.ranked_view_state(self._sweep)
@@ -200,29 +203,29 @@ class Mirror:
             self._opened = client, experiment_id
         return self._opened
 
-    def _written(self, record: Record) -> None:
+    def _written(self, content: RunContent) -> None:
         with self._changed:
-            self._failing.pop(record.key, None)
-            newest = self._pending.pop(record.key)
-            if newest is not record:
-                self._pending[record.key] = newest
+            self._failing.pop(content.key, None)
+            newest = self._pending.pop(content.key)
+            if newest is not content:
+                self._pending[content.key] = newest
             self._changed.notify_all()
 
-    def _failed(self, record: Record, error: Exception, pause: float) -> None:
-        """Put the record back behind the others, unless it can never be written, and wait a little."""
+    def _failed(self, content: RunContent, error: Exception, pause: float) -> None:
+        """Move the content to the end of the queue, or drop it after a permanent error; then wait."""
         reason = tracking.one_line(error)
-        logger.warning("%s: %s", record.name, reason)
-        self._runs = None  # it may have been written all the same
+        logger.warning("%s: %s", content.name, reason)
+        self._runs = None  # the write may have succeeded: read the runs again
         with self._changed:
-            self._failing[record.key] = reason
-            newest = self._pending.pop(record.key)
-            if newest is not record or getattr(error, "error_code", None) not in HOPELESS:
-                self._pending[record.key] = newest
+            self._failing[content.key] = reason
+            newest = self._pending.pop(content.key)
+            if newest is not content or getattr(error, "error_code", None) not in PERMANENT_ERRORS:
+                self._pending[content.key] = newest
                 self._pause(pause)
             self._changed.notify_all()
 
     def _pause(self, seconds: float) -> None:
-        """Wait; no longer than a second once the owner waits too."""
+        """Wait `seconds`; after the end of the block at most one second."""
         self._changed.wait_for(lambda: self._closing, max(0.0, seconds - 1.0))
         self._changed.wait(min(seconds, 1.0))
 

@@ -1,4 +1,5 @@
-"""What MLflow is to show of a sweep and of each trial, as plain values. Knows no MLflow."""
+"""Turn a sweep and its trials into the values that MLflow shows: names, tags, parameters, points and files.
+Leaves the writing to `client` and imports no MLflow."""
 
 from __future__ import annotations
 
@@ -11,24 +12,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sweeper.ledger.record import TrialRecord
 from sweeper.secrets import redacted, redacted_values
 
-LONGEST_PARAM, LONGEST_TAG = 6000, 8000  # MLflow's limits, in characters
+PARAM_CHARS, TAG_CHARS = 6000, 8000  # MLflow's limits
 REASON = "sweeper.reason"
 SWEEP = ""  # the parent run's key beside the trials' keys
 
 
 @dataclass(frozen=True)
 class SweepInfo:
-    """What the parent run shows from the start.
+    """Hold the values that a sweep's parent run shows from the start.
 
-    name, key   `key` finds the run again, so it must be the same whenever the sweep is
-    objective   a trial's best value becomes its metric `best_<objective>`
-    direction   `max` or `min`: whether more or less of the objective is better
-    columns     parameters worth a column beside that value, the searched ones
+    key         identifies the run in MLflow: the same for every start of the sweep
+    objective   the metric `best_<objective>` of a trial's run is the trial's best value
+    direction   `max` or `min`
+    columns     searched parameters, each a column of MLflow's run table
     tags        versions, data fingerprint, command ...
     texts       artifacts by file name, such as the resolved `search_space.yaml`
-    files       artifacts that lie on disk
+    files       artifacts that exist on disk
     """
 
     name: str
@@ -43,7 +45,7 @@ class SweepInfo:
 
 
 class Point(NamedTuple):
-    """One value of a metric; `timestamp` in milliseconds."""
+    """Hold one value of a metric; `timestamp` in milliseconds since 1970."""
 
     key: str
     value: float
@@ -52,13 +54,13 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Record:
-    """All that one run should show. `summary` holds values that may change: each change becomes a point."""
+class RunContent:
+    """Hold everything that one run should show. A value in `summary` may change; each change adds a point."""
 
     key: str
     name: str
     state: str
-    identity: Mapping[str, str]  # the tags by which the run is found again
+    identity: Mapping[str, str]  # tags that identify the run in MLflow
     parent: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
@@ -71,8 +73,8 @@ class Record:
 
 
 @dataclass
-class Known:
-    """What a run in MLflow is known to hold, so that only the rest is written."""
+class StoredRun:
+    """Hold the values that a run in MLflow has already, so that only missing ones are written."""
 
     run_id: str
     status: str = "RUNNING"
@@ -84,62 +86,70 @@ class Known:
     files: set[str] = field(default_factory=set)
 
 
-def trial_record(trial: Mapping[str, Any], sweep: SweepInfo) -> Record:
-    """What a trial's run should show, of a snapshot as `Mirror.put` takes it."""
-    value, reason, started = trial.get("value"), trial.get("reason"), _milliseconds(trial.get("started"))
-    identity = {"sweeper.sweep_key": sweep.key, "sweeper.trial_key": str(trial["key"])}
-    extra = {REASON: reason} if reason else {}
-    return Record(
-        key=str(trial["key"]),
-        name=str(trial["name"]),
-        state=str(trial["state"]),
-        identity=identity,
-        parent=trial.get("parent") or SWEEP,
-        tags=as_texts({**trial.get("tags", {}), **extra, **_state_tags("trial", trial["state"])}, LONGEST_TAG),
-        params=as_texts(trial.get("params", {}), LONGEST_PARAM),
-        points=tuple(_points(trial.get("evaluations", ()), started)),
-        summary={} if value is None else _finite({f"best_{sweep.objective}": value}),
-        files=tuple(Path(path) for path in trial.get("artifacts", ())),
+def trial_content(
+    record: TrialRecord,
+    sweep: SweepInfo,
+    parent: str | None = None,
+    files: Sequence[Path] = (),
+    stopped: bool = False,
+) -> RunContent:
+    """Return the content of a trial's run. `Mirror.put` describes the arguments."""
+    state = "STOPPED" if stopped else record.state
+    repeat = f"trial {record.repeat_of}, seed {record.params['seed']}" if record.repeat_of is not None else None
+    optional = {"sweeper.origin": record.origin, REASON: record.reason}
+    tags = {key: value for key, value in optional.items() if value} | _state_tags("trial", state)
+    started = _milliseconds(record.started)
+    return RunContent(
+        key=record.key,
+        name=repeat or f"trial {record.number}",
+        state=state,
+        identity={"sweeper.sweep_key": sweep.key, "sweeper.trial_key": record.key},
+        parent=parent or SWEEP,
+        tags=storable_texts(tags, TAG_CHARS),
+        params=storable_texts(record.params, PARAM_CHARS),
+        points=tuple(_points(record.evaluations, started)),
+        summary={} if record.value is None else _finite({f"best_{sweep.objective}": record.value}),
+        files=tuple(files),
         started=started,
-        ended=_milliseconds(trial.get("ended")),
+        ended=_milliseconds(record.ended),
     )
 
 
-def sweep_record(
+def sweep_content(
     sweep: SweepInfo,
     state: str = "RUNNING",
     texts: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
-) -> Record:
-    """What the parent run should show."""
-    return Record(
+) -> RunContent:
+    """Return the content of a sweep's parent run, with artifacts by file name and final metrics."""
+    return RunContent(
         key=SWEEP,
         name=sweep.name,
         state=state,
         identity={"sweeper.sweep_key": sweep.key, "sweeper.kind": "sweep"},
-        tags=as_texts({**sweep.tags, **_state_tags("sweep", state)}, LONGEST_TAG),
-        params=as_texts(sweep.params, LONGEST_PARAM),
+        tags=storable_texts({**sweep.tags, **_state_tags("sweep", state)}, TAG_CHARS),
+        params=storable_texts(sweep.params, PARAM_CHARS),
         summary=_finite(metrics or {}),
         texts={name: redacted(text) for name, text in {**sweep.texts, **(texts or {})}.items()},
         files=tuple(sweep.files),
     )
 
 
-def missing_points(record: Record, known: Known, now: int) -> list[Point]:
-    """The points that the run lacks."""
-    points = [point for point in record.points if point.step not in known.steps.get(point.key, ())]
-    for key, value in record.summary.items():
-        if known.latest.get(key) != value:
+def missing_points(content: RunContent, stored: StoredRun, now: int) -> list[Point]:
+    """Return the points of `content` that the stored run lacks. `now` dates those of a run that has not ended."""
+    points = [point for point in content.points if point.step not in stored.steps.get(point.key, ())]
+    for key, value in content.summary.items():
+        if stored.latest.get(key) != value:
             steps = (
-                *(step + 1 for step in known.steps.get(key, ())),
-                *(point.step for point in record.points),
+                *(step + 1 for step in stored.steps.get(key, ())),
+                *(point.step for point in content.points),
             )
-            points.append(Point(key, value, max(steps, default=0), record.ended or now))
+            points.append(Point(key, value, max(steps, default=0), content.ended or now))
     return points
 
 
 def _points(evaluations: Iterable[Mapping[str, Any]], started: int | None) -> Iterator[Point]:
-    """Step 1 is the first evaluation. Whatever is no number is left out; NaN is kept, as MLflow shows it."""
+    """Yield a point for each number of each evaluation, the first at step 1. NaN is kept, since MLflow shows it."""
     now = int(1000 * time.time())
     for step, evaluation in enumerate(evaluations, 1):
         seconds = evaluation.get("seconds")
@@ -153,16 +163,17 @@ def _state_tags(kind: str, state: str) -> dict[str, str]:
     return {"sweeper.kind": kind, "sweeper.state": state, "mlflow.source.name": "sweeper"}
 
 
-def as_texts(values: Mapping[str, Any], longest: int) -> dict[str, str]:
-    return {key: storable_text(value, longest) for key, value in redacted_values(values).items()}
+def storable_texts(values: Mapping[str, Any], max_chars: int) -> dict[str, str]:
+    """Return the values as texts that MLflow can store, without secrets."""
+    return {key: storable_text(value, max_chars) for key, value in redacted_values(values).items()}
 
 
-def storable_text(value: Any, longest: int) -> str:
-    """`value` as a text that every database takes: no lone surrogate, no NUL, cut at `longest` characters."""
+def storable_text(value: Any, max_chars: int) -> str:
+    """Return `value` as a text that every database stores: without lone surrogates and NUL, cut to `max_chars`."""
     structured = isinstance(value, dict | list)
     text = json.dumps(value, ensure_ascii=False, default=str) if structured else str(value)
     text = redacted(text).encode("utf-8", "replace").decode().replace("\0", "�")
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return text if len(text) <= max_chars else f"{text[: max_chars - 1]}…"
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

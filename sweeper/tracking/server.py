@@ -1,4 +1,4 @@
-"""MLflow's own server on what a local store keeps, for a browser on this machine."""
+"""Run MLflow's server on a local store, for a browser on this machine."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from sweeper.storage.files import create_private
 from sweeper.storage.settings import Stores
 from sweeper.tracking.client import SWITCHES, create_store
 
-STARTUP_SECONDS = 120.0  # five are usual, a loaded machine takes far longer
+STARTUP_SECONDS = 120.0  # usually five; far more on a busy machine
 
 
 def serve(stores: Stores, port: int | None, announce: Callable[[str], None]) -> None:
-    """Show the store's runs in a browser until interrupted; `announce` is called with the address once.
+    """Run MLflow's server until interrupted; call `announce` with its address when it answers.
 
-    A store that is `remote` has its server already and is announced only. What the server prints goes to
-    `mlflow.log` in the root folder. Raises EnvironmentFailure when it does not start or ends by itself.
+    A `remote` store has a server already: only its address is announced. The server's output goes to `mlflow.log`
+    in the root folder. Raises EnvironmentFailure when the server does not start or ends by itself.
     """
     if stores.remote:
         announce(stores.address)
@@ -45,11 +45,11 @@ def serve(stores: Stores, port: int | None, announce: Callable[[str], None]) -> 
             process.wait()
         except KeyboardInterrupt:
             return
-    raise EnvironmentFailure(f"MLflow's server for {stores.address} ended by itself; {log} says why")
+    raise EnvironmentFailure(f"MLflow's server for {stores.address} ended by itself; read {log} for the cause")
 
 
 def private_log(path: Path) -> IO[bytes]:
-    """A file to add to, its owner's alone. Raises OSError for a link, which could lead anywhere."""
+    """Open a file for appending, with mode 0600. Raises OSError for a link, which could point to any file."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "ab")
 
 
@@ -73,10 +73,7 @@ def _refuse_taken_port(stores: Stores) -> None:
 
 
 def server_command(stores: Stores) -> list[str]:
-    """The command that shows a local store's runs at `stores.address`; run it with `server_environment`.
-
-    Only for a store that is not `remote`: such a server runs already.
-    """
+    """Return the command that serves a local store at `stores.address`; run it with `server_environment`."""
     hosts = ",".join(f"{host},{host}:*" for host in dict.fromkeys((stores.host, "localhost", "127.0.0.1")))
     command = [sys.executable, "-m", "mlflow", "server", "--host", stores.host, "--port", str(stores.port)]
     files = ["--artifacts-destination", stores.artifacts] if stores.artifacts else []
@@ -84,26 +81,25 @@ def server_command(stores: Stores) -> list[str]:
 
 
 def server_environment(stores: Stores) -> dict[str, str]:
-    """The whole environment for `server_command`.
-
-    The database's address travels here, since every user of a machine can read a command line.
+    """Return the environment for `server_command`. It holds the database's address, which may contain a password:
+    every user of the machine can read a command line.
     """
     return {**SWITCHES, **os.environ, "MLFLOW_BACKEND_STORE_URI": stores.tracking}
 
 
-def wait_until_up(url: str, deadline: float, alive: Callable[[], bool] = lambda: True) -> None:
-    """Return once an MLflow server answers at `url`.
+def wait_until_up(url: str, timeout: float, alive: Callable[[], bool] = lambda: True) -> None:
+    """Wait until an MLflow server answers at `url`.
 
-    Raises EnvironmentFailure after `deadline` seconds, or as soon as `alive` says that it has ended.
+    Raises EnvironmentFailure after `timeout` seconds, or as soon as `alive` returns False.
     """
-    end = time.monotonic() + deadline
+    end = time.monotonic() + timeout
     while not _responds(url):
         if not alive():
             raise EnvironmentFailure(
-                f"MLflow's server for {url} ended before it answered; mlflow.log in the root folder says why"
+                f"MLflow's server for {url} ended before it answered; read mlflow.log in the root folder for the cause"
             )
         if time.monotonic() > end:
-            raise EnvironmentFailure(f"MLflow's server at {url} did not answer within {deadline:.0f} s")
+            raise EnvironmentFailure(f"MLflow's server at {url} did not answer within {timeout:.0f} s")
         time.sleep(0.1)
 
 

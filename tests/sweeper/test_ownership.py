@@ -93,10 +93,10 @@ def sweep(number: int, barrier: Any, told: Any, space: SearchSpace, stores: Stor
     with mirroring.mirror_of(ledger, space, stores) as mirror:
         for trial in range(6):
             record = asked(ledger, space)
-            mirror.put(mirroring.snapshot(record, ledger))
+            mirroring.show_trial(mirror, ledger, record)
             workdir = stores.root / name / f"trials/{trial:04d}"
-            mirror.put(mirroring.snapshot(evaluated(ledger, record.number, workdir, 4), ledger))
-            mirror.put(mirroring.snapshot(ledger.finish(record.number, "COMPLETE"), ledger))
+            mirroring.show_trial(mirror, ledger, evaluated(ledger, record.number, workdir, 4))
+            mirroring.show_trial(mirror, ledger, ledger.finish(record.number, "COMPLETE"))
         mirroring.finish(ledger, mirror, in_a_hurry=True)
         mirror.finish("COMPLETE")
         mirror.flush(PATIENCE)

@@ -53,10 +53,10 @@ def test_sync_makes_up_for_a_store_that_was_away(stores: Stores, toy_space: Make
     ledger = create_ledger(open_storage(stores.ledger), space, "toy", opening.sweep_versions())
     records = [asked(ledger, space) for _ in range(3)]
     with mirroring.mirror_of(ledger, space, stores) as mirror:
-        mirror.put(mirroring.snapshot(records[0], ledger))  # and nobody comes to close it
+        mirroring.show_trial(mirror, ledger, records[0])  # and nobody comes to close it
     with mirroring.mirror_of(ledger, space, dataclasses.replace(stores, tracking=AWAY), patience=0.2) as mirror:
         for record, epochs in zip(records, (4, 3, 2), strict=True):
-            mirror.put(mirroring.snapshot(evaluated(ledger, record.number, here / str(record.number), epochs), ledger))
+            mirroring.show_trial(mirror, ledger, evaluated(ledger, record.number, here / str(record.number), epochs))
         ledger.finish(0, "COMPLETE")
         ledger.finish(1, "FAIL", "the hill is closed")
     assert mirror.failure is not None

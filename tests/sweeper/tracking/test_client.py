@@ -21,12 +21,13 @@ from typing import Any
 import pytest
 
 from sweeper.errors import EnvironmentFailure
+from sweeper.ledger.record import TrialRecord
 from sweeper.storage.settings import Stores, read_stores
 from sweeper.tracking import client as tracking
 from sweeper.tracking import server
 from sweeper.tracking.client import check_store
 from sweeper.tracking.mirror import Mirror
-from sweeper.tracking.runs import Known, Point, SweepInfo, missing_points, sweep_record, trial_record
+from sweeper.tracking.runs import Point, StoredRun, SweepInfo, missing_points, sweep_content, trial_content
 from tests.support.limits import killed_at
 
 SWEEP = SweepInfo(
@@ -40,34 +41,38 @@ SWEEP = SweepInfo(
 STARTED = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
 
-def snapshot(number: int = 0, epochs: int = 4, **changes: Any) -> dict[str, Any]:
+def snapshot(number: int = 0, epochs: int = 4, **changes: Any) -> TrialRecord:
     """A finished trial whose exact_match grows by a tenth per epoch."""
     evaluations = [
         {"epoch": float(epoch), "exact_match": epoch / 10 + number / 100, "seconds": 30.0 * epoch}
         for epoch in range(1, epochs + 1)
     ]
-    trial = {
-        "key": f"key{number}",
-        "name": f"trial {number}",
-        "state": "COMPLETE",
-        "params": {"backbone": "bert-base-chinese", "seed": number},
-        "evaluations": evaluations,
-        "value": evaluations[-1]["exact_match"] if evaluations else None,
-        "started": STARTED,
-        "ended": STARTED + timedelta(minutes=5),
-    }
-    return {**trial, **changes}
+    trial = TrialRecord(
+        number=number,
+        key=f"key{number}",
+        state="COMPLETE",
+        params={"backbone": "bert-base-chinese", "seed": number},
+        evaluations=tuple(evaluations),
+        value=evaluations[-1]["exact_match"] if evaluations else None,
+        metrics={},
+        checkpoint=None,
+        reason=None,
+        run_id=None,
+        started=STARTED,
+        ended=STARTED + timedelta(minutes=5),
+    )
+    return dataclasses.replace(trial, **changes)
 
 
 def open_mirror(stores: Stores, sweep: SweepInfo = SWEEP, **options: Any) -> Mirror:
     return Mirror(stores.tracking, stores.artifacts, "qa_backbones", sweep, **options)
 
 
-def record(stores: Stores, *trials: dict[str, Any], sweep: SweepInfo = SWEEP) -> Mirror:
+def record(stores: Stores, *trials: TrialRecord, sweep: SweepInfo = SWEEP, **options: Any) -> Mirror:
     """A whole mirror: every snapshot written, then the end."""
     with open_mirror(stores, sweep) as mirror:
         for trial in trials:
-            mirror.put(trial)
+            mirror.put(trial, **options)
             assert mirror.flush(20)
     assert mirror.failure is None
     return mirror
@@ -100,7 +105,7 @@ def test_importing_tracking_imports_no_mlflow() -> None:
 
 
 def test_an_evaluation_is_dated_by_its_seconds_since_the_start() -> None:
-    points = trial_record(snapshot(epochs=2), SWEEP).points
+    points = trial_content(snapshot(epochs=2), SWEEP).points
     start = int(STARTED.timestamp() * 1000)
     assert [point for point in points if point.key == "exact_match"] == [
         Point("exact_match", 0.1, 1, start + 30_000),
@@ -110,24 +115,24 @@ def test_an_evaluation_is_dated_by_its_seconds_since_the_start() -> None:
 
 def test_only_numbers_become_metrics_and_nan_is_one() -> None:
     evaluation = {"loss": math.nan, "count": 3, "good": True, "note": "text", "gone": None}
-    points = trial_record(snapshot(evaluations=[evaluation]), SWEEP).points
+    points = trial_content(snapshot(evaluations=[evaluation]), SWEEP).points
     assert [point.key for point in points] == ["loss", "count"]
     assert math.isnan(points[0].value)
 
 
 def test_long_and_odd_texts_are_made_to_fit() -> None:
     params = {"long": "長" * 7000, "odd": "a\ud800b\0c", "list": ["a", "b"], "none": None}
-    record = trial_record(snapshot(params=params, tags={"long": "x" * 9000}), SWEEP)
+    record = trial_content(snapshot(params=params, origin="x" * 9000), SWEEP)
     assert record.params["long"] == "長" * 5999 + "…"
     assert record.params["odd"] == "a?b\ufffdc"
     assert record.params["list"] == '["a", "b"]'
     assert record.params["none"] == "None"
-    assert len(record.tags["long"]) == 8000
+    assert len(record.tags["sweeper.origin"]) == 8000
 
 
 def test_only_what_a_run_lacks_is_written() -> None:
-    record = trial_record(snapshot(epochs=3), SWEEP)
-    known = Known("id", steps={"exact_match": {1, 2}, "epoch": {1, 2, 3}, "seconds": {1, 2, 3}})
+    record = trial_content(snapshot(epochs=3), SWEEP)
+    known = StoredRun("id", steps={"exact_match": {1, 2}, "epoch": {1, 2, 3}, "seconds": {1, 2, 3}})
     points = missing_points(record, known, now=0)
     assert [(point.key, point.step, point.value) for point in points] == [
         ("exact_match", 3, 0.3),
@@ -136,14 +141,14 @@ def test_only_what_a_run_lacks_is_written() -> None:
 
 
 def test_an_unchanged_best_value_is_not_written_again() -> None:
-    record = trial_record(snapshot(epochs=1, evaluations=[]), SWEEP)
-    known = Known("id", steps={"best_exact_match": {1}}, latest={"best_exact_match": 0.1})
+    record = trial_content(snapshot(epochs=1, evaluations=[]), SWEEP)
+    known = StoredRun("id", steps={"best_exact_match": {1}}, latest={"best_exact_match": 0.1})
     assert missing_points(record, known, now=0) == []
 
 
 def test_a_better_result_of_a_resumed_sweep_is_a_further_point() -> None:
-    record = sweep_record(SWEEP, "COMPLETE", metrics={"best_exact_match": 0.5, "best_f1": math.nan})
-    known = Known("id", steps={"best_exact_match": {0}}, latest={"best_exact_match": 0.4})
+    record = sweep_content(SWEEP, "COMPLETE", metrics={"best_exact_match": 0.5, "best_f1": math.nan})
+    known = StoredRun("id", steps={"best_exact_match": {0}}, latest={"best_exact_match": 0.4})
     assert missing_points(record, known, now=7) == [Point("best_exact_match", 0.5, 1, 7)]
 
 
@@ -222,16 +227,16 @@ def test_a_sweep_that_is_left_is_closed(stores: Stores, error: type[BaseExceptio
 def test_files_are_kept_once_and_a_lost_one_is_no_failure(stores: Stores, tmp_path: Path) -> None:
     kept = tmp_path / "predictions.json"
     kept.write_text("{}")
-    record(stores, snapshot(artifacts=[kept, tmp_path / "lost.json"]))
+    record(stores, snapshot(), files=[kept, tmp_path / "lost.json"])
     kept.write_text("changed")
-    record(stores, snapshot(artifacts=[kept]))
+    record(stores, snapshot(), files=[kept])
     folder = stores.root / "artifacts" / runs(stores)["trial 0"].info.run_id / "artifacts"
     assert [(file.name, file.read_text()) for file in folder.iterdir()] == [("predictions.json", "{}")]
 
 
 def test_a_repeat_is_a_child_of_the_trial_it_repeats(stores: Stores) -> None:
     record(stores, snapshot(0))
-    record(stores, snapshot(7, name="trial 0, seed 43", parent="key0"))
+    record(stores, snapshot(7, params={"seed": 43}, repeat_of=0), parent="key0")
     found = runs(stores)
     parent_id = found["trial 0, seed 43"].data.tags["mlflow.parentRunId"]
     assert parent_id == found["trial 0"].info.run_id
@@ -278,8 +283,8 @@ def test_a_run_that_was_left_halfway_is_completed(stores: Stores) -> None:
 
 def test_two_sweeps_with_the_same_trial_each_show_it(stores: Stores) -> None:
     record(stores, snapshot(0))
-    record(stores, snapshot(0, name="again"), sweep=dataclasses.replace(SWEEP, key="other", name="other"))
-    assert sorted(runs(stores)) == ["again", "other", "qa_backbones", "trial 0"]
+    record(stores, snapshot(1, key="key0"), sweep=dataclasses.replace(SWEEP, key="other", name="other"))
+    assert sorted(runs(stores)) == ["other", "qa_backbones", "trial 0", "trial 1"]
 
 
 def test_runs_doubled_by_a_repeated_request_become_one(stores: Stores) -> None:
@@ -351,7 +356,7 @@ def test_superseded_snapshots_are_skipped(stores: Stores, monkeypatch: pytest.Mo
     begun, go_on = threading.Event(), threading.Event()
     original = tracking.write_run
 
-    def slow(client: Any, record: Any, known: Known) -> None:
+    def slow(client: Any, record: Any, known: StoredRun) -> None:
         written.append(record.key)
         begun.set()
         assert go_on.wait(20)
@@ -439,7 +444,7 @@ def test_a_broken_database_is_told_and_nothing_is_printed(tmp_path: Path, capfd:
 
 
 def test_check_names_a_lock(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "PATIENCE", 0.1)
+    monkeypatch.setattr(tracking, "PROBE_SECONDS", 0.1)
     with contextlib.closing(sqlite3.connect(stores.root / "mlflow.db", isolation_level=None)) as lock:
         lock.execute("BEGIN EXCLUSIVE")
         with pytest.raises(EnvironmentFailure, match=r"mlflow.db: database is locked; free it"):
@@ -471,7 +476,7 @@ def test_what_a_lost_answer_had_written_is_read_back(stores: Stores, monkeypatch
     original = tracking._log_values
     lost: list[str] = []
 
-    def loses_the_answer_once(client: Any, record: Any, known: Known) -> None:
+    def loses_the_answer_once(client: Any, record: Any, known: StoredRun) -> None:
         if record.key == "key0" and not lost:
             lost.append(known.run_id)
             original(client, record, copy.deepcopy(known))

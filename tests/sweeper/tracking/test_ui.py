@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 
+from sweeper.ledger.record import TrialRecord
 from sweeper.storage.settings import Stores, read_stores
 from sweeper.tracking.mirror import Mirror
 from sweeper.tracking.runs import SweepInfo
@@ -41,17 +42,23 @@ serve(read_stores(Path({folder!r}), {{}}), {port}, lambda url: print(url, flush=
 """
 
 
-def snapshot(number: int, sweep: SweepInfo = SWEEP) -> dict[str, Any]:
+def snapshot(number: int, sweep: SweepInfo = SWEEP) -> TrialRecord:
     """Exact match climbs to 0.7312, 0.7412 or 0.7512 in four evaluations."""
     values = [round(0.4312 + rise + number / 100, 4) for rise in CLIMB]
-    return {
-        "key": f"{sweep.key}-{number}",
-        "name": f"trial {number}",
-        "state": "COMPLETE",
-        "params": {"backbone": BACKBONES[number], "learning_rate": 3e-5},
-        "evaluations": [{"epoch": float(step), "exact_match": value} for step, value in enumerate(values, 1)],
-        "value": values[-1],
-    }
+    return TrialRecord(
+        number=number,
+        key=f"{sweep.key}-{number}",
+        state="COMPLETE",
+        params={"backbone": BACKBONES[number], "learning_rate": 3e-5},
+        evaluations=tuple({"epoch": float(step), "exact_match": value} for step, value in enumerate(values, 1)),
+        value=values[-1],
+        metrics={},
+        checkpoint=None,
+        reason=None,
+        run_id=None,
+        started=None,
+        ended=None,
+    )
 
 
 def record(tracking: str, artifacts: str | None, sweep: SweepInfo = SWEEP) -> Mirror:
