@@ -32,6 +32,7 @@ from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
 from sweeper.ledger.record import State, TrialRecord
 from sweeper.results import comparison
+from sweeper.results.table import table_csv
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 
@@ -102,7 +103,7 @@ def fill(ledger: Ledger, space: SearchSpace, size: int) -> dict[str, float]:
 
 
 def compare(ledgers: Sequence[Ledger]) -> None:
-    comparison.comparison_csv(comparison.comparison_of(ledgers)[0], "score")
+    table_csv(comparison.compare_sweeps(ledgers)[1])
 
 
 def ledger_costs(sizes: Sequence[int], folder: Path, sampler: str) -> Iterator[Cost]:

@@ -40,7 +40,8 @@ from sweeper.cli import main
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.release.promotion import promotion_lock
 from sweeper.results import comparison, plots, report
-from sweeper.results.overview import results
+from sweeper.results.overview import sweep_results
+from sweeper.results.table import table_markdown
 from sweeper.storage.settings import read_stores
 from sweeper.tracking.server import private_log, server_environment
 from tests.conftest import TOY
@@ -176,11 +177,10 @@ NASTY = "</td><script>alert(1)</script><img src=x onerror=alert(2)>"
 def test_names_are_text_on_every_page_that_mlflow_shows(storage: RDBStorage, tmp_path: Path) -> None:
     told = [Told([0.1, value], {"backbone": NASTY + str(value)}, reason=NASTY) for value in (0.3, 0.5)]
     ledger = written(storage, tmp_path, [*told, Told([], {"backbone": NASTY}, "FAIL", NASTY)], data=NASTY)
-    table = comparison.comparison_rows(ledger.records(), ledger.direction)
     pages = {
-        "comparison.md": comparison.comparison_markdown(table, ledger.objective),
-        "report.html": report.html(ledger),
-        **plots.plot_files(plots.figures(results(ledger))),
+        "comparison.md": table_markdown(comparison.compare_sweeps([ledger])[1]),
+        "report.html": report.report_html(ledger),
+        **plots.plot_files(plots.draw_plots(sweep_results(ledger))),
     }
     assert len(pages) >= 5
     assert "script" in pages["report.html"]

@@ -20,11 +20,11 @@ from sweeper.errors import DataFailure, EnvironmentFailure, Failure
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
     from sweeper.cluster.capacity import Machine
     from sweeper.ledger.ledger import Ledger
-    from sweeper.results.table import Sheet
+    from sweeper.results.table import Table
 
 INTERRUPTED = 130
 REFUSALS = (*DISK_ERRORS, errno.EMFILE, errno.ENFILE)
@@ -107,16 +107,16 @@ def data_mistakes() -> Iterator[None]:
         ) from None
 
 
-def show(*sheets: Sheet, form: str = "table") -> None:
+def show(*tables: Table, form: str = "table") -> None:
     """Print tables in one of their forms."""
     from sweeper.results import table as sheet
 
-    for one in sheets:
+    for one in tables:
         if form == "table":
             view = sheet.rich_table(one)
             screen(view).print(view)
         else:
-            click.echo({"md": sheet.sheet_markdown, "csv": sheet.sheet_csv}[form](one), nl=False)
+            click.echo({"md": sheet.table_markdown, "csv": sheet.table_csv}[form](one), nl=False)
 
 
 def ledger_storage() -> RDBStorage:
@@ -153,7 +153,7 @@ def terminal(plain: bool = False) -> Iterator[Console]:
         yield Console(file=stream, highlight=False, force_terminal=False if plain else None)
 
 
-def screen(view: Table) -> Console:
+def screen(view: RichTable) -> Console:
     """For data: standard output, as wide as the table. A narrow terminal wraps lines, and nothing is cut."""
     from rich.console import Console
 

@@ -39,9 +39,9 @@ def compare_command(
     if form == "html":
         if len(ledgers) > 1:
             raise ConfigError("--html: a page has one sweep; name one")
-        click.echo(report.table_html(ledgers[0]), nl=False)
+        click.echo(report.trials_html(ledgers[0]), nl=False)
         return
-    table, view = comparison.comparison_of(ledgers, every, sort, reverse)
+    table, view = comparison.compare_sweeps(ledgers, every, sort, reverse)
     if form == "json":
         click.echo(sheet.json_text(table), nl=False)
         return
@@ -58,9 +58,9 @@ def show_timing(ledgers: list[Ledger], form: str) -> None:
         raise ConfigError("--timing: shows one sweep, for the terminal or as --md, --csv or --json")
     records = ledgers[0].records()
     if form == "json":
-        click.echo(sheet.json_text(timing.table(records)), nl=False)
+        click.echo(sheet.json_text(timing.timing_values(records)), nl=False)
     else:
-        show(timing.timing_sheet(records), form=form)
+        show(timing.timing_table(records), form=form)
 
 
 @main.command()
@@ -76,7 +76,7 @@ def report_command(name: str, output: Path | None) -> None:
     ledger = ledger_of(name)
     path = output or Path(f"{name}.html")
     ended = best_first(ledger.records(), ledger.direction)
-    text = page.html(ledger, best_yaml(Trial(ledger, ended[0])) if ended else "")
+    text = page.report_html(ledger, best_yaml(Trial(ledger, ended[0])) if ended else "")
     with writing(path):
         path.write_text(text, encoding="utf-8")
     click.echo(f"next: open {path}", err=True)
@@ -100,7 +100,7 @@ def errors_command(name: str, vs: str | None, examples: int, form: str) -> None:
 
     storage = ledger_storage()
     other = find_trial(vs, storage) if vs else None
-    sheets, values = mistakes.errors(find_trial(name, storage), other, examples)
+    sheets, values = mistakes.mistake_tables(find_trial(name, storage), other, examples)
     if form == "json":
         click.echo(sheet.json_text(values), nl=False)
     else:
@@ -123,6 +123,6 @@ def best_command(name: str, yaml: bool) -> None:
 
 def alike(ledger: Ledger) -> str | None:
     """A line that names the trials which cannot be told from the best, where answers are there to compare."""
-    from sweeper.results.scores import alike_line
+    from sweeper.results.scores import best_trials_line
 
-    return alike_line(ledger)
+    return best_trials_line(ledger)

@@ -157,7 +157,7 @@ def run_and_print(
 
         begin = partial(detachment.leave, terminal=console.file.fileno()) if detachment else None
         outcome = run_sweep(space, read_stores(), machine, console, interrupt, name, new, extend, begin)
-    show(comparison.comparison_of([ledger_of(outcome.name)])[1])
+    show(comparison.compare_sweeps([ledger_of(outcome.name)])[1])
     if outcome.mirror_failure:
         click.echo(f"{outcome.mirror_failure}; the ledger has everything", err=True)
     interrupt.raise_asked()
@@ -198,13 +198,13 @@ def ls_command() -> None:
     from rich.table import Table
 
     from sweeper.ledger.database import existing_storage
-    from sweeper.results.overview import overview
+    from sweeper.results.overview import sweep_overview
     from sweeper.storage.settings import read_stores
 
     table = Table(box=None, pad_edge=False)
     for name in ("sweep", "job", "trials", "running", "failed", "objective", "best"):
         table.add_column(name)
-    for row in overview(existing_storage(read_stores().ledger)):
+    for row in sweep_overview(existing_storage(read_stores().ledger)):
         table.add_row(*map(str, row))
     screen(table).print(table)
     click.echo("next: sweeper compare SWEEP", err=True)

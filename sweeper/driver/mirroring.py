@@ -9,8 +9,9 @@ from jobs.checkpoint import PREDICTIONS
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
-from sweeper.results import comparison
-from sweeper.results.overview import results
+from sweeper.results.comparison import compare_sweeps
+from sweeper.results.overview import sweep_results
+from sweeper.results.table import table_csv, table_markdown
 from sweeper.space.search_space import SearchSpace, searched_parameters, to_yaml
 from sweeper.storage import checkpoints as depot
 from sweeper.storage.files import create_folder
@@ -86,11 +87,8 @@ def finish(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> list[Tri
 
 def tables(ledger: Ledger) -> dict[str, str]:
     """What is to be read, by file name."""
-    table, objective = comparison.comparison_rows(ledger.records(), ledger.direction), ledger.objective
-    return {
-        "comparison.md": comparison.comparison_markdown(table, objective),
-        "comparison.csv": comparison.comparison_csv(table, objective),
-    }
+    table = compare_sweeps([ledger])[1]
+    return {"comparison.md": table_markdown(table), "comparison.csv": table_csv(table)}
 
 
 def pages(ledger: Ledger) -> dict[str, str]:
@@ -99,8 +97,8 @@ def pages(ledger: Ledger) -> dict[str, str]:
     try:
         from sweeper.results import plots, report
 
-        drawn = plots.plot_files(plots.figures(results(ledger)))
-        return texts | drawn | {"report.html": report.html(ledger)}
+        drawn = plots.plot_files(plots.draw_plots(sweep_results(ledger)))
+        return texts | drawn | {"report.html": report.report_html(ledger)}
     except Exception:
         traceback.print_exc()
         return texts

@@ -24,7 +24,7 @@ from jobs.job import Direction
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, Failure
 from sweeper.ledger.lookup import Trial
 from sweeper.release.champions import FOLDER, Registry, Version, open_registry
-from sweeper.results.scores import profile_of, question_scores, validation
+from sweeper.results.scores import metric_profile, question_scores, validation_data
 from sweeper.results.statistics import ALPHA, paired_p
 from sweeper.secrets import redacted_values
 from sweeper.space.sections import NAME
@@ -189,7 +189,7 @@ def entrant_of(trial: Trial) -> Entrant:
         score=record.value,
         objective=ledger.objective,
         direction=ledger.direction,
-        profile=profile_of(trial),
+        profile=metric_profile(trial),
         data_fingerprint=str(ledger.attributes["data_fingerprint"]),
     )
 
@@ -302,9 +302,9 @@ def _p_against_champion(trial: Trial, version: Version, registry: Registry) -> f
     """p of the paired test between a trial and the champion, if both left answers to the same questions."""
     if version.tags["data_fingerprint"] != trial.ledger.attributes["data_fingerprint"]:
         return None
-    objective, profile = trial.ledger.objective, profile_of(trial)
+    objective, profile = trial.ledger.objective, metric_profile(trial)
     try:
-        questions, given = validation(trial), load_json(registry.place(version) / PREDICTIONS)
+        questions, given = validation_data(trial), load_json(registry.place(version) / PREDICTIONS)
         own, other = (
             question_scores(questions, answers, name, profile)[objective]
             for answers, name in ((trial.predictions(), trial.name), (given, version.tags["trial"]))

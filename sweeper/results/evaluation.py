@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sweeper.results import table
-from sweeper.results.table import Sheet
+from sweeper.results.table import Table
 
 if TYPE_CHECKING:
     from jobs.answering.evaluation import Estimate, SystemScore
@@ -23,17 +23,20 @@ HEADER = (
 )
 
 
-def caption(rows: Sequence[SystemScore], split: str, profile: str) -> str:
+def systems_caption(rows: Sequence[SystemScore], split: str, profile: str) -> str:
     """What the figures are, in one line."""
     fitted = any(row.weight is not None for row in rows) and split == "valid"
     told = "; the soft row is scored by weights fitted on other fifths of the questions" if fitted else ""
     return f"{rows[0].questions} {split} questions, EM and F1: {profile}, 95 % bootstrap intervals{told}"
 
 
-def systems_sheet(rows: Sequence[SystemScore], split: str, profile: str) -> Sheet:
+def systems_table(rows: Sequence[SystemScore], split: str, profile: str) -> Table:
     """The table as text, for a terminal or Markdown."""
-    return Sheet(
-        HEADER, [system_cells(row) for row in rows], frozenset({"system"}), caption=caption(rows, split, profile)
+    return Table(
+        HEADER,
+        [system_cells(row) for row in rows],
+        frozenset({"system"}),
+        caption=systems_caption(rows, split, profile),
     )
 
 

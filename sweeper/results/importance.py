@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sweeper.ledger.record import TrialRecord, best_evaluation
-from sweeper.results.overview import Absent, Results, logarithmic, numeric, varying
+from sweeper.results.overview import NothingToShow, Results, all_numbers, is_log_scaled, varying_parameters
 
 FEWEST = 4  # trials below which nothing can be said
 
@@ -23,18 +23,20 @@ def importances(found: Results) -> tuple[dict[str, float], float, int]:
     trials = [record for record in found.ranked if record.evaluations]
     missing = "There is no importance to show:"
     if len(trials) < FEWEST:
-        raise Absent(f"{missing} {len(trials)} trials have a value, and {FEWEST} are the fewest that say anything.")
-    names = varying(found, trials)
+        raise NothingToShow(
+            f"{missing} {len(trials)} trials have a value, and {FEWEST} are the fewest that say anything."
+        )
+    names = varying_parameters(found, trials)
     if not names:
-        raise Absent(f"{missing} no parameter differs between the trials.")
+        raise NothingToShow(f"{missing} no parameter differs between the trials.")
     epoch = min(record.epochs for record in trials)
-    values = [value_at(record, epoch, found) for record in trials]
+    values = [best_value_until(record, epoch, found) for record in trials]
     if len(set(values)) < 2:
-        raise Absent(f"{missing} after epoch {epoch:g} all trials had the same {found.objective}.")
+        raise NothingToShow(f"{missing} after epoch {epoch:g} all trials had the same {found.objective}.")
     return importance_shares(found, trials, names, values), epoch, len(trials)
 
 
-def value_at(record: TrialRecord, epoch: float, found: Results) -> float:
+def best_value_until(record: TrialRecord, epoch: float, found: Results) -> float:
     """The best objective up to that epoch."""
     until = [evaluation for evaluation in record.evaluations if evaluation["epoch"] <= epoch]
     chosen = best_evaluation(until, found.objective, found.direction) or record.evaluations[0]
@@ -60,16 +62,16 @@ def importance_shares(
         scores = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
     total = sum(scores.values())
     if not total > 0:
-        raise Absent("There is no importance to show: the better trials' parameters are like the others'.")
+        raise NothingToShow("There is no importance to show: the better trials' parameters are like the others'.")
     return {name: score / total for name, score in scores.items()}
 
 
 def importance_distribution(found: Results, name: str, values: Sequence[Any]) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    if not numeric(values):
+    if not all_numbers(values):
         return CategoricalDistribution(sorted({str(value) for value in values}))
-    return FloatDistribution(min(values), max(values), log=logarithmic(found, name, values))
+    return FloatDistribution(min(values), max(values), log=is_log_scaled(found, name, values))
 
 
 def category(value: Any, distribution: Any) -> Any:

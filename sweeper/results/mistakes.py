@@ -22,8 +22,8 @@ from jobs.answering.mistakes import (
 from jobs.dataset import data
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.ledger.lookup import Trial
-from sweeper.results.scores import PROFILE, profile_of, validation
-from sweeper.results.table import Sheet, one_line
+from sweeper.results.scores import PROFILE, metric_profile, validation_data
+from sweeper.results.table import Table, one_line
 
 ROOM = 40  # columns of an example's text in a terminal, which shows up to four side by side; two to a Chinese character
 
@@ -52,7 +52,7 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
-class Versus:
+class DiagnosisPair:
     """Two trials on the same questions; each question is in one of the four, as (this one's verdict, the other's)."""
 
     this: Diagnosis
@@ -63,7 +63,7 @@ class Versus:
     neither: tuple[tuple[Verdict, Verdict], ...]
 
 
-def errors(trial: Trial, other: Trial | None = None, examples: int = 3) -> tuple[list[Sheet], dict[str, Any]]:
+def mistake_tables(trial: Trial, other: Trial | None = None, examples: int = 3) -> tuple[list[Table], dict[str, Any]]:
     """What `sweeper errors` prints: tables for a terminal or Markdown, and plain values for `sheet.json_text`.
 
     >>> sheets, values = errors(find_trial("readers", storage), find_trial("readers/3", storage))
@@ -77,10 +77,10 @@ def errors(trial: Trial, other: Trial | None = None, examples: int = 3) -> tuple
     when two trials cannot be compared.
     """
     this = diagnose(trial)
-    tables, values = sheets(this, examples), as_dict(this, examples)
+    tables, values = diagnosis_tables(this, examples), diagnosis_values(this, examples)
     if other:
-        pair = versus(this, diagnose(other, this.profile))
-        tables, values = [*tables, *versus_sheets(pair, examples)], {**values, "vs": versus_dict(pair, examples)}
+        pair = compare_diagnoses(this, diagnose(other, this.profile))
+        tables, values = [*tables, *pair_tables(pair, examples)], {**values, "vs": pair_values(pair, examples)}
     return tables, values
 
 
@@ -91,8 +91,8 @@ def diagnose(trial: Trial, profile: str | None = None) -> Diagnosis:
     if not {"answer", "paragraph"} & keys:
         raise DataFailure(f"trial {trial.name}: its answers have neither `answer` nor `paragraph`; nothing to judge")
     reads = "answer" in keys
-    profile = profile or profile_of(trial) if reads else None
-    dataset = validation(trial)
+    profile = profile or metric_profile(trial) if reads else None
+    dataset = validation_data(trial)
     try:
         found = mistakes.verdicts(dataset, predictions, data.accepted(dataset, profile or PROFILE), profile or PROFILE)
     except data.DataError as error:
@@ -101,7 +101,7 @@ def diagnose(trial: Trial, profile: str | None = None) -> Diagnosis:
     return Diagnosis(trial.name, trial.job, dataset.fingerprint, profile, kinds, tuple(found))
 
 
-def versus(this: Diagnosis, other: Diagnosis) -> Versus:
+def compare_diagnoses(this: Diagnosis, other: Diagnosis) -> DiagnosisPair:
     """Raises ConfigError when they did not answer the same questions, or one reads and the other selects."""
     if this.fingerprint != other.fingerprint:
         raise ConfigError(f"--vs {other.trial}: was run on other data than {this.trial}; name one of the same data")
@@ -114,20 +114,20 @@ def versus(this: Diagnosis, other: Diagnosis) -> Versus:
     def those(left: bool, right: bool) -> tuple[tuple[Verdict, Verdict], ...]:
         return tuple(pair for pair in pairs if (pair[0].right, pair[1].right) == (left, right))
 
-    return Versus(this, other, those(True, True), those(True, False), those(False, True), those(False, False))
+    return DiagnosisPair(this, other, those(True, True), those(True, False), those(False, True), those(False, False))
 
 
-def sheets(one: Diagnosis, examples: int = 3) -> list[Sheet]:
+def diagnosis_tables(one: Diagnosis, examples: int = 3) -> list[Table]:
     """Kinds; kinds by the answer's type and by its length; examples of every kind of mistake there is."""
     return [
-        kinds_sheet(one),
-        groups_sheet(one, "type of the right answer, guessed from its looks", TYPES, lambda verdict: verdict.type),
-        groups_sheet(one, "characters of the right answer", list(LENGTHS), lambda verdict: verdict.length),
-        *([examples_sheet(one, examples)] if examples and one.right < len(one.verdicts) else []),
+        kinds_table(one),
+        groups_table(one, "type of the right answer, guessed from its looks", TYPES, lambda verdict: verdict.type),
+        groups_table(one, "characters of the right answer", list(LENGTHS), lambda verdict: verdict.length),
+        *([examples_table(one, examples)] if examples and one.right < len(one.verdicts) else []),
     ]
 
 
-def kinds_sheet(one: Diagnosis) -> Sheet:
+def kinds_table(one: Diagnosis) -> Table:
     total = len(one.verdicts)
     rows = [
         [kind, count, percent_of(count, total), KINDS[kind]]
@@ -137,24 +137,24 @@ def kinds_sheet(one: Diagnosis) -> Sheet:
     definition = f", right by exact_match: {one.profile}" if one.profile else ""
     title = f"{one.trial}: {one.right} of {total} answers right ({percent_of(one.right, total)}){definition}"
     columns = ["kind", "answers", "share", "what it is"]
-    return Sheet(columns, rows, frozenset({"kind", "what it is"}), right, title, borders(one))
+    return Table(columns, rows, frozenset({"kind", "what it is"}), right, title, boundary_line(one))
 
 
-def borders(one: Diagnosis, shown: int = 8) -> str | None:
+def boundary_line(one: Diagnosis, shown: int = 8) -> str | None:
     """How many characters the boundaries are off, the most frequent first: `boundary by +1: 12, -2: 5`."""
-    ranked = off_by(one).items()
+    ranked = boundary_counts(one).items()
     parts = [f"{extra}: {count}" for extra, count in list(ranked)[:shown]]
     more = f", other: {sum(count for _, count in list(ranked)[shown:])}" if len(ranked) > shown else ""
     return f"boundary by {', '.join(parts)}{more} (characters too many +, too few -)" if parts else None
 
 
-def off_by(one: Diagnosis) -> dict[str, int]:
+def boundary_counts(one: Diagnosis) -> dict[str, int]:
     """How often a boundary is off by how many characters, `+2` two too many; most frequent, then nearest, first."""
     counts = Counter(verdict.extra for verdict in one.of("boundary"))
     return {f"{extra:+d}": counts[extra] for extra in sorted(counts, key=lambda n: (-counts[n], abs(n), -n))}
 
 
-def groups_sheet(one: Diagnosis, title: str, groups: Sequence[str], group: Callable[[Verdict], str]) -> Sheet:
+def groups_table(one: Diagnosis, title: str, groups: Sequence[str], group: Callable[[Verdict], str]) -> Table:
     """A line per group: its answers, how many are right, and how many of each kind of mistake there is."""
     wrong = [kind for kind, count in count_kinds(one.verdicts, one.kinds).items() if count and kind not in RIGHT]
     rows = []
@@ -162,21 +162,21 @@ def groups_sheet(one: Diagnosis, title: str, groups: Sequence[str], group: Calla
         own = [verdict for verdict in one.verdicts if group(verdict) == name]
         right = sum(verdict.right for verdict in own)
         rows.append([name, len(own), right, percent_of(right, len(own)), *count_kinds(own, wrong).values()])
-    return Sheet(["group", "answers", "right", "share", *wrong], rows, frozenset({"group"}), title=title)
+    return Table(["group", "answers", "right", "share", *wrong], rows, frozenset({"group"}), title=title)
 
 
-def examples_sheet(one: Diagnosis, examples: int) -> Sheet:
+def examples_table(one: Diagnosis, examples: int) -> Table:
     rows = [
-        [kind_name(verdict), verdict.id, *map(shortened, (verdict.question, verdict.wanted, verdict.given))]
+        [kind_name(verdict), verdict.id, *map(shorten_text, (verdict.question, verdict.wanted, verdict.given))]
         for kind in one.kinds
         if kind not in RIGHT
         for verdict in one.of(kind)[:examples]
     ]
     columns = ["kind", "id", "question", "right", "given"]
-    return Sheet(columns, rows, frozenset(columns), title="the first questions of each kind")
+    return Table(columns, rows, frozenset(columns), title="the first questions of each kind")
 
 
-def versus_sheets(pair: Versus, examples: int = 3) -> list[Sheet]:
+def pair_tables(pair: DiagnosisPair, examples: int = 3) -> list[Table]:
     """The 2x2 table, and the first questions that only the other trial gets right."""
     this, other = pair.this.trial, pair.other.trial
     rows = [
@@ -184,21 +184,21 @@ def versus_sheets(pair: Versus, examples: int = 3) -> list[Sheet]:
         [f"{this} wrong", len(pair.only_other), len(pair.neither)],
     ]
     columns = ["", f"{other} right", f"{other} wrong"]
-    table = Sheet(columns, rows, frozenset({""}), title=f"{this} against {other}, in questions")
+    table = Table(columns, rows, frozenset({""}), title=f"{this} against {other}, in questions")
     gains = [
         [
             kind_name(verdict),
             verdict.id,
-            *map(shortened, (verdict.question, verdict.wanted, verdict.given, better.given)),
+            *map(shorten_text, (verdict.question, verdict.wanted, verdict.given, better.given)),
         ]
         for verdict, better in pair.only_other[:examples]
     ]
     columns = ["kind", "id", "question", "right", this, other]
     title = f"the first questions that only {other} gets right"
-    return [table, Sheet(columns, gains, frozenset(columns), title=title)] if gains else [table]
+    return [table, Table(columns, gains, frozenset(columns), title=title)] if gains else [table]
 
 
-def as_dict(one: Diagnosis, examples: int = 3) -> dict[str, Any]:
+def diagnosis_values(one: Diagnosis, examples: int = 3) -> dict[str, Any]:
     """Everything the tables have, texts in full length."""
     return {
         "trial": one.trial,
@@ -207,7 +207,7 @@ def as_dict(one: Diagnosis, examples: int = 3) -> dict[str, Any]:
         "questions": len(one.verdicts),
         "right": one.right,
         "kinds": count_kinds(one.verdicts, one.kinds),
-        "boundary_off_by": off_by(one),
+        "boundary_off_by": boundary_counts(one),
         "types": _kinds_by_group(one, TYPES, lambda verdict: verdict.type),
         "lengths": _kinds_by_group(one, LENGTHS, lambda verdict: verdict.length),
         "examples": {
@@ -216,7 +216,7 @@ def as_dict(one: Diagnosis, examples: int = 3) -> dict[str, Any]:
     }
 
 
-def versus_dict(pair: Versus, examples: int = 3) -> dict[str, Any]:
+def pair_values(pair: DiagnosisPair, examples: int = 3) -> dict[str, Any]:
     return {
         "trial": pair.other.trial,
         "both": len(pair.both),
@@ -251,7 +251,7 @@ def kind_name(verdict: Verdict) -> str:
     return f"{verdict.kind} {verdict.extra:+d}" if verdict.kind == "boundary" else verdict.kind
 
 
-def shortened(text: str) -> str:
+def shorten_text(text: str) -> str:
     """The beginning of a text, as much as ROOM holds."""
     from rich.cells import cell_len, chop_cells
 

@@ -12,10 +12,10 @@ from jobs.job import Direction
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.ranking import best_first, without_repeats
 from sweeper.ledger.record import TrialRecord
-from sweeper.results.comparison import changing, comparison_rows
+from sweeper.results.comparison import comparison_rows, differing_parameters
 
 
-class Absent(Exception):
+class NothingToShow(Exception):
     """There is nothing to draw; the message says why, in a sentence."""
 
 
@@ -52,7 +52,7 @@ class Results:
         return list({backbone(record): record for record in reversed(self.ranked)}.values())[::-1]
 
 
-def results(ledger: Ledger) -> Results:
+def sweep_results(ledger: Ledger) -> Results:
     parameters = ledger.attributes["search_space"]["parameters"]
     return Results(ledger.objective, ledger.direction, tuple(ledger.records()), parameters)
 
@@ -61,28 +61,28 @@ def backbone(record: TrialRecord) -> str:
     return str(record.params.get("backbone", "all trials"))
 
 
-def planned(record: TrialRecord) -> float | None:
+def planned_epochs(record: TrialRecord) -> float | None:
     """The epochs a trial would have trained for, or None where its job has no such parameter."""
     epochs = record.params.get("num_train_epochs")
     return float(epochs) if isinstance(epochs, int | float) else None
 
 
-def varying(found: Results, trials: Sequence[TrialRecord]) -> list[str]:
-    return changing(comparison_rows(trials, found.direction)) if len(trials) > 1 else []
+def varying_parameters(found: Results, trials: Sequence[TrialRecord]) -> list[str]:
+    return differing_parameters(comparison_rows(trials, found.direction)) if len(trials) > 1 else []
 
 
-def numeric(values: Sequence[Any]) -> bool:
+def all_numbers(values: Sequence[Any]) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def logarithmic(found: Results, name: str, values: Sequence[float]) -> bool:
+def is_log_scaled(found: Results, name: str, values: Sequence[float]) -> bool:
     """Whether the search space draws this parameter by its logarithm, in any branch."""
     declared = found.parameters.get(name)
     branches = declared if isinstance(declared, list) else [declared]
     return min(values) > 0 and any(isinstance(branch, dict) and branch.get("log") for branch in branches)
 
 
-def overview(storage: RDBStorage) -> Iterator[tuple[Any, ...]]:
+def sweep_overview(storage: RDBStorage) -> Iterator[tuple[Any, ...]]:
     """One row per sweep: name, job, trials, running, failed, objective, best value."""
     from sweeper.ledger.ledger import load_ledger, sweep_names
     from sweeper.ledger.ranking import best_first

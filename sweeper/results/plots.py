@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.ledger.record import TrialRecord
 from sweeper.results.importance import importances
-from sweeper.results.overview import Absent, Results, backbone, logarithmic, numeric, planned, varying
+from sweeper.results.overview import (
+    NothingToShow,
+    Results,
+    all_numbers,
+    backbone,
+    is_log_scaled,
+    planned_epochs,
+    varying_parameters,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,19 +45,19 @@ EDGES = {"left": 0.1, "right": 0.67, "bottom": 0.17, "top": 0.87}
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture and its caption; where `svg` is empty, `note` says why there is none."""
+    """A picture and its caption; where `figure_svg` is empty, `note` says why there is none."""
 
     svg: str
     note: str
 
 
-def figures(found: Results) -> dict[str, Plot]:
+def draw_plots(found: Results) -> dict[str, Plot]:
     """Every plot by its name.
 
     >>> figures(results(ledger))["importance"].note
     'There is no importance to show: 2 trials have a value, and 4 are the fewest that say anything.'
     """
-    return {name: plot(draw, found) for name, draw in DRAWINGS.items()}
+    return {name: draw_plot(draw, found) for name, draw in DRAWINGS.items()}
 
 
 def plot_files(plots: Mapping[str, Plot]) -> dict[str, str]:
@@ -57,17 +65,17 @@ def plot_files(plots: Mapping[str, Plot]) -> dict[str, str]:
     return {f"{name}.svg": plot.svg for name, plot in plots.items() if plot.svg}
 
 
-def plot(draw: Callable[[Results], tuple[Figure, str]], found: Results) -> Plot:
+def draw_plot(draw: Callable[[Results], tuple[Figure, str]], found: Results) -> Plot:
     try:
-        with style():
+        with plot_settings():
             figure, note = draw(found)
-            return Plot(svg(figure), note)
-    except Absent as absent:
+            return Plot(figure_svg(figure), note)
+    except NothingToShow as absent:
         return Plot("", str(absent))
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def plot_settings() -> Iterator[None]:
     """Text as text, never as mathematics, and the same bytes from the same data."""
     import matplotlib as mpl
 
@@ -103,7 +111,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def svg(figure: Figure) -> str:
+def figure_svg(figure: Figure) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return file.getvalue()
@@ -132,10 +140,10 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     lines = [xml_line(name, 1000) for name in names]
     last = [line.rstrip("/").rsplit("/", 1)[-1] for line in lines]
     chosen = [end if last.count(end) == 1 else line for line, end in zip(lines, last, strict=True)]
-    return {name: ending(text) for name, text in zip(names, chosen, strict=True)}
+    return {name: shorten_name(text) for name, text in zip(names, chosen, strict=True)}
 
 
-def ending(text: str) -> str:
+def shorten_name(text: str) -> str:
     """As many of its last words as fit a label."""
     if len(text) <= LABEL_LENGTH:
         return text
@@ -144,7 +152,7 @@ def ending(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Look:
+class BackboneStyle:
     """How a backbone is drawn."""
 
     label: str
@@ -152,10 +160,10 @@ class Look:
     marker: str
 
 
-def looks(found: Results) -> dict[str, Look]:
+def backbone_styles(found: Results) -> dict[str, BackboneStyle]:
     names = short_names(found.backbones)
     return {
-        name: Look(label, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)])
+        name: BackboneStyle(label, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)])
         for place, (name, label) in enumerate(names.items())
     }
 
@@ -163,7 +171,7 @@ def looks(found: Results) -> dict[str, Look]:
 # drawing
 
 
-def canvas(title: str, size: tuple[float, float] = SIZE, **edges: float) -> tuple[Figure, Axes]:
+def new_figure(title: str, size: tuple[float, float] = SIZE, **edges: float) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size)
@@ -187,7 +195,7 @@ def spread_heights(heights: Sequence[float], gap: float) -> list[float]:
     return moved
 
 
-def label_right(axes: Axes, labels: Sequence[tuple[float, Look]]) -> None:
+def label_right(axes: Axes, labels: Sequence[tuple[float, BackboneStyle]]) -> None:
     """Each backbone's name in the right margin, level with its line; names do not cover each other."""
     low, high = axes.get_ylim()
     places = [(value - low) / (high - low) for value, _ in labels]
@@ -197,7 +205,7 @@ def label_right(axes: Axes, labels: Sequence[tuple[float, Look]]) -> None:
         axes.text(1.03, height - surplus, look.label, color=look.colour, transform=axes.transAxes, va="center")
 
 
-def curve(record: TrialRecord, metric: str) -> tuple[list[float], list[float]]:
+def metric_curve(record: TrialRecord, metric: str) -> tuple[list[float], list[float]]:
     """Epochs and finite values of a metric, in order."""
     points = [(float(e["epoch"]), float(e[metric])) for e in record.evaluations if e.get(metric) is not None]
     finite = [point for point in points if math.isfinite(point[1])]
@@ -205,11 +213,13 @@ def curve(record: TrialRecord, metric: str) -> tuple[list[float], list[float]]:
 
 
 def learning_curves(found: Results) -> tuple[Figure, str]:
-    leaders, look = need_leaders(found), looks(found)
-    figure, axes = canvas(f"{found.objective} per epoch")
+    leaders, look = leaders_to_draw(found), backbone_styles(found)
+    figure, axes = new_figure(f"{found.objective} per epoch")
     for record in found.search:
         if record not in leaders:
-            axes.plot(*curve(record, found.objective), color=look[backbone(record)].colour, alpha=0.45, linewidth=1)
+            axes.plot(
+                *metric_curve(record, found.objective), color=look[backbone(record)].colour, alpha=0.45, linewidth=1
+            )
     for record in leaders:
         draw_curve(axes, record, found.objective, look[backbone(record)])
     finish_epochs(axes)
@@ -217,9 +227,9 @@ def learning_curves(found: Results) -> tuple[Figure, str]:
     return figure, "Thick: the best trial of each backbone. Thin: the others. A line that ends early was stopped."
 
 
-def draw_curve(axes: Axes, record: TrialRecord, metric: str, look: Look, **changes: Any) -> None:
+def draw_curve(axes: Axes, record: TrialRecord, metric: str, look: BackboneStyle, **changes: Any) -> None:
     style = {"color": look.colour, "marker": look.marker, "markeredgecolor": PAPER, **changes}
-    axes.plot(*curve(record, metric), gid=f"trial-{record.number}-{metric}", **style)
+    axes.plot(*metric_curve(record, metric), gid=f"trial-{record.number}-{metric}", **style)
 
 
 def finish_epochs(axes: Axes) -> None:
@@ -230,56 +240,56 @@ def finish_epochs(axes: Axes) -> None:
     axes.margins(x=0.03, y=0.08)
 
 
-def label_ends(axes: Axes, records: Sequence[TrialRecord], metric: str, looks: Mapping[str, Look]) -> None:
+def label_ends(axes: Axes, records: Sequence[TrialRecord], metric: str, looks: Mapping[str, BackboneStyle]) -> None:
     """The backbones' names, led to from where their lines end."""
     labels = []
     for record in records:
-        epochs, values = curve(record, metric)
-        lead(axes, epochs[-1], values[-1], looks[backbone(record)])
+        epochs, values = metric_curve(record, metric)
+        draw_leader_line(axes, epochs[-1], values[-1], looks[backbone(record)])
         labels.append((values[-1], looks[backbone(record)]))
     label_right(axes, labels)
 
 
 def loss_curves(found: Results) -> tuple[Figure, str]:
-    leaders, look = need_leaders(found), looks(found)
+    leaders, look = leaders_to_draw(found), backbone_styles(found)
     names = dict.fromkeys(name for record in leaders for name in record.metrics if name.endswith("loss"))
-    drawn = [record for record in leaders if any(curve(record, name)[1] for name in names)]
+    drawn = [record for record in leaders if any(metric_curve(record, name)[1] for name in names)]
     if not drawn:
-        raise Absent("There are no loss curves: the job reports no metric whose name ends in loss.")
-    figure, axes = canvas(" and ".join(names) + " per epoch")
+        raise NothingToShow("There are no loss curves: the job reports no metric whose name ends in loss.")
+    figure, axes = new_figure(" and ".join(names) + " per epoch")
     for name, dashes in zip(names, ("-", "--", ":", "-."), strict=False):
         marker = {} if dashes == "-" else {"marker": "", "linewidth": 1.2}
         for record in drawn:
             draw_curve(axes, record, name, look[backbone(record)], linestyle=dashes, **marker)
     finish_epochs(axes)
     first = next(iter(names))
-    label_ends(axes, [record for record in drawn if curve(record, first)[1]], first, look)
+    label_ends(axes, [record for record in drawn if metric_curve(record, first)[1]], first, look)
     kinds = ", ".join(f"{name} {kind}" for name, kind in zip(names, ("solid", "dashed", "dotted"), strict=False))
     return figure, f"The best trial of each backbone: {kinds}."
 
 
-def need_leaders(found: Results) -> list[TrialRecord]:
-    leaders = [record for record in found.leaders if curve(record, found.objective)[1]]
+def leaders_to_draw(found: Results) -> list[TrialRecord]:
+    leaders = [record for record in found.leaders if metric_curve(record, found.objective)[1]]
     if not leaders:
-        raise Absent("There is nothing to draw: no trial has ended with a value yet.")
+        raise NothingToShow("There is nothing to draw: no trial has ended with a value yet.")
     return leaders
 
 
 def learning_rate(found: Results) -> tuple[Figure, str]:
     points = [record for record in found.ranked if (record.params.get("learning_rate") or 0) > 0]
     if len({record.params["learning_rate"] for record in points}) < 2:
-        raise Absent("There is no plot of the learning rate: fewer than two were tried.")
-    figure, axes = canvas(f"{found.objective} by learning rate")
+        raise NothingToShow("There is no plot of the learning rate: fewer than two were tried.")
+    figure, axes = new_figure(f"{found.objective} by learning rate")
     axes.set_xscale("log")
-    look = looks(found)
+    look = backbone_styles(found)
     for record in reversed(points):
         draw_point(axes, record, look[backbone(record)])
     axes.set_xlabel("learning_rate, logarithmic")
     axes.margins(x=0.08, y=0.1)
-    tick_plainly(axes)
+    set_plain_ticks(axes)
     tops = {backbone(record): record for record in reversed(points)}
     for name, record in tops.items():
-        lead(axes, record.params["learning_rate"], record.value or 0.0, look[name])
+        draw_leader_line(axes, record.params["learning_rate"], record.value or 0.0, look[name])
     label_right(axes, [(record.value or 0.0, look[name]) for name, record in tops.items()])
     return (
         figure,
@@ -287,7 +297,7 @@ def learning_rate(found: Results) -> tuple[Figure, str]:
     )
 
 
-def tick_plainly(axes: Axes) -> None:
+def set_plain_ticks(axes: Axes) -> None:
     """1e-5, 2e-5, 5e-5: read by anyone, drawn without mathematics."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -299,7 +309,7 @@ def tick_plainly(axes: Axes) -> None:
     axes.tick_params(which="both", length=0)
 
 
-def draw_point(axes: Axes, record: TrialRecord, look: Look) -> None:
+def draw_point(axes: Axes, record: TrialRecord, look: BackboneStyle) -> None:
     face = look.colour if record.state == "COMPLETE" else PAPER
     axes.plot(
         [record.params["learning_rate"]],
@@ -312,7 +322,7 @@ def draw_point(axes: Axes, record: TrialRecord, look: Look) -> None:
     )
 
 
-def lead(axes: Axes, x: float, y: float, look: Look) -> None:
+def draw_leader_line(axes: Axes, x: float, y: float, look: BackboneStyle) -> None:
     """Dots from a point to the right margin, where its name is."""
     right = axes.get_xlim()[1]
     axes.plot([x, right], [y, y], color=look.colour, linewidth=0.9, linestyle=(0, (1, 3)), zorder=1)
@@ -321,14 +331,16 @@ def lead(axes: Axes, x: float, y: float, look: Look) -> None:
 
 def early_stopping(found: Results) -> tuple[Figure, str]:
     if not any(record.state == "PRUNED" for record in found.search):
-        raise Absent("No trial was stopped early.")
-    trials = [r for r in found.search if r.state != "RUNNING" and planned(r) is not None and r.evaluations]
+        raise NothingToShow("No trial was stopped early.")
+    trials = [r for r in found.search if r.state != "RUNNING" and planned_epochs(r) is not None and r.evaluations]
     if not trials:
-        raise Absent("There is no telling what was saved: the job has no num_train_epochs to say what was planned.")
+        raise NothingToShow(
+            "There is no telling what was saved: the job has no num_train_epochs to say what was planned."
+        )
     height = min(6.0, 0.75 + 0.19 * len(trials))
     below, above = 0.45 / height, 1 - 0.32 / height
-    figure, axes = canvas("Epochs trained of those planned", (SIZE[0], height), left=0.1, bottom=below, top=above)
-    look = looks(found)
+    figure, axes = new_figure("Epochs trained of those planned", (SIZE[0], height), left=0.1, bottom=below, top=above)
+    look = backbone_styles(found)
     shown = f", with its best {found.objective}" if len(trials) <= MOST_LABELS else ""
     for place, record in enumerate(trials):
         draw_bar(axes, place, record, look[backbone(record)])
@@ -336,8 +348,8 @@ def early_stopping(found: Results) -> tuple[Figure, str]:
     return figure, f"A row per trial, in the order of their numbers{shown}."
 
 
-def draw_bar(axes: Axes, place: int, record: TrialRecord, look: Look) -> None:
-    axes.barh(place, planned(record) or 0.0, height=0.62, color=LINE, linewidth=0)
+def draw_bar(axes: Axes, place: int, record: TrialRecord, look: BackboneStyle) -> None:
+    axes.barh(place, planned_epochs(record) or 0.0, height=0.62, color=LINE, linewidth=0)
     axes.barh(place, record.epochs, height=0.62, color=look.colour, linewidth=0)
 
 
@@ -361,7 +373,7 @@ def importance(found: Results) -> tuple[Figure, str]:
     shares, epoch, count = importances(found)
     height = 0.6 + 0.32 * len(shares)
     edges = {"left": 0.36, "right": 0.9, "bottom": 0.04, "top": 1 - 0.45 / height}
-    figure, axes = canvas("Parameter importance", (SIZE[0], height), **edges)
+    figure, axes = new_figure("Parameter importance", (SIZE[0], height), **edges)
     axes.set_axis_off()
     for place, (name, share) in enumerate(shares.items()):
         axes.barh(place, share, height=0.55, color=MUTED, linewidth=0)
@@ -387,7 +399,7 @@ class Scale:
 
 
 def build_scale(name: str, values: Sequence[Any], log: bool = False) -> Scale:
-    if not numeric(values):
+    if not all_numbers(values):
         names = list(dict.fromkeys(str(value) for value in values))
         heights = {text: (index + 0.5) / len(names) for index, text in enumerate(sorted(names))}
         labels = short_names(list(heights))
@@ -400,16 +412,16 @@ def build_scale(name: str, values: Sequence[Any], log: bool = False) -> Scale:
 
 def parallel_coordinates(found: Results) -> tuple[Figure, str]:
     trials = found.ranked
-    names = varying(found, trials)
+    names = varying_parameters(found, trials)
     if not names:
-        raise Absent("There are no parallel coordinates: fewer than two trials have a value, or all were alike.")
+        raise NothingToShow("There are no parallel coordinates: fewer than two trials have a value, or all were alike.")
     scales = [parameter_scale(found, name, [r.params[name] for r in trials]) for name in names]
     scales.append(build_scale(found.objective, [record.value for record in trials]))
     width = max(10.0, 1.75 * len(scales))
     edges = {"left": 1.4 / width, "right": 1 - 0.6 / width, "bottom": 0.08, "top": 0.84}
-    figure, axes = canvas("", (width, 3.5), **edges)
+    figure, axes = new_figure("", (width, 3.5), **edges)
     axes.set_axis_off()
-    look = looks(found)
+    look = backbone_styles(found)
     for rank, record in reversed(list(enumerate(trials))):
         values = [*(record.params[name] for name in names), record.value]
         heights = [axis.place(value) for axis, value in zip(scales, values, strict=True)]
@@ -422,10 +434,10 @@ def parallel_coordinates(found: Results) -> tuple[Figure, str]:
 
 
 def parameter_scale(found: Results, name: str, values: Sequence[Any]) -> Scale:
-    return build_scale(name, values, numeric(values) and logarithmic(found, name, values))
+    return build_scale(name, values, all_numbers(values) and is_log_scaled(found, name, values))
 
 
-def draw_path(axes: Axes, heights: Sequence[float], look: Look, first: bool, state: str) -> None:
+def draw_path(axes: Axes, heights: Sequence[float], look: BackboneStyle, first: bool, state: str) -> None:
     dashes = "-" if state == "COMPLETE" else (0, (4, 2))
     width, alpha = (3.0, 1.0) if first else (1.3, 0.6)
     axes.plot(range(len(heights)), heights, color=look.colour, linewidth=width, alpha=alpha, linestyle=dashes)

@@ -23,8 +23,9 @@ from sweeper.ledger.lookup import Trial
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
 from sweeper.results import comparison, plots
-from sweeper.results.overview import Results, backbone, planned, results
+from sweeper.results.overview import Results, backbone, planned_epochs, sweep_results
 from sweeper.results.plots import Plot
+from sweeper.results.table import cell_text
 from sweeper.secrets import redacted
 from sweeper.space.document import yaml_text
 from sweeper.space.sections import duration
@@ -39,20 +40,20 @@ THEME |= {colour: f"c{place}" for place, colour in enumerate(plots.COLOURS)}
 
 
 @dataclass(frozen=True)
-class IntervalPicture:
+class Interval:
     low: float
     high: float
 
 
 @dataclass(frozen=True)
-class Line:
+class ReportRow:
     """A trial in the table: its cells as text under `comparison.header`, and its interval where it is known."""
 
     number: int
     state: str
     value: float | None
     cells: Sequence[str]
-    interval: IntervalPicture | None
+    interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -76,21 +77,21 @@ class Cost:
     value: float | None
 
 
-def html(ledger: Ledger, best_yaml: str = "") -> str:
+def report_html(ledger: Ledger, best_yaml: str = "") -> str:
     """The whole page. `best_yaml` is a search space that runs the best setting again.
 
     >>> Path("report.html").write_text(html(load_ledger(storage, "qa_backbones"), best_yaml), encoding="utf-8")
 
     What cannot be shown says why in its place.
     """
-    found = results(ledger)
-    drawn = {name: Plot(inline(plot.svg, name), plot.note) for name, plot in plots.figures(found).items()}
-    return render(
+    found = sweep_results(ledger)
+    drawn = {name: Plot(inline_svg(plot.svg, name), plot.note) for name, plot in plots.draw_plots(found).items()}
+    return render_page(
         ledger,
         found,
         best_yaml=redacted(best_yaml),
         plots=drawn,
-        looks=plots.looks(found),
+        looks=plots.backbone_styles(found),
         savings=savings(found.search),
         costs=costs(found),
         wall=wall_clock(found.records),
@@ -100,30 +101,30 @@ def html(ledger: Ledger, best_yaml: str = "") -> str:
     )
 
 
-def table_html(ledger: Ledger) -> str:
+def trials_html(ledger: Ledger) -> str:
     """A page with the table of trials alone."""
-    return render(ledger, results(ledger), whole=False)
+    return render_page(ledger, sweep_results(ledger), whole=False)
 
 
-def render(ledger: Ledger, found: Results, **facts: Any) -> str:
-    table = report_lines(ledger, found)
+def render_page(ledger: Ledger, found: Results, **facts: Any) -> str:
+    table = report_rows(ledger, found)
     facts |= {
         "name": ledger.name,
         "attributes": ledger.attributes,
         "found": found,
         "question": question_sentence(ledger.attributes),
         "counts": states_in_words(found.search),
-        "header": comparison.header(comparison.comparison_rows(found.records, found.direction), found.objective),
+        "header": comparison.trial_columns(comparison.comparison_rows(found.records, found.direction), found.objective),
         "lines": table,
-        "leader": leader(found, table),
+        "leader": best_row(found, table),
         "span": interval_range(table),
         "failures": [record for record in found.records if record.state == "FAIL"],
     }
-    page = environment().get_template(TEMPLATE).render(facts)
+    page = template_environment().get_template(TEMPLATE).render(facts)
     return re.sub("[\ud800-\udfff]", "\ufffd", page)
 
 
-def environment() -> Environment:
+def template_environment() -> Environment:
     """Escapes everything, hides secrets in what is said of trials, and stumbles over a missing fact."""
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -132,8 +133,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"duration": spell, "number": number_text, "safe_text": safe}
-    made.filters |= {"domain": describe_domain, "backbone": backbone, "css": css}
+    made.filters |= {"duration": seconds_text, "number": number_text, "safe_text": safe_line}
+    made.filters |= {"domain": describe_domain, "backbone": backbone, "css": css_variable}
     return made
 
 
@@ -188,24 +189,27 @@ def states_in_words(records: Sequence[TrialRecord]) -> dict[str, int]:
     return {word: states[state] for state, word in words.items() if states[state]}
 
 
-def report_lines(ledger: Ledger, found: Results) -> list[Line]:
+def report_rows(ledger: Ledger, found: Results) -> list[ReportRow]:
     """The table, best first."""
     table = comparison.comparison_rows(found.records, found.direction)
     by_number = {record.number: record for record in found.records}
-    texts = comparison.comparison_cells(table, found.objective)
+    rows = comparison.trial_table(table, found.objective).rows
+    texts = [[cell_text(value) for value in row] for row in rows]
     return [
-        Line(row["trial"], row["state"], row["value"], text, interval_of(Trial(ledger, by_number[row["trial"]])))
+        ReportRow(
+            row["trial"], row["state"], row["value"], text, trial_interval(Trial(ledger, by_number[row["trial"]]))
+        )
         for row, text in zip(table, texts, strict=True)
     ]
 
 
-def leader(found: Results, table: Sequence[Line]) -> tuple[TrialRecord, Line] | None:
+def best_row(found: Results, table: Sequence[ReportRow]) -> tuple[TrialRecord, ReportRow] | None:
     """The best trial that ended well or was stopped early, and its line."""
     ranked = found.ranked
     return next(((ranked[0], line) for line in table if ranked and line.number == ranked[0].number), None)
 
 
-def interval_of(trial: Trial) -> IntervalPicture | None:
+def trial_interval(trial: Trial) -> Interval | None:
     """Of a trial's objective, where that is a share of the questions it has left answers to."""
     if trial.ledger.objective not in PROPORTIONS or trial.record.value is None:
         return None
@@ -216,7 +220,7 @@ def interval_of(trial: Trial) -> IntervalPicture | None:
     return wilson_interval(trial.record.value, questions)
 
 
-def wilson_interval(share: float, questions: int) -> IntervalPicture | None:
+def wilson_interval(share: float, questions: int) -> Interval | None:
     """The 95 % Wilson score interval of a proportion; None where `share` is not a whole number of the questions.
 
     Wilson, Probable inference, JASA 22 (1927), 209-212.
@@ -230,13 +234,13 @@ def wilson_interval(share: float, questions: int) -> IntervalPicture | None:
     if questions == 0 or not 0 <= right <= questions or abs(right - share * questions) > 1e-3:
         return None
     found = binomtest(right, questions).proportion_ci(CONFIDENCE, method="wilson")
-    return IntervalPicture(float(found.low), float(found.high))
+    return Interval(float(found.low), float(found.high))
 
 
-def interval_range(table: Sequence[Line]) -> IntervalPicture | None:
+def interval_range(table: Sequence[ReportRow]) -> Interval | None:
     """What the little pictures of the intervals range over."""
     known = [line.interval for line in table if line.interval]
-    return IntervalPicture(min(i.low for i in known), max(i.high for i in known)) if known else None
+    return Interval(min(i.low for i in known), max(i.high for i in known)) if known else None
 
 
 def savings(records: Sequence[TrialRecord]) -> Savings | None:
@@ -252,7 +256,7 @@ def savings(records: Sequence[TrialRecord]) -> Savings | None:
 
 
 def epochs_left(record: TrialRecord) -> float:
-    whole = planned(record)
+    whole = planned_epochs(record)
     return max(0.0, whole - record.epochs) if whole is not None and record.epochs else 0.0
 
 
@@ -282,7 +286,7 @@ def number_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def spell(seconds: float) -> str:
+def seconds_text(seconds: float) -> str:
     """
     >>> spell(186)
     '3m 6s'
@@ -290,17 +294,17 @@ def spell(seconds: float) -> str:
     return re.sub(r"(?<=[hm])(?=\d)", " ", duration(round(seconds))) or "0s"
 
 
-def safe(value: object) -> str:
+def safe_line(value: object) -> str:
     """One line without secrets or control characters; the template escapes it."""
     return redacted(plots.xml_line(str(value), 400))
 
 
-def css(colour: str) -> str:
+def css_variable(colour: str) -> str:
     """The page's own variable for a plot's colour, which differs between light and dark."""
     return f"var(--{THEME[colour]})"
 
 
-def inline(svg: str, name: str) -> Markup | str:
+def inline_svg(svg: str, name: str) -> Markup | str:
     """A plot to stand in the page: its colours follow the page's, its identifiers are its own."""
     if not svg:
         return ""
@@ -311,7 +315,7 @@ def inline(svg: str, name: str) -> Markup | str:
         for child in [c for c in parent if c.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style")]:
             parent.remove(child)
     for element in root.iter():
-        element.attrib.update({key: at_home(key, value, name) for key, value in element.attrib.items()})
+        element.attrib.update({key: inline_attribute(key, value, name) for key, value in element.attrib.items()})
     root.attrib |= {"aria-hidden": "true", "class": name}
     width = float(root.attrib.pop("width").removesuffix("pt"))
     root.attrib.pop("height")
@@ -320,11 +324,11 @@ def inline(svg: str, name: str) -> Markup | str:
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def at_home(key: str, value: str, name: str) -> str:
+def inline_attribute(key: str, value: str, name: str) -> str:
     """One attribute of a plot's element as the page needs it."""
     if key == "id":
         return f"{name}-{value}"
     if key == "style":
-        value = re.sub("#[0-9a-f]{6}", lambda match: css(match[0]), value)
+        value = re.sub("#[0-9a-f]{6}", lambda match: css_variable(match[0]), value)
         value = re.sub("font-family: [^;]*", "font-family: inherit", value)
     return value.replace("url(#", f"url(#{name}-") if "url(#" in value else re.sub("^#", f"#{name}-", value)

@@ -31,10 +31,10 @@ def trial_scores(trial: Trial) -> Scores:
 
     Raises DataFailure when it left no predictions, or its data is not there or not what it was.
     """
-    return question_scores(validation(trial), trial.predictions(), trial.name, profile_of(trial))
+    return question_scores(validation_data(trial), trial.predictions(), trial.name, metric_profile(trial))
 
 
-def alike_line(ledger: Ledger) -> str | None:
+def best_trials_line(ledger: Ledger) -> str | None:
     """Which trials of a sweep cannot be told from the best by the objective, in a line; None where fewer than two
     have left answers to compare.
     """
@@ -43,10 +43,10 @@ def alike_line(ledger: Ledger) -> str | None:
     if not trials:
         return None
     with suppress(DataFailure):
-        data = validation(trials[0])
+        data = validation_data(trials[0])
         for trial in trials:
             with suppress(DataFailure, KeyError):
-                scores = question_scores(data, trial.predictions(), trial.name, profile_of(trial))
+                scores = question_scores(data, trial.predictions(), trial.name, metric_profile(trial))
                 found[trial.record.number] = scores[objective]
     if len(found) < 2:
         return None
@@ -58,12 +58,12 @@ def alike_line(ledger: Ledger) -> str | None:
     return f"cannot be told from the best at 5 % ({test}, Holm-corrected): trials {named} of {len(found)}"
 
 
-def profile_of(trial: Trial) -> str:
+def metric_profile(trial: Trial) -> str:
     """The metric profile that its scores are given in."""
     return str(trial.record.params.get("metric_profile", PROFILE))
 
 
-def validation(trial: Trial) -> Data:
+def validation_data(trial: Trial) -> Data:
     """The data set that it was evaluated on. Raises DataFailure when that is not there or has changed."""
     try:
         data: Data = read_data(trial.data)

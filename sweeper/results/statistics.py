@@ -1,13 +1,13 @@
-"""Whether one trial is better than another, from the scores both got on the same questions. Pure: arrays in.
+"""Test if one trial is better than another, from the scores that both got on the same questions.
 
-McNemar's exact test where a question is right or wrong, the paired bootstrap where it has a share such as F1,
-Holm's correction where several trials are held against the best.
+Scores of 0 and 1 use McNemar's exact test; fractional scores such as F1 use the paired bootstrap. Holm's method
+corrects for several comparisons with the best trial. All functions are pure: they take and return arrays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +20,14 @@ Scores = NDArray[np.floating[Any]]
 Key = TypeVar("Key", bound=Hashable)
 
 
-class Interval(NamedTuple):
-    low: float
-    high: float
-
-
 def paired_p(first: Scores, second: Scores) -> float:
-    """How likely a difference at least this large is, in either direction, if the two are equally good.
+    """Return the two-sided p-value of the difference between two trials' scores on the same questions.
 
     >>> paired_p(np.array([1.0, 1, 1, 1, 1, 1, 0]), np.array([0.0, 0, 0, 0, 0, 0, 0]))
     0.03125
 
-    `first` and `second` are [questions], in the same order. Raises ValueError when they differ in length or
-    are empty.
+    `first` and `second` have shape [questions], in the same order. Raises ValueError when their lengths differ or
+    they are empty.
     """
     _check_paired(first, second)
     binary = bool(np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all())
@@ -40,8 +35,10 @@ def paired_p(first: Scores, second: Scores) -> float:
 
 
 def mcnemar_p(first: Scores, second: Scores) -> float:
-    """McNemar's exact test, two-sided, for scores of 0 and 1: of the questions that only one of the two has
-    right, a fair coin would give each about half (Fagerland et al. 2013, doi:10.1186/1471-2288-13-91).
+    """Return the two-sided p-value of McNemar's exact test for scores of 0 and 1.
+
+    If both trials are equally good, each is equally likely to be the only correct one on a question
+    (Fagerland et al. 2013, doi:10.1186/1471-2288-13-91).
     """
     from scipy.stats import binomtest
 
@@ -53,45 +50,38 @@ def mcnemar_p(first: Scores, second: Scores) -> float:
 
 
 def bootstrap_p(first: Scores, second: Scores, resamples: int = RESAMPLES, seed: int = SEED) -> float:
-    """The paired bootstrap, two-sided: how often resampled differences, shifted to have mean zero, have a mean
-    as far from zero as the one seen, that one counted in (Efron & Tibshirani 1993, section 16.4). As resamples
-    vary less than samples, by (n - 1) / n, they are widened by that (the same, section 5.3).
+    """Return the two-sided p-value of the paired bootstrap.
+
+    The differences are shifted to mean zero and resampled. The p-value is the share of resampled means that are at
+    least as far from zero as the observed mean, which is counted as one of them (Efron & Tibshirani 1993, section
+    16.4). The variance of resamples is too small by the factor (n - 1) / n, which is corrected (section 5.3).
     """
     _check_paired(first, second)
     difference = np.asarray(first, dtype=float) - second
-    seen, count = abs(difference.mean()), len(difference)
+    observed, count = abs(difference.mean()), len(difference)
     if not difference.any() or count == 1:
         return 1.0
     means = resampled_means(difference - difference.mean(), resamples, seed) * (count / (count - 1)) ** 0.5
-    return float((1 + (np.abs(means) >= seen - 1e-12).sum()) / (1 + resamples))
-
-
-def mean_interval(scores: Scores, level: float = 1 - ALPHA, resamples: int = RESAMPLES, seed: int = SEED) -> Interval:
-    """Where the mean would lie with other questions of the same kind: the bootstrap's percentile interval
-    (Efron & Tibshirani 1993, section 13.3). `scores` is [questions]. Raises ValueError when it is empty.
-    """
-    if not len(scores):
-        raise ValueError("no scores; an interval needs at least one")
-    means = resampled_means(np.asarray(scores, dtype=float), resamples, seed)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    return float((1 + (np.abs(means) >= observed - 1e-12).sum()) / (1 + resamples))
 
 
 def resampled_means(values: Scores, resamples: int, seed: int) -> Scores:
-    """Means of samples drawn from `values` with replacement, each as long as `values`: [resamples].
+    """Return the means of samples drawn from `values` with replacement, shape [resamples].
 
-    Only how often each different value is drawn matters, and that is multinomial; scores of thousands of
-    questions have few different values.
+    Each sample has the length of `values`. The counts of the distinct values in a sample follow a multinomial
+    distribution; drawing these counts is faster than drawing values, as scores have few distinct values.
     """
-    different, counts = np.unique(values, return_counts=True)
+    distinct, counts = np.unique(values, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=resamples)
-    means: Scores = drawn @ different / len(values)
+    means: Scores = drawn @ distinct / len(values)
     return means
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for being several, in the same order: compared with 0.05, a false alarm among all of
-    them has at most that chance (Holm 1979, jstor.org/stable/4615733).
+    """Return the p-values corrected for multiple tests by Holm's method, in the same order.
+
+    Comparing them with 0.05 keeps the probability of any false positive below 0.05 (Holm 1979,
+    jstor.org/stable/4615733).
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -104,10 +94,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def against_best(scores: Mapping[Key, Scores]) -> dict[Key, float]:
-    """Holm-corrected p of each trial's difference from the best one, which itself has 1.0.
+    """Return each trial's Holm-corrected p-value for the difference from the best trial; the best has 1.0.
 
-    `scores` holds [questions] by trial, all for the same questions. The best has the highest mean, the first
-    of equals. Raises ValueError when the arrays differ in length.
+    `scores` maps trials to arrays of shape [questions], all for the same questions. The best trial has the highest
+    mean; the first one wins a tie. Raises ValueError when the arrays differ in length.
     """
     best = max(scores, key=lambda key: float(np.mean(scores[key])), default=None)
     others = [key for key in scores if key != best]
@@ -116,7 +106,7 @@ def against_best(scores: Mapping[Key, Scores]) -> dict[Key, float]:
 
 
 def indistinguishable(scores: Mapping[Key, Scores], alpha: float = ALPHA) -> list[Key]:
-    """The trials that cannot be told from the best one, which is among them, in the order given.
+    """Return the trials not significantly different from the best one, including it, in the given order.
 
     >>> indistinguishable({"a": np.ones(50), "b": np.ones(50), "c": np.zeros(50)})
     ['a', 'b']

@@ -1,7 +1,7 @@
-"""A table of plain values, and how it is written for a terminal, in Markdown and as CSV.
+"""Hold a table of plain values and write it for a terminal, as Markdown, and as CSV.
 
-Text comes from data sets and model names: nothing in it may move a cursor, turn the direction of a line, or
-become markup, a link or a formula where it is shown.
+Cell texts come from data sets and model names. They are escaped so that they cannot move the cursor, reverse the
+text direction, or act as markup, a link or a spreadsheet formula.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
 JOINERS = "\u200c\u200d"  # invisible, but they hold emoji together
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """rows     a list of plain values each, under `columns`
-    texts    columns that stand left and may be wrapped; the others are numbers and stand right
-    bold     the places of rows that stand out
-    title    above, and `caption` below the table; neither is part of CSV
+class Table:
+    """Hold the columns and rows of one printed table.
+
+    rows     one list of plain values per row, in the order of `columns`
+    texts    the columns aligned left and wrapped if needed; all others are numbers, aligned right
+    bold     the indices of the rows printed in bold
+    title    printed above the table, `caption` below it; CSV has neither
     """
 
     columns: Sequence[str]
@@ -38,9 +40,9 @@ class Sheet:
 
 
 def one_line(text: str) -> str:
-    r"""`text` in one line; what does not print, marks of direction among it, as its escape.
+    r"""Return `text` as one line, with escapes for unprintable characters and direction marks.
 
-    >>> plain("a\nb\x1b[31m")
+    >>> one_line("a\nb\x1b[31m")
     'a b\\x1b[31m'
     """
     return "".join(character if _prints(character) else _escape(character) for character in " ".join(text.split()))
@@ -54,10 +56,10 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def cell(value: Any) -> str:
-    """A value in little room: four decimals of a number, – for None.
+def cell_text(value: Any) -> str:
+    """Format a value as short text: four decimals for a number, – for None.
 
-    >>> cell(0.12345), cell(3e-5), cell(None)
+    >>> cell_text(0.12345), cell_text(3e-5), cell_text(None)
     ('0.1235', '3e-05', '–')
     """
     if value is None:
@@ -67,14 +69,14 @@ def cell(value: Any) -> str:
     return f"{value:.3g}" if abs(value) < 0.01 and value else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
-def rich_table(sheet: Sheet) -> Table:
-    """For a terminal."""
+def rich_table(table: Table) -> RichTable:
+    """Return the table as a rich table for a terminal."""
     from rich import box
-    from rich.table import Table
+    from rich.table import Table as RichTable
     from rich.text import Text
 
-    title, caption = (None if text is None else Text(one_line(text)) for text in (sheet.title, sheet.caption))
-    view = Table(
+    title, caption = (None if text is None else Text(one_line(text)) for text in (table.title, table.caption))
+    view = RichTable(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         title=title,
@@ -82,8 +84,8 @@ def rich_table(sheet: Sheet) -> Table:
         caption=caption,
         caption_justify="left",
     )
-    for name in sheet.columns:
-        words = name in sheet.texts
+    for name in table.columns:
+        words = name in table.texts
         view.add_column(
             Text(one_line(name)),
             justify="left" if words else "right",
@@ -91,17 +93,21 @@ def rich_table(sheet: Sheet) -> Table:
             overflow="fold",
             min_width=len(name),
         )
-    for place, row in enumerate(sheet.rows):
-        view.add_row(*(Text(cell(value)) for value in row), style="bold" if place in sheet.bold else None)
+    for index, row in enumerate(table.rows):
+        view.add_row(*(Text(cell_text(value)) for value in row), style="bold" if index in table.bold else None)
     return view
 
 
-def sheet_markdown(sheet: Sheet) -> str:
-    """A table of GitHub's kind, its title in bold above it."""
-    lines = [list(sheet.columns), ["---"] * len(sheet.columns), *([cell(value) for value in row] for row in sheet.rows)]
-    table = "".join(f"| {' | '.join(map(_markdown_cell, line))} |\n" for line in lines)
-    title = f"**{_markdown_cell(sheet.title)}**\n\n" if sheet.title else ""
-    return title + table + (f"\n{_markdown_cell(sheet.caption)}\n" if sheet.caption else "")
+def table_markdown(table: Table) -> str:
+    """Return the table as GitHub Markdown, with its title in bold above it."""
+    lines = [
+        list(table.columns),
+        ["---"] * len(table.columns),
+        *([cell_text(value) for value in row] for row in table.rows),
+    ]
+    body = "".join(f"| {' | '.join(map(_markdown_cell, line))} |\n" for line in lines)
+    title = f"**{_markdown_cell(table.title)}**\n\n" if table.title else ""
+    return title + body + (f"\n{_markdown_cell(table.caption)}\n" if table.caption else "")
 
 
 MARKDOWN = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "&lt;", "&": "&amp;", "[": "\\[", "`": "\\`", "*": "\\*"})
@@ -111,22 +117,29 @@ def _markdown_cell(text: str) -> str:
     return one_line(text).translate(MARKDOWN)
 
 
-def sheet_csv(sheet: Sheet) -> str:
-    """Comma-separated, full precision, text as it is. What a spreadsheet would take for a formula gets a leading
-    apostrophe (OWASP, CSV injection)."""
+def table_csv(table: Table) -> str:
+    """Return the table as CSV with full precision.
+
+    Text is not escaped, with two exceptions: text that a spreadsheet would read as a formula gets a leading
+    apostrophe (OWASP, CSV injection), and a carriage return becomes a line feed.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([_harmless(name) for name in sheet.columns])
-    writer.writerows([_harmless(value) for value in row] for row in sheet.rows)
+    writer.writerow([_csv_cell(name) for name in table.columns])
+    writer.writerows([_csv_cell(value) for value in row] for row in table.rows)
     return file.getvalue()
 
 
-def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+def _csv_cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    # The csv module does not quote a bare CR, but spreadsheets start a new row there.
+    text = re.sub("\r\n?", "\n", value)
+    return f"'{text}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def json_text(value: Any) -> str:
-    """JSON for people and programs: readable Chinese; what does not print as its escape, which is the same JSON."""
+    """Return `value` as indented JSON: Chinese stays readable, unprintable characters become JSON escapes."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
     return re.sub(r"[^\n -~\u4e00-\u9fff]", lambda found: _json_character(found[0]), text) + "\n"
 

@@ -20,7 +20,7 @@ from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
 from sweeper.process.signals import Interrupt
-from sweeper.results.timing import timing
+from sweeper.results.timing import phase_seconds
 from sweeper.space.search_space import SearchSpace
 from tests.toy import FLOOD, ToyParams, height
 
@@ -206,7 +206,7 @@ def test_every_second_of_a_trial_is_told_by_phase(run: Callable[..., Ledger], tm
     """Of the toy, which names no phase, all but its start and what it waits for is training."""
     records = run("search.trials=3", "parameters.pace=0.2").records()
     for record in records:
-        told = timing(record)
+        told = phase_seconds(record)
         assert 0.8 < told["training"] < 3
         assert told["start"] > 0
         assert told["features"] == told["evaluation"] == 0

@@ -15,7 +15,7 @@ from sweeper.ledger.ranking import Spread, best_first, seed_spread
 from sweeper.ledger.record import best_evaluation
 from sweeper.monitor.progress import Progress
 from sweeper.monitor.status import Best, status
-from sweeper.results.overview import overview
+from sweeper.results.overview import sweep_overview
 from sweeper.space.search_space import SearchSpace
 from tests.sweeper.results.test_comparison import record
 
@@ -51,7 +51,7 @@ def test_status_progress_ls_and_compare_name_the_same_best_trial(repeated: Ledge
     progress = Progress(Console(quiet=True), "height", "max", 4, ["learning_rate"])
     for one in repeated.records():
         progress.update(one)
-    (row,) = overview(repeated.storage)
+    (row,) = sweep_overview(repeated.storage)
     assert status(repeated).best == Best(1, 0.5)
     assert progress.totals().endswith(", best 0.5000 (trial 1)")
     assert row[-1] == "0.5000"

@@ -18,7 +18,7 @@ from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
 from sweeper.results import comparison
-from sweeper.results import table as sheet
+from sweeper.results import table as tables
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 
@@ -52,13 +52,17 @@ RECORDS = [
 ]
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    return tables.table_markdown(comparison.trial_table(rows, "height"))
+
+
 def test_rows_are_best_first_and_trials_without_a_value_last() -> None:
     assert [row["trial"] for row in comparison.comparison_rows(RECORDS, "max")] == [2, 3, 0, 4, 1]
     assert [row["trial"] for row in comparison.comparison_rows(RECORDS, "min")] == [4, 0, 2, 3, 1]
 
 
 def test_json_is_one_array_with_the_promised_keys() -> None:
-    parsed = json.loads(comparison.comparison_json(comparison.comparison_rows(RECORDS, "max")))
+    parsed = json.loads(tables.json_text(comparison.comparison_rows(RECORDS, "max")))
     assert list(parsed[0]) == [
         "trial",
         "state",
@@ -85,7 +89,7 @@ def test_json_is_one_array_with_the_promised_keys() -> None:
 
 def test_only_parameters_that_change_are_columns() -> None:
     rows = comparison.comparison_rows(RECORDS, "max")
-    assert comparison.header(rows, "height") == [
+    assert comparison.trial_columns(rows, "height") == [
         "trial",
         "state",
         "height",
@@ -94,12 +98,12 @@ def test_only_parameters_that_change_are_columns() -> None:
         "epochs",
         "seconds",
     ]
-    assert "backbone" in comparison.header(rows[:1], "height")
-    assert comparison.header([], "height") == ["trial", "state", "height", "epochs", "seconds"]
+    assert "backbone" in comparison.trial_columns(rows[:1], "height")
+    assert comparison.trial_columns([], "height") == ["trial", "state", "height", "epochs", "seconds"]
 
 
 def test_markdown_is_a_table() -> None:
-    lines = comparison.comparison_markdown(comparison.comparison_rows(RECORDS[:2], "max"), "height").splitlines()
+    lines = markdown(comparison.comparison_rows(RECORDS[:2], "max")).splitlines()
     assert lines == [
         "| trial | state | height | eval_loss | learning_rate | epochs | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -114,7 +118,9 @@ def test_csv_keeps_full_precision_and_is_harmless_in_a_spreadsheet() -> None:
         record(1, 0.1, params={"backbone": "b", "x": "d"}),
     ]
     lines = list(
-        csv.DictReader(io.StringIO(comparison.comparison_csv(comparison.comparison_rows(nasty, "max"), "height")))
+        csv.DictReader(
+            io.StringIO(tables.table_csv(comparison.trial_table(comparison.comparison_rows(nasty, "max"), "height")))
+        )
     )
     assert lines[0]["height"] == "0.123456789"
     assert lines[0]["backbone"] == "'=cmd|' /C calc'!A0"
@@ -123,14 +129,16 @@ def test_csv_keeps_full_precision_and_is_harmless_in_a_spreadsheet() -> None:
 
 def test_a_pipe_does_not_break_a_markdown_table() -> None:
     rows = comparison.comparison_rows([record(0, 0.5, params={"backbone": "a|b\nc"})], "max")
-    assert "| a\\|b c |" in comparison.comparison_markdown(rows, "height")
+    assert "| a\\|b c |" in markdown(rows)
 
 
 def test_the_terminal_shows_markup_as_text() -> None:
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(
-        comparison.comparison_table(
-            comparison.comparison_rows([record(0, 0.5, params={"backbone": "[red]x[/red]"})], "max"), "height"
+        tables.rich_table(
+            comparison.trial_table(
+                comparison.comparison_rows([record(0, 0.5, params={"backbone": "[red]x[/red]"})], "max"), "height"
+            )
         )
     )
     assert "[red]x[/red]" in console.export_text()
@@ -164,12 +172,12 @@ def test_the_definition_of_the_metrics_is_said_below_the_table() -> None:
         return record(number, 0.5, params={"seed": 1, **params})
 
     table = comparison.comparison_rows([trial(0, metric_profile="strict"), trial(1, metric_profile="strict")], "max")
-    assert comparison.comparison_markdown(table, "height").endswith("|\n\nexact_match and f1: strict\n")
-    assert "exact_match" not in comparison.comparison_csv(table, "height")
+    assert markdown(table).endswith("|\n\nexact_match and f1: strict\n")
+    assert "exact_match" not in tables.table_csv(comparison.trial_table(table, "height"))
     older = comparison.comparison_rows([trial(0), trial(1, metric_profile="drcd")], "max")
-    assert comparison.definition(older) == "exact_match and f1: drcd"
-    assert "metric_profile" in comparison.header(older, "height")
-    assert comparison.definition(comparison.comparison_rows(RECORDS, "max")) is None
+    assert comparison.profile_caption(older) == "exact_match and f1: drcd"
+    assert "metric_profile" in comparison.trial_columns(older, "height")
+    assert comparison.profile_caption(comparison.comparison_rows(RECORDS, "max")) is None
 
 
 # The table that a report has: two readers' backbones, a selector's, and what a toy job leaves.
@@ -227,8 +235,8 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> list[Ledger]:
 
 
 def test_several_sweeps_are_one_table_with_the_best_trial_of_each_backbone(sweeps: list[Ledger]) -> None:
-    table = comparison.models(sweeps)
-    lines = sheet.sheet_markdown(comparison.model_sheet(table)).splitlines()
+    table = comparison.model_rows(sweeps)
+    lines = tables.table_markdown(comparison.model_table(table)).splitlines()
     names = [column.strip() for column in lines[0].strip("|").split("|")]
     assert names[:8] == ["sweep", "job", "trial", "state", "backbone", "exact_match", "f1", "accuracy"]
     assert names[-2:] == ["epochs", "seconds"]
@@ -240,13 +248,13 @@ def test_several_sweeps_are_one_table_with_the_best_trial_of_each_backbone(sweep
         ("selectors", "scratch:1x64x1", 0.95),
     ]
     assert lines[-1] == "exact_match and f1: drcd"
-    assert comparison.model_sheet(table).bold == {0, 2}
+    assert comparison.model_table(table).bold == {0, 2}
 
 
 def test_a_table_of_all_trials_ranks_those_of_one_job_and_ends_with_the_failed(sweeps: list[Ledger]) -> None:
-    table = comparison.models(sweeps, every=True)
+    table = comparison.model_rows(sweeps, every=True)
     assert [row["value"] for row in table] == [0.6, 0.5, 0.2, None, 0.95, 0.9]
-    assert [row["value"] for row in comparison.models(sweeps[::-1], every=True)][:2] == [0.95, 0.9]
+    assert [row["value"] for row in comparison.model_rows(sweeps[::-1], every=True)][:2] == [0.95, 0.9]
     values = {name: table[0]["settings"][name] for name in ("learning_rate", "seed")}
     assert values == {name: table[0]["params"][name] for name in ("learning_rate", "seed")}
 
@@ -262,14 +270,14 @@ def test_sweeps_of_one_job_are_ranked_together_and_failure_is_shown(
     low = sweep("low", "hill", [{"height": 0.3, "eval_loss": 0.7}])
     none = sweep("none", "valley", [None])
     high = sweep("high", "valley", [{"height": 0.8, "eval_loss": 0.2}])
-    table = comparison.models([low, none, high])
+    table = comparison.model_rows([low, none, high])
     assert [(row["sweep"], row["state"]) for row in table] == [
         ("high", "COMPLETE"),
         ("low", "COMPLETE"),
         ("none", "FAIL"),
     ]
-    assert comparison.model_sheet(table).caption is None
-    assert comparison.model_sheet(comparison.arranged(table, "sweep", reverse=True)).bold == {2}
+    assert comparison.model_table(table).caption is None
+    assert comparison.model_table(comparison.sort_rows(table, "sweep", reverse=True)).bold == {2}
 
 
 @pytest.mark.parametrize(
@@ -286,13 +294,13 @@ def test_sweeps_of_one_job_are_ranked_together_and_failure_is_shown(
 def test_any_column_sorts_the_table_and_rows_without_a_value_come_last(
     sweeps: list[Ledger], column: str, reverse: bool, values: list[float | None]
 ) -> None:
-    table = comparison.arranged(comparison.models(sweeps, every=True), column, reverse)
+    table = comparison.sort_rows(comparison.model_rows(sweeps, every=True), column, reverse)
     assert [row["value"] for row in table] == values
 
 
 def test_an_unknown_column_is_answered_with_the_nearest(sweeps: list[Ledger]) -> None:
     with pytest.raises(ConfigError, match="--sort exactmatch: no such column; did you mean 'exact_match'"):
-        comparison.arranged(comparison.models(sweeps), "exactmatch")
+        comparison.sort_rows(comparison.model_rows(sweeps), "exactmatch")
 
 
 def test_weights_are_counted_in_the_checkpoint_that_was_kept(sweeps: list[Ledger], tmp_path: Path) -> None:
@@ -306,15 +314,15 @@ def test_weights_are_counted_in_the_checkpoint_that_was_kept(sweeps: list[Ledger
     (damaged / "model.safetensors").write_bytes(b"weights, or what was left of them")
     assert comparison._millions(str(kept)) == 1.234
     assert comparison._millions(str(damaged)) is None
-    table = comparison.models(sweeps)
+    table = comparison.model_rows(sweeps)
     known = [{**row, "weights_m": 1.234} for row in table[:1]] + table[1:]
-    assert "weights_m" in comparison.model_header(known)
-    assert [row["weights_m"] for row in comparison.arranged(known[::-1], "weights_m")] == [1.234, None, None]
+    assert "weights_m" in comparison.model_columns(known)
+    assert [row["weights_m"] for row in comparison.sort_rows(known[::-1], "weights_m")] == [1.234, None, None]
 
 
 def test_json_of_several_sweeps_adds_to_the_keys_of_one(sweeps: list[Ledger]) -> None:
-    parsed = json.loads(comparison.comparison_json(comparison.models(sweeps)))
-    single = json.loads(comparison.comparison_json(comparison.comparison_rows(sweeps[0].records(), "max")))
+    parsed = json.loads(tables.json_text(comparison.model_rows(sweeps)))
+    single = json.loads(tables.json_text(comparison.comparison_rows(sweeps[0].records(), "max")))
     assert set(parsed[0]) - set(single[0]) == {
         "sweep",
         "job",
@@ -328,7 +336,7 @@ def test_json_of_several_sweeps_adds_to_the_keys_of_one(sweeps: list[Ledger]) ->
 
 
 def test_csv_of_several_sweeps_has_the_table(sweeps: list[Ledger]) -> None:
-    text = sheet.sheet_csv(comparison.model_sheet(comparison.models(sweeps)))
+    text = tables.table_csv(comparison.model_table(comparison.model_rows(sweeps)))
     lines = list(csv.DictReader(io.StringIO(text)))
     assert [(line["sweep"], line["exact_match"], line["accuracy"]) for line in lines][::2] == [
         ("readers", "0.6", ""),
@@ -338,23 +346,23 @@ def test_csv_of_several_sweeps_has_the_table(sweeps: list[Ledger]) -> None:
 
 def test_one_sweep_has_the_table_it_had_and_may_be_sorted(sweeps: list[Ledger]) -> None:
     readers = sweeps[0]
-    table, view = comparison.comparison_of([readers])
+    table, view = comparison.compare_sweeps([readers])
     assert table == comparison.comparison_rows(readers.records(), "max")
-    assert view == comparison.trial_sheet(table, "exact_match")
-    ordered, other = comparison.comparison_of([readers], sort="trial")
+    assert view == comparison.trial_table(table, "exact_match")
+    ordered, other = comparison.compare_sweeps([readers], sort="trial")
     assert [row["trial"] for row in ordered] == [0, 1, 2, 3]
     assert (other.columns, other.bold) == (view.columns, {1})
-    assert comparison.comparison_of([readers], sort="seconds")[0][0]["state"] == "FAIL"
+    assert comparison.compare_sweeps([readers], sort="seconds")[0][0]["state"] == "FAIL"
 
 
 def test_several_sweeps_may_be_sorted_and_shown_in_full(sweeps: list[Ledger]) -> None:
-    table, view = comparison.comparison_of(sweeps, every=True, sort="accuracy", reverse=True)
+    table, view = comparison.compare_sweeps(sweeps, every=True, sort="accuracy", reverse=True)
     assert [row["value"] for row in table] == [0.9, 0.95, 0.6, 0.5, 0.2, None]
-    assert view == comparison.model_sheet(table)
+    assert view == comparison.model_table(table)
 
 
 def test_a_test_score_is_shown_where_it_is_known() -> None:
-    assert "test" not in comparison.header(comparison.comparison_rows(RECORDS, "max"), "height")
+    assert "test" not in comparison.trial_columns(comparison.comparison_rows(RECORDS, "max"), "height")
     table = comparison.comparison_rows([record(0, 0.4, test=0.35), record(1, 0.2)], "max")
-    assert "test" in comparison.header(table, "height")
+    assert "test" in comparison.trial_columns(table, "height")
     assert [row["test"] for row in table] == [0.35, None]

@@ -33,7 +33,7 @@ def test_what_a_system_does_not_have_is_a_dash() -> None:
 
 
 def test_markdown_keeps_its_columns() -> None:
-    lines = table.sheet_markdown(evaluation.systems_sheet([BM25, SOFT], "test", "drcd")).splitlines()
+    lines = table.table_markdown(evaluation.systems_table([BM25, SOFT], "test", "drcd")).splitlines()
     assert {line.replace("\\|", "").count("|") for line in lines[:4]} == {len(evaluation.HEADER) + 1}
     assert lines[-1] == "8 test questions, EM and F1: drcd, 95 % bootstrap intervals"
 

@@ -6,13 +6,13 @@ import pytest
 
 from sweeper.ledger.database import open_storage
 from sweeper.results import plots
-from sweeper.results.importance import importances, value_at
-from sweeper.results.overview import Absent, Results, results
+from sweeper.results.importance import best_value_until, importances
+from sweeper.results.overview import NothingToShow, Results, sweep_results
 from tests.support.written import Told, written
 
 
 def results_of(folder: Path, trials: list[Told]) -> Results:
-    return results(written(open_storage("sqlite:///:memory:"), folder, trials))
+    return sweep_results(written(open_storage("sqlite:///:memory:"), folder, trials))
 
 
 def test_the_parameter_that_decides_is_the_important_one(tmp_path: Path) -> None:
@@ -38,11 +38,13 @@ def test_trials_are_compared_at_the_last_epoch_that_all_reached(tmp_path: Path) 
         for rate in (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
     ]
     found = results_of(tmp_path, trials)
-    assert [value_at(record, 1.0, found) for record in found.records] == [0.9] * 5 + [0.1] * 5
+    assert [best_value_until(record, 1.0, found) for record in found.records] == [0.9] * 5 + [0.1] * 5
     shares, epoch, count = importances(found)
     assert (epoch, count) == (1.0, 10)
     assert shares["warmup_ratio"] > 0.9
-    assert "after epoch 1, which all 10 of these trials reached. Few trials" in plots.figures(found)["importance"].note
+    assert (
+        "after epoch 1, which all 10 of these trials reached. Few trials" in plots.draw_plots(found)["importance"].note
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,5 +56,5 @@ def test_trials_are_compared_at_the_last_epoch_that_all_reached(tmp_path: Path) 
     ],
 )
 def test_where_importance_says_nothing_it_is_not_shown(tmp_path: Path, trials: list[Told], why: str) -> None:
-    with pytest.raises(Absent, match=why):
+    with pytest.raises(NothingToShow, match=why):
         importances(results_of(tmp_path, trials))

@@ -19,7 +19,7 @@ from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.lookup import Trial, find_trial
 from sweeper.results import table
-from sweeper.results.mistakes import diagnose, errors, kind_name, percent_of, shortened, versus
+from sweeper.results.mistakes import compare_diagnoses, diagnose, kind_name, mistake_tables, percent_of, shorten_text
 from sweeper.space.reading import read_search_space
 
 Predict = Callable[[Question], Mapping[str, Any]]
@@ -81,7 +81,7 @@ def only(wanted: Sequence[str]) -> Predict:
     return lambda row: right(row) if row.id in wanted else short_of_one(row)
 
 
-def printed(tables: Sequence[table.Sheet]) -> str:
+def printed(tables: Sequence[table.Table]) -> str:
     console = Console(width=300, record=True, file=io.StringIO())
     for one in tables:
         console.print(table.rich_table(one))
@@ -90,7 +90,7 @@ def printed(tables: Sequence[table.Sheet]) -> str:
 
 def test_mistakes_are_counted_by_kind_type_and_length(ended: Callable[..., Trial], folder: Path) -> None:
     ids = [row.id for row in read_data(str(folder)).valid]
-    tables, values = errors(ended("a", only(ids[:3])))
+    tables, values = mistake_tables(ended("a", only(ids[:3])))
     assert (values["questions"], values["right"]) == (8, 3)
     assert (values["kinds"]["exact"], values["kinds"]["boundary"]) == (3, 5)
     assert values["boundary_off_by"] == {"-1": 5}
@@ -115,31 +115,31 @@ def test_right_answers_are_as_many_as_the_trial_s_exact_match(ended: Callable[..
 def test_another_trial_is_set_against_it_in_a_table_of_two_by_two(ended: Callable[..., Trial], folder: Path) -> None:
     ids = [row.id for row in read_data(str(folder)).valid]
     this, other = ended("a", only(ids[:3])), ended("b", only(ids[2:4]))
-    tables, values = errors(this, other, examples=5)
+    tables, values = mistake_tables(this, other, examples=5)
     counts = {key: values["vs"][key] for key in ("both", "only_this", "only_other", "neither")}
     assert counts == {"both": 1, "only_this": 2, "only_other": 1, "neither": 4}
     assert [(example["id"], example["kind"]) for example in values["vs"]["examples"]] == [(ids[3], "boundary")]
     assert tables[-2].rows == [["a/0 right", 1, 2], ["a/0 wrong", 1, 4]]
     assert [row[1] for row in tables[-1].rows] == [ids[3]]
-    assert len(errors(this, this)[0]) == len(errors(this)[0]) + 1
+    assert len(mistake_tables(this, this)[0]) == len(mistake_tables(this)[0]) + 1
 
 
 def test_both_are_judged_by_the_first_one_s_profile(ended: Callable[..., Trial]) -> None:
     this = ended("a", right)
     other = ended("b", lambda row: {**right(row), "answer": f"{row.answer}。"}, extra=", metric_profile: drcd")
-    assert errors(this, other)[1]["vs"]["only_this"] == 8
-    assert errors(other, this)[1]["vs"]["both"] == 8
+    assert mistake_tables(this, other)[1]["vs"]["only_this"] == 8
+    assert mistake_tables(other, this)[1]["vs"]["both"] == 8
 
 
 def test_a_selector_s_mistakes_are_wrong_paragraphs(ended: Callable[..., Trial]) -> None:
     trial = ended("a", lambda row: {"paragraph": row.paragraphs[0], "scores": [1.0, 0.0]}, job="mc")
-    tables, values = errors(trial)
+    tables, values = mistake_tables(trial)
     assert set(values["kinds"]) == {"right paragraph", "wrong paragraph"}
     assert sum(values["kinds"].values()) == 8
     assert values["metric_profile"] is None
     assert "exact_match" not in printed(tables)
     with pytest.raises(ConfigError, match="job qa and job mc do not answer the same"):
-        errors(trial, ended("b", right))
+        mistake_tables(trial, ended("b", right))
 
 
 def test_a_longformer_s_wrong_paragraphs_are_told(ended: Callable[..., Trial]) -> None:
@@ -147,16 +147,16 @@ def test_a_longformer_s_wrong_paragraphs_are_told(ended: Callable[..., Trial]) -
         paragraph = next(one for one in row.paragraphs if one != row.relevant)
         return {"paragraph": paragraph, "answer": "不", "start": 0, "score": 0.0}
 
-    one = errors(ended("a", wrong, job="longformer"))[1]
+    one = mistake_tables(ended("a", wrong, job="longformer"))[1]
     assert one["kinds"]["wrong paragraph"] == 8
-    assert errors(ended("b", right), ended("c", wrong, job="longformer"))[1]["vs"]["only_this"] == 8
+    assert mistake_tables(ended("b", right), ended("c", wrong, job="longformer"))[1]["vs"]["only_this"] == 8
 
 
 def test_text_of_the_data_is_harmless_wherever_it_is_shown(ended: Callable[..., Trial]) -> None:
-    tables, values = errors(ended("a", short_of_one), ended("b", right))
+    tables, values = mistake_tables(ended("a", short_of_one), ended("b", right))
     terminal = printed(tables)
     assert "[red]哪裡[/red]？<script>alert(1)" in terminal
-    markdown = "".join(map(table.sheet_markdown, tables))
+    markdown = "".join(map(table.table_markdown, tables))
     assert "&lt;script>" in markdown
     assert "<script" not in markdown
     for text in (terminal, markdown, table.json_text(values)):
@@ -166,7 +166,7 @@ def test_text_of_the_data_is_harmless_wherever_it_is_shown(ended: Callable[..., 
 
 
 def test_a_trial_without_mistakes_has_no_examples(ended: Callable[..., Trial]) -> None:
-    tables, values = errors(ended("a", right))
+    tables, values = mistake_tables(ended("a", right))
     assert len(tables) == 3
     assert not any(values["examples"].values())
     assert tables[0].caption is None
@@ -179,23 +179,23 @@ def test_data_that_changed_since_is_refused(ended: Callable[..., Trial], folder:
     rows = json.loads((copy / "valid.json").read_text(encoding="utf-8"))
     (copy / "valid.json").write_text(json.dumps(rows[::-1]), encoding="utf-8")
     with pytest.raises(DataFailure, match="has changed since trial a/0 was evaluated on it"):
-        errors(trial)
+        mistake_tables(trial)
     shutil.rmtree(copy)
     with pytest.raises(DataFailure, match="no such folder"):
-        errors(trial)
+        mistake_tables(trial)
 
 
 def test_trials_of_different_data_are_not_compared(ended: Callable[..., Trial]) -> None:
     this, other = diagnose(ended("a", right)), diagnose(ended("b", right, data="sample"))
     with pytest.raises(ConfigError, match="b/0: was run on other data than a/0"):
-        versus(this, other)
+        compare_diagnoses(this, other)
 
 
 def test_answers_that_cannot_be_judged_are_refused(ended: Callable[..., Trial]) -> None:
     with pytest.raises(DataFailure, match="neither `answer` nor `paragraph`"):
-        errors(ended("a", lambda row: {"score": 1.0}))
+        mistake_tables(ended("a", lambda row: {"score": 1.0}))
     with pytest.raises(DataFailure, match=r"trial b/0: .*not those the trial answered"):
-        errors(ended("b", [{"id": "x", "answer": "", "start": 0}]))
+        mistake_tables(ended("b", [{"id": "x", "answer": "", "start": 0}]))
 
 
 def test_a_boundary_is_named_with_its_characters(ended: Callable[..., Trial]) -> None:
@@ -204,6 +204,6 @@ def test_a_boundary_is_named_with_its_characters(ended: Callable[..., Trial]) ->
 
 
 def test_long_texts_are_cut_to_the_same_width_in_any_script() -> None:
-    assert shortened("字" * 20) == "字" * 20
-    assert shortened("字" * 21) == "字" * 19 + "…"
-    assert shortened("a" * 41) == "a" * 39 + "…"
+    assert shorten_text("字" * 20) == "字" * 20
+    assert shorten_text("字" * 21) == "字" * 19 + "…"
+    assert shorten_text("a" * 41) == "a" * 39 + "…"

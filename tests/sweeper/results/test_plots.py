@@ -15,7 +15,7 @@ from sweeper.ledger.database import open_storage
 from sweeper.results import plots
 from sweeper.results.importance import importances
 from sweeper.results.overview import Results
-from sweeper.results.overview import results as results_of
+from sweeper.results.overview import sweep_results as results_of
 from sweeper.results.plots import Plot
 from tests.support.written import SPACE, Told, written
 
@@ -42,7 +42,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 @pytest.fixture(scope="module")
 def drawn(results: Results) -> dict[str, Plot]:
-    return plots.figures(results)
+    return plots.draw_plots(results)
 
 
 def texts(svg: str) -> list[str]:
@@ -75,7 +75,7 @@ def test_every_plot_is_drawn_where_there_are_trials_to_draw(drawn: dict[str, Plo
 
 
 def test_without_trials_every_plot_says_in_a_sentence_why_it_is_not_there(tmp_path: Path) -> None:
-    drawn = plots.figures(found(tmp_path, []))
+    drawn = plots.draw_plots(found(tmp_path, []))
     assert plots.plot_files(drawn) == {}
     for plot in drawn.values():
         assert re.fullmatch(r"(There|No trial) .+\.", plot.note)
@@ -83,7 +83,7 @@ def test_without_trials_every_plot_says_in_a_sentence_why_it_is_not_there(tmp_pa
 
 def test_what_was_not_planned_cannot_have_been_saved(results: Results) -> None:
     unplanned = tuple(replace(r, params={**r.params, "num_train_epochs": None}) for r in results.records)
-    assert "no num_train_epochs" in plots.figures(replace(results, records=unplanned))["early_stopping"].note
+    assert "no num_train_epochs" in plots.draw_plots(replace(results, records=unplanned))["early_stopping"].note
 
 
 def test_curves_are_as_high_as_the_values(drawn: dict[str, Plot]) -> None:
@@ -103,8 +103,8 @@ def test_the_best_trial_of_each_backbone_leads_and_a_failed_or_running_one_never
 
 
 def test_a_backbone_keeps_its_colour_as_trials_are_added(results: Results) -> None:
-    before = plots.looks(replace(results, records=results.records[:1]))
-    after = plots.looks(results)
+    before = plots.backbone_styles(replace(results, records=results.records[:1]))
+    after = plots.backbone_styles(results)
     assert after["a"] == before["a"]
     assert len({look.colour for look in after.values()}) == 3
 
@@ -120,7 +120,7 @@ def test_names_from_outside_are_text_and_nothing_else(tmp_path: Path) -> None:
         Told(told.values, {**told.params, "backbone": NASTY + told.params["backbone"], NASTY: index}, told.state)
         for index, told in enumerate(TRIALS)
     ]
-    drawn = plots.figures(found(tmp_path, nasty))
+    drawn = plots.draw_plots(found(tmp_path, nasty))
     assert all(plot.svg for plot in drawn.values())
     for plot in drawn.values():
         tags = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(plot.svg).iter()}
@@ -132,7 +132,7 @@ def test_names_from_outside_are_text_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_the_same_ledger_gives_the_same_bytes(results: Results, drawn: dict[str, Plot]) -> None:
-    assert plots.figures(results) == drawn
+    assert plots.draw_plots(results) == drawn
 
 
 def test_parameters_of_every_kind_have_a_scale(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_parameters_of_every_kind_have_a_scale(tmp_path: Path) -> None:
     results = found(tmp_path, trials, parameters=parameters)
     shares, _, _ = importances(results)
     assert set(shares) == {"bf16", "weight_decay", "lr_scheduler_type"}
-    shown = texts(plots.figures(results)["parallel_coordinates"].svg)
+    shown = texts(plots.draw_plots(results)["parallel_coordinates"].svg)
     assert {"True", "False", "None", "linear", "0", "0.5"} <= set(shown)
 
 

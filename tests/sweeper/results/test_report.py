@@ -16,8 +16,8 @@ from optuna.storages import RDBStorage
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger
 from sweeper.results import plots, report
-from sweeper.results.overview import results
-from sweeper.results.report import Cost, IntervalPicture, Savings
+from sweeper.results.overview import sweep_results
+from sweeper.results.report import Cost, Interval, Savings
 from sweeper.space.search_space import SearchSpace
 from tests.support.written import SPACE, Told, written
 from tests.sweeper.tracking.test_ui import CHROMIUM, FLAGS, needs_browser
@@ -61,7 +61,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
 
 @pytest.fixture(scope="module")
 def page(ledger: Ledger) -> str:
-    return report.html(ledger, YAML)
+    return report.report_html(ledger, YAML)
 
 
 # facts
@@ -69,10 +69,10 @@ def page(ledger: Ledger) -> str:
 
 def test_an_interval_is_wilsons() -> None:
     """By hand: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n), z = 1.959964."""
-    assert report.wilson_interval(0.5, 100) == IntervalPicture(
+    assert report.wilson_interval(0.5, 100) == Interval(
         pytest.approx(0.403832, abs=1e-6), pytest.approx(0.596168, abs=1e-6)
     )
-    assert report.wilson_interval(0.0, 10) == IntervalPicture(0.0, pytest.approx(0.277533, abs=1e-6))
+    assert report.wilson_interval(0.0, 10) == Interval(0.0, pytest.approx(0.277533, abs=1e-6))
 
 
 @pytest.mark.parametrize(("share", "questions"), [(0.5, 0), (0.3337, 100), (1.2, 10), (-0.1, 10)])
@@ -81,25 +81,25 @@ def test_what_is_no_share_of_the_questions_has_no_interval(share: float, questio
 
 
 def test_only_trials_whose_answers_are_there_have_an_interval(ledger: Ledger) -> None:
-    lines = report.report_lines(ledger, results(ledger))
+    lines = report.report_rows(ledger, sweep_results(ledger))
     assert [line.number for line in lines if line.interval] == [2, 0]
-    assert lines[0].interval == IntervalPicture(pytest.approx(0.7864, abs=1e-4), pytest.approx(0.9565, abs=1e-4))
+    assert lines[0].interval == Interval(pytest.approx(0.7864, abs=1e-4), pytest.approx(0.9565, abs=1e-4))
 
 
 def test_a_score_that_is_no_proportion_has_no_interval(storage: RDBStorage, tmp_path: Path) -> None:
     ledger = written(storage, tmp_path, [Told([0.5], questions=10)], objective="f1")
-    assert [line.interval for line in report.report_lines(ledger, results(ledger))] == [None]
+    assert [line.interval for line in report.report_rows(ledger, sweep_results(ledger))] == [None]
 
 
 def test_what_early_stopping_saved_is_counted_at_each_trials_own_pace(ledger: Ledger) -> None:
     """Two and three epochs of ten seconds left; 40 + 20 + 40 + 10 + 10 seconds trained."""
-    records = results(ledger).records
+    records = sweep_results(ledger).records
     assert report.savings(records) == Savings(2, 5.0, 50.0, 50 / 170)
     assert report.savings(records[:1]) is None
 
 
 def test_cost_is_summed_by_backbone_and_the_dearest_comes_first(ledger: Ledger) -> None:
-    costs = report.costs(results(ledger))
+    costs = report.costs(sweep_results(ledger))
     assert costs == [Cost("a", 2, 60.0, 0.4), Cost(NASTY, 2, 50.0, 0.9), Cost("c", 2, 10.0, None)]
 
 
@@ -189,7 +189,7 @@ def test_plots_take_the_pages_colours(page: str) -> None:
 
 
 def test_a_sweep_without_trials_says_so_in_every_section(storage: RDBStorage, tmp_path: Path) -> None:
-    found = Tags(report.html(written(storage, tmp_path, [])))
+    found = Tags(report.report_html(written(storage, tmp_path, [])))
     assert "no trial has ended with a value yet" in found.text
     assert found.text.count("No trial has been started yet.") == 2
     assert found.names.count("svg") == 0
@@ -208,13 +208,13 @@ def test_a_real_sweeps_ledger_makes_a_page(storage: RDBStorage, toy_space: Calla
         metrics = {"height": 0.1 * number, "eval_loss": 1.0, "epoch": 1.0, "seconds": 1.0}
         ledger.report(trial.number, metrics, None)
         ledger.finish(trial.number, "COMPLETE")
-    found = Tags(report.html(ledger, "name: best\n"))
+    found = Tags(report.report_html(ledger, "name: best\n"))
     assert "Which backbone and learning_rate give tests.toy:JOB the best height on sample?" in found.text
     assert "higher is better" in found.text
 
 
 def test_the_table_alone_is_a_page_too(ledger: Ledger) -> None:
-    found = Tags(report.table_html(ledger))
+    found = Tags(report.trials_html(ledger))
     assert found.names.count("tr") == 1 + len(TRIALS)
     assert "svg" not in found.names
     assert "Learning curves" not in found.text

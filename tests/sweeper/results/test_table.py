@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from sweeper.results import table
-from sweeper.results.table import Sheet
+from sweeper.results.table import Table
 
 NASTY = "[red]x[/red] <script>alert(1)</script> \x1b[31m\x9b2J \u202eabc\u2066 a|b\\|c\r\nd ![i](u) `q`"
 
 
-def shown(one: Sheet) -> str:
+def shown(one: Table) -> str:
     console = Console(width=400, record=True, file=io.StringIO(), force_terminal=True, color_system=None)
     console.print(table.rich_table(one))
     return console.export_text()
@@ -37,7 +37,7 @@ def shown(one: Sheet) -> str:
     ],
 )
 def test_numbers_are_short(value: Any, text: str) -> None:
-    assert table.cell(value) == text
+    assert table.cell_text(value) == text
 
 
 @given(st.text())
@@ -53,7 +53,7 @@ def test_what_prints_stays_as_it_is() -> None:
 
 
 def test_the_terminal_shows_nasty_text_as_text() -> None:
-    one = Sheet(["[bold]c[/bold]\x1b[1m"], [[NASTY]], frozenset({"x"}), title=NASTY, caption=NASTY)
+    one = Table(["[bold]c[/bold]\x1b[1m"], [[NASTY]], frozenset({"x"}), title=NASTY, caption=NASTY)
     text = shown(one)
     assert "[bold]c[/bold]\\x1b[1m" in text
     assert text.count("[red]x[/red] <script>alert(1)</script> \\x1b[31m\\x9b2J \\u202eabc\\u2066 a|b\\|c d") == 3
@@ -61,7 +61,7 @@ def test_the_terminal_shows_nasty_text_as_text() -> None:
 
 
 def test_a_table_that_is_too_wide_wraps_its_texts_and_keeps_its_columns() -> None:
-    one = Sheet(["sweep", "f1"], [["q" * 70, 0.25]], frozenset({"sweep"}))
+    one = Table(["sweep", "f1"], [["q" * 70, 0.25]], frozenset({"sweep"}))
     console = Console(width=40, record=True, file=io.StringIO())
     console.print(table.rich_table(one))
     text = console.export_text()
@@ -69,7 +69,7 @@ def test_a_table_that_is_too_wide_wraps_its_texts_and_keeps_its_columns() -> Non
 
 
 def test_markdown_shows_nasty_text_as_text() -> None:
-    text = table.sheet_markdown(Sheet(["c", "d"], [[NASTY, 1]], title="<b>", caption="[x](y)"))
+    text = table.table_markdown(Table(["c", "d"], [[NASTY, 1]], title="<b>", caption="[x](y)"))
     title, _, head, rule, row, _, caption = text.splitlines()
     assert (title, head, rule, caption) == ("**&lt;b>**", "| c | d |", "| --- | --- |", "\\[x](y)")
     assert row == (
@@ -79,8 +79,20 @@ def test_markdown_shows_nasty_text_as_text() -> None:
 
 
 def test_csv_has_the_text_itself_and_no_formula() -> None:
-    text = table.sheet_csv(Sheet(["=a", "b"], [["@x", 0.123456789], ['"q"\n', None]]))
+    text = table.table_csv(Table(["=a", "b"], [["@x", 0.123456789], ['"q"\n', None]]))
     assert list(csv.reader(io.StringIO(text))) == [["'=a", "b"], ["'@x", "0.123456789"], ['"q"\n', ""]]
+
+
+@pytest.mark.parametrize("mark", ["=", "+", "-", "@", "\t", "\r"])
+def test_every_beginning_of_a_formula_gets_an_apostrophe(mark: str) -> None:
+    text = table.table_csv(Table([f"{mark}a"], [[f"{mark}1"]]))
+    same = mark.replace("\r", "\n")
+    assert list(csv.reader(io.StringIO(text, newline=""))) == [[f"'{same}a"], [f"'{same}1"]]
+
+
+def test_a_carriage_return_inside_a_cell_starts_no_row() -> None:
+    text = table.table_csv(Table(["a"], [["x\r=1+1\r\ny"]]))
+    assert list(csv.reader(io.StringIO(text, newline=""))) == [["a"], ["x\n=1+1\ny"]]
 
 
 @given(st.text() | st.sampled_from([NASTY, "\U000e0001", "\ud800"]))

@@ -14,7 +14,7 @@ from sweeper.cli import main
 from sweeper.driver.searcher import Attempts
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
-from sweeper.results.timing import table, timing, timing_sheet
+from sweeper.results.timing import phase_seconds, timing_table, timing_values
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import read_stores
 
@@ -71,16 +71,16 @@ def ledger(tmp_path: Path, toy_space: Make, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_attempts_add_up(ledger: Ledger) -> None:
     first, second = ledger.records()
-    assert timing(first) == {**dict.fromkeys(PHASES, 0), "start": 3, "training": 8, "waiting": 1}
-    assert sum(timing(second).values()) == 0
+    assert phase_seconds(first) == {**dict.fromkeys(PHASES, 0), "start": 3, "training": 8, "waiting": 1}
+    assert sum(phase_seconds(second).values()) == 0
 
 
 def test_the_table_has_every_trial_and_their_sum(ledger: Ledger) -> None:
-    found = table(ledger.records())
+    found = timing_values(ledger.records())
     assert [row["trial"] for row in found["trials"]] == [0, 1]
     assert (found["total"]["training"], found["total"]["total"]) == (8, 12)
     assert found["wall_s"] >= 0
-    shown = timing_sheet(ledger.records())
+    shown = timing_table(ledger.records())
     assert [row[0] for row in shown.rows] == [0, 1, "all", "%"]
     assert shown.rows[-1][2:] == [25.0, 0.0, 66.7, 0.0, 0.0, 8.3, 100.0]
 
@@ -94,7 +94,7 @@ def test_compare_shows_it_in_every_form(ledger: Ledger, form: str, word: str) ->
 
 def test_compare_prints_it_as_json(ledger: Ledger) -> None:
     result = CliRunner().invoke(main, ["compare", "toy", "--timing", "--json"])
-    assert json.loads(result.stdout) == table(ledger.records())
+    assert json.loads(result.stdout) == timing_values(ledger.records())
 
 
 def test_several_sweeps_have_no_such_table(ledger: Ledger) -> None:
