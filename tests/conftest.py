@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
@@ -21,6 +20,7 @@ from jobs.dataset.sample import sample_files
 from sweeper.ledger.database import open_storage
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
+from tests.support.spaces import EPOCH, SMALL, TOY
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -39,19 +39,6 @@ def shared() -> Path:
     return SHARED
 
 
-TOY = """\
-name: toy
-job: tests.toy:JOB
-data: sample
-objective: height
-parameters:
-  backbone: {values: [hill, valley]}
-  learning_rate: {min: 1e-5, max: 1e-1, log: true}
-  num_train_epochs: 4
-search: {sampler: tpe, trials: 8, seed: 1}
-"""
-
-
 @pytest.fixture
 def toy_space(tmp_path: Path) -> Callable[..., SearchSpace]:
     """Makes the toy's search space, changed by overrides: `toy_space("search.trials=2")`."""
@@ -65,16 +52,24 @@ def toy_space(tmp_path: Path) -> Callable[..., SearchSpace]:
 
 
 @pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current folder, an empty one, in which no variable says where the stores are."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("SWEEPER_ROOT", "SWEEPER_LEDGER", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def toy_folder(here: Path) -> Path:
+    """Return the current folder, which holds `toy.yaml`."""
+    (here / "toy.yaml").write_text(TOY, encoding="utf-8")
+    return here
+
+
+@pytest.fixture
 def storage(tmp_path: Path) -> RDBStorage:
     return open_storage(f"sqlite:///{tmp_path}/ledger.db")
-
-
-SMALL: Mapping[str, Mapping[str, Any]] = {
-    "mc": {"max_length": 96},
-    "qa": {"max_length": 64, "doc_stride": 16, "max_answer_length": 12},
-    "longformer": {"max_length": 256, "doc_stride": 32, "attention_window": 32, "max_answer_length": 12},
-}
-EPOCH = {"backbone": "scratch:1x32x2", "num_train_epochs": 1, "learning_rate": 1e-3, "seed": 7}
 
 
 @pytest.fixture(scope="session")

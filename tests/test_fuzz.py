@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.dataset.test_corpora import CMRC, DRCD, ROWS, SQUAD
+from tests.support.corpora import CMRC, DRCD, ROWS, SQUAD
 from tests.support.questions import GOOD
 
 ROOT = Path(__file__).parents[1]

@@ -29,14 +29,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from optuna.storages import RDBStorage
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 from jobs.dataset.data import Data
 from jobs.model.backbones import check_name
-from sweeper.cli import main
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.release.promotion import promotion_lock
 from sweeper.results import comparison, plots, report
@@ -44,7 +42,8 @@ from sweeper.results.overview import sweep_results
 from sweeper.results.table import table_markdown
 from sweeper.storage.settings import read_stores
 from sweeper.tracking.server import private_log, server_environment
-from tests.conftest import TOY
+from tests.support.commands import invoke
+from tests.support.spaces import TOY
 from tests.support.written import Told, written
 
 ROOT = Path(__file__).parents[1]
@@ -167,7 +166,7 @@ def test_where_records_go_is_not_for_a_search_space_to_say(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy.yaml").write_text(TOY, encoding="utf-8")
     for key in ("tracking_uri", "mlflow.tracking_uri", "ledger"):
-        result = CliRunner().invoke(main, ["plan", "toy.yaml", f"{key}=http://evil.example"])
+        result = invoke("plan", "toy.yaml", f"{key}=http://evil.example")
         assert (result.exit_code, "unknown" in result.stderr) == (2, True), result.output
 
 
@@ -192,15 +191,6 @@ def test_names_are_text_on_every_page_that_mlflow_shows(storage: RDBStorage, tmp
 HINTS = ("toy.yaml", "mlflow.ini")
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("SWEEPER_ROOT", "SWEEPER_LEDGER", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "toy.yaml").write_text(TOY, encoding="utf-8")
-    return tmp_path
-
-
 def left(folder: Path) -> bytes:
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in HINTS]
     return b"".join(path.read_bytes() for path in files)
@@ -213,33 +203,37 @@ def left(folder: Path) -> bytes:
 )
 @pytest.mark.parametrize("name", ["SWEEPER_LEDGER", "MLFLOW_TRACKING_URI"])
 def test_a_password_in_an_address_is_told_to_nobody(
-    here: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], name: str
+    toy_folder: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], name: str
 ) -> None:
     monkeypatch.setenv(name, f"postgresql://me:{SECRET}@127.0.0.1:1/records")
-    result = CliRunner().invoke(main, command)
+    result = invoke(*command)
     assert result.exit_code != 0 or command == ["ls"], result.output
     assert SECRET not in result.output + str(result.exception)
-    assert SECRET.encode() not in left(here)
+    assert SECRET.encode() not in left(toy_folder)
 
 
 @pytest.mark.parametrize(
     "override",
     ["token={}", "parameters.token={}", "parameters.backbone={}", "parameters.learning_rate={}", "job={}", "name={}/"],
 )
-def test_a_token_in_a_search_space_is_not_repeated(here: Path, monkeypatch: pytest.MonkeyPatch, override: str) -> None:
+def test_a_token_in_a_search_space_is_not_repeated(
+    toy_folder: Path, monkeypatch: pytest.MonkeyPatch, override: str
+) -> None:
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    result = CliRunner().invoke(main, ["plan", "toy.yaml", override.format(SECRET)])
+    result = invoke("plan", "toy.yaml", override.format(SECRET))
     assert result.exit_code == 2, result.output
     assert SECRET not in result.output
-    assert SECRET.encode() not in left(here)
+    assert SECRET.encode() not in left(toy_folder)
 
 
 @pytest.mark.parametrize(
     "secret", ["hf_abcdefghijklmnopqrstuv", "postgresql://me:hunter22@db/x", "password=hunter22", SECRET]
 )
-def test_a_parameter_that_holds_a_secret_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+def test_a_parameter_that_holds_a_secret_is_refused(
+    toy_folder: Path, monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    result = CliRunner().invoke(main, ["plan", "toy.yaml", f"parameters.folder='{secret}'"])
+    result = invoke("plan", "toy.yaml", f"parameters.folder='{secret}'")
     assert result.exit_code == 2, result.output
     assert "holds a secret" in result.stderr
     assert not any(part in result.output for part in (secret, "hunter22"))
@@ -251,14 +245,14 @@ unix = pytest.mark.skipif(os.name != "posix", reason="modes and links are Unix's
 
 
 @unix
-def test_every_command_makes_files_for_their_owner_alone(here: Path) -> None:
+def test_every_command_makes_files_for_their_owner_alone(toy_folder: Path) -> None:
     before = os.umask(0)  # the most careless one there is
     try:
         for arguments in (["data", "sample", "--output", "sample"], ["schema"]):
-            assert CliRunner().invoke(main, arguments).exit_code == 0
+            assert invoke(*arguments).exit_code == 0
     finally:
         os.umask(before)
-    made = [path for path in here.rglob("*") if path.name not in HINTS]
+    made = [path for path in toy_folder.rglob("*") if path.name not in HINTS]
     assert len(made) > 3
     assert {path.name: oct(path.stat().st_mode) for path in made if path.stat().st_mode & 0o077} == {}
 
@@ -266,18 +260,18 @@ def test_every_command_makes_files_for_their_owner_alone(here: Path) -> None:
 @unix
 @pytest.mark.slow
 def test_what_leaves_the_house_is_its_owners_alone_at_first(
-    here: Path, few: Data, checkpoints: dict[str, Path]
+    toy_folder: Path, few: Data, checkpoints: dict[str, Path]
 ) -> None:
     files = [str(Path(few.location) / name) for name in ("context.json", "test.json")]
     team = ["--mc", str(checkpoints["mc"]), "--qa", str(checkpoints["qa"]), "--weight", "0"]
     before = os.umask(0)
     try:
         for arguments in (["submit", "--context", files[0], "--test", files[1], *team], ["export", "bundle", *team]):
-            result = CliRunner().invoke(main, arguments)
+            result = invoke(*arguments)
             assert result.exit_code == 0, result.output
     finally:
         os.umask(before)
-    made = [path for path in here.rglob("*") if path.name not in HINTS]
+    made = [path for path in toy_folder.rglob("*") if path.name not in HINTS]
     assert {"submission.csv", "bundle", "answer.py", "SHA256SUMS", "mlflow.db"} <= {path.name for path in made}
     assert {path.name: oct(path.stat().st_mode) for path in made if path.stat().st_mode & 0o077} == {}
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,11 @@ def killed_at(fault: str, folder: Path, work: Callable[[], object]) -> None:
     (folder / "asked").write_text(fault)
     code = ending_of(work, {faults.VARIABLE: str(folder)})
     assert (code, faults.happened(folder)) == (-signal.SIGKILL, [fault])
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[sqlite3.Connection]:
+    """Nobody else reads or writes."""
+    with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as lock:
+        lock.execute("BEGIN EXCLUSIVE")
+        yield lock

@@ -127,3 +127,12 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from sweeper.tracking.server import serve
+from sweeper.storage.settings import read_stores
+serve(read_stores(Path(sys.argv[1]), {}), int(sys.argv[2]), lambda address: print(address, flush=True))
+"""

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from click.testing import CliRunner, Result
 
 import sweeper.cluster.capacity
 import sweeper.monitor.plan  # noqa: F401  whoever may read nothing cannot import either
-from sweeper.cli import main
 from sweeper.space.document import MAX_BYTES
+from tests.support.commands import invoke
 
 ROOT = Path(__file__).parents[2]
 NAME = "bad.yaml"
@@ -238,15 +237,11 @@ ACCEPTED = [
 ]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder that anybody may look into, on a machine with one GPU."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def one_gpu(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Show one GPU, and a current folder that every user may read."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    for variable in ("SWEEPER_ROOT", "SWEEPER_LEDGER", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(variable, raising=False)
-    tmp_path.chmod(0o755)
-    return tmp_path
+    here.chmod(0o755)
 
 
 def make(folder: Path, file: str | bytes | Callable[[Path], Any]) -> None:
@@ -271,10 +266,6 @@ def nobody() -> Iterator[None]:
         yield
     finally:
         os.seteuid(user)
-
-
-def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
 
 
 def ids(cases: list[Case]) -> list[str]:

@@ -10,31 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from sweeper.cli import main
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
 from sweeper.space.search_space import SearchSpace
-from tests.conftest import TOY
+from tests.support.commands import invoke
+from tests.support.spaces import TOY
 
 ROOT = Path(__file__).parents[2]
 Make = Callable[..., SearchSpace]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    for name in ("SWEEPER_ROOT", "SWEEPER_LEDGER", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    return folder
-
-
-def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
 
 
 SUBCOMMANDS = [["data", name] for name in main.commands["data"].commands]  # type: ignore[attr-defined]

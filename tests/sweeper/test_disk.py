@@ -16,10 +16,10 @@ from jobs import faults
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, load_ledger
 from sweeper.storage.settings import read_stores
-from tests.conftest import TOY
+from tests.support.drivers import Driver, settings
 from tests.support.invariants import check, outcomes, starts, whole
 from tests.support.limits import fill, mounted
-from tests.sweeper.test_faults import Driver, settings
+from tests.support.spaces import TOY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
 INI = "[storage]\nledger = sqlite:///sweeps/ledger.db?timeout=1\n"  # a lock is waited for a second

@@ -23,7 +23,7 @@ from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import load_ledger
 from sweeper.storage.settings import read_stores
 from tests.support.canary import VARIABLE
-from tests.sweeper.test_faults import Driver
+from tests.support.drivers import Driver
 
 TOKEN, PASSWORD = "Zq9canary-of-the-environment", "Zq9canary-of-the-address"
 SPACE = """\

@@ -41,84 +41,28 @@ import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
-from filelock import FileLock
 
-from jobs import faults
 from jobs.checkpoint import MANIFEST
 from jobs.faults import happened
-from sweeper.ledger.database import open_storage
-from sweeper.ledger.ledger import Ledger, load_ledger
-from sweeper.storage.settings import Stores, read_stores
-from tests.conftest import TOY
+from sweeper.ledger.ledger import Ledger
+from tests.support.drivers import Driver, assert_free, ledger_in, settings, stores_in, waiting
 from tests.support.invariants import check, outcomes, starts, whole
+from tests.support.spaces import TOY
 from tests.toy import ToyParams, height
 
-ROOT = Path(__file__).parents[2]
 INSTANTS = int(os.environ.get("SWEEPER_INSTANTS", "2"))
 SEEDS = int(os.environ.get("SWEEPER_SEEDS", "1"))
-PATIENCE = 180.0
 LIMIT = 30.0  # seconds an interrupted sweep has
 TABLES = ("studies", "study_user_attributes", "trials", "trial_params", "trial_user_attributes", "trial_values")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
-
-
-class Driver:
-    """A `sweeper` command in a session of its own, so that its descendants can be told from all others."""
-
-    def __init__(self, folder: Path, *arguments: str, faulty: bool = False, alone: bool = False) -> None:
-        """With `faulty` the faults happen that are asked for in `folder`; `alone` leaves it one CPU, on which trials
-        run one after the other with a thread each."""
-        stores = ("SWEEPER_ROOT", "SWEEPER_LEDGER", "MLFLOW_TRACKING_URI")
-        environment = {name: value for name, value in os.environ.items() if name not in stores}
-        self.said = folder / "said.txt"
-        with self.said.open("w") as said:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", "from sweeper.cli import main; main()", *arguments],
-                cwd=folder,
-                env={**environment, "PYTHONPATH": str(ROOT), **({faults.VARIABLE: str(folder)} if faulty else {})},
-                stdout=said,
-                stderr=said,
-                start_new_session=True,
-                preexec_fn=partial(os.sched_setaffinity, 0, {min(os.sched_getaffinity(0))}) if alone else None,
-            )
-
-    def wait(self, seconds: float = PATIENCE) -> int:
-        return self.process.wait(seconds)
-
-    def until(self, happened: Callable[[], bool]) -> None:
-        """Watch for something the driver brings about."""
-        deadline = time.monotonic() + PATIENCE
-        while not happened():
-            assert self.process.poll() is None, self.said.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-
-    def orphans(self) -> list[psutil.Process]:
-        """What is left of its session."""
-        found = []
-        for process in psutil.process_iter():
-            with suppress(ProcessLookupError, psutil.NoSuchProcess):
-                alive = process.status() != psutil.STATUS_ZOMBIE
-                if alive and process.pid != self.process.pid and os.getsid(process.pid) == self.process.pid:
-                    found.append(process)
-        return found
-
-    def end(self) -> None:
-        for process in self.orphans():
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture
@@ -150,14 +94,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     return ledger_in(folder)
 
 
-def stores_in(folder: Path) -> Stores:
-    return read_stores(folder, {})
-
-
-def ledger_in(folder: Path) -> Ledger:
-    return load_ledger(open_storage(stores_in(folder).ledger), "toy")
-
-
 def writes(database: Path) -> int:
     """How far the ledger has grown, in rows; 0 while it is not there."""
     if not database.is_file():
@@ -167,27 +103,6 @@ def writes(database: Path) -> int:
             return sum(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES)
         except sqlite3.OperationalError:  # its tables are not there yet, or it is being written to
             return 0
-
-
-def settings(folder: Path) -> tuple[str, ...]:
-    """Three trials, two at a time, each of which waits after its second epoch."""
-    return ("search.trials=3", "parameters.trouble=wait", f"parameters.folder={folder}")
-
-
-def waiting(folder: Path) -> Callable[[], bool]:
-    """Whether two trials have trained two epochs, and the ledger has them."""
-
-    def happened() -> bool:
-        if len(list(folder.glob("here-*"))) < 2:
-            return False
-        return sum(len(record.evaluations) == 2 for record in ledger_in(folder).records()) == 2
-
-    return happened
-
-
-def assert_free(folder: Path) -> None:
-    with FileLock(folder / "sweeps/toy/lock", timeout=0):
-        pass
 
 
 def starts_of(folder: Path, ledger: Ledger) -> dict[int, int]:

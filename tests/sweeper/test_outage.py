@@ -22,22 +22,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from jobs import faults
-from sweeper.cli import main
 from sweeper.driver import mirroring
 from sweeper.driver import run as driver
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import load_ledger
 from sweeper.storage.settings import Stores, read_stores
 from sweeper.tracking.mirror import Mirror
-from tests.conftest import TOY
+from tests.support.commands import invoke
 from tests.support.invariants import check
-from tests.sweeper.driver.test_checkpoints import asked, evaluated
-from tests.sweeper.ledger.test_database import locked
-from tests.sweeper.release.test_champions import SERVE
-from tests.sweeper.tracking.test_client import SWEEP, history, snapshot
+from tests.support.limits import locked
+from tests.support.mirrors import SWEEP, history, snapshot
+from tests.support.servers import SERVE
+from tests.support.trials import asked, evaluated
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's and SQLAlchemy's own
 PATIENCE = 100.0
@@ -45,15 +44,6 @@ LASTS = float(os.environ.get("SWEEPER_OUTAGE_SECONDS", "0"))  # at least, of eac
 
 
 # for ever: a whole sweep, but for Ray
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in ("SWEEPER_ROOT", "SWEEPER_LEDGER", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "toy.yaml").write_text(TOY, encoding="utf-8")
-    return tmp_path
 
 
 def train(sweep: Any, listeners: Callable[[Any], None], interrupt: Any) -> None:
@@ -71,12 +61,12 @@ def ran(monkeypatch: pytest.MonkeyPatch, work: Callable[..., None]) -> Result:
         patch.setattr(driver, "run_unfinished", work)
         patch.setattr(mirroring, "mirror_of", patient)
         patch.setattr(mirroring, "FLUSH_SECONDS", 0.3)
-        return CliRunner().invoke(main, ["run", "toy.yaml", "search.trials=2"])
+        return invoke("run", "toy.yaml", "search.trials=2")
 
 
 @pytest.mark.timeout(120)
 def test_a_sweep_ends_without_mlflow_and_sync_ships_everything(
-    stores: Stores, here: Path, monkeypatch: pytest.MonkeyPatch
+    stores: Stores, toy_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with contextlib.ExitStack() as away:
 
@@ -92,35 +82,35 @@ def test_a_sweep_ends_without_mlflow_and_sync_ships_everything(
     assert [(record.state, record.epochs) for record in ledger.records()] == [("COMPLETE", 4.0)] * 2
     with pytest.raises(AssertionError):
         check(ledger, stores)
-    synced = CliRunner().invoke(main, ["sync", "toy"])
+    synced = invoke("sync", "toy")
     assert (synced.exit_code, synced.stdout) == (0, "toy: MLflow has its 2 trials, each once\n")
     check(load_ledger(open_storage(stores.ledger), "toy"), stores)
     assert result.exit_code == 4, result.output
 
 
-def test_a_sweep_with_mlflow_ends_well(stores: Stores, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_with_mlflow_ends_well(stores: Stores, toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control."""
     monkeypatch.setattr(driver, "run_unfinished", train)
-    result = CliRunner().invoke(main, ["run", "toy.yaml", "search.trials=2"])
+    result = invoke("run", "toy.yaml", "search.trials=2")
     assert result.exit_code == 0, result.output
     assert "the ledger has everything" not in result.stderr
     check(load_ledger(open_storage(stores.ledger), "toy"), stores)
 
 
 def test_a_driver_that_fails_before_it_tells_mlflow_has_told_the_ledger(
-    stores: Stores, here: Path, monkeypatch: pytest.MonkeyPatch
+    stores: Stores, toy_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (here / "asked").write_text("mirror.put:3:raise")
-    monkeypatch.setenv(faults.VARIABLE, str(here))
+    (toy_folder / "asked").write_text("mirror.put:3:raise")
+    monkeypatch.setenv(faults.VARIABLE, str(toy_folder))
     faults._passed.clear()
     monkeypatch.setattr(driver, "run_unfinished", train)
-    result = CliRunner().invoke(main, ["run", "toy.yaml", "search.trials=2"])
+    result = invoke("run", "toy.yaml", "search.trials=2")
     assert result.exit_code == 1
-    assert faults.happened(here) == ["mirror.put:3:raise"]
+    assert faults.happened(toy_folder) == ["mirror.put:3:raise"]
     monkeypatch.delenv(faults.VARIABLE)
     ledger = load_ledger(open_storage(stores.ledger), "toy")
     assert [(record.state, record.epochs) for record in ledger.records()] == [("COMPLETE", 4.0)]
-    assert CliRunner().invoke(main, ["sync", "toy"]).exit_code == 0
+    assert invoke("sync", "toy").exit_code == 0
     check(load_ledger(open_storage(stores.ledger), "toy"), stores, tidy=False)
 
 

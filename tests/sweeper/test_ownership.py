@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -25,27 +24,12 @@ from sweeper.storage.settings import Stores
 from sweeper.tracking.client import connect
 from tests.support.invariants import check
 from tests.support.limits import ending_of
-from tests.sweeper.driver.test_checkpoints import asked, evaluated
+from tests.support.processes import together
+from tests.support.trials import asked, evaluated
 
 Make = Callable[..., SearchSpace]
 PATIENCE = 100.0
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's and SQLAlchemy's own
-
-
-def together(count: int, work: Callable[..., object], *arguments: Any) -> list[Any]:
-    """What so many processes put into the queue that each of them is given, with a barrier and its number."""
-    context = multiprocessing.get_context("fork")
-    barrier, told = context.Barrier(count), context.Queue()
-    processes = [
-        context.Process(target=work, args=(number, barrier, told, *arguments), daemon=True) for number in range(count)
-    ]
-    for process in processes:
-        process.start()
-    said = [told.get(timeout=PATIENCE) for _ in processes]
-    for process in processes:
-        process.join(PATIENCE)
-        assert process.exitcode == 0
-    return said
 
 
 def start(number: int, barrier: Any, told: Any, space: SearchSpace, stores: Stores) -> None:

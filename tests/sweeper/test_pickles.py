@@ -25,7 +25,7 @@ from sweeper.release.export import export_team
 from sweeper.release.lookup import find_checkpoint
 from sweeper.release.teams import Team
 from sweeper.storage.settings import read_stores
-from tests.conftest import EPOCH, SMALL
+from tests.support.spaces import EPOCH, SMALL
 
 RESUMED = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 NAMES = (

@@ -25,10 +25,10 @@ from sweeper.storage import checkpoints
 from sweeper.storage.settings import Stores, read_stores
 from sweeper.tracking.client import connect
 from sweeper.tracking.server import server_command, server_environment, wait_until_up
-from tests.conftest import TOY
+from tests.support.drivers import Driver
 from tests.support.invariants import check, starts
 from tests.support.servers import BUCKET, PASSWORD, Postgres, bucket, client, free_port, keys, postgres
-from tests.sweeper.test_faults import Driver
+from tests.support.spaces import TOY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
 STORAGES: list[RDBStorage] = []

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from jobs.dataset.data import LONGEST, DataError, read_data
-from sweeper.cli import main
+from tests.support.commands import invoke
 from tests.support.questions import CONTEXT, GOOD, row, write
 
 Content = dict[str, Any]
@@ -155,7 +155,7 @@ FILES: list[tuple[str, Callable[[Path], Any], str]] = [
 
 
 def check(folder: Path | str) -> Result:
-    return CliRunner().invoke(main, ["data", "check", str(folder)])
+    return invoke("data", "check", str(folder))
 
 
 def contents(folder: Path) -> dict[str, Any]:

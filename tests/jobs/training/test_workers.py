@@ -26,7 +26,6 @@ from jobs.qa import QaParams
 from jobs.training import trainer, workers
 from jobs.training.batches import Shares, WorkerBatch, batched_by_length, split_step, turns
 from jobs.training.trainer import arguments, check_sharding
-from tests.conftest import SMALL
 from tests.support.ranks import (
     Seen,
     in_a_group_of_others,
@@ -36,6 +35,7 @@ from tests.support.ranks import (
     watched,
     whole_resumed_and_sharded,
 )
+from tests.support.spaces import SMALL
 
 pytestmark = pytest.mark.timeout(600)  # each rank imports torch and transformers anew
 VALID = 9

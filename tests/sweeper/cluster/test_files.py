@@ -22,11 +22,11 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from click.testing import CliRunner
 from packaging.requirements import Requirement
 
 from sweeper.cli import main
 from sweeper.cluster.ray_session import LOCAL
+from tests.support.commands import invoke
 
 ROOT = Path(__file__).parents[3]
 CLUSTERS = ROOT / "sweeper/cluster/files"
@@ -54,7 +54,7 @@ def tool(name: str) -> str:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_is_printed_as_it_is_and_opens_with_the_commands_that_use_it(name: str) -> None:
-    result = CliRunner().invoke(main, ["cluster", name])
+    result = invoke("cluster", name)
     assert (result.exit_code, result.stdout) == (0, text(name))
     head = re.match(r"(#.*\n)+", text(name))
     assert head is not None

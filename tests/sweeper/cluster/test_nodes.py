@@ -29,8 +29,8 @@ from sweeper.process.signals import Interrupt
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores
 from sweeper.trial.handover import ProcessPlace, places_of
-from tests.conftest import TOY
 from tests.support.invariants import check, starts
+from tests.support.spaces import TOY
 
 ROOT = Path(__file__).parents[3]
 Make = Callable[..., SearchSpace]

@@ -8,34 +8,14 @@ from pathlib import Path
 import pytest
 from optuna.storages import RDBStorage
 
-from jobs.checkpoint import publish
 from sweeper.driver.checkpoints import rewind
 from sweeper.driver.repeats import outlook
-from sweeper.ledger.ledger import Ledger, create_ledger
+from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.record import TrialRecord
 from sweeper.space.search_space import SearchSpace
+from tests.support.trials import asked, evaluated, saved
 
 Make = Callable[..., SearchSpace]
-
-
-def saved(workdir: Path, epoch: int) -> Path:
-    incoming = workdir / "incoming"
-    incoming.mkdir(parents=True)
-    (incoming / "state.json").write_text(f"{epoch}")
-    return publish(incoming, workdir, epoch)
-
-
-def asked(ledger: Ledger, space: SearchSpace) -> TrialRecord:
-    record = ledger.ask(space)
-    assert record is not None
-    return record
-
-
-def evaluated(ledger: Ledger, number: int, workdir: Path, epochs: int) -> TrialRecord:
-    for epoch in range(1, epochs + 1):
-        metrics = {"height": epoch / 10, "eval_loss": 0.5, "epoch": float(epoch), "seconds": 1.0}
-        ledger.report(number, metrics, str(saved(workdir, epoch)))
-    return ledger.record(number)
 
 
 @pytest.fixture

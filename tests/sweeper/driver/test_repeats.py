@@ -9,7 +9,7 @@ from sweeper.driver.repeats import Missing, expected, missing
 from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.ranking import Spread, best_first, rank_trials, seed_spread, without_repeats
 from sweeper.space.search_space import SearchSpace
-from tests.sweeper.results.test_comparison import record
+from tests.support.trials import record
 
 REPEATED = [
     record(0, 0.7),

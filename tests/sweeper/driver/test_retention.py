@@ -19,7 +19,7 @@ from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import State, TrialRecord
 from sweeper.space.search_space import SearchSpace
 from tests.support.limits import killed_at
-from tests.sweeper.driver.test_checkpoints import asked, evaluated
+from tests.support.trials import asked, evaluated
 
 STATES: tuple[State, ...] = get_args(State)
 VALUES = ((), (0.2,), (0.5, 0.4))  # no evaluation, one, and one that was better than the last

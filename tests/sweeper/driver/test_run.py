@@ -8,33 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from jobs.dataset.convert import write_sample
-from sweeper.cli import main
 from sweeper.driver import mirroring, opening
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores
-from tests.conftest import TOY
+from tests.support.commands import invoke
 from tests.support.invariants import check
-from tests.sweeper.driver.test_checkpoints import asked, evaluated
+from tests.support.spaces import TOY
+from tests.support.trials import asked, evaluated
 
 Make = Callable[..., SearchSpace]
 AWAY = "http://127.0.0.1:9"  # nothing listens there
-
-
-def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in ("SWEEPER_ROOT", "SWEEPER_LEDGER", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
 
 
 def one_of_three(stores: Stores, space: SearchSpace) -> Ledger:

@@ -12,11 +12,9 @@ from typing import cast
 
 import optuna
 import pytest
-from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sweeper.cli import main
 from sweeper.driver.sweep import exposed, own_folder
 from sweeper.errors import ConfigError, EnvironmentFailure, Failure
 from sweeper.ledger.database import open_storage
@@ -25,6 +23,7 @@ from sweeper.ledger.lookup import find_trial
 from sweeper.release.lookup import find_checkpoint
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import read_stores
+from tests.support.commands import invoke
 
 Make = Callable[..., SearchSpace]
 
@@ -111,12 +110,10 @@ def test_a_folder_that_was_given_away_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_space: Make) -> Path:
-    """A folder to work in, whose ledger has the sweep `toy` and one that another program has named."""
-    home = tmp_path / "home"
+def home(here: Path, monkeypatch: pytest.MonkeyPatch, toy_space: Make) -> Path:
+    """Return a current folder whose ledger has the sweep `toy` and one with a name that leads out of it."""
+    home = here / "home"
     home.mkdir()
-    for name in ("SWEEPER_ROOT", "SWEEPER_LEDGER", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(home)
     storage = open_storage(read_stores(home, {}).ledger)
     attributes = create_ledger(storage, toy_space(), "toy").attributes
@@ -144,10 +141,10 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-def test_names_on_the_command_line_lead_nowhere(here: Path, tmp_path: Path, command: list[str]) -> None:
+def test_names_on_the_command_line_lead_nowhere(home: Path, tmp_path: Path, command: list[str]) -> None:
     before = below(tmp_path)
     for name in ("../toy", "../../x/3", "/etc/x", "..%2fx", "../../x@champion", "x\nqa@champion", "toy/../../x"):
-        result = CliRunner().invoke(main, [*command, name])
+        result = invoke(*command, name)
         assert result.exit_code in (2, 4), (name, result.output, result.exception)
         assert "Traceback" not in result.output
     assert below(tmp_path) == before
@@ -168,19 +165,19 @@ def test_no_reference_finds_what_is_not_on_record(tmp_path_factory: pytest.TempP
 
 
 @pytest.mark.parametrize("command", [pytest.param("resume", marks=pytest.mark.slow), "sync"])
-def test_a_name_from_the_database_leads_nowhere(here: Path, tmp_path: Path, command: str) -> None:
+def test_a_name_from_the_database_leads_nowhere(home: Path, tmp_path: Path, command: str) -> None:
     before = below(tmp_path)
-    result = CliRunner().invoke(main, [command, "../../evil"])
-    assert (result.exit_code, below(tmp_path) - before - below(here / "sweeps")) == (2, set()), result.output
+    result = invoke(command, "../../evil")
+    assert (result.exit_code, below(tmp_path) - before - below(home / "sweeps")) == (2, set()), result.output
     assert "cannot name a folder" in result.stderr
 
 
 @unix
 @pytest.mark.parametrize("command", [pytest.param("resume", marks=pytest.mark.slow), "sync"])
-def test_a_sweep_does_not_go_on_in_a_folder_that_others_write_to(here: Path, command: str) -> None:
-    folder = own_folder(here / "sweeps", "toy")
+def test_a_sweep_does_not_go_on_in_a_folder_that_others_write_to(home: Path, command: str) -> None:
+    folder = own_folder(home / "sweeps", "toy")
     folder.chmod(0o777)
-    result = CliRunner().invoke(main, [command, "toy"])
+    result = invoke(command, "toy")
     assert result.exit_code == 4, result.output
     assert re.search(r"^sweep toy: its folder .* can be written to by others; `chmod go-w` it", result.stderr, re.M)
     assert list(folder.iterdir()) == []

@@ -8,7 +8,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from sweeper.ledger.database import existing_storage, open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger, sweep_names
 from sweeper.results.comparison import comparison_rows
 from sweeper.space.search_space import SearchSpace
-from tests.support.limits import descriptors_used_up, fill, killed_at, mounted
+from tests.support.limits import descriptors_used_up, fill, killed_at, locked, mounted
 
 Make = Callable[..., SearchSpace]
 EPOCHS = 4
@@ -61,14 +61,6 @@ def used(storage: RDBStorage, toy_space: Make) -> Ledger:
 
 def file_of(ledger: Ledger) -> Path:
     return Path(str(ledger.storage.engine.url.database))
-
-
-@contextlib.contextmanager
-def locked(file: Path) -> Iterator[sqlite3.Connection]:
-    """Nobody else reads or writes."""
-    with contextlib.closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as lock:
-        lock.execute("BEGIN EXCLUSIVE")
-        yield lock
 
 
 # cut short

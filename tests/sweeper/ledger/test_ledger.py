@@ -27,7 +27,7 @@ from sweeper.ledger.ledger import Ledger, begun, create_ledger, load_ledger, swe
 from sweeper.ledger.record import TrialRecord, trial_key
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
-from tests.conftest import TOY
+from tests.support.spaces import TOY
 
 Make = Callable[..., SearchSpace]
 

@@ -18,9 +18,9 @@ from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import sweep_names
 from sweeper.ledger.lock import owned
 from sweeper.storage import postgres
+from tests.support.processes import together
 from tests.support.servers import PASSWORD, Postgres
 from tests.support.servers import postgres as running
-from tests.sweeper.test_ownership import together
 
 PATIENCE = 60.0
 pytestmark = pytest.mark.filterwarnings("default")  # SQLAlchemy's own

@@ -5,10 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from rich.console import Console
 
-from sweeper.cli import main
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.ledger.ranking import Spread, best_first, seed_spread
@@ -17,7 +15,8 @@ from sweeper.monitor.progress import Progress
 from sweeper.monitor.status import Best, status
 from sweeper.results.overview import sweep_overview
 from sweeper.space.search_space import SearchSpace
-from tests.sweeper.results.test_comparison import record
+from tests.support.commands import invoke
+from tests.support.trials import record
 
 COMMANDS = ("status toy", "ls", "compare toy --json")
 
@@ -55,7 +54,7 @@ def test_status_progress_ls_and_compare_name_the_same_best_trial(repeated: Ledge
     assert status(repeated).best == Best(1, 0.5)
     assert progress.totals().endswith(", best 0.5000 (trial 1)")
     assert row[-1] == "0.5000"
-    printed = {command: CliRunner().invoke(main, command.split()).stdout for command in COMMANDS}
+    printed = {command: invoke(*command.split()).stdout for command in COMMANDS}
     assert "0.5000" in printed["ls"]
     assert "best so far: height 0.5000 (trial 1)" in printed["status toy"]
     first = json.loads(printed["compare toy --json"])[0]

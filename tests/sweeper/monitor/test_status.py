@@ -9,17 +9,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from sweeper.cli import main
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
 from sweeper.monitor.heartbeat import DRIVER, SILENT, Driver, ask, driver_of, sign_off
 from sweeper.monitor.status import active, duration_text, status
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
-from tests.conftest import TOY
-from tests.sweeper.driver.test_checkpoints import asked, evaluated
+from tests.support.commands import invoke
+from tests.support.spaces import TOY
+from tests.support.trials import asked, evaluated
 
 Make = Callable[..., SearchSpace]
 
@@ -40,14 +39,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in ("SWEEPER_ROOT", "SWEEPER_LEDGER", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
-
-
-@pytest.fixture
 def ledger(here: Path, written: Path) -> Ledger:
     (here / "sweeps").mkdir()
     shutil.copy(written, here / "sweeps/ledger.db")
@@ -60,10 +51,6 @@ def signed(ledger: Ledger, ago: float = 0.0, **changes: object) -> Driver:
     driver = Driver("a", "node7", 4711, "elsewhere", started=now - ago - 200, seen=now - ago)
     ledger.note(DRIVER, asdict(replace(driver, **changes)))  # type: ignore[arg-type]
     return driver
-
-
-def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
 
 
 def test_status_tells_of_the_driver_and_every_trial(ledger: Ledger) -> None:

@@ -18,9 +18,9 @@ import pytest
 from sweeper.monitor.heartbeat import driver_of
 from sweeper.monitor.status import status
 from sweeper.process.signals import PATIENCE as ORDERLY
-from tests.conftest import TOY
+from tests.support.drivers import DRIVER_SECONDS, ROOT, Driver, assert_free, ledger_in, settings, stores_in, waiting
 from tests.support.invariants import check
-from tests.sweeper.test_faults import PATIENCE, ROOT, Driver, assert_free, ledger_in, settings, stores_in, waiting
+from tests.support.spaces import TOY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
 
@@ -34,7 +34,7 @@ def sweeper(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env={**{k: v for k, v in os.environ.items() if k not in hidden}, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=DRIVER_SECONDS,
     )
 
 
@@ -119,7 +119,7 @@ def test_a_detached_sweep_goes_on_when_its_terminal_is_closed(toy: Path) -> None
     assert driver is not None
     assert f"process {driver.pid};" in said.decode()
     with suppress(psutil.NoSuchProcess):
-        psutil.Process(driver.pid).wait(PATIENCE)
+        psutil.Process(driver.pid).wait(DRIVER_SECONDS)
     ledger = ledger_in(toy)
     assert status(ledger).lines()[0] == "toy: not running"
     assert [record.state for record in ledger.records()] == ["COMPLETE"] * 8

@@ -20,14 +20,7 @@ from sweeper.release.champions import champion, open_registry
 from sweeper.release.promotion import promote
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
-
-SERVE = """
-import sys
-from pathlib import Path
-from sweeper.tracking.server import serve
-from sweeper.storage.settings import read_stores
-serve(read_stores(Path(sys.argv[1]), {}), int(sys.argv[2]), lambda address: print(address, flush=True))
-"""
+from tests.support.servers import SERVE
 
 pytestmark = pytest.mark.slow
 

@@ -18,12 +18,10 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from optuna.storages import RDBStorage
 
 from jobs import checkpoint
 from jobs.dataset import data
-from sweeper.cli import main
 from sweeper.driver.checkpoints import delete_checkpoints, disposable
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
 from sweeper.ledger.database import existing_storage
@@ -36,6 +34,7 @@ from sweeper.release.promotion import Entrant, Promotion, decide, entrant_in, pr
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
+from tests.support.commands import invoke
 from tests.support.limits import fill, killed_at, mounted
 
 QA = """
@@ -484,7 +483,7 @@ def test_a_promotion_makes_files_for_their_owner_alone(
     monkeypatch.setenv("SWEEPER_LEDGER", LEDGER.format(tmp_path))
     before = os.umask(0)  # the most careless one there is
     try:
-        result = CliRunner().invoke(main, ["promote", "toy"])
+        result = invoke("promote", "toy")
     finally:
         os.umask(before)
     assert result.exit_code == 0, result.output

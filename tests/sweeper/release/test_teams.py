@@ -9,13 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from optuna.storages import RDBStorage
 
 from jobs.answering import offline
 from jobs.answering.answers import Answer
 from jobs.dataset.data import Data
-from sweeper.cli import main
 from sweeper.errors import ConfigError, EnvironmentFailure, Failure
 from sweeper.ledger.ledger import create_ledger
 from sweeper.release import submit
@@ -24,6 +22,7 @@ from sweeper.release.submit import submit_answers
 from sweeper.release.teams import Answers, Team, best_readers, fitted, two_stages
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
+from tests.support.commands import invoke
 from tests.support.limits import fill, killed_at, largest_file, mounted
 
 
@@ -168,7 +167,7 @@ def test_options_that_make_no_sense_are_refused(
     arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, arguments)
+    result = invoke(*arguments)
     assert result.exit_code == 2
     assert told in result.stderr
     assert not list(tmp_path.iterdir())

@@ -21,27 +21,7 @@ from sweeper.results import comparison
 from sweeper.results import table as tables
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
-
-
-def record(number: int, value: float | None, state: Any = "COMPLETE", **changes: Any) -> TrialRecord:
-    given: dict[str, Any] = {
-        "number": number,
-        "key": f"key-{number}",
-        "state": state,
-        "params": {"backbone": "hill", "learning_rate": 10.0**-number, "seed": 42},
-        "evaluations": ({"epoch": 1.0, "seconds": 2.5, "height": value, "checkpoint": f"{number}/a"},)
-        if value is not None
-        else (),
-        "value": value,
-        "metrics": {"height": value, "eval_loss": 0.5} if value is not None else {},
-        "checkpoint": f"{number}/a" if value is not None else None,
-        "reason": None,
-        "run_id": f"run-{number}",
-        "started": None,
-        "ended": None,
-    }
-    return TrialRecord(**{**given, **changes})
-
+from tests.support.trials import record
 
 RECORDS = [
     record(0, 0.4),

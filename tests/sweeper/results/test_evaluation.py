@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from jobs.answering.evaluation import Estimate, SystemScore
 from jobs.dataset.data import Data
-from sweeper.cli import main
 from sweeper.results import evaluation, table
+from tests.support.commands import invoke
 
 BM25 = SystemScore("BM25", 8, Estimate(0.875, 0.5, 1.0), None, None, None, None, None, 1234.5)
 SOFT = SystemScore(
@@ -50,7 +49,7 @@ def test_the_command_compares_what_it_is_given(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     named = [part for job, folder in checkpoints.items() for part in (f"--{job}", str(folder))]
-    result = CliRunner().invoke(main, ["evaluate", few.location, *named, "--split", "test", "--json"])
+    result = invoke("evaluate", few.location, *named, "--split", "test", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)["systems"]
     assert [row["system"] for row in found] == ["BM25, then read", "two stages", "soft two stages", "end to end"]
@@ -60,8 +59,8 @@ def test_a_checkpoint_of_another_job_is_one_line(
     few: Data, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, ["evaluate", few.location, "--qa", str(checkpoints["mc"])])
+    result = invoke("evaluate", few.location, "--qa", str(checkpoints["mc"]))
     assert result.exit_code == 4
     assert result.stderr == f"checkpoint {checkpoints['mc']}: is of the job mc; name a checkpoint of qa\n"
-    result = CliRunner().invoke(main, ["evaluate", str(tmp_path / "nowhere")])
+    result = invoke("evaluate", str(tmp_path / "nowhere"))
     assert result.exit_code == 3

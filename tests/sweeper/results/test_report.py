@@ -19,8 +19,8 @@ from sweeper.results import plots, report
 from sweeper.results.overview import sweep_results
 from sweeper.results.report import Cost, Interval, Savings
 from sweeper.space.search_space import SearchSpace
+from tests.support.browser import CHROMIUM, FLAGS, needs_browser
 from tests.support.written import SPACE, Told, written
-from tests.sweeper.tracking.test_ui import CHROMIUM, FLAGS, needs_browser
 
 NASTY = "<script>alert(1)</script>\"><img src=x onerror='alert(2)'>\n=1+1 {{ 7 * 7 }} 山東大學"
 YAML = f"name: best\nparameters: {{backbone: {json.dumps(NASTY, ensure_ascii=False)}}}\n"

@@ -7,16 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from jobs.timing import PHASES
-from sweeper.cli import main
 from sweeper.driver.searcher import Attempts
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.results.timing import phase_seconds, timing_table, timing_values
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import read_stores
+from tests.support.commands import invoke
 
 Make = Callable[..., SearchSpace]
 
@@ -87,16 +86,16 @@ def test_the_table_has_every_trial_and_their_sum(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize(("form", "word"), [("--table", "training"), ("--md", "| all |"), ("--csv", "all,,3.0")])
 def test_compare_shows_it_in_every_form(ledger: Ledger, form: str, word: str) -> None:
-    result = CliRunner().invoke(main, ["compare", "toy", "--timing", form])
+    result = invoke("compare", "toy", "--timing", form)
     assert result.exit_code == 0, result.output
     assert word in result.stdout
 
 
 def test_compare_prints_it_as_json(ledger: Ledger) -> None:
-    result = CliRunner().invoke(main, ["compare", "toy", "--timing", "--json"])
+    result = invoke("compare", "toy", "--timing", "--json")
     assert json.loads(result.stdout) == timing_values(ledger.records())
 
 
 def test_several_sweeps_have_no_such_table(ledger: Ledger) -> None:
-    result = CliRunner().invoke(main, ["compare", "toy", "toy", "--timing"])
+    result = invoke("compare", "toy", "toy", "--timing")
     assert (result.exit_code, result.stderr[:10]) == (2, "--timing: ")

@@ -29,7 +29,7 @@ from sweeper.trial.handover import FAILURE, Assignment, read_breakdown
 from sweeper.trial.process import noted_failure, starting_point, stored
 from tests.support.limits import killed_at
 from tests.support.servers import BUCKET, bucket, keys
-from tests.sweeper.driver.test_checkpoints import asked
+from tests.support.trials import asked
 
 Make = Callable[..., SearchSpace]
 slow = pytest.mark.slow

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,43 +28,7 @@ from sweeper.tracking.client import check_store
 from sweeper.tracking.mirror import Mirror
 from sweeper.tracking.runs import Point, StoredRun, SweepInfo, missing_points, sweep_content, trial_content
 from tests.support.limits import killed_at
-
-SWEEP = SweepInfo(
-    name="qa_backbones",
-    key="/home/o'neill/sweeps/qa_backbones",
-    objective="exact_match",
-    tags={"torch": "2.13.0"},
-    params={"search.trials": 3},
-    texts={"search_space.yaml": "name: qa_backbones\n"},
-)
-STARTED = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
-
-
-def snapshot(number: int = 0, epochs: int = 4, **changes: Any) -> TrialRecord:
-    """A finished trial whose exact_match grows by a tenth per epoch."""
-    evaluations = [
-        {"epoch": float(epoch), "exact_match": epoch / 10 + number / 100, "seconds": 30.0 * epoch}
-        for epoch in range(1, epochs + 1)
-    ]
-    trial = TrialRecord(
-        number=number,
-        key=f"key{number}",
-        state="COMPLETE",
-        params={"backbone": "bert-base-chinese", "seed": number},
-        evaluations=tuple(evaluations),
-        value=evaluations[-1]["exact_match"] if evaluations else None,
-        metrics={},
-        checkpoint=None,
-        reason=None,
-        run_id=None,
-        started=STARTED,
-        ended=STARTED + timedelta(minutes=5),
-    )
-    return dataclasses.replace(trial, **changes)
-
-
-def open_mirror(stores: Stores, sweep: SweepInfo = SWEEP, **options: Any) -> Mirror:
-    return Mirror(stores.tracking, stores.artifacts, "qa_backbones", sweep, **options)
+from tests.support.mirrors import STARTED, SWEEP, client, history, open_mirror, snapshot
 
 
 def record(stores: Stores, *trials: TrialRecord, sweep: SweepInfo = SWEEP, **options: Any) -> Mirror:
@@ -78,22 +41,11 @@ def record(stores: Stores, *trials: TrialRecord, sweep: SweepInfo = SWEEP, **opt
     return mirror
 
 
-def client(stores: Stores) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(stores.tracking)
-
-
 def runs(stores: Stores) -> dict[str, Any]:
     """Live runs by name; a second run of a name would be a duplicate."""
     found = client(stores).search_runs([e.experiment_id for e in client(stores).search_experiments()])
     assert len({run.info.run_name for run in found}) == len(found)
     return {run.info.run_name: run for run in found}
-
-
-def history(stores: Stores, run: Any, metric: str) -> list[tuple[int, float]]:
-    points = client(stores).get_metric_history(run.info.run_id, metric)
-    return sorted((point.step, point.value) for point in points)
 
 
 # what a run should show, without MLflow
@@ -308,7 +260,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from sweeper.storage.settings import read_stores
-from tests.sweeper.tracking.test_client import open_mirror, snapshot
+from tests.support.mirrors import open_mirror, snapshot
 with open_mirror(read_stores(Path(sys.argv[1]), {})) as mirror:
     mirror.put(snapshot(0, 2, state="RUNNING"))
     mirror.put(snapshot(1, 4))

@@ -28,6 +28,7 @@ from sweeper.ledger.record import TrialRecord
 from sweeper.storage.settings import Stores, read_stores
 from sweeper.tracking.mirror import Mirror
 from sweeper.tracking.runs import SweepInfo
+from tests.support.browser import CHROMIUM, FLAGS, needs_browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -291,20 +292,6 @@ def test_no_command_line_names_the_database(stores: Stores) -> None:
 
 
 # in the browser
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1700,1000",
-)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found; on Debian `apt install chromium`")
 
 
 class Page:
