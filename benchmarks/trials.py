@@ -22,7 +22,7 @@ from rich.console import Console
 
 from sweeper.cluster.capacity import Machine
 from sweeper.driver.mirroring import mirror_of
-from sweeper.driver.run import Listeners
+from sweeper.driver.run import ChangeListener
 from sweeper.driver.sweep import Sweep
 from sweeper.driver.tuning import ray_session, run_trials
 from sweeper.ledger.database import open_storage
@@ -62,7 +62,7 @@ def sweep_of(folder: Path, stores: Stores, trials: int, reports: int) -> Sweep:
 class Meter:
     """A listener that hands on, and notes the driver's CPU seconds whenever a trial has ended."""
 
-    def __init__(self, listeners: Listeners) -> None:
+    def __init__(self, listeners: ChangeListener) -> None:
         self.listeners = listeners
         self.ends: list[float] = []
 
@@ -77,7 +77,7 @@ def run(folder: Path, stores: Stores, trials: int, reports: int) -> tuple[Ledger
     space = sweep.space
     progress = Progress(Console(quiet=True), space.objective, space.direction, trials, ["learning_rate"])
     with output_to(sweep.log), mirror_of(sweep.ledger, space, stores) as mirror, progress:
-        meter = Meter(Listeners(sweep, mirror, progress))
+        meter = Meter(ChangeListener(sweep, mirror, progress))
         run_trials(sweep, meter)
         mirror.flush(MINUTE)
     return sweep.ledger, meter

@@ -45,7 +45,7 @@ def cluster_of(nodes: tuple[Node, ...]) -> Machine:
 
 
 @dataclass(frozen=True)
-class Reserved:
+class TrialReservation:
     """What one trial reserves, for each of its workers, and how many such trials a machine holds at once."""
 
     cpus: float
@@ -83,7 +83,7 @@ def _gpus() -> int:
     return int(torch.cuda.device_count())
 
 
-def reserve(resources: Resources | None, machine: Machine, trials: int) -> Reserved:
+def reserve(resources: Resources | None, machine: Machine, trials: int) -> TrialReservation:
     """What each of `trials` trials reserves here. Left open, a worker takes a whole GPU where there is one, and
     else a CPU, or more only when there are fewer workers than CPUs: two trials with a thread each finish sooner
     than one after the other with two.
@@ -101,7 +101,7 @@ def reserve(resources: Resources | None, machine: Machine, trials: int) -> Reser
             f"resources.workers: a trial wants {wanted.workers} of {_amount(cpus, gpus)} and {machine.name} has room "
             f"for {fitting}; ask for fewer, or for less each"
         )
-    return Reserved(cpus, gpus, fitting // wanted.workers, wanted.workers)
+    return TrialReservation(cpus, gpus, fitting // wanted.workers, wanted.workers)
 
 
 def _spare_cpus(machine: Machine, gpus: float, workers: int) -> int:
@@ -136,7 +136,7 @@ def workers_at_once(cpus: float, gpus: float, nodes: tuple[Node, ...]) -> int:
     return sum(workers_on_node(node, cpus, gpus) for node in nodes)
 
 
-def slots(share: Reserved, nodes: tuple[Node, ...]) -> int:
+def trials_at_once(share: TrialReservation, nodes: tuple[Node, ...]) -> int:
     """How many trials with this share run at once on these nodes, perhaps none."""
     return workers_at_once(share.cpus, share.gpus, nodes) // share.workers
 
@@ -152,11 +152,11 @@ def _by_gpu(wanted: float, gpus: int) -> int:
     return int(gpus // wanted) if wanted >= 1 else gpus * int(1 / wanted)
 
 
-def reservations(space: SearchSpace, machine: Machine) -> list[Reserved]:
+def reservations(space: SearchSpace, machine: Machine) -> list[TrialReservation]:
     """The different shares trials of this space may reserve. Raises EnvironmentFailure if one can never be given."""
     return [reserve(resources, machine, space.search.trials or 1) for resources in possible_resources(space)]
 
 
-def share_of(space: SearchSpace, params: Mapping[str, Any], machine: Machine) -> Reserved:
+def reservation_of(space: SearchSpace, params: Mapping[str, Any], machine: Machine) -> TrialReservation:
     """What the trial with these parameters reserves."""
     return reserve(resources_of(space, params), machine, space.search.trials or 1)

@@ -17,29 +17,29 @@ from typing import Any
 
 from sweeper.cluster.capacity import Machine, Node, cluster_of
 from sweeper.errors import EnvironmentFailure
-from sweeper.trial.handover import places_of, this_node
+from sweeper.trial.handover import read_processes, this_node
 
 PACKAGES = ("sweeper", "ray", "torch", "transformers")  # that must be of one version on all nodes
 MARKER = ".seen-by-nodes-"
-PATIENCE = 120.0  # seconds for a node to start a process that imports our packages
-SILENCE = 30.0  # seconds after which a node that does not answer counts as lost
-GLANCE = 0.2
+NODE_START_SECONDS = 120.0  # seconds for a node to start a process that imports our packages
+NODE_REPLY_SECONDS = 30.0  # seconds after which a node that does not answer counts as lost
+NODE_POLL_SECONDS = 0.2
 
 
-def machine() -> Machine:
+def cluster_machine() -> Machine:
     """The cluster as Ray knows it at present. Raises EnvironmentFailure when none of its nodes has a CPU."""
-    if found := nodes():
+    if found := live_nodes():
         return cluster_of(found)
     raise EnvironmentFailure("the cluster has no node with a CPU now; add one, `ray start --address=HOST:PORT`")
 
 
-def nodes() -> tuple[Node, ...]:
+def live_nodes() -> tuple[Node, ...]:
     """Those that are there and have a CPU."""
-    found = [_node(node, name) for node, name in _node_names(alive())]
+    found = [_node(node, name) for node, name in _node_names(live_ray_nodes())]
     return tuple(node for node in found if node.cpus)
 
 
-def alive() -> list[Mapping[str, Any]]:
+def live_ray_nodes() -> list[Mapping[str, Any]]:
     """What Ray knows of each node that is there."""
     import ray
 
@@ -58,7 +58,7 @@ def _node(node: Mapping[str, Any], name: str) -> Node:
     return Node(name, *(int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU")))
 
 
-def on_node(node: str, function: Callable[..., Any], *arguments: Any) -> Any:
+def call_on_node(node: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Ray's reference to what `function` gives when it is called on that node, whatever else runs there."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -69,7 +69,7 @@ def on_node(node: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Sight:
+class NodeReport:
     """What a node sees of a sweep.
 
     marker       what a file in the sweep's folder says; None where there is no such file
@@ -82,10 +82,10 @@ class Sight:
     versions: Mapping[str, str | None]
 
 
-def inspect_node(marker: str, data: str) -> Sight:
+def inspect_node(marker: str, data: str) -> NodeReport:
     """The sight of the node that this is called on."""
     file = Path(marker)
-    return Sight(file.read_text() if file.is_file() else None, _seen_fingerprint(data), node_versions())
+    return NodeReport(file.read_text() if file.is_file() else None, _seen_fingerprint(data), node_versions())
 
 
 def _seen_fingerprint(data: str) -> str:
@@ -109,16 +109,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def preflight(folder: Path, data: str, fingerprint: str) -> None:
+def check_nodes(folder: Path, data: str, fingerprint: str) -> None:
     """Whether every node of the cluster sees the sweep's folder and the same data, and has the same packages.
 
     A node that is lost meanwhile is no mistake. Raises EnvironmentFailure with everything that is wrong, node by
     node.
     """
-    names = {str(node["NodeID"]): name for node, name in _node_names(alive())}
-    with marked(folder.absolute()) as marker:
-        sights = {node: on_node(node, inspect_node, str(marker), data) for node in names}
-        expected = Sight(marker.read_text(), fingerprint, node_versions())
+    names = {str(node["NodeID"]): name for node, name in _node_names(live_ray_nodes())}
+    with marker_file(folder.absolute()) as marker:
+        sights = {node: call_on_node(node, inspect_node, str(marker), data) for node in names}
+        expected = NodeReport(marker.read_text(), fingerprint, node_versions())
         mistakes = [
             f"node {names[node]}: {problem}"
             for node, sight in sights.items()
@@ -129,7 +129,7 @@ def preflight(folder: Path, data: str, fingerprint: str) -> None:
 
 
 @contextmanager
-def marked(folder: Path) -> Iterator[Path]:
+def marker_file(folder: Path) -> Iterator[Path]:
     """A file in a folder that only those can know who see this very folder."""
     with NamedTemporaryFile("w", dir=folder, prefix=MARKER) as file:
         file.write(os.urandom(16).hex())
@@ -137,14 +137,14 @@ def marked(folder: Path) -> Iterator[Path]:
         yield Path(file.name)
 
 
-def _node_problems(node: str, sight: Any, expected: Sight, folder: Path, data: str) -> list[str]:
+def _node_problems(node: str, sight: Any, expected: NodeReport, folder: Path, data: str) -> list[str]:
     """What keeps a node from running trials."""
     import ray
 
     try:
-        return node_differences(ray.get(sight, timeout=PATIENCE), expected, folder, data)
+        return node_differences(ray.get(sight, timeout=NODE_START_SECONDS), expected, folder, data)
     except ray.exceptions.GetTimeoutError:
-        return [f"has not answered for {PATIENCE:g} s; is it overloaded? take it out with `ray stop` there"]
+        return [f"has not answered for {NODE_START_SECONDS:g} s; is it overloaded? take it out with `ray stop` there"]
     except ray.exceptions.RayError as error:
         if is_lost(node):
             return []
@@ -152,7 +152,7 @@ def _node_problems(node: str, sight: Any, expected: Sight, folder: Path, data: s
         return [f"cannot run our code; {cause}; install there what is installed here"]
 
 
-def node_differences(seen: Sight, expected: Sight, folder: Path, data: str) -> list[str]:
+def node_differences(seen: NodeReport, expected: NodeReport, folder: Path, data: str) -> list[str]:
     """What a node lacks, each with its cure."""
     problems = []
     if seen.marker != expected.marker:
@@ -175,9 +175,9 @@ def is_lost(node: str) -> bool:
 
     if not node or not ray.is_initialized():
         return False
-    answer, deadline = on_node(node, this_node), time.monotonic() + SILENCE
-    while time.monotonic() < deadline and node in [str(one["NodeID"]) for one in alive()]:
-        ended, _ = ray.wait([answer], timeout=GLANCE)
+    answer, deadline = call_on_node(node, this_node), time.monotonic() + NODE_REPLY_SECONDS
+    while time.monotonic() < deadline and node in [str(one["NodeID"]) for one in live_ray_nodes()]:
+        ended, _ = ray.wait([answer], timeout=NODE_POLL_SECONDS)
         if ended and _answered(answer):
             return False
     return True
@@ -193,22 +193,22 @@ def _answered(answer: Any) -> bool:
     return True
 
 
-def lost_node(workdir: Path) -> bool:
+def has_lost_node(workdir: Path) -> bool:
     """Whether a trial that died without a word had a process on a node that is lost."""
-    return any(is_lost(node) for node in {place.node for place in places_of(workdir)})
+    return any(is_lost(node) for node in {place.node for place in read_processes(workdir)})
 
 
 def kill_trial(workdir: Path) -> None:
     """Kill the trial's processes, which may be stuck where nothing else reaches them; for the driver. A process id
     means something only on its own node."""
     here = this_node()
-    for place in places_of(workdir):
+    for place in read_processes(workdir):
         if place.node in ("", here):
-            kill(place.pid)
+            kill_process(place.pid)
         else:
-            on_node(place.node, kill, place.pid)
+            call_on_node(place.node, kill_process, place.pid)
 
 
-def kill(pid: int) -> None:
+def kill_process(pid: int) -> None:
     with suppress(OSError):
         os.kill(pid, signal.SIGKILL)

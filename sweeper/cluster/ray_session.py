@@ -13,11 +13,11 @@ from typing import Any
 
 from sweeper.cluster.capacity import Machine
 from sweeper.errors import ConfigError, EnvironmentFailure
-from sweeper.process.signals import descendants, handlers_kept, kill_processes
+from sweeper.process.signals import descendants, kill_processes, signals_blocked
 from sweeper.secrets import redacted_values
 
 OBJECT_STORE_BYTES = 100 * 2**20  # trials exchange paths and numbers only
-LONGEST_TEMP = 20  # bytes of a path that leave room for those of Ray's sockets, which have 104 in all
+TEMP_PATH_BYTES = 20  # bytes of a path that leave room for those of Ray's sockets, which have 104 in all
 
 # Read by Ray when it is imported or started; its processes inherit them.
 QUIET = {
@@ -35,7 +35,7 @@ LOCAL = {
     "HF_DATASETS_OFFLINE": "1",
 }
 # Of a driver's environment, to a cluster.
-TRAVELS = ("HF_", "SWEEPER_", "TUNE_FUNCTION_", "TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS")
+SENT_PREFIXES = ("HF_", "SWEEPER_", "TUNE_FUNCTION_", "TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS")
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def ray_session(machine: Machine) -> Iterator[None]:
     ray_constants.ENABLE_RAY_CLUSTER = False  # made from the environment when Ray was imported
     strangers = descendants()
     with private_folder() as folder:
-        with handlers_kept():
+        with signals_blocked():
             ray.init(
                 address="local",
                 num_cpus=machine.cpus,
@@ -66,17 +66,17 @@ def ray_session(machine: Machine) -> Iterator[None]:
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=str(folder),
             )
-        close_token()
+        restrict_token()
         try:
             yield
         finally:
             family = [process for process in descendants() if process not in strangers]
-            at_once(ray._private.worker._global_node)
+            kill_without_waiting(ray._private.worker._global_node)
             ray.shutdown()
             kill_processes(family)  # its agents would outlive it by a minute
 
 
-def at_once(node: Any) -> None:
+def kill_without_waiting(node: Any) -> None:
     """Have Ray kill its processes without waiting a second for each to hear SIGTERM: it is blocked in them, see
     `handlers_kept`."""
     kill = node.kill_all_processes
@@ -95,7 +95,7 @@ def joined_cluster(address: str) -> Iterator[None]:
         raise ConfigError(f"--address {address}: is for Ray's client; run on the cluster's head, with --address auto")
     import ray
 
-    with handlers_kept():
+    with signals_blocked():
         try:
             ray.init(
                 address=address,
@@ -118,32 +118,32 @@ def runtime_env() -> dict[str, Any]:
 
     Ray shows it to whoever sees the cluster, so secrets stay: trials need no ledger, nodes have their own logins.
     """
-    wanted = {name: value for name, value in os.environ.items() if name.startswith(TRAVELS)}
+    wanted = {name: value for name, value in os.environ.items() if name.startswith(SENT_PREFIXES)}
     hidden = redacted_values(wanted)
     environment = {name: value for name, value in wanted.items() if hidden[name] == value}
-    return {"env_vars": environment} | ({} if installed() else {"py_modules": sources()})
+    return {"env_vars": environment} | ({} if is_installed() else {"py_modules": package_folders()})
 
 
-def sources() -> list[str]:
+def package_folders() -> list[str]:
     """The folders of both packages."""
     return [str(Path(str(sys.modules[name].__file__)).parent) for name in ("sweeper", "jobs")]
 
 
-def installed() -> bool:
+def is_installed() -> bool:
     """Whether our packages come from where pip puts them, rather than from a source tree."""
-    return not (Path(sources()[0]).parent / "pyproject.toml").is_file()
+    return not (Path(package_folders()[0]).parent / "pyproject.toml").is_file()
 
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
     """For Ray's sockets and logs, gone afterwards. Ray opens its own folder to everyone, so that it needs another
     around it."""
-    temp = gettempdir() if len(os.fsencode(gettempdir())) <= LONGEST_TEMP else "/tmp"
+    temp = gettempdir() if len(os.fsencode(gettempdir())) <= TEMP_PATH_BYTES else "/tmp"
     with TemporaryDirectory(prefix="sweeper-", dir=temp, ignore_cleanup_errors=True) as folder:
         yield Path(folder) / "ray"
 
 
-def close_token() -> None:
+def restrict_token() -> None:
     """Ray's token is its owner's alone. An older Ray, or one under another umask, made it readable by everyone."""
     with suppress(OSError):
         (Path.home() / ".ray" / "auth_token").chmod(0o600)

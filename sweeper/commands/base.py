@@ -83,7 +83,7 @@ def machine_at(address: str | None) -> Iterator[Machine]:
     from sweeper.cluster.ray_session import joined_cluster
 
     with joined_cluster(address):
-        yield nodes.machine()
+        yield nodes.cluster_machine()
 
 
 @contextmanager

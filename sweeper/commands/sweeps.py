@@ -40,9 +40,9 @@ def run_command(
         raise ConfigError("--new and --extend: use one of the two; --extend runs beside the sweep as well")
 
     def command(detachment: Detachment | None = None) -> None:
-        from sweeper.process.signals import Interrupt, catching
+        from sweeper.process.signals import Interrupt, handle_signals
 
-        with catching(Interrupt()) as interrupt:
+        with handle_signals(Interrupt()) as interrupt:
             space = read_search_space(find_file(file), overrides)
             with machine_at(address) as machine:
                 run_and_print(space, machine, interrupt, detachment, new=new, extend=extend)
@@ -62,12 +62,12 @@ def resume_command(name: str, address: str | None, trials: int | None, detach: b
     """
 
     def command(detachment: Detachment | None = None) -> None:
-        from sweeper.process.signals import Interrupt, catching
+        from sweeper.process.signals import Interrupt, handle_signals
 
-        with catching(Interrupt()) as interrupt:
-            from sweeper.driver.opening import resumed
+        with handle_signals(Interrupt()) as interrupt:
+            from sweeper.driver.opening import resumed_space
 
-            space = resumed(ledger_of(name), trials)
+            space = resumed_space(ledger_of(name), trials)
             with machine_at(address) as machine:
                 run_and_print(space, machine, interrupt, detachment, name=name)
 
@@ -125,10 +125,10 @@ def sync_command(name: str) -> None:
 
 def run_detached(command: Callable[[Detachment], None]) -> None:
     """Have a command go on without this terminal, and say how it is looked at and ended from now on."""
-    from sweeper.process.detach import Detached, detached
+    from sweeper.process.detach import DetachedCommand, start_detached
 
-    outcome = detached(command)
-    if not isinstance(outcome, Detached):
+    outcome = start_detached(command)
+    if not isinstance(outcome, DetachedCommand):
         sys.exit(outcome)
     name = outcome.folder.name
     click.echo(f"{name}: goes on as process {outcome.pid}; what it says goes to {outcome.output}", err=True)

@@ -10,20 +10,20 @@ from ray import tune
 
 from sweeper.cluster import nodes as cluster
 from sweeper.cluster.capacity import workers_at_once
-from sweeper.driver.retries import failure_line, incident
-from sweeper.driver.searcher import LOOK, LedgerSearcher, Unpickled
+from sweeper.driver.retries import failure_line, retry_incident
+from sweeper.driver.searcher import CHECK_SECONDS, LedgerSearcher, NotPickled
 from sweeper.driver.sweep import Sweep
 from sweeper.space.sections import duration
 from sweeper.trial import handover
-from sweeper.trial.handover import Breakdown
+from sweeper.trial.handover import TrialFailure
 
 BESIDE_METRICS = ("epoch", "step", "seconds")
-SAY = 60.0  # seconds without a node that could run any trial, before we say so
-GIVE_UP = 1800.0  # and before we end
+NOTICE_SECONDS = 60.0  # seconds without a node that could run any trial, before we say so
+NO_NODE_SECONDS = 1800.0  # and before we end
 UNREADY = "the process it was given could not end the trial before"
 
 
-class Bookkeeper(Unpickled, tune.Callback):  # type: ignore[misc]
+class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
     """Writes what Tune sees into the ledger, before anyone else is told. When all is stopping results still count,
     but a trial's end is none: Tune stops whatever runs, and so may the signal."""
 
@@ -40,14 +40,14 @@ class Bookkeeper(Unpickled, tune.Callback):  # type: ignore[misc]
         """Tune leaves its loop, in good order, when it gets this signal."""
         if self.interrupt.stopping:
             signal.raise_signal(signal.SIGUSR1)
-        elif time.monotonic() - self.looked > LOOK:
+        elif time.monotonic() - self.looked > CHECK_SECONDS:
             self.looked = time.monotonic()
             self.find(trials)
 
     def find(self, trials: list[Any]) -> None:
         """Tune tells nobody of a trial whose process could not leave the one before in time."""
         for trial in [trial for trial in trials if trial.status == "ERROR" and trial.trial_id in self.given]:
-            self.settle(self.given.pop(trial.trial_id), Breakdown("crash", UNREADY))
+            self.settle(self.given.pop(trial.trial_id), TrialFailure("crash", UNREADY))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.attempts.begin(trial.config["number"])
@@ -72,17 +72,17 @@ class Bookkeeper(Unpickled, tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         if not self.interrupt.stopping:
             number = trial.config["number"]
-            self.settle(number, diagnose_breakdown(self.sweep, number))
+            self.settle(number, find_failure(self.sweep, number))
 
-    def settle(self, number: int, breakdown: Breakdown) -> None:
+    def settle(self, number: int, breakdown: TrialFailure) -> None:
         """A trial has broken down: it goes on, or it has failed, or nothing can go on."""
         ledger = self.sweep.ledger
         record = ledger.record(number)
         if record.trained:  # all that counts is there, whatever its process died of afterwards
             self.on_change(ledger.finish(number, "COMPLETE"))
         elif breakdown.kind == "disk":
-            self.interrupt.halt(no_room_line(self.sweep, number, breakdown.reason))
-        elif survived := incident(record, breakdown, self.sweep.space):
+            self.interrupt.halt(disk_failure_line(self.sweep, number, breakdown.reason))
+        elif survived := retry_incident(record, breakdown, self.sweep.space):
             record = ledger.survive(number, survived)
             self.on_change(record)
             self.again(record)
@@ -90,7 +90,7 @@ class Bookkeeper(Unpickled, tune.Callback):  # type: ignore[misc]
             self.on_change(ledger.finish(number, "FAIL", failure_line(record, breakdown)))
 
 
-class Watchman(Unpickled, tune.Callback):  # type: ignore[misc]
+class NodeCallback(NotPickled, tune.Callback):  # type: ignore[misc]
     """Sees when a trial waits for a node that is not there, as after the last one was lost: Tune would wait for ever
     without a word. A cluster that grows by itself has a while to bring one."""
 
@@ -104,28 +104,32 @@ class Watchman(Unpickled, tune.Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         now = time.monotonic()
-        if now - self.looked < LOOK:
+        if now - self.looked < CHECK_SECONDS:
             return
         self.looked = now
-        lacking = stranded(trials)
+        lacking = missing_resources(trials)
         if lacking is None:
             self.since, self.told = None, False
             return
         self.since = self.since or now
-        if now - self.since > GIVE_UP:
+        if now - self.since > NO_NODE_SECONDS:
             cure = f"add one, then sweeper resume {self.name}"
-            self.interrupt.halt(f"sweep {self.name}: for {GIVE_UP:g} s no node could run a trial; {lacking}; {cure}")
-        elif now - self.since > SAY and not self.told:
+            self.interrupt.halt(
+                f"sweep {self.name}: for {NO_NODE_SECONDS:g} s no node could run a trial; {lacking}; {cure}"
+            )
+        elif now - self.since > NOTICE_SECONDS and not self.told:
             self.told = True
-            self.say(f"no node can run the next trial; {lacking}; waits {duration(int(GIVE_UP))} for one to join")
+            self.say(
+                f"no node can run the next trial; {lacking}; waits {duration(int(NO_NODE_SECONDS))} for one to join"
+            )
 
 
-def stranded(trials: list[Any]) -> str | None:
+def missing_resources(trials: list[Any]) -> str | None:
     """What the trials that wait lack, when none runs and the nodes that are left could not run any of them."""
     waiting = [trial for trial in trials if trial.status == "PENDING"]
     if not waiting or any(trial.status == "RUNNING" for trial in trials):
         return None
-    nodes = cluster.nodes()
+    nodes = cluster.live_nodes()
     wants = [(trial.config["cpus"], trial.config["gpus"], trial.config["workers"]) for trial in waiting]
     if any(workers_at_once(cpus, gpus, nodes) >= workers for cpus, gpus, workers in wants):
         return None
@@ -134,7 +138,7 @@ def stranded(trials: list[Any]) -> str | None:
     return f"it wants {workers:g} × {cpus:g} CPU and {gpus:g} GPU, nodes left: {there}"
 
 
-class Timekeeper(Unpickled, tune.Callback):  # type: ignore[misc]
+class TimeLimitCallback(NotPickled, tune.Callback):  # type: ignore[misc]
     """Ends the process of a trial that takes longer than the budget allows, whatever it is stuck in."""
 
     def __init__(self, sweep: Sweep) -> None:
@@ -159,20 +163,20 @@ class Timekeeper(Unpickled, tune.Callback):  # type: ignore[misc]
             del self.began[number]
             workdir = self.sweep.workdir(number)
             reason = f"took longer than {duration(self.limit)}, its budget.trial_time"
-            handover.write_breakdown(workdir, Breakdown("timeout", reason))
+            handover.write_failure(workdir, TrialFailure("timeout", reason))
             cluster.kill_trial(workdir)
 
 
-def diagnose_breakdown(sweep: Sweep, number: int) -> Breakdown:
+def find_failure(sweep: Sweep, number: int) -> TrialFailure:
     """What a trial died of. On a cluster a death without a word may be its machine's."""
     workdir = sweep.workdir(number)
-    breakdown = handover.read_breakdown(workdir)
-    if sweep.machine.nodes and breakdown.kind == "crash" and cluster.lost_node(workdir):
-        return Breakdown("node", "its machine left the cluster")
+    breakdown = handover.read_failure(workdir)
+    if sweep.machine.nodes and breakdown.kind == "crash" and cluster.has_lost_node(workdir):
+        return TrialFailure("node", "its machine left the cluster")
     return breakdown
 
 
-def no_room_line(sweep: Sweep, number: int, reason: str) -> str:
+def disk_failure_line(sweep: Sweep, number: int, reason: str) -> str:
     """What to say when a trial could not write."""
     name = sweep.ledger.name
     return f"sweep {name}: trial {number} cannot write; {reason}; put that right, then sweeper resume {name}"

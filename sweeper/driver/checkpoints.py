@@ -26,7 +26,7 @@ def _resume_points(record: TrialRecord) -> Iterator[Mapping[str, Any]]:
     return (e for e in newest_first if e["checkpoint"] and not checkpoints.stored_damage(e["checkpoint"]))
 
 
-def rewind(record: TrialRecord, workdir: Path, storage: str | None = None) -> tuple[str, ...]:
+def resume_checkpoints(record: TrialRecord, workdir: Path, storage: str | None = None) -> tuple[str, ...]:
     """The checkpoint to go on from, if any. Those that came later, or never reached the ledger, are removed: the
     trial will write them again, under the same names.
 
@@ -48,7 +48,7 @@ def rewind(record: TrialRecord, workdir: Path, storage: str | None = None) -> tu
     return (point["checkpoint"], *(one["checkpoint"] for one in earlier))
 
 
-def disposable(records: Sequence[TrialRecord], direction: Direction, keep: int) -> list[str]:
+def unneeded_checkpoints(records: Sequence[TrialRecord], direction: Direction, keep: int) -> list[str]:
     """Checkpoints nothing needs any more: a running trial needs its best and its newest one, and of the
     trials that have ended only the `keep` best need theirs. A repeat was run for its score alone.
 
@@ -64,7 +64,7 @@ def disposable(records: Sequence[TrialRecord], direction: Direction, keep: int) 
     return [checkpoint for checkpoint in every if checkpoint and checkpoint not in needed]
 
 
-def needy(records: Sequence[TrialRecord], direction: Direction, keep: int) -> list[TrialRecord]:
+def trials_with_checkpoints(records: Sequence[TrialRecord], direction: Direction, keep: int) -> list[TrialRecord]:
     """The trials that can still need a checkpoint: those that run, and the `keep` best. One that has ended and is
     none of these never will be."""
     running = [record for record in records if record.state == "RUNNING"]

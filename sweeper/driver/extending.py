@@ -25,7 +25,7 @@ from sweeper.storage import checkpoints
 Draws = Mapping[str, tuple[Domain, Any]]
 
 
-def adopted(
+def imported_trials(
     ledger: Ledger,
     space: SearchSpace,
     workdir: Callable[[int], Path],
@@ -37,27 +37,27 @@ def adopted(
     they do. A trial's best checkpoint is there too then, as hard links where the file system has them, so that each
     sweep may delete its own.
     """
-    found = ((record, redrawn(space, record.params)) for record in ledger.records() if adoptable(record, space))
+    found = ((record, draws_of(space, record.params)) for record in ledger.records() if is_importable(record, space))
     taken = [(record, draws) for record, draws in found if draws is not None]
     return [
-        frozen(
+        to_frozen_trial(
             record,
             draws,
             space,
             f"{ledger.name}/{record.number}",
-            link(record, space, workdir(number), storage(number)),
+            copy_best_checkpoint(record, space, workdir(number), storage(number)),
         )
         for number, (record, draws) in enumerate(taken)
     ]
 
 
-def adoptable(record: TrialRecord, space: SearchSpace) -> bool:
+def is_importable(record: TrialRecord, space: SearchSpace) -> bool:
     """Whether a trial is a result of the search that the new objective can judge."""
     judged = bool(record.evaluations) and all(space.objective in evaluation for evaluation in record.evaluations)
     return record.state in ("COMPLETE", "PRUNED") and record.repeat_of is None and judged
 
 
-def redrawn(space: SearchSpace, params: Mapping[str, Any]) -> Draws | None:
+def draws_of(space: SearchSpace, params: Mapping[str, Any]) -> Draws | None:
     """By label, the domain and the value with which this space would draw these params; None if it never would.
 
     >>> drawn(space, record.params)
@@ -77,7 +77,9 @@ def redrawn(space: SearchSpace, params: Mapping[str, Any]) -> Draws | None:
     return found if same and all(contains(domain, value) for domain, value in found.values()) else None
 
 
-def link(record: TrialRecord, space: SearchSpace, workdir: Path, storage: str | None = None) -> str | None:
+def copy_best_checkpoint(
+    record: TrialRecord, space: SearchSpace, workdir: Path, storage: str | None = None
+) -> str | None:
     """Its best checkpoint under `storage` or else `workdir`; None if that was not kept, or is damaged."""
     best = best_evaluation(record.evaluations, space.objective, space.direction)
     address = best["checkpoint"] if best else None
@@ -103,7 +105,9 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def frozen(record: TrialRecord, draws: Draws, space: SearchSpace, origin: str, checkpoint: str | None) -> FrozenTrial:
+def to_frozen_trial(
+    record: TrialRecord, draws: Draws, space: SearchSpace, origin: str, checkpoint: str | None
+) -> FrozenTrial:
     """The trial as Optuna keeps it: `origin` says where it was run, and only its best checkpoint came along."""
     best = best_evaluation(record.evaluations, space.objective, space.direction) or {}
     evaluations = [{**e, "checkpoint": checkpoint if e is best else None} for e in record.evaluations]
@@ -112,14 +116,14 @@ def frozen(record: TrialRecord, draws: Draws, space: SearchSpace, origin: str, c
         value=best[space.objective] if record.state == "COMPLETE" else None,
         params={label: value for label, (_, value) in draws.items()},
         distributions={label: distribution(domain) for label, (domain, _) in draws.items()},
-        user_attrs={ORIGIN: origin, **attributes(record, evaluations)},
+        user_attrs={ORIGIN: origin, **ledger_attributes(record, evaluations)},
         intermediate_values={step: e[space.objective] for step, e in enumerate(evaluations, start=1)},
     )
     trial.datetime_start, trial.datetime_complete = record.started, record.ended
     return trial
 
 
-def attributes(record: TrialRecord, evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def ledger_attributes(record: TrialRecord, evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the ledger keeps beside a trial, under its own names."""
     return {
         "key": record.key,

@@ -38,7 +38,7 @@ def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, patience: floa
     return Mirror(stores.tracking, stores.artifacts, experiment, info, patience, HURRY_SECONDS)
 
 
-def keep_predictions(record: TrialRecord, workdir: Path) -> Path | None:
+def save_predictions(record: TrialRecord, workdir: Path) -> Path | None:
     """The answers of an ended trial's best evaluation. They are kept beside the checkpoints, since the mirror comes
     later and most checkpoints do not stay; those from a bucket also in `workdir`."""
     if record.state == "RUNNING" or not record.checkpoint:
@@ -67,7 +67,7 @@ def show_trial(
     mirror.put(record, parent, [predictions] if predictions else [], stopped)
 
 
-def finish(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> list[TrialRecord]:
+def finish_mirror(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> list[TrialRecord]:
     """Close the parent run with the table, the plots and the page, and note in the ledger which run shows which
     trial. A trial that waits to go on is shown as stopped. `in_a_hurry` leaves plots and page for later."""
     records = ledger.records()
@@ -76,7 +76,7 @@ def finish(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> list[Tri
             show_trial(mirror, ledger, record, stopped=True)
     interrupted = any(record.state == "RUNNING" for record in records)
     best = {f"best_{ledger.objective}": one.value or 0.0 for one in best_first(records, ledger.direction)[:1]}
-    texts = tables(ledger) if in_a_hurry else pages(ledger)
+    texts = table_texts(ledger) if in_a_hurry else page_texts(ledger)
     mirror.finish("STOPPED" if interrupted or in_a_hurry else "COMPLETE", texts, best)
     mirror.flush(HURRY_SECONDS if in_a_hurry else FLUSH_SECONDS)
     for record in records:
@@ -85,15 +85,15 @@ def finish(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> list[Tri
     return ledger.records()
 
 
-def tables(ledger: Ledger) -> dict[str, str]:
+def table_texts(ledger: Ledger) -> dict[str, str]:
     """What is to be read, by file name."""
     table = compare_sweeps([ledger])[1]
     return {"comparison.md": table_markdown(table), "comparison.csv": table_csv(table)}
 
 
-def pages(ledger: Ledger) -> dict[str, str]:
+def page_texts(ledger: Ledger) -> dict[str, str]:
     """The tables, and what is to be looked at. A plot that fails is no reason to end without them."""
-    texts = tables(ledger)
+    texts = table_texts(ledger)
     try:
         from sweeper.results import plots, report
 

@@ -12,15 +12,15 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
-from sweeper.driver.sweep import storage as storage_of
-from sweeper.driver.sweep import workdir
+from sweeper.driver.sweep import trial_folder
+from sweeper.driver.sweep import trial_storage as storage_of
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.ledger.ledger import Ledger, begun, create_ledger, load_ledger
 from sweeper.space.reading import present_fingerprint, restored
 from sweeper.space.search_space import SearchSpace, resolved
 
 PACKAGES = ("sweeper", "torch", "transformers", "ray", "optuna", "mlflow")
-FREE = ("search.trials", "keep.checkpoints", "repeats", "budget", "resources")  # may differ when a sweep goes on
+MAY_CHANGE = ("search.trials", "keep.checkpoints", "repeats", "budget", "resources")  # may differ when a sweep goes on
 
 
 def space_of(ledger: Ledger) -> SearchSpace:
@@ -31,7 +31,7 @@ def space_of(ledger: Ledger) -> SearchSpace:
     return restored(attributes["search_space"], attributes["data_fingerprint"], f"sweep {ledger.name}")
 
 
-def resumed(ledger: Ledger, trials: int | None = None) -> SearchSpace:
+def resumed_space(ledger: Ledger, trials: int | None = None) -> SearchSpace:
     """The search space to go on with, over the data as it is now, perhaps with more trials.
 
     Raises DataFailure when the data is gone or no longer the same.
@@ -52,7 +52,7 @@ def check_data(ledger: Ledger, present: str) -> None:
         )
 
 
-def extended_by(storage: RDBStorage, space: SearchSpace, taken: Collection[str]) -> Ledger:
+def sweep_to_extend(storage: RDBStorage, space: SearchSpace, taken: Collection[str]) -> Ledger:
     """The newest sweep of this space's name, which `--extend` goes on from or takes trials from.
 
     Raises ConfigError when there is none, or it is of another job; DataFailure when it had other data.
@@ -72,16 +72,16 @@ def sweep_name(space: SearchSpace, taken: Collection[str], new: bool, extended: 
     return free_name(space.name, taken) if new or extended else space.name
 
 
-def adopt(
+def create_extended(
     extended: Ledger, storage: RDBStorage, space: SearchSpace, folder: Path, checkpoints: str | None = None
 ) -> None:
     """Create the ledger of the sweep in `folder`, with the trials of `extended` that it would draw too."""
-    from sweeper.driver.extending import adopted
+    from sweeper.driver.extending import imported_trials
 
-    trials = adopted(
+    trials = imported_trials(
         extended,
         space,
-        lambda number: workdir(folder, number),
+        lambda number: trial_folder(folder, number),
         lambda number: storage_of(checkpoints, folder.name, number),
     )
     create_ledger(storage, space, folder.name, sweep_versions(), trials)
@@ -117,7 +117,7 @@ def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
 
 def space_differences(before: Any, now: Any, key: str = "") -> list[str]:
     """Where two search spaces differ, a line each, but for what changes no trial."""
-    if key in FREE:
+    if key in MAY_CHANGE:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
         names = list(dict.fromkeys([*before, *now]))

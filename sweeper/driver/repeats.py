@@ -11,14 +11,14 @@ from sweeper.ledger.record import TrialRecord, trial_key
 from sweeper.space.search_space import SearchSpace
 
 
-class Missing(NamedTuple):
+class RepeatSeed(NamedTuple):
     """A repeat that is still to be trained: of which trial, with which seed."""
 
     of: int
     seed: int
 
 
-def missing(records: Sequence[TrialRecord], space: SearchSpace) -> Iterator[Missing]:
+def missing_repeats(records: Sequence[TrialRecord], space: SearchSpace) -> Iterator[RepeatSeed]:
     """The repeats that the search space asks for and the ledger has not, finalist by finalist. A seed that a
     finalist had itself is not trained again."""
     if space.repeats is None:
@@ -27,29 +27,29 @@ def missing(records: Sequence[TrialRecord], space: SearchSpace) -> Iterator[Miss
     for record in best_first(without_repeats(records), space.direction)[: space.repeats.top]:
         for seed in space.repeats.seeds:
             if trial_key(space.job, {**record.params, "seed": seed}, space.data_fingerprint) not in known:
-                yield Missing(record.number, seed)
+                yield RepeatSeed(record.number, seed)
 
 
-def expected(space: SearchSpace) -> int:
+def expected_trials(space: SearchSpace) -> int:
     """How many trials there will be at most, repeats included."""
     repeats = space.repeats.top * len(space.repeats.seeds) if space.repeats else 0
     return (space.search.trials or 0) + repeats
 
 
-def new_trials(records: Sequence[TrialRecord], space: SearchSpace) -> int:
+def count_new_trials(records: Sequence[TrialRecord], space: SearchSpace) -> int:
     """How many trials are still to be asked for, repeats included. Early on the finalists are not known yet,
     and may turn out to have had a seed already."""
     open_ended = max(0, (space.search.trials or 0) - len(without_repeats(records)))
     if not open_ended or space.repeats is None:
-        return open_ended + sum(1 for _ in missing(records, space))
+        return open_ended + sum(1 for _ in missing_repeats(records, space))
     return open_ended + space.repeats.top * len(space.repeats.seeds) + len(without_repeats(records)) - len(records)
 
 
-def anything_left(records: Sequence[TrialRecord], space: SearchSpace) -> bool:
-    return new_trials(records, space) > 0 or any(record.state == "RUNNING" for record in records)
+def has_unfinished(records: Sequence[TrialRecord], space: SearchSpace) -> bool:
+    return count_new_trials(records, space) > 0 or any(record.state == "RUNNING" for record in records)
 
 
-def outlook(records: Sequence[TrialRecord], space: SearchSpace) -> str:
+def resume_summary(records: Sequence[TrialRecord], space: SearchSpace) -> str:
     """What running the sweep again will do, in one line.
 
     >>> outlook(ledger.records(), space)
@@ -58,7 +58,7 @@ def outlook(records: Sequence[TrialRecord], space: SearchSpace) -> str:
     running = [record for record in records if record.state == "RUNNING"]
     points = [resume_point(record) for record in running]
     epochs = sorted(f"{point['epoch']:g}" for point in points if point)
-    new, afresh = new_trials(records, space), len(points) - len(epochs)
+    new, afresh = count_new_trials(records, space), len(points) - len(epochs)
     parts = [
         f"{len(records) - len(running)} of {len(records) + new} trials are finished",
         epochs

@@ -9,10 +9,10 @@ from typing import Any
 from jobs import get_job
 from sweeper.ledger.record import Incident, TrialRecord
 from sweeper.space.search_space import SearchSpace, resources_of
-from sweeper.trial.handover import Breakdown
+from sweeper.trial.handover import TrialFailure
 
 
-def incident(record: TrialRecord, breakdown: Breakdown, space: SearchSpace) -> Incident | None:
+def retry_incident(record: TrialRecord, breakdown: TrialFailure, space: SearchSpace) -> Incident | None:
     """What to note of a trial that goes on all the same; None for one that has failed.
 
     A process that died is worth another try, as often as the budget allows, and one whose machine was lost too, on a
@@ -24,12 +24,12 @@ def incident(record: TrialRecord, breakdown: Breakdown, space: SearchSpace) -> I
         tried = sum(one["kind"] == breakdown.kind for one in record.incidents)
         return _incident(record, breakdown, {}) if tried < budget[breakdown.kind] else None
     if breakdown.kind == "memory":
-        changed = less(record, space)
+        changed = smaller_params(record, space)
         return _incident(record, breakdown, changed) if changed else None
     return None
 
 
-def less(record: TrialRecord, space: SearchSpace) -> Mapping[str, Any]:
+def smaller_params(record: TrialRecord, space: SearchSpace) -> Mapping[str, Any]:
     """The params to change for the same training in less memory; none where there is no less."""
     job = get_job(space.job)
     resources = resources_of(space, record.params)
@@ -37,11 +37,11 @@ def less(record: TrialRecord, space: SearchSpace) -> Mapping[str, Any]:
     return {} if smaller is None else {k: v for k, v in asdict(smaller).items() if v != record.used[k]}
 
 
-def _incident(record: TrialRecord, breakdown: Breakdown, changed: Mapping[str, Any]) -> Incident:
+def _incident(record: TrialRecord, breakdown: TrialFailure, changed: Mapping[str, Any]) -> Incident:
     return {"kind": breakdown.kind, "reason": breakdown.reason, "epoch": record.epochs, "changed": dict(changed)}
 
 
-def failure_line(record: TrialRecord, breakdown: Breakdown) -> str:
+def failure_line(record: TrialRecord, breakdown: TrialFailure) -> str:
     """Why a trial has failed for good, in one line."""
     tries = sum(one["kind"] == breakdown.kind for one in record.incidents) + 1
     if breakdown.kind in ("crash", "node") and tries > 1:

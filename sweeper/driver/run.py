@@ -10,11 +10,11 @@ from rich.console import Console
 
 from jobs import faults, get_job
 from sweeper.cluster.capacity import Machine, reservations
-from sweeper.driver.checkpoints import delete_checkpoints, delete_copies, disposable, needy
-from sweeper.driver.mirroring import finish, keep_predictions, mirror_of, show_trial
-from sweeper.driver.opening import adopt, extended_by, open_ledger, space_of, sweep_name
-from sweeper.driver.repeats import anything_left, expected, outlook
-from sweeper.driver.sweep import Sweep, own_folder, workdir
+from sweeper.driver.checkpoints import delete_checkpoints, delete_copies, trials_with_checkpoints, unneeded_checkpoints
+from sweeper.driver.mirroring import finish_mirror, mirror_of, save_predictions, show_trial
+from sweeper.driver.opening import create_extended, open_ledger, space_of, sweep_name, sweep_to_extend
+from sweeper.driver.repeats import expected_trials, has_unfinished, resume_summary
+from sweeper.driver.sweep import Sweep, sweep_folder, trial_folder
 from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import database_errors, open_storage
 from sweeper.ledger.ledger import Ledger, begun, ready, sweep_names
@@ -57,7 +57,7 @@ class Outcome:
         return f"{self.name}: no trial ended well; trial {first.number} was the first to fail: {first.reason}"
 
 
-def prepare(space: SearchSpace, machine: Machine, stores: Stores) -> None:
+def check_environment(space: SearchSpace, machine: Machine, stores: Stores) -> None:
     """Everything that can be refused before something is created: devices, backbones, the tracking store.
 
     Raises EnvironmentFailure with every backbone that cannot be had, ConfigError for parameters that do not fit one.
@@ -99,19 +99,19 @@ def run_sweep(
     Raises ConfigError if a sweep of this name has another search space, DataFailure if its data has changed
     since, EnvironmentFailure if another process runs it, here or, with a PostgreSQL ledger, anywhere.
     """
-    prepare(space, machine, stores)
+    check_environment(space, machine, stores)
     storage = open_storage(stores.ledger)
     taken = [name for name in sweep_names(storage) if ready(storage, name)] if new or extend else []
-    extended = extended_by(storage, space, taken) if extend else None
+    extended = sweep_to_extend(storage, space, taken) if extend else None
     name = name or sweep_name(space, taken, new, extended)
-    folder = own_folder(stores.root, name)
+    folder = sweep_folder(stores.root, name)
     with owned(folder, stores.ledger, interrupt.halt), database_errors(stores.ledger):
         if extended and extended.name != name and not begun(storage, name):
-            adopt(extended, storage, space, folder, stores.checkpoints)
+            create_extended(extended, storage, space, folder, stores.checkpoints)
         ledger = open_ledger(storage, space, name)
         (folder / "search_space.yaml").write_text(to_yaml(space), encoding="utf-8")
         if records := ledger.records():
-            console.print(outlook(records, space), markup=False, soft_wrap=True)
+            console.print(resume_summary(records, space), markup=False, soft_wrap=True)
         if begin:
             begin(folder)
         with as_driver(ledger, interrupt):
@@ -121,11 +121,11 @@ def run_sweep(
 def _run_driver(sweep: Sweep, stores: Stores, console: Console, interrupt: Interrupt) -> Outcome:
     ledger, space = sweep.ledger, sweep.space
     names = searched_parameters(space)
-    progress = Progress(console, space.objective, space.direction, expected(space), names)
+    progress = Progress(console, space.objective, space.direction, expected_trials(space), names)
     with output_to(sweep.log), mirror_of(ledger, space, stores) as mirror, progress:
         with interrupt.held():
-            run_unfinished(sweep, Listeners(sweep, mirror, progress), interrupt)
-        records = finish(ledger, mirror, in_a_hurry=interrupt.stopping)
+            run_unfinished(sweep, ChangeListener(sweep, mirror, progress), interrupt)
+        records = finish_mirror(ledger, mirror, in_a_hurry=interrupt.stopping)
     if interrupt.cause is not None:
         raise EnvironmentFailure(interrupt.cause)
     return outcome_of(ledger, records, mirror, stores)
@@ -143,18 +143,18 @@ def sync_mlflow(ledger: Ledger, stores: Stores) -> Outcome:
     Raises EnvironmentFailure when MLflow does not answer, or a process runs the sweep and so does this itself.
     """
     space = space_of(ledger)
-    folder = own_folder(stores.root, ledger.name)
+    folder = sweep_folder(stores.root, ledger.name)
     with owned(folder, stores.ledger), database_errors(stores.ledger):
         check_store(stores)
         with output_to(folder / "log.txt"), mirror_of(ledger, space, stores) as mirror:
             for record in ledger.records():
-                show_trial(mirror, ledger, record, keep_predictions(record, workdir(folder, record.number)))
-            records = finish(ledger, mirror)
+                show_trial(mirror, ledger, record, save_predictions(record, trial_folder(folder, record.number)))
+            records = finish_mirror(ledger, mirror)
         return outcome_of(ledger, records, mirror, stores)
 
 
 @dataclass(frozen=True)
-class Listeners:
+class ChangeListener:
     """Who is told when the ledger has changed. The ledger has it already, so that nothing here can lose it."""
 
     sweep: Sweep
@@ -165,7 +165,7 @@ class Listeners:
 
     def __call__(self, record: TrialRecord) -> None:
         self.progress.update(record)
-        predictions = keep_predictions(record, self.sweep.workdir(record.number))
+        predictions = save_predictions(record, self.sweep.workdir(record.number))
         faults.point("mirror.put")
         show_trial(self.mirror, self.sweep.ledger, record, predictions)
         self.retain(record)
@@ -181,7 +181,7 @@ class Listeners:
         records = list(self.kept.values())
         finalists = space.repeats.top if space.repeats else 0  # their means are not known yet, so all stay
         keep = max(space.keep.checkpoints, finalists)
-        unneeded = set(disposable(records, space.direction, keep))
+        unneeded = set(unneeded_checkpoints(records, space.direction, keep))
         # It writes some again when it has gone back to before them.
         new = (one for one in record.evaluations if before is None or one not in before.evaluations)
         self.gone.difference_update(one["checkpoint"] for one in new)
@@ -190,16 +190,18 @@ class Listeners:
         self.gone.update(address for address in unneeded if depot.is_remote(address))
         if self.sweep.checkpoints and record.state != "RUNNING":
             delete_copies(self.sweep.workdir(record.number))
-        for number in self.kept.keys() - {one.number for one in needy(records, space.direction, keep)}:
+        for number in self.kept.keys() - {
+            one.number for one in trials_with_checkpoints(records, space.direction, keep)
+        }:
             del self.kept[number]
 
 
-def run_unfinished(sweep: Sweep, listeners: Listeners, interrupt: Interrupt) -> None:
+def run_unfinished(sweep: Sweep, listeners: ChangeListener, interrupt: Interrupt) -> None:
     """Train what is left; a finished sweep does not even start Ray."""
     records = sweep.ledger.records()
     for record in records:
         listeners(record)
-    if anything_left(records, sweep.space):
+    if has_unfinished(records, sweep.space):
         from sweeper.driver.tuning import run_trials
 
         run_trials(sweep, listeners, interrupt, listeners.say)

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from ray.tune.search import Searcher
 
 from sweeper.cluster import nodes as cluster
-from sweeper.cluster.capacity import reservations, share_of, slots
-from sweeper.driver.checkpoints import rewind
-from sweeper.driver.repeats import Missing, missing
+from sweeper.cluster.capacity import reservation_of, reservations, trials_at_once
+from sweeper.driver.checkpoints import resume_checkpoints
+from sweeper.driver.repeats import RepeatSeed, missing_repeats
 from sweeper.driver.sweep import Sweep
 from sweeper.ledger.record import TrialRecord
 from sweeper.process.signals import Interrupt
@@ -26,7 +26,7 @@ from sweeper.results.timing import Timing
 from sweeper.trial import handover
 
 
-class Attempts:
+class TrialTimer:
     """The trials that run: since when each is to run, and since when it does. Seconds of the driver's own clock, as
     another machine's may go otherwise."""
 
@@ -50,17 +50,17 @@ class Attempts:
         return dict(timing)
 
 
-LOOK = 5.0  # seconds between looks at a cluster's nodes
+CHECK_SECONDS = 5.0  # seconds between looks at a cluster's nodes
 
 
-def assignment(sweep: Sweep, record: TrialRecord) -> handover.Assignment:
+def trial_config(sweep: Sweep, record: TrialRecord) -> handover.TrialConfig:
     """The trial as its process is told of it, going on from its newest whole checkpoint if it has one."""
     workdir = sweep.workdir(record.number)
     storage = sweep.storage(record.number)
-    resume_from, *earlier = rewind(record, workdir, storage) or (None,)
-    handover.forget(workdir)
-    share = share_of(sweep.space, record.params, sweep.machine)
-    return handover.Assignment(
+    resume_from, *earlier = resume_checkpoints(record, workdir, storage) or (None,)
+    handover.clear_handover(workdir)
+    share = reservation_of(sweep.space, record.params, sweep.machine)
+    return handover.TrialConfig(
         number=record.number,
         job=sweep.space.job,
         params=record.used,
@@ -75,7 +75,7 @@ def assignment(sweep: Sweep, record: TrialRecord) -> handover.Assignment:
     )
 
 
-class Unpickled:
+class NotPickled:
     """Tune pickles what it is given into a restore file. Ours is never restored, and a database has no pickle."""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Unpickled:
 
 
 @dataclass(frozen=True)
-class Source:
+class TrialSource:
     """Where trials come from.
 
     mine    whether a trial of the ledger is one of them
@@ -96,36 +96,36 @@ class Source:
     new: Callable[[], TrialRecord | None]
 
 
-def search(sweep: Sweep) -> Source:
+def new_trials_source(sweep: Sweep) -> TrialSource:
     """What the sampler proposes, as many trials as the search space asks for."""
-    return Source(
+    return TrialSource(
         mine=lambda record: record.repeat_of is None,
         wanted=lambda: sweep.ledger.tally.searched < (sweep.space.search.trials or 0),
         new=lambda: sweep.ledger.ask(sweep.space),
     )
 
 
-def repeats(sweep: Sweep) -> Source:
+def repeats_source(sweep: Sweep) -> TrialSource:
     """The finalists once more, with other seeds."""
 
-    def first() -> Missing | None:
-        return next(missing(sweep.ledger.records(), sweep.space), None)
+    def first() -> RepeatSeed | None:
+        return next(missing_repeats(sweep.ledger.records(), sweep.space), None)
 
-    return Source(
+    return TrialSource(
         mine=lambda record: record.repeat_of is not None,
         wanted=lambda: first() is not None,
         new=lambda: sweep.ledger.repeat(*found) if (found := first()) else None,
     )
 
 
-class LedgerSearcher(Unpickled, Searcher):  # type: ignore[misc]
+class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
     """Gives Tune the ledger's trials: those left unfinished, then new ones while there are any. A trial that
     breaks down may come back, so there is no end while others run."""
 
     def __init__(
         self,
         sweep: Sweep,
-        source: Source,
+        source: TrialSource,
         on_change: Callable[[TrialRecord], None],
         interrupt: Interrupt,
         say: Callable[[str], None] = print,
@@ -141,7 +141,7 @@ class LedgerSearcher(Unpickled, Searcher):  # type: ignore[misc]
         self.counted = 0.0  # when the nodes were
         self.left = self.unfinished()
         self.exhausted = False  # nothing new is to be had; what is left may still come back
-        self.attempts = Attempts()
+        self.attempts = TrialTimer()
         self.given: dict[str, int] = {}  # Tune's own id of a trial that runs → its number
 
     def unfinished(self) -> list[TrialRecord]:
@@ -166,19 +166,19 @@ class LedgerSearcher(Unpickled, Searcher):  # type: ignore[misc]
         self.given[trial_id] = record.number
         self.attempts.ask(record.number)
         self.on_change(record)
-        return asdict(assignment(self.sweep, record))
+        return asdict(trial_config(self.sweep, record))
 
     def most(self) -> int:
         """How many trials Tune has at once: as many as there is room for. On a cluster, whose nodes are counted now
         and then, one more, which is what has it grow, or tells that it can run none."""
         if not self.sweep.machine.nodes:
             return self.room()
-        if time.monotonic() - self.counted > LOOK:
-            self.counted, self.nodes = time.monotonic(), cluster.nodes()
+        if time.monotonic() - self.counted > CHECK_SECONDS:
+            self.counted, self.nodes = time.monotonic(), cluster.live_nodes()
         return self.room() + 1
 
     def room(self) -> int:
-        return max(slots(share, self.nodes) for share in self.shares)
+        return max(trials_at_once(share, self.nodes) for share in self.shares)
 
     def next(self) -> TrialRecord | None:
         if not self.any():
@@ -193,7 +193,7 @@ class LedgerSearcher(Unpickled, Searcher):  # type: ignore[misc]
         return allowed is not None and self.sweep.ledger.tally.failed >= allowed
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Bookkeeper writes down what became of it."""
+        """LedgerCallback records the result."""
         self.given.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:

@@ -34,24 +34,24 @@ class Sweep:
         return self.folder / "ray"
 
     def workdir(self, number: int) -> Path:
-        return workdir(self.folder, number)
+        return trial_folder(self.folder, number)
 
     def storage(self, number: int) -> str | None:
         """Where a trial's checkpoints are copied to, if they are."""
-        return storage(self.checkpoints, self.ledger.name, number)
+        return trial_storage(self.checkpoints, self.ledger.name, number)
 
 
-def workdir(folder: Path, number: int) -> Path:
+def trial_folder(folder: Path, number: int) -> Path:
     """A trial's own folder in its sweep's: its checkpoints and its log."""
     return folder / "trials" / f"{number:04d}"
 
 
-def storage(checkpoints: str | None, sweep: str, number: int) -> str | None:
+def trial_storage(checkpoints: str | None, sweep: str, number: int) -> str | None:
     """A trial's own place in `[storage] checkpoints`."""
     return join_address(checkpoints, sweep, f"{number:04d}") if checkpoints else None
 
 
-def own_folder(root: Path, name: str) -> Path:
+def sweep_folder(root: Path, name: str) -> Path:
     """The folder of the sweep called `name`, made for this user alone if it is not there.
 
     >>> own_folder(Path("sweeps"), "qa_backbones")
@@ -65,12 +65,12 @@ def own_folder(root: Path, name: str) -> Path:
         raise ConfigError(f"sweep {name!r}: cannot name a folder; use 1 to 64 of A-Z a-z 0-9 . _ - and no leading dot")
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if problem := exposed(folder.lstat()):
+    if problem := folder_problem(folder.lstat()):
         raise EnvironmentFailure(f"sweep {name}: its folder {folder} {problem}, or run it under another name")
     return folder
 
 
-def exposed(found: os.stat_result) -> str | None:
+def folder_problem(found: os.stat_result) -> str | None:
     """Why a folder is not this user's alone to write to, with the cure; None when it is. Windows has its own rules."""
     if stat.S_ISLNK(found.st_mode):
         return "is a link; put the folder itself there"

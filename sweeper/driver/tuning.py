@@ -17,8 +17,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from sweeper.cluster import nodes as cluster
 from sweeper.cluster.ray_session import ray_session
-from sweeper.driver.callbacks import Bookkeeper, Timekeeper, Watchman
-from sweeper.driver.searcher import LedgerSearcher, repeats, search
+from sweeper.driver.callbacks import LedgerCallback, NodeCallback, TimeLimitCallback
+from sweeper.driver.searcher import LedgerSearcher, new_trials_source, repeats_source
 from sweeper.driver.sweep import Sweep
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.ranking import without_repeats
@@ -51,8 +51,11 @@ def run_trials(
 
     with ray_session(sweep.machine):
         if sweep.machine.nodes:
-            cluster.preflight(sweep.folder, sweep.space.data, sweep.space.data_fingerprint)
-        for source, stopping in ((search(sweep), scheduler(sweep.ledger, space)), (repeats(sweep), FIFOScheduler())):
+            cluster.check_nodes(sweep.folder, sweep.space.data, sweep.space.data_fingerprint)
+        for source, stopping in (
+            (new_trials_source(sweep), early_stopping_scheduler(sweep.ledger, space)),
+            (repeats_source(sweep), FIFOScheduler()),
+        ):
             seconds = left()
             searcher = LedgerSearcher(sweep, source, on_change, interrupt, say)
             if seconds is None or seconds > 0:
@@ -69,12 +72,16 @@ def _tune(searcher: LedgerSearcher, stopping: TrialScheduler, seconds: float | N
     if not searcher.any():
         return
     sweep = searcher.sweep
-    watchers = [Watchman(searcher)] if sweep.machine.nodes else []
-    listeners = [Timekeeper(sweep), *watchers, Bookkeeper(searcher)]
+    watchers = [NodeCallback(searcher)] if sweep.machine.nodes else []
+    listeners = [TimeLimitCallback(sweep), *watchers, LedgerCallback(searcher)]
     tuner = tune.Tuner(
-        tune.with_resources(group.run_worker_group, bundle),
+        tune.with_resources(group.run_trial, placement_group),
         tune_config=tune.TuneConfig(
-            search_alg=searcher, scheduler=patient(stopping), num_samples=-1, reuse_actors=True, time_budget_s=seconds
+            search_alg=searcher,
+            scheduler=bind_pending_trials(stopping),
+            num_samples=-1,
+            reuse_actors=True,
+            time_budget_s=seconds,
         ),
         run_config=tune.RunConfig(name="tune", storage_path=str(sweep.ray_folder), callbacks=listeners, verbose=0),
     )
@@ -84,12 +91,12 @@ def _tune(searcher: LedgerSearcher, stopping: TrialScheduler, seconds: float | N
         shutil.rmtree(sweep.ray_folder, ignore_errors=True)
 
 
-def bundle(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+def placement_group(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
     """What Tune reserves for a trial, from its Assignment: for each worker as much, on as few nodes as may be."""
     return tune.PlacementGroupFactory([{"CPU": config["cpus"], "GPU": config["gpus"]}] * config["workers"])
 
 
-def scheduler(ledger: Ledger, space: SearchSpace) -> TrialScheduler:
+def early_stopping_scheduler(ledger: Ledger, space: SearchSpace) -> TrialScheduler:
     """Successive halving over epochs, or none. It is shown what the ledger holds, so that a sweep which
     goes on judges its trials by those that ended before."""
     if space.early_stopping is None:
@@ -111,7 +118,7 @@ def scheduler(ledger: Ledger, space: SearchSpace) -> TrialScheduler:
     return asha
 
 
-def patient(scheduler: TrialScheduler) -> TrialScheduler:
+def bind_pending_trials(scheduler: TrialScheduler) -> TrialScheduler:
     """Has trials whose processes are starting wait for these. Ray's schedulers would give them one that is free again,
     and end those that were starting: where many start on few CPUs, or trials are short, most never came up."""
     scheduler.choose_trial_to_run = lambda controller: None  # Tune then goes by who has no process yet

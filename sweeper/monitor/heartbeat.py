@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.ledger.database import DATABASE_ERRORS
 from sweeper.ledger.ledger import Ledger
-from sweeper.process.signals import SIGNALS, Interrupt, leave
+from sweeper.process.signals import SIGNALS, Interrupt, exit_now
 
 DRIVER = "driver"
 STOP = "stop"
@@ -154,4 +154,4 @@ def obey(wish: Wish | None, ledger: Ledger, driver: Driver, interrupt: Interrupt
     if wish == "now":
         with suppress(*DATABASE_ERRORS):
             sign_off(ledger, driver)
-        leave(signal.SIGINT)
+        exit_now(signal.SIGINT)

@@ -15,11 +15,11 @@ from sweeper.ledger.ledger import Ledger, load_ledger, ready, sweep_names
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
 from sweeper.monitor.heartbeat import BEAT, LOOK, SILENT, Driver, State, Wish, ask, driver_of, wait_for_driver, wish_for
-from sweeper.process.signals import PATIENCE
+from sweeper.process.signals import SHUTDOWN_SECONDS
 from sweeper.space.sections import duration
 
 LONGEST_WAIT = (
-    LOOK + PATIENCE + SILENT + BEAT
+    LOOK + SHUTDOWN_SECONDS + SILENT + BEAT
 )  # even a driver that is killed by its own patience has been missed by then
 PROMISES: Mapping[Wish, str] = {
     "stop": f"it looks every {LOOK:g} s, lets running trials save what they have, and ends within half a minute",

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OUTPUT = "output.txt"
-LONGEST_PATH = 4096  # bytes, which a pipe takes in one piece
+PATH_BYTES = 4096  # bytes, which a pipe takes in one piece
 
 
 @dataclass(frozen=True)
-class Detached:
+class DetachedCommand:
     """A command that goes on: its process, and the folder of its sweep."""
 
     pid: int
@@ -49,7 +49,7 @@ class Detachment:
         os.close(self.told)
 
 
-def detached(command: Callable[[Detachment], object]) -> Detached | int:
+def start_detached(command: Callable[[Detachment], object]) -> DetachedCommand | int:
     """Run `command` in a process of its own. Returns once it has left, or its exit code when it ended before.
 
     >>> outcome = detached(lambda detachment: train(space, detachment))
@@ -62,10 +62,10 @@ def detached(command: Callable[[Detachment], object]) -> Detached | int:
         sys.exit(0)
     os.close(told)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the command as well, which ends
-    folder = os.read(heard, LONGEST_PATH)
+    folder = os.read(heard, PATH_BYTES)
     signal.signal(signal.SIGINT, before)
     os.close(heard)
-    return Detached(pid, Path(os.fsdecode(folder))) if folder else exit_code(pid)
+    return DetachedCommand(pid, Path(os.fsdecode(folder))) if folder else exit_code(pid)
 
 
 def exit_code(pid: int) -> int:

@@ -13,7 +13,7 @@ from types import FrameType
 import psutil
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 25.0  # seconds for an orderly end, of the half minute that spot machines and batch systems give
+SHUTDOWN_SECONDS = 25.0  # seconds for an orderly end, of the half minute that spot machines and batch systems give
 
 
 class Interrupted(KeyboardInterrupt):
@@ -42,9 +42,9 @@ class Interrupt:
     def __call__(self, signum: int, frame: FrameType | None = None) -> None:
         """The signal handler."""
         if self.asked is not None:
-            leave(signum)
+            exit_now(signum)
         self.asked = signum
-        watch = threading.Timer(PATIENCE, leave, [signum])
+        watch = threading.Timer(SHUTDOWN_SECONDS, exit_now, [signum])
         watch.daemon = True
         watch.start()
         if not self._held:
@@ -79,7 +79,7 @@ class Interrupt:
             raise Interrupted(self.asked)
 
 
-def leave(signum: int) -> None:
+def exit_now(signum: int) -> None:
     """End this process and those it started, now."""
     kill_processes(descendants())
     os._exit(128 + signum)
@@ -98,7 +98,7 @@ def kill_processes(processes: list[psutil.Process]) -> None:
 
 
 @contextmanager
-def catching(interrupt: Interrupt) -> Iterator[Interrupt]:
+def handle_signals(interrupt: Interrupt) -> Iterator[Interrupt]:
     """SIGINT and SIGTERM go to `interrupt` meanwhile."""
     before = {signum: signal.signal(signum, interrupt) for signum in SIGNALS}
     try:
@@ -109,7 +109,7 @@ def catching(interrupt: Interrupt) -> Iterator[Interrupt]:
 
 
 @contextmanager
-def handlers_kept() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """For code that puts its own signal handlers in place of ours, as Ray does when it starts. The signals wait
     meanwhile, and for ever in the processes started here: what is sent to the whole group, as systemd and Slurm
     do, would else end Ray before we could."""

@@ -15,13 +15,13 @@ from jobs.checkpoint import disk_trouble
 
 FAILURE = "failure.json"
 PROCESS = "process"
-Kind = Literal["error", "diverged", "memory", "disk", "crash", "node", "timeout"]
+FailureKind = Literal["error", "diverged", "memory", "disk", "crash", "node", "timeout"]
 LOG = "log.txt"
-PROBE = 2**16  # bytes; less than any checkpoint
+PROBE_BYTES = 2**16  # bytes; less than any checkpoint
 
 
 @dataclass(frozen=True)
-class Assignment:
+class TrialConfig:
     """All a trial's process is told. Plain values, since they travel.
 
     job          as `jobs.get_job` takes it
@@ -46,7 +46,7 @@ class Assignment:
     workers: int = 1
 
 
-class Breakdown(NamedTuple):
+class TrialFailure(NamedTuple):
     """How a trial's process ended that did not end well.
 
     error     the job raised something; it would again
@@ -58,11 +58,11 @@ class Breakdown(NamedTuple):
     timeout   it took longer than it may
     """
 
-    kind: Kind
+    kind: FailureKind
     reason: str
 
 
-class ProcessPlace(NamedTuple):
+class ProcessAddress(NamedTuple):
     """Where a process of a trial is: its id, and that of its node in Ray, which is empty outside Ray."""
 
     pid: int
@@ -77,7 +77,7 @@ def register_process(workdir: Path, rank: int = 0) -> Iterator[None]:
     try:
         yield
     finally:
-        forget_places(workdir, [rank])
+        remove_process_files(workdir, [rank])
 
 
 def _place_file(workdir: Path, rank: int) -> Path:
@@ -90,46 +90,46 @@ def this_node() -> str:
     return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
-def places_of(workdir: Path) -> list[ProcessPlace]:
+def read_processes(workdir: Path) -> list[ProcessAddress]:
     """Where the trial's processes are, or were when they died; of those that ended by themselves none is left."""
     return [place for file in sorted(workdir.glob(f"{PROCESS}*")) if (place := _read_place(file))]
 
 
-def _read_place(file: Path) -> ProcessPlace | None:
+def _read_place(file: Path) -> ProcessAddress | None:
     try:
         pid, _, node = file.read_text().partition(" ")
-        return ProcessPlace(int(pid), node)
+        return ProcessAddress(int(pid), node)
     except (OSError, ValueError):
         return None
 
 
-def forget_places(workdir: Path, ranks: Iterable[int]) -> None:
+def remove_process_files(workdir: Path, ranks: Iterable[int]) -> None:
     for rank in ranks:
         _place_file(workdir, rank).unlink(missing_ok=True)
 
 
-def forget(workdir: Path) -> None:
+def clear_handover(workdir: Path) -> None:
     """Remove what earlier processes of this trial left for the driver."""
     for path in (*workdir.glob(f"{PROCESS}*"), workdir / FAILURE):
         path.unlink(missing_ok=True)
 
 
-def write_breakdown(workdir: Path, breakdown: Breakdown) -> None:
-    """Leave word of a breakdown for `read_breakdown`, unless there is one: what came first brought about the rest. On
+def write_failure(workdir: Path, breakdown: TrialFailure) -> None:
+    """Leave word of a breakdown for `read_failure`, unless there is one: what came first brought about the rest. On
     a full disk there is none to leave."""
     with suppress(OSError), (workdir / FAILURE).open("x", encoding="utf-8") as file:
         file.write(json.dumps(breakdown._asdict(), ensure_ascii=False))
 
 
-def read_breakdown(workdir: Path) -> Breakdown:
+def read_failure(workdir: Path) -> TrialFailure:
     """Why a trial failed, for the driver. Without a note the process died before it could leave one, or there was
     no room for it."""
     try:
-        return Breakdown(**json.loads((workdir / FAILURE).read_text(encoding="utf-8")))
+        return TrialFailure(**json.loads((workdir / FAILURE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         room = _no_room(workdir)
         died = "its process died without a word; killed, or out of the machine's memory"
-        return Breakdown("disk", room) if room else Breakdown("crash", died)
+        return TrialFailure("disk", room) if room else TrialFailure("crash", died)
 
 
 def _no_room(workdir: Path) -> str | None:
@@ -137,7 +137,7 @@ def _no_room(workdir: Path) -> str | None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=workdir) as file:
-            file.write(bytes(PROBE))
+            file.write(bytes(PROBE_BYTES))
             file.flush()
     except OSError as error:
         return disk_trouble(error, workdir) or f"{workdir}: {error}"

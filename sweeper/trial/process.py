@@ -25,22 +25,22 @@ from jobs.timing import START, TRAINING, WAITING, Stopwatch, phase, timed_by
 from sweeper.process.output import output_to
 from sweeper.secrets import redacted
 from sweeper.storage import checkpoints
-from sweeper.trial.handover import LOG, Assignment, Breakdown, Kind, write_breakdown
+from sweeper.trial.handover import LOG, FailureKind, TrialConfig, TrialFailure, write_failure
 
 
 class Diverged(ArithmeticError):
     """A metric is no longer a finite number."""
 
 
-class Failed(RuntimeError):
+class TrialError(RuntimeError):
     """What Ray is told of a trial's failure: the reason without its secrets."""
 
 
-class Unreported(ValueError):
+class MissingReport(ValueError):
     """A job has not reported what it declares."""
 
 
-def train_in_process(assignment: Assignment) -> None:
+def train_in_process(assignment: TrialConfig) -> None:
     """One worker, in this very process: Ray Train's local mode, which starts nothing."""
     import torch
     from ray.train import RunConfig, ScalingConfig
@@ -48,7 +48,7 @@ def train_in_process(assignment: Assignment) -> None:
 
     torch.set_num_threads(max(1, int(assignment.cpus)))
     trainer = TorchTrainer(
-        worker,
+        run_job,
         train_loop_config=asdict(assignment),
         scaling_config=ScalingConfig(num_workers=0),
         run_config=RunConfig(storage_path=assignment.workdir),
@@ -56,22 +56,22 @@ def train_in_process(assignment: Assignment) -> None:
     trainer.fit()
 
 
-def worker(config: Mapping[str, Any]) -> None:
+def run_job(config: Mapping[str, Any]) -> None:
     """What every worker of a trial runs: the job's `train`."""
-    assignment = Assignment(**config)
+    assignment = TrialConfig(**config)
     job = get_job(assignment.job)
     params = job.params(**assignment.params)
-    resume_from = starting_point(assignment)
+    resume_from = usable_checkpoint(assignment)
     print(f"trial {assignment.number}: {f'goes on from {resume_from.name}' if resume_from else 'begins'}")
     rank = int(os.environ["RANK"]) if assignment.workers > 1 else 0
-    reporter = TuneReport(job.metrics, assignment.storage, rank, assignment.workers)
+    reporter = TuneReporter(job.metrics, assignment.storage, rank, assignment.workers)
     with timed_by(reporter.watch), phase(TRAINING):
         job.train(params, assignment.data, Path(assignment.workdir), reporter, resume_from)
     if reporter.epoch < params.num_train_epochs:
-        raise Unreported(f"the job ended after epoch {reporter.epoch:g} of {params.num_train_epochs}")
+        raise MissingReport(f"the job ended after epoch {reporter.epoch:g} of {params.num_train_epochs}")
 
 
-def starting_point(assignment: Assignment) -> Path | None:
+def usable_checkpoint(assignment: TrialConfig) -> Path | None:
     """The newest checkpoint that is whole, on this machine; None to begin afresh."""
     for address in filter(None, (assignment.resume_from, *assignment.earlier)):
         if not checkpoints.is_remote(address):
@@ -83,7 +83,7 @@ def starting_point(assignment: Assignment) -> Path | None:
     return None
 
 
-def stored(checkpoint: Path, storage: str | None) -> str:
+def store_checkpoint(checkpoint: Path, storage: str | None) -> str:
     """A checkpoint's address once it is where all machines reach it. Of the copies here only this one stays, for a
     trial that goes on on this machine."""
     if storage is None:
@@ -95,7 +95,7 @@ def stored(checkpoint: Path, storage: str | None) -> str:
     return address
 
 
-class TuneReport:
+class TuneReporter:
     """The job's `report`: checks what it is given, adds `seconds` and `timing`, and hands it to Tune.
 
     A checkpoint travels as its address. Tune would copy the folder, and the ledger needs only to know where it is.
@@ -117,7 +117,7 @@ class TuneReport:
 
     def __call__(self, metrics: dict[str, float], checkpoint: Path | None = None) -> None:
         if self.workers > 1 and self.group is None:
-            self.group = patient_group()
+            self.group = waiting_group()
         if self.rank == 0:
             check_metrics(metrics, self.declared)
             self.tell(metrics, checkpoint)
@@ -131,13 +131,13 @@ class TuneReport:
         from ray import tune
 
         with phase("checkpoints"):
-            address = stored(checkpoint, self.storage) if checkpoint else None
+            address = store_checkpoint(checkpoint, self.storage) if checkpoint else None
         told = {"seconds": time.monotonic() - self.began, "timing": self.watch.taken()}
         with phase(WAITING):
             tune.report({**metrics, **told, "checkpoint": address})
 
 
-def patient_group() -> Any:
+def waiting_group() -> Any:
     """All workers once more, who wait for each other on the CPU, however long an upload takes."""
     import torch.distributed
 
@@ -145,40 +145,40 @@ def patient_group() -> Any:
 
 
 def check_metrics(metrics: Mapping[str, float], declared: Mapping[str, Any]) -> None:
-    """Raises Unreported for a metric that is not there, Diverged for one that is not finite."""
+    """Raises MissingReport for a metric that is not there, Diverged for one that is not finite."""
     if missing := [name for name in (*declared, "epoch") if name not in metrics]:
-        raise Unreported(f"the job did not report {', '.join(missing)}")
+        raise MissingReport(f"the job did not report {', '.join(missing)}")
     if broken := {name: metrics[name] for name in declared if not math.isfinite(metrics[name])}:
         values = ", ".join(f"{name} is {value}" for name, value in broken.items())
         raise Diverged(f"{values} at epoch {metrics['epoch']:g}")
 
 
 @contextmanager
-def noted_failure(workdir: Path) -> Iterator[None]:
+def recorded_failure(workdir: Path) -> Iterator[None]:
     """Leaves the reason for a failure where the driver finds it, and the traceback in the log."""
     try:
         yield
     except Exception as error:
         reason = redacted(" ".join(f"{type(error).__name__}: {error}".split()))
-        full = storage_trouble(error) or disk_trouble(error, workdir)
-        if not disconnected(error):
-            write_breakdown(workdir, Breakdown("disk", full) if full else Breakdown(kind_of(error), reason))
+        full = storage_failure(error) or disk_trouble(error, workdir)
+        if not lost_connection(error):
+            write_failure(workdir, TrialFailure("disk", full) if full else TrialFailure(failure_kind(error), reason))
         with suppress(OSError), output_to(workdir / LOG):
             print(redacted(traceback.format_exc()), file=sys.stderr)
-        raise Failed(reason) from None  # Ray writes down what it is given
+        raise TrialError(reason) from None  # Ray writes down what it is given
 
 
-def storage_trouble(error: Exception) -> str | None:
+def storage_failure(error: Exception) -> str | None:
     """What the checkpoints' storage has to do with an error."""
     return next((str(one) for one in causes(error) if isinstance(one, checkpoints.StorageError)), None)
 
 
-def disconnected(error: Exception) -> bool:
+def lost_connection(error: Exception) -> bool:
     """Whether a worker only felt that another one was gone, which has left word of it unless it died."""
     return any(kind.__name__ == "DistError" for kind in type(error).__mro__) or "gloo/transport" in str(error)
 
 
-def kind_of(error: Exception) -> Kind:
+def failure_kind(error: Exception) -> FailureKind:
     """PyTorch says `out of memory` of its own and of CUDA's errors; on the CPU `can't allocate memory`."""
     text = str(error).lower()
     if isinstance(error, Diverged):

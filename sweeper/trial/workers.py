@@ -19,18 +19,18 @@ from typing import Any
 import psutil
 
 from sweeper.process.output import output_to
-from sweeper.trial.handover import LOG, Assignment, forget_places, register_process
-from sweeper.trial.process import disconnected, noted_failure, train_in_process
+from sweeper.trial.handover import LOG, TrialConfig, register_process, remove_process_files
+from sweeper.trial.process import lost_connection, recorded_failure, train_in_process
 
-GLANCE = 0.1  # seconds between looks at the other workers
-PATIENCE = 30.0  # seconds until Ray must have noticed that a worker, or its node, is gone
+WORKER_POLL_SECONDS = 0.1  # seconds between looks at the other workers
+WORKER_LOSS_SECONDS = 30.0  # seconds until Ray must have noticed that a worker, or its node, is gone
 
 
-def run_worker_group(config: Mapping[str, Any]) -> None:
+def run_trial(config: Mapping[str, Any]) -> None:
     """The trainable that Tune calls: `config` is an Assignment as a dict."""
-    assignment = Assignment(**config)
+    assignment = TrialConfig(**config)
     workdir = Path(assignment.workdir)
-    with register_process(workdir), noted_failure(workdir), output_to(workdir / LOG):
+    with register_process(workdir), recorded_failure(workdir), output_to(workdir / LOG):
         if assignment.workers == 1:
             train_in_process(assignment)
         else:
@@ -38,7 +38,7 @@ def run_worker_group(config: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Rendezvous:
     """Where the workers of a trial find each other: what torchrun would tell them."""
 
     host: str
@@ -54,25 +54,25 @@ class Meeting:
             "LOCAL_WORLD_SIZE": "1",
             "MASTER_ADDR": self.host,
             "MASTER_PORT": str(self.port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there already, see `meeting`
-            "GLOO_SOCKET_IFNAME": interface(),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there already, see `rendezvous_store`
+            "GLOO_SOCKET_IFNAME": gloo_interface(),
         }
 
 
-def train_together(assignment: Assignment) -> None:
+def train_together(assignment: TrialConfig) -> None:
     """The first worker's part. The others are there while it trains, and no longer."""
     with (
-        meeting(assignment.workers) as place,
-        first_of_group(place.settings(0)),
+        rendezvous_store(assignment.workers) as place,
+        as_first_worker(place.settings(0)),
         start_others(assignment, place) as ends,
-        watch_workers(ends) as watch,
+        monitored_workers(ends) as watch,
     ):
         train_in_process(assignment)
         watch.join()
 
 
 @contextmanager
-def meeting(workers: int) -> Iterator[Meeting]:
+def rendezvous_store(workers: int) -> Iterator[Rendezvous]:
     """A store on a free port of the address that Ray uses here, which is loopback where Ray is on loopback alone."""
     import socket
 
@@ -83,12 +83,12 @@ def meeting(workers: int) -> Iterator[Meeting]:
     listener = socket.create_server((host, 0))
     port = listener.getsockname()[1]
     store = TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
-    yield Meeting(host, port, workers)
+    yield Rendezvous(host, port, workers)
     del store
 
 
 @contextmanager
-def first_of_group(settings: Mapping[str, str]) -> Iterator[None]:
+def as_first_worker(settings: Mapping[str, str]) -> Iterator[None]:
     """Within, this process is the first of a group; afterwards it can be in another, or train alone."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
@@ -112,7 +112,7 @@ def leave_group() -> None:
         distributed.destroy_process_group()
 
 
-def interface() -> str:
+def gloo_interface() -> str:
     """The network interface with Ray's address. Gloo would take the one that the host's name leads to."""
     import ray
 
@@ -121,27 +121,27 @@ def interface() -> str:
     return os.environ.get("GLOO_SOCKET_IFNAME") or (found[0] if found else "")
 
 
-class Worker:
+class OtherWorker:
     """Any worker but the first, in a process of its own; a Ray actor."""
 
-    def train(self, config: Mapping[str, Any], place: Meeting, rank: int) -> None:
+    def train(self, config: Mapping[str, Any], place: Rendezvous, rank: int) -> None:
         """It never leaves its group, whose others would take that for a breakdown: the first worker ends it."""
-        assignment = Assignment(**config)
+        assignment = TrialConfig(**config)
         workdir = Path(assignment.workdir)
         os.environ.update(place.settings(rank))
-        with register_process(workdir, rank), noted_failure(workdir), output_to(workdir / f"log-{rank}.txt"):
+        with register_process(workdir, rank), recorded_failure(workdir), output_to(workdir / f"log-{rank}.txt"):
             train_in_process(assignment)
 
 
 @contextmanager
-def start_others(assignment: Assignment, place: Meeting) -> Iterator[list[Any]]:
+def start_others(assignment: TrialConfig, place: Rendezvous) -> Iterator[list[Any]]:
     """The other workers, each in its bundle, and what Ray will say of the end of each."""
     import ray
     from ray.util import get_current_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     group = get_current_placement_group()
-    remote = ray.remote(num_cpus=assignment.cpus, num_gpus=assignment.gpus)(Worker)
+    remote = ray.remote(num_cpus=assignment.cpus, num_gpus=assignment.gpus)(OtherWorker)
     ranks = range(1, assignment.workers)
     actors = [
         remote.options(scheduling_strategy=PlacementGroupSchedulingStrategy(group, rank)).remote() for rank in ranks
@@ -151,34 +151,34 @@ def start_others(assignment: Assignment, place: Meeting) -> Iterator[list[Any]]:
     finally:
         for actor in actors:
             ray.kill(actor)
-        forget_places(Path(assignment.workdir), ranks)
+        remove_process_files(Path(assignment.workdir), ranks)
 
 
 @contextmanager
-def watch_workers(ends: list[Any]) -> Iterator[Thread]:
+def monitored_workers(ends: list[Any]) -> Iterator[Thread]:
     """A thread that waits for the other workers' ends. When one breaks down within it ends this process, which may
     wait for that worker for ever: Tune then hears of it, and the note tells why."""
     over = Event()
-    watch = Thread(target=wait_for, args=(ends, over), daemon=True)
+    watch = Thread(target=wait_for_workers, args=(ends, over), daemon=True)
     watch.start()
     try:
         yield watch
     except Exception as error:
-        if disconnected(error):  # by one that died, of whose place the driver then finds word
-            watch.join(PATIENCE)
+        if lost_connection(error):  # by one that died, of whose place the driver then finds word
+            watch.join(WORKER_LOSS_SECONDS)
         raise
     finally:
         over.set()
         watch.join()  # so that it never ends this process when Tune has given it another trial
 
 
-def wait_for(ends: list[Any], over: Event) -> None:
+def wait_for_workers(ends: list[Any], over: Event) -> None:
     """Returns when all workers have ended well, or when it is `over`. One that broke down has left word of it,
     unless it died."""
     import ray
 
     while ends and not over.is_set():
-        ended, ends = ray.wait(ends, timeout=GLANCE)
+        ended, ends = ray.wait(ends, timeout=WORKER_POLL_SECONDS)
         for end in ended:
             try:
                 ray.get(end)

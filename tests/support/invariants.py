@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sweeper.driver.checkpoints import disposable
+from sweeper.driver.checkpoints import unneeded_checkpoints
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.record import TrialRecord
 from sweeper.storage import checkpoints
@@ -48,7 +48,7 @@ def check_record(record: TrialRecord, ledger: Ledger) -> None:
 def check_checkpoints(ledger: Ledger, tidy: bool) -> None:
     """What is kept is whole, and what nobody needs is gone."""
     records, keep = ledger.records(), ledger.attributes["search_space"]["keep"]["checkpoints"]
-    unneeded = set(disposable(records, ledger.direction, keep))
+    unneeded = set(unneeded_checkpoints(records, ledger.direction, keep))
     for path in _checkpoints(records):
         if path not in unneeded:
             assert not checkpoints.stored_damage(path), path

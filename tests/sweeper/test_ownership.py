@@ -81,7 +81,7 @@ def sweep(number: int, barrier: Any, told: Any, space: SearchSpace, stores: Stor
             workdir = stores.root / name / f"trials/{trial:04d}"
             mirroring.show_trial(mirror, ledger, evaluated(ledger, record.number, workdir, 4))
             mirroring.show_trial(mirror, ledger, ledger.finish(record.number, "COMPLETE"))
-        mirroring.finish(ledger, mirror, in_a_hurry=True)
+        mirroring.finish_mirror(ledger, mirror, in_a_hurry=True)
         mirror.finish("COMPLETE")
         mirror.flush(PATIENCE)
     told.put((name, mirror.failure))

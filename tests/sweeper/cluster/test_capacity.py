@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sweeper.cluster.capacity import Machine, Node, cluster_of, reservations, reserve, share_of
+from sweeper.cluster.capacity import Machine, Node, cluster_of, reservation_of, reservations, reserve
 from sweeper.errors import EnvironmentFailure
 from sweeper.space.search_space import SearchSpace
 from sweeper.space.sections import Resources
@@ -107,6 +107,6 @@ def test_a_cpu_trial_of_a_cluster_never_asks_for_more_than_its_largest_node() ->
 
 def test_half_a_gpu_for_base_and_a_whole_one_for_large(toy_space: Callable[..., SearchSpace]) -> None:
     space = toy_space("resources=[{when: {backbone: hill}, gpus: 0.5}, {gpus: 1}]")
-    assert share_of(space, {"backbone": "hill"}, Machine(8, 2)).slots == 4
-    assert share_of(space, {"backbone": "valley"}, Machine(8, 2)).slots == 2
+    assert reservation_of(space, {"backbone": "hill"}, Machine(8, 2)).slots == 4
+    assert reservation_of(space, {"backbone": "valley"}, Machine(8, 2)).slots == 2
     assert sorted(one.slots for one in reservations(space, Machine(8, 2))) == [2, 4]

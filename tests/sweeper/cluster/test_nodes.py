@@ -17,9 +17,9 @@ import ray
 from optuna.storages import RDBStorage
 
 from sweeper.cluster import nodes as cluster
-from sweeper.cluster.nodes import Sight, node_differences
+from sweeper.cluster.nodes import NodeReport, node_differences
 from sweeper.cluster.ray_session import joined_cluster
-from sweeper.driver import tuning
+from sweeper.driver import callbacks
 from sweeper.driver.sweep import Sweep
 from sweeper.driver.tuning import run_trials
 from sweeper.errors import ConfigError, EnvironmentFailure
@@ -28,13 +28,13 @@ from sweeper.ledger.record import TrialRecord
 from sweeper.process.signals import Interrupt
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores
-from sweeper.trial.handover import ProcessPlace, places_of
+from sweeper.trial.handover import ProcessAddress, read_processes
 from tests.support.invariants import check, starts
 from tests.support.spaces import TOY
 
 ROOT = Path(__file__).parents[3]
 Make = Callable[..., SearchSpace]
-SEEN = Sight("mark", "f00d", {"python": "3.11.2", "ray": "2.60.0", "sweeper": "0.1.0"})
+SEEN = NodeReport("mark", "f00d", {"python": "3.11.2", "ray": "2.60.0", "sweeper": "0.1.0"})
 FOLDER = Path("/shared/sweeps/toy")
 
 
@@ -50,7 +50,7 @@ FOLDER = Path("/shared/sweeps/toy")
         (SEEN, None),
     ],
 )
-def test_what_a_node_lacks_is_told_with_its_cure(seen: Sight, problem: str | None) -> None:
+def test_what_a_node_lacks_is_told_with_its_cure(seen: NodeReport, problem: str | None) -> None:
     found = node_differences(seen, SEEN, FOLDER, "/hw")
     assert len(found) == (problem is not None)
     assert problem is None or found[0].startswith(problem)
@@ -104,7 +104,7 @@ def sweep(storage: RDBStorage, toy_space: Make, tmp_path: Path) -> Callable[...,
         space = toy_space(*overrides)
         folder = tmp_path / "sweeps/toy"
         folder.mkdir(parents=True, exist_ok=True)
-        return Sweep(create_ledger(storage, space, "toy"), space, folder, cluster.machine())
+        return Sweep(create_ledger(storage, space, "toy"), space, folder, cluster.cluster_machine())
 
     return sweep
 
@@ -149,11 +149,11 @@ class TestOnNodes:
         self, nodes: Nodes, sweep: Callable[..., Sweep], tmp_path: Path
     ) -> None:
         spread = sweep("search.trials=1", "resources={workers: 3, gpus: 1}", "parameters.pace=0.5")
-        places: list[ProcessPlace] = []
+        places: list[ProcessAddress] = []
 
         def look(record: TrialRecord) -> None:
             if record.epochs:
-                places.extend(places_of(spread.workdir(record.number)))
+                places.extend(read_processes(spread.workdir(record.number)))
 
         run_trials(spread, look)
         assert [(one.state, one.epochs) for one in spread.ledger.records()] == [("COMPLETE", 4.0)]
@@ -213,8 +213,8 @@ class TestOnNodes:
     def test_a_sweep_whose_last_node_is_lost_says_so_and_ends(
         self, nodes: Nodes, sweep: Callable[..., Sweep], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for name, seconds in {"LOOK": 0.1, "SAY": 0.5, "GIVE_UP": 2.0}.items():
-            monkeypatch.setattr(tuning, name, seconds)
+        for name, seconds in {"CHECK_SECONDS": 0.1, "NOTICE_SECONDS": 0.5, "NO_NODE_SECONDS": 2.0}.items():
+            monkeypatch.setattr(callbacks, name, seconds)
         only = nodes.add(gpus=5, cpus=5)
         nodes.cluster.wait_for_nodes()
         lonely = sweep(
@@ -258,7 +258,7 @@ class TestOnNodes:
 
     def test_a_source_tree_travels_to_the_nodes(self, nodes: Nodes) -> None:
         head = ray.get_runtime_context().get_node_id()
-        assert ray.get(cluster.on_node(head, packages_brought)) == ["jobs", "sweeper"]
+        assert ray.get(cluster.call_on_node(head, packages_brought)) == ["jobs", "sweeper"]
 
 
 def packages_brought() -> list[str]:

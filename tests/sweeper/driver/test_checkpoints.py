@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from optuna.storages import RDBStorage
 
-from sweeper.driver.checkpoints import rewind
-from sweeper.driver.repeats import outlook
+from sweeper.driver.checkpoints import resume_checkpoints
+from sweeper.driver.repeats import resume_summary
 from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.record import TrialRecord
 from sweeper.space.search_space import SearchSpace
@@ -27,26 +27,26 @@ def begun(storage: RDBStorage, toy_space: Make, tmp_path: Path) -> TrialRecord:
 
 
 def test_a_trial_goes_on_from_its_newest_evaluation(begun: TrialRecord, tmp_path: Path) -> None:
-    assert rewind(begun, tmp_path / "work") == (str(tmp_path / "work/checkpoint-000002"),)
+    assert resume_checkpoints(begun, tmp_path / "work") == (str(tmp_path / "work/checkpoint-000002"),)
 
 
 def test_a_checkpoint_that_never_reached_the_ledger_is_removed(begun: TrialRecord, tmp_path: Path) -> None:
     unknown = saved(tmp_path / "work", 3)
-    assert rewind(begun, tmp_path / "work") == (str(tmp_path / "work/checkpoint-000002"),)
+    assert resume_checkpoints(begun, tmp_path / "work") == (str(tmp_path / "work/checkpoint-000002"),)
     assert not unknown.exists()
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(begun: TrialRecord, tmp_path: Path) -> None:
     damaged = tmp_path / "work/checkpoint-000002"
     (damaged / "state.json").write_text("7")
-    assert rewind(begun, tmp_path / "work") == (str(tmp_path / "work/checkpoint-000001"),)
+    assert resume_checkpoints(begun, tmp_path / "work") == (str(tmp_path / "work/checkpoint-000001"),)
     assert not damaged.exists()  # its name is free for the epoch to be written again
 
 
 def test_without_any_whole_checkpoint_a_trial_starts_afresh(begun: TrialRecord, tmp_path: Path) -> None:
     for checkpoint in (tmp_path / "work").glob("checkpoint-*"):
         (checkpoint / "manifest.json").unlink()
-    assert rewind(begun, tmp_path / "work") == ()
+    assert resume_checkpoints(begun, tmp_path / "work") == ()
     assert not list((tmp_path / "work").glob("checkpoint-*"))
 
 
@@ -55,15 +55,15 @@ def test_the_outlook_says_what_is_finished_goes_on_and_is_new(
 ) -> None:
     space = toy_space()
     ledger = create_ledger(storage, space, "toy")
-    assert outlook(ledger.records(), space) == "0 of 8 trials are finished, 8 are new"
+    assert resume_summary(ledger.records(), space) == "0 of 8 trials are finished, 8 are new"
     for number in range(3):
         evaluated(ledger, asked(ledger, space).number, tmp_path / str(number), 4)
         ledger.finish(number, "COMPLETE")
     evaluated(ledger, asked(ledger, space).number, tmp_path / "3", 2)
-    assert outlook(ledger.records(), space) == "3 of 8 trials are finished, 1 goes on from epoch 2, 4 are new"
+    assert resume_summary(ledger.records(), space) == "3 of 8 trials are finished, 1 goes on from epoch 2, 4 are new"
     asked(ledger, space)
     evaluated(ledger, asked(ledger, space).number, tmp_path / "5", 3)
-    assert outlook(ledger.records(), space) == (
+    assert resume_summary(ledger.records(), space) == (
         "3 of 8 trials are finished, 2 go on from epochs 2 and 3, 1 starts afresh, 2 are new"
     )
 
@@ -73,6 +73,6 @@ def test_a_finished_sweep_has_nothing_left_to_do(storage: RDBStorage, toy_space:
     ledger = create_ledger(storage, space, "toy")
     evaluated(ledger, asked(ledger, space).number, tmp_path / "0", 4)
     ledger.finish(0, "COMPLETE")
-    assert outlook(ledger.records(), space) == "1 of 1 trials are finished, nothing is left to do"
+    assert resume_summary(ledger.records(), space) == "1 of 1 trials are finished, nothing is left to do"
     more = toy_space("search.trials=3")
-    assert outlook(ledger.records(), more) == "1 of 3 trials are finished, 2 are new"
+    assert resume_summary(ledger.records(), more) == "1 of 3 trials are finished, 2 are new"

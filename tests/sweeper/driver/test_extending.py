@@ -10,9 +10,9 @@ from rich.console import Console
 
 from jobs.checkpoint import damage
 from sweeper.cluster.capacity import Machine
-from sweeper.driver.extending import redrawn
+from sweeper.driver.extending import draws_of
 from sweeper.driver.run import run_sweep
-from sweeper.driver.sweep import workdir
+from sweeper.driver.sweep import trial_folder
 from sweeper.errors import ConfigError
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
@@ -38,7 +38,7 @@ def ask(ledger: Ledger, space: SearchSpace) -> TrialRecord:
 def trained(ledger: Ledger, space: SearchSpace, folder: Path) -> None:
     """Every trial there is, as a sweep would run it."""
     for record in iter(lambda: ledger.ask(space), None):
-        place = workdir(folder, record.number)
+        place = trial_folder(folder, record.number)
         place.mkdir(parents=True)
         JOB.train(
             ToyParams(**record.params),
@@ -125,17 +125,17 @@ def test_a_sweep_that_was_cut_short_before_it_was_ready_is_made_again(
 def test_a_trial_fits_where_the_space_would_draw_it(toy_space: Make, storage: RDBStorage) -> None:
     space = toy_space()
     params = dict(ask(create_ledger(storage, space, "toy"), space).params)
-    draws = redrawn(space, params)
+    draws = draws_of(space, params)
     assert draws is not None
     assert {label: value for label, (_, value) in draws.items()} == {
         "backbone": params["backbone"],
         "learning_rate": params["learning_rate"],
     }
-    assert redrawn(toy_space("parameters.learning_rate={min: 0.5, max: 0.9}"), params) is None
-    assert redrawn(toy_space("parameters.num_train_epochs=5"), params) is None
-    assert redrawn(toy_space("parameters.warmup_ratio=0.1"), params) is None
-    assert redrawn(toy_space(), {**params, "backbone": "dale"}) is None
-    assert redrawn(toy_space(), {k: v for k, v in params.items() if k != "folder"}) is None
+    assert draws_of(toy_space("parameters.learning_rate={min: 0.5, max: 0.9}"), params) is None
+    assert draws_of(toy_space("parameters.num_train_epochs=5"), params) is None
+    assert draws_of(toy_space("parameters.warmup_ratio=0.1"), params) is None
+    assert draws_of(toy_space(), {**params, "backbone": "dale"}) is None
+    assert draws_of(toy_space(), {k: v for k, v in params.items() if k != "folder"}) is None
 
 
 def test_there_must_be_a_sweep_to_extend(stores: Stores, toy_space: Make) -> None:

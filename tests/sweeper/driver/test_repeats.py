@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from optuna.storages import RDBStorage
 
-from sweeper.driver.repeats import Missing, expected, missing
+from sweeper.driver.repeats import RepeatSeed, expected_trials, missing_repeats
 from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.ranking import Spread, best_first, rank_trials, seed_spread, without_repeats
 from sweeper.space.search_space import SearchSpace
@@ -45,12 +45,12 @@ def test_what_is_missing_shrinks_as_repeats_are_made(
         assert asked is not None
         ledger.report(asked.number, {"height": value, "eval_loss": 0.0, "epoch": 1.0, "seconds": 1.0}, None)
         ledger.finish(asked.number, "COMPLETE")
-    assert list(missing(ledger.records(), space)) == [Missing(1, 7), Missing(2, 7)]
+    assert list(missing_repeats(ledger.records(), space)) == [RepeatSeed(1, 7), RepeatSeed(2, 7)]
     made = ledger.repeat(1, 7)
     assert (made.number, made.repeat_of, made.state) == (3, 1, "RUNNING")
-    assert list(missing(ledger.records(), space)) == [Missing(2, 7)]
-    assert expected(space) == 7
-    assert list(missing(ledger.records(), toy_space())) == []
+    assert list(missing_repeats(ledger.records(), space)) == [RepeatSeed(2, 7)]
+    assert expected_trials(space) == 7
+    assert list(missing_repeats(ledger.records(), toy_space())) == []
 
 
 def test_a_failed_trial_leads_nothing_whatever_its_value() -> None:

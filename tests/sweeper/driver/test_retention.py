@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from optuna.storages import RDBStorage
 
 from jobs.checkpoint import damage
-from sweeper.driver.checkpoints import delete_checkpoints, disposable, needy
+from sweeper.driver.checkpoints import delete_checkpoints, trials_with_checkpoints, unneeded_checkpoints
 from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import State, TrialRecord
@@ -52,7 +52,7 @@ TABLE = [(first, second, keep) for first, second, keep in product(KINDS, KINDS, 
 @pytest.mark.parametrize(("first", "second", "keep"), TABLE)
 def test_only_what_nothing_needs_is_deleted(first: Any, second: Any, keep: int) -> None:
     records = [record(0, *first), record(1, *second), record(2, "COMPLETE", (0.9,), repeat_of=0)]
-    gone = set(disposable(records, "max", keep))
+    gone = set(unneeded_checkpoints(records, "max", keep))
     every = {e["checkpoint"] for one in records for e in one.evaluations}
     kept = {one.checkpoint for one in best_first(records[:2], "max")[:keep]}
     for one in records:
@@ -72,15 +72,15 @@ def test_looking_at_the_needy_alone_deletes_the_same(trials: list[Any], keep: in
     gone, held = set[str](), list[TrialRecord]()
     for one in records:
         held.append(one)
-        gone |= set(disposable(held, "max", keep))
-        held = needy(held, "max", keep)
-    assert gone == set(disposable(records, "max", keep))
+        gone |= set(unneeded_checkpoints(held, "max", keep))
+        held = trials_with_checkpoints(held, "max", keep)
+    assert gone == set(unneeded_checkpoints(records, "max", keep))
 
 
 def test_of_equals_the_checkpoint_of_the_older_trial_stays() -> None:
     records = [record(0, "COMPLETE", (0.5,)), record(1, "COMPLETE", (0.5,))]
-    assert disposable(records, "max", 1) == ["1/1"]
-    assert disposable(records[::-1], "max", 1) == ["1/1"]
+    assert unneeded_checkpoints(records, "max", 1) == ["1/1"]
+    assert unneeded_checkpoints(records[::-1], "max", 1) == ["1/1"]
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3])
@@ -93,11 +93,11 @@ def test_a_driver_killed_while_it_deletes_loses_nothing_that_is_needed(
     evaluated(ledger, asked(ledger, space).number, tmp_path / "0", 4)
     ledger.finish(0, "COMPLETE")
     (needed,) = {ledger.record(0).checkpoint}
-    unneeded = disposable(ledger.records(), "max", keep=1)
+    unneeded = unneeded_checkpoints(ledger.records(), "max", keep=1)
     assert len(unneeded) == 3
     killed_at(f"retention.delete:{nth}:kill", tmp_path / "log", lambda: delete_checkpoints(unneeded))
     assert [Path(path).exists() for path in unneeded] == [place >= nth - 1 for place in range(3)]
     assert needed
     assert damage(Path(needed)) is None
-    delete_checkpoints(disposable(ledger.records(), "max", keep=1))
+    delete_checkpoints(unneeded_checkpoints(ledger.records(), "max", keep=1))
     assert [path.name for path in (tmp_path / "0").iterdir()] == [Path(needed).name]

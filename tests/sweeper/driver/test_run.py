@@ -100,10 +100,10 @@ def test_resume_of_an_unknown_sweep_names_the_nearest(stores: Stores, toy_space:
 
 def test_more_trials_are_asked_for_and_remembered(stores: Stores, toy_space: Make, here: Path) -> None:
     ledger = one_of_three(stores, toy_space())
-    space = opening.resumed(ledger, trials=12)
+    space = opening.resumed_space(ledger, trials=12)
     assert space == dataclasses.replace(toy_space("search.trials=12"))
     opening.open_ledger(open_storage(stores.ledger), space, "toy")
     from sweeper.ledger.ledger import load_ledger
 
     again = load_ledger(open_storage(stores.ledger), "toy")
-    assert opening.resumed(again).search.trials == 12
+    assert opening.resumed_space(again).search.trials == 12

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sweeper.driver.sweep import exposed, own_folder
+from sweeper.driver.sweep import folder_problem, sweep_folder
 from sweeper.errors import ConfigError, EnvironmentFailure, Failure
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
@@ -50,7 +50,7 @@ unix = pytest.mark.skipif(os.name != "posix", reason="owners and modes are Unix'
 def test_a_name_that_leaves_the_root_makes_no_folder(tmp_path: Path, name: str) -> None:
     root = tmp_path / "root"
     with pytest.raises(ConfigError, match="cannot name a folder"):
-        own_folder(root, name)
+        sweep_folder(root, name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -65,7 +65,7 @@ def test_whatever_the_name_the_folder_lies_below_the_root(tmp_path_factory: pyte
     (root / "link").unlink(missing_ok=True)
     (root / "link").symlink_to(outside)
     try:
-        folder = own_folder(root, name)
+        folder = sweep_folder(root, name)
     except Failure:
         pass
     else:
@@ -76,37 +76,37 @@ def test_whatever_the_name_the_folder_lies_below_the_root(tmp_path_factory: pyte
 
 @unix
 def test_a_new_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
-    assert stat.S_IMODE(own_folder(tmp_path / "sweeps", "toy").stat().st_mode) == 0o700
-    assert own_folder(tmp_path / "sweeps", "toy") == tmp_path / "sweeps" / "toy"
+    assert stat.S_IMODE(sweep_folder(tmp_path / "sweeps", "toy").stat().st_mode) == 0o700
+    assert sweep_folder(tmp_path / "sweeps", "toy") == tmp_path / "sweeps" / "toy"
 
 
 @unix
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
 def test_a_folder_that_others_write_to_is_refused_with_the_cure(tmp_path: Path, mode: int) -> None:
-    folder = own_folder(tmp_path, "toy")
+    folder = sweep_folder(tmp_path, "toy")
     folder.chmod(mode)
     with pytest.raises(EnvironmentFailure, match=r"can be written to by others; `chmod go-w` it") as caught:
-        own_folder(tmp_path, "toy")
+        sweep_folder(tmp_path, "toy")
     assert caught.value.exit_code == 4
     folder.chmod(0o755)
-    assert own_folder(tmp_path, "toy") == folder
+    assert sweep_folder(tmp_path, "toy") == folder
 
 
 @unix
 def test_another_users_folder_and_a_link_are_refused(tmp_path: Path) -> None:
-    folder = own_folder(tmp_path, "toy")
+    folder = sweep_folder(tmp_path, "toy")
     foreign = SimpleNamespace(st_mode=folder.stat().st_mode, st_uid=os.geteuid() + 1)
-    assert f"belongs to user {os.geteuid() + 1}" in (exposed(cast(os.stat_result, foreign)) or "")
+    assert f"belongs to user {os.geteuid() + 1}" in (folder_problem(cast(os.stat_result, foreign)) or "")
     (tmp_path / "link").symlink_to(folder)
     with pytest.raises(EnvironmentFailure, match="is a link"):
-        own_folder(tmp_path, "link")
+        sweep_folder(tmp_path, "link")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives a folder away")
 def test_a_folder_that_was_given_away_is_refused(tmp_path: Path) -> None:
-    os.chown(own_folder(tmp_path, "toy"), 12345, -1)
+    os.chown(sweep_folder(tmp_path, "toy"), 12345, -1)
     with pytest.raises(EnvironmentFailure, match="belongs to user 12345"):
-        own_folder(tmp_path, "toy")
+        sweep_folder(tmp_path, "toy")
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_a_name_from_the_database_leads_nowhere(home: Path, tmp_path: Path, comm
 @unix
 @pytest.mark.parametrize("command", [pytest.param("resume", marks=pytest.mark.slow), "sync"])
 def test_a_sweep_does_not_go_on_in_a_folder_that_others_write_to(home: Path, command: str) -> None:
-    folder = own_folder(home / "sweeps", "toy")
+    folder = sweep_folder(home / "sweeps", "toy")
     folder.chmod(0o777)
     result = invoke(command, "toy")
     assert result.exit_code == 4, result.output

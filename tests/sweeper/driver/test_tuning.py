@@ -12,8 +12,8 @@ import pytest
 from optuna.storages import RDBStorage
 
 from sweeper.cluster.capacity import Machine
-from sweeper.driver.callbacks import UNREADY, Bookkeeper
-from sweeper.driver.searcher import LedgerSearcher, search
+from sweeper.driver.callbacks import UNREADY, LedgerCallback
+from sweeper.driver.searcher import LedgerSearcher, new_trials_source
 from sweeper.driver.sweep import Sweep
 from sweeper.driver.tuning import ray_session, run_trials
 from sweeper.ledger.ledger import Ledger, create_ledger
@@ -86,9 +86,9 @@ TROUBLES = [
     ("raise", "RuntimeError: the hill is closed"),
     ("nan", "Diverged: height is nan, eval_loss is nan at epoch 1"),
     ("inf", "Diverged: height is inf, eval_loss is -inf at epoch 1"),
-    ("silent", "Unreported: the job ended after epoch 0 of 4"),
+    ("silent", "MissingReport: the job ended after epoch 0 of 4"),
     ("die", "its process died without a word"),
-    ("no_metric", "Unreported: the job did not report height, eval_loss"),
+    ("no_metric", "MissingReport: the job did not report height, eval_loss"),
 ]
 
 
@@ -177,10 +177,10 @@ def test_a_trial_that_tune_drops_without_a_word_is_taken_up_again(
     """As it drops the successor of one whose process does not end in time, see Tune's `_on_trial_reset`."""
     space = toy_space("search.trials=1")
     sweep = Sweep(create_ledger(storage, space, "toy"), space, tmp_path / "toy", MACHINE)
-    searcher = LedgerSearcher(sweep, search(sweep), lambda record: None, Interrupt())
+    searcher = LedgerSearcher(sweep, new_trials_source(sweep), lambda record: None, Interrupt())
     given = searcher.suggest("dropped")
     assert searcher.suggest("next") is None  # it may come back
-    Bookkeeper(searcher).find([SimpleNamespace(status="ERROR", trial_id="dropped")])
+    LedgerCallback(searcher).find([SimpleNamespace(status="ERROR", trial_id="dropped")])
     assert [one["reason"] for one in sweep.ledger.record(0).incidents] == [UNREADY]
     assert searcher.suggest("again") == given
 

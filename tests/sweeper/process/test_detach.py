@@ -17,7 +17,7 @@ import pytest
 
 from sweeper.monitor.heartbeat import driver_of
 from sweeper.monitor.status import status
-from sweeper.process.signals import PATIENCE as ORDERLY
+from sweeper.process.signals import SHUTDOWN_SECONDS as ORDERLY
 from tests.support.drivers import DRIVER_SECONDS, ROOT, Driver, assert_free, ledger_in, settings, stores_in, waiting
 from tests.support.invariants import check
 from tests.support.spaces import TOY

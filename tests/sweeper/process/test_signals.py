@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 HEAD = """\
 import signal, subprocess, sys
 from sweeper.process import signals
-from sweeper.process.signals import Interrupt, Interrupted, catching, handlers_kept
+from sweeper.process.signals import Interrupt, Interrupted, handle_signals, signals_blocked
 
 def ready():
     print("ready", flush=True)
@@ -22,14 +22,14 @@ def ready():
 """
 PLAIN = """
 try:
-    with catching(Interrupt()):
+    with handle_signals(Interrupt()):
         ready()
 except Interrupted as stop:
     print("stopped")
     sys.exit(stop.exit_code)
 """
 HELD = """
-with catching(Interrupt()) as stop, stop.held():
+with handle_signals(Interrupt()) as stop, stop.held():
     print("ready", flush=True)
     while stop.asked is None:
         signal.pause()
@@ -37,16 +37,16 @@ with catching(Interrupt()) as stop, stop.held():
 stop.raise_asked()
 """
 STUCK = """
-signals.PATIENCE = 0.2
-with catching(Interrupt()) as stop, stop.held():
+signals.SHUTDOWN_SECONDS = 0.2
+with handle_signals(Interrupt()) as stop, stop.held():
     child = subprocess.Popen(["sleep", "600"])
     print(child.pid, flush=True)
     ready()
 """
 REPLACED = """
 try:
-    with catching(Interrupt()):
-        with handlers_kept():
+    with handle_signals(Interrupt()):
+        with signals_blocked():
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         ready()
 except Interrupted as stop:

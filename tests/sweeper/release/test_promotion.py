@@ -22,7 +22,7 @@ from optuna.storages import RDBStorage
 
 from jobs import checkpoint
 from jobs.dataset import data
-from sweeper.driver.checkpoints import delete_checkpoints, disposable
+from sweeper.driver.checkpoints import delete_checkpoints, unneeded_checkpoints
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
 from sweeper.ledger.database import existing_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
@@ -333,7 +333,7 @@ def test_a_champion_stays_when_its_sweep_needs_its_checkpoint_no_more(
 ) -> None:
     worse, better = climbers(storage, toy_space(), tmp_path, [0.5, 0.6])
     folder = promote(worse, stores).folder
-    delete_checkpoints(disposable(worse.ledger.records(), "max", keep=1))
+    delete_checkpoints(unneeded_checkpoints(worse.ledger.records(), "max", keep=1))
     assert not Path(str(worse.record.checkpoint)).exists()
     assert champion("toy", stores) == folder
     assert promote(better, stores).promoted

@@ -11,7 +11,7 @@ import pytest
 from optuna.storages import RDBStorage
 from rich.console import Console
 
-from sweeper.driver.checkpoints import disposable
+from sweeper.driver.checkpoints import unneeded_checkpoints
 from sweeper.errors import ConfigError
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
@@ -129,17 +129,17 @@ def test_the_earlier_of_equals_is_best() -> None:
 
 
 def test_checkpoints_of_the_best_trials_stay_and_others_go() -> None:
-    assert disposable(RECORDS, "max", keep=2) == ["0/a", "4/a"]
-    assert disposable(RECORDS, "min", keep=2) == ["2/a", "3/a"]
-    assert disposable(RECORDS, "max", keep=9) == []
+    assert unneeded_checkpoints(RECORDS, "max", keep=2) == ["0/a", "4/a"]
+    assert unneeded_checkpoints(RECORDS, "min", keep=2) == ["2/a", "3/a"]
+    assert unneeded_checkpoints(RECORDS, "max", keep=9) == []
 
 
 def test_a_running_trial_keeps_its_best_and_its_newest_checkpoint() -> None:
     evaluations = tuple({"epoch": float(n), "seconds": 1.0, "checkpoint": f"5/{n}"} for n in range(1, 5))
     running = record(5, 0.2, "RUNNING", evaluations=evaluations, checkpoint="5/2")
-    assert disposable([*RECORDS, running], "max", keep=4) == ["5/1", "5/3"]
+    assert unneeded_checkpoints([*RECORDS, running], "max", keep=4) == ["5/1", "5/3"]
     ended = record(5, 0.2, "FAIL", evaluations=evaluations, checkpoint="5/2")
-    assert disposable([ended], "max", keep=4) == ["5/1", "5/2", "5/3", "5/4"]
+    assert unneeded_checkpoints([ended], "max", keep=4) == ["5/1", "5/2", "5/3", "5/4"]
 
 
 def test_a_checkpoint_that_was_deleted_is_not_shown(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.timing import PHASES
-from sweeper.driver.searcher import Attempts
+from sweeper.driver.searcher import TrialTimer
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.results.timing import phase_seconds, timing_table, timing_values
@@ -29,7 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_what_a_trial_cannot_see_is_waiting_and_start(clock: list[float]) -> None:
-    attempts = Attempts()
+    attempts = TrialTimer()
     attempts.ask(7)
     clock[0] += 5
     attempts.begin(7)
@@ -41,7 +41,7 @@ def test_what_a_trial_cannot_see_is_waiting_and_start(clock: list[float]) -> Non
 
 
 def test_another_attempt_waits_and_starts_again(clock: list[float]) -> None:
-    attempts = Attempts()
+    attempts = TrialTimer()
     for _ in range(2):
         attempts.ask(7)
         clock[0] += 1

@@ -15,7 +15,7 @@ import pytest
 from jobs.checkpoint import MANIFEST, damage, publish, write_json
 from jobs.faults import happened
 from sweeper import doctor
-from sweeper.driver.mirroring import keep_predictions
+from sweeper.driver.mirroring import save_predictions
 from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
@@ -25,8 +25,8 @@ from sweeper.space.search_space import SearchSpace
 from sweeper.storage import checkpoints as depot
 from sweeper.storage.checkpoints import Damaged, StorageError
 from sweeper.storage.settings import read_stores
-from sweeper.trial.handover import FAILURE, Assignment, read_breakdown
-from sweeper.trial.process import noted_failure, starting_point, stored
+from sweeper.trial.handover import FAILURE, TrialConfig, read_failure
+from sweeper.trial.process import recorded_failure, store_checkpoint, usable_checkpoint
 from tests.support.limits import killed_at
 from tests.support.servers import BUCKET, bucket, keys
 from tests.support.trials import asked
@@ -99,15 +99,15 @@ def test_a_copy_of_a_copy_has_the_same_content(place: str, tmp_path: Path) -> No
 
 
 def test_only_the_newest_stays_on_the_machine_that_made_it(place: str, tmp_path: Path) -> None:
-    first = stored(made(tmp_path / "work", 1), place)
-    second = stored(made(tmp_path / "work", 2), place)
+    first = store_checkpoint(made(tmp_path / "work", 1), place)
+    second = store_checkpoint(made(tmp_path / "work", 2), place)
     assert depot.still_stored([first, second]) == {first, second}
     assert [path.name for path in (tmp_path / "work").glob("checkpoint-*")] == ["checkpoint-000002"]
 
 
 def test_without_a_storage_a_checkpoint_stays_where_it_is(tmp_path: Path) -> None:
     checkpoints = [made(tmp_path / "work", step) for step in (1, 2)]
-    assert [stored(checkpoint, None) for checkpoint in checkpoints] == [str(one) for one in checkpoints]
+    assert [store_checkpoint(checkpoint, None) for checkpoint in checkpoints] == [str(one) for one in checkpoints]
     assert all(checkpoint.is_dir() for checkpoint in checkpoints)
 
 
@@ -115,13 +115,13 @@ def test_answers_outlive_their_checkpoint(place: str, tmp_path: Path, toy_space:
     space = toy_space()
     ledger = create_ledger(open_storage(f"sqlite:///{tmp_path}/ledger.db"), space, "toy")
     number = asked(ledger, space).number
-    address = stored(made(tmp_path / "work"), place)
+    address = store_checkpoint(made(tmp_path / "work"), place)
     ledger.report(number, {"height": 0.5, "eval_loss": 0.5, "epoch": 1.0, "seconds": 1.0}, address)
     record = ledger.finish(number, "PRUNED", "stopped early")
-    kept = keep_predictions(record, tmp_path / "work")
+    kept = save_predictions(record, tmp_path / "work")
     depot.delete_stored([address])
-    assert kept == keep_predictions(record, tmp_path / "work")  # as after a restart
-    assert keep_predictions(record, tmp_path / "another machine") is not None
+    assert kept == save_predictions(record, tmp_path / "work")  # as after a restart
+    assert save_predictions(record, tmp_path / "another machine") is not None
     assert find_trial("toy", ledger.storage).predictions() == [{"id": "q1", "answer": "山1"}]
 
 
@@ -189,8 +189,8 @@ def test_a_trial_falls_back_on_the_checkpoint_before_a_damaged_one_and_says_so(
     first, second = (depot.deposit(made(tmp_path / "made", step), away) for step in (1, 2))
     depot.write_address(f"{second}/model.safetensors", bytes(100_000))  # of the right size
     assert depot.stored_damage(second) is None
-    assignment = Assignment(3, "toy", {}, "sample", str(tmp_path / "work"), 1.0, 0.0, second, (first,), away)
-    found = starting_point(assignment)
+    assignment = TrialConfig(3, "toy", {}, "sample", str(tmp_path / "work"), 1.0, 0.0, second, (first,), away)
+    found = usable_checkpoint(assignment)
     assert found == tmp_path / "work/checkpoint-000001"
     assert damage(found) is None
     said = capsys.readouterr().out
@@ -226,10 +226,10 @@ def test_a_bucket_that_is_not_there_is_no_trials_fault(server: None, tmp_path: P
         with pytest.raises(StorageError, match=r"s3://sweeper-nowhere.*(NO_SUCH_BUCKET|does not exist)"):
             attempt(nowhere)
     checkpoint = made(tmp_path / "work")
-    with pytest.raises(RuntimeError), noted_failure(tmp_path / "work"):
-        stored(checkpoint, nowhere)
+    with pytest.raises(RuntimeError), recorded_failure(tmp_path / "work"):
+        store_checkpoint(checkpoint, nowhere)
     assert (tmp_path / "work" / FAILURE).is_file()
-    breakdown = read_breakdown(tmp_path / "work")
+    breakdown = read_failure(tmp_path / "work")
     assert breakdown.kind == "disk"
     assert nowhere in breakdown.reason
     assert checkpoint.is_dir()
