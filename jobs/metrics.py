@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
-from rapidfuzz import process
+from jobs.wording import unknown_name
 
 
 class Score(NamedTuple):
@@ -114,9 +114,7 @@ PROFILES = {
 def get_profile(name: str) -> Profile:
     """The profile called `name`. Raises ValueError, with the nearest name, when there is none."""
     if name not in PROFILES:
-        nearest = process.extract(name.lower(), list(PROFILES), limit=1)[0][0]
-        names = ", ".join(PROFILES)
-        raise ValueError(f"there is no metric profile {name!r}; did you mean {nearest!r}? There are {names}")
+        raise ValueError(unknown_name("metric profile", name, PROFILES))
     return PROFILES[name]
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any, Literal, TypeVar, get_args
 from uuid import uuid4
 
 import numpy as np
-from rapidfuzz import process
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -26,6 +25,7 @@ from jobs.dataset.corpora import Asked, read_corpus
 from jobs.dataset.data import CANDIDATES, REFERENCES, SPLITS, DataError, refuse
 from jobs.dataset.labels import Labelled, flaw, label_answer
 from jobs.dataset.sample import sample_files
+from jobs.wording import unknown_name
 
 Distractors = Literal["article", "bm25"]
 T = TypeVar("T")
@@ -136,7 +136,7 @@ def _option_mistakes(
 ) -> Iterator[str]:
     for split in sources:
         if split not in SPLITS:
-            yield _unknown_option("split", split, SPLITS)
+            yield unknown_name("split", split, SPLITS)
     if not sources.get("train"):
         yield "train: no source; name at least one file"
     if not sources.get("valid") and not shares["valid"]:
@@ -147,7 +147,7 @@ def _option_mistakes(
     if min(shares.values()) < 0 or sum(shares.values()) >= 1:
         yield f"shares of {_percent(shares)}: none may be negative, and something must be left for train"
     if distractors not in get_args(Distractors):
-        yield _unknown_option("kind of distractors", distractors, get_args(Distractors))
+        yield unknown_name("kind of distractors", distractors, get_args(Distractors))
     if candidates not in CANDIDATES:
         yield f"candidates: {candidates}; {CANDIDATES.start} to {CANDIDATES.stop - 1} are expected"
     yield from _output_mistakes(output)
@@ -156,11 +156,6 @@ def _option_mistakes(
 def _output_mistakes(output: Path) -> Iterator[str]:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         yield f"{output}: is there already and not empty; name a new folder"
-
-
-def _unknown_option(what: str, name: str, names: Collection[str]) -> str:
-    nearest_name = process.extract(name, list(names), limit=1)[0][0]
-    return f"there is no {what} {name!r}; did you mean {nearest_name!r}? There are {', '.join(names)}"
 
 
 def _percent(shares: Mapping[str, float]) -> str:

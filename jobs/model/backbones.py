@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rapidfuzz import process
-
 from jobs.checkpoint import load_json
+from jobs.wording import nearest, short
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -53,7 +52,7 @@ def check_name(name: str) -> str | None:
     """What is wrong with a backbone's name, or None. Looks at folders, never at the network.
 
     >>> check_name("bert-base-chines")
-    "'bert-base-chines' is no backbone; did you mean 'bert-base-chinese'?"
+    "unknown backbone 'bert-base-chines'; did you mean 'bert-base-chinese'? write OWNER/NAME as on the hub, …"
     """
     if name.startswith("scratch:"):
         return _check_scratch(name)
@@ -61,13 +60,10 @@ def check_name(name: str) -> str | None:
         return _check_folder(name)
     if name in BARE_NAMES or (HUB_NAME.fullmatch(name) and _hub_takes(name)):
         return None
-    nearest = process.extractOne(name, ["scratch:2x128x2", *BARE_NAMES], score_cutoff=60)
-    hint = (
-        f"did you mean {nearest[0]!r}?"
-        if nearest
-        else "write owner/name as on the hub, a local folder, or scratch:LAYERSxHIDDENxHEADS"
-    )
-    return f"{name!r} is no backbone; {hint}"
+    near = nearest(name, ["scratch:2x128x2", *BARE_NAMES])
+    hint = f"did you mean {near!r}? " if near else ""
+    forms = "write OWNER/NAME as on the hub, a folder, or scratch:LAYERSxHIDDENxHEADS"
+    return f"unknown backbone {short(name)!r}; {hint}{forms}"
 
 
 def _check_scratch(name: str) -> str | None:

@@ -16,11 +16,11 @@ from typing import Any
 import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from rapidfuzz import process
 from sqlalchemy import extract, func, select
 
 from jobs import faults, get_job
 from jobs.job import Direction, ParamError
+from jobs.wording import unknown_name
 from sweeper.errors import ConfigError
 from sweeper.ledger.record import EVALUATION, INCIDENT, ORIGIN, State, TrialRecord, best_evaluation, trial_key
 from sweeper.ledger.sampling import draw, enqueueable, sampler
@@ -359,16 +359,8 @@ def ready(storage: RDBStorage, name: str) -> bool:
 
 
 def load_ledger(storage: RDBStorage, name: str) -> Ledger:
-    """The ledger of a sweep that exists. Raises ConfigError, naming the nearest one there is."""
+    """Return the ledger of an existing sweep. Raises ConfigError if the name is unknown, with the most similar one."""
     names = sweep_names(storage)
     if name not in names:
-        nearest = process.extractOne(name, names, score_cutoff=50)
-        hint = (
-            f"did you mean {nearest[0]!r}?"
-            if nearest
-            else "`sweeper ls` lists them"
-            if names
-            else "none has been run here yet"
-        )
-        raise ConfigError(f"sweep {name}: not in the ledger; {hint}")
+        raise ConfigError(unknown_name("sweep", name, names))
     return Ledger(storage, optuna.load_study(study_name=name, storage=storage))

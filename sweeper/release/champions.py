@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from jobs.checkpoint import damage, settle
+from jobs.wording import suggestion
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.space.sections import NAME
 from sweeper.storage.settings import Stores
 from sweeper.tracking.client import connect, mlflow_errors
-from sweeper.wording import nearest
 
 CHAMPION = "champion"
 FOLDER = "champions"
@@ -146,5 +146,4 @@ def sqlite_is_absent(address: str) -> bool:
 def _champion_cure(job: str, known: list[str]) -> str:
     if not known:
         return "`sweeper promote SWEEP` makes a sweep's best trial the champion of its job"
-    near = nearest(job, known)
-    return f"did you mean {near}?" if near else f"there is one of {', '.join(known)}"
+    return suggestion(job, known)

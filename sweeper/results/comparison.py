@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rapidfuzz import process
-
 from jobs.job import Direction
 from jobs.model.backbones import parameter_count
+from jobs.wording import unknown_name
 from sweeper.errors import ConfigError
 from sweeper.ledger.ranking import Spread, rank_trials, seed_spread
 from sweeper.results.table import Table
@@ -234,11 +233,11 @@ def sort_rows(table: Sequence[Row], column: str, reverse: bool = False) -> list[
     `reverse` inverts this order. Rows without a value come last. Raises ConfigError when no column has this name;
     the message suggests the nearest one.
     """
-    names = model_columns(table)
-    known = dict.fromkeys([*names, *(name for row in table for name in (*row["metrics"], *row["params"]))])
+    known = dict.fromkeys(
+        [*model_columns(table), *(name for row in table for name in (*row["metrics"], *row["params"]))]
+    )
     if column not in known:
-        nearest = process.extract(column, list(known), limit=1)[0][0]
-        raise ConfigError(f"--sort {column}: no such column; did you mean {nearest!r}? There are {', '.join(names)}")
+        raise ConfigError(f"--sort: {unknown_name('column', column, known)}")
     values = [_values_by_column(row, row["objective"]).get(column) for row in table]
     minimised = column.endswith("loss") or any((column, "min") == (row["objective"], row["direction"]) for row in table)
     falling = any(column in (row["objective"], *row["metrics"]) for row in table) and not minimised

@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
+from jobs.wording import shown
 from sweeper.errors import ConfigError
 from sweeper.space.mistakes import Key, Mistakes
-from sweeper.wording import shown
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 16

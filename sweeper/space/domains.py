@@ -15,10 +15,10 @@ from typing import Any, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.job import Job
+from jobs.wording import shown, unknown_name
 from sweeper.space.document import kind_of
 from sweeper.space.mistakes import Key, Mistakes
 from sweeper.space.sections import FORMS, HOMES, MAX_VALUES, RANGE, TOO_LONG, Resources, explanation, validated
-from sweeper.wording import shown, unknown_name
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.wording import short
 from sweeper.errors import ConfigError
-from sweeper.wording import short
 
 Key = tuple[str | int, ...]
 SHOWN = 50

@@ -16,6 +16,7 @@ import sweeper
 from jobs import JOBS, get_job
 from jobs.dataset.data import SAMPLE, DataError, read_data
 from jobs.job import Job, ParamError
+from jobs.wording import nearest, shown, unknown_name
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.secrets import redacted
 from sweeper.space.cases import MAX_CUTS, Cut, _space_cuts, ends, pinned
@@ -39,7 +40,6 @@ from sweeper.space.sections import (
     Search,
     validated,
 )
-from sweeper.wording import nearest, shown, unknown_name
 
 MAX_TRIALS = 100_000
 MAX_PROBES = 10_000

@@ -22,8 +22,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from jobs.wording import nearest, shown, unknown_name
 from sweeper.space.mistakes import Key, Mistakes
-from sweeper.wording import nearest, shown, unknown_name
 
 MAX_VALUES = 1_000  # of one domain in a grid, and entries of any list
 RANGE = {"min", "max", "log", "step"}

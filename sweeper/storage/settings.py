@@ -13,11 +13,10 @@ from configparser import ConfigParser, DuplicateOptionError, DuplicateSectionErr
 from configparser import Error as SyntaxMistake
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from rapidfuzz import process
-
+from jobs.wording import unknown_name
 from sweeper.errors import ConfigError
 from sweeper.secrets import redacted
 
@@ -138,8 +137,7 @@ def _read_file(folder: Path) -> tuple[dict[_Place, _Setting], list[str]]:
             elif value:
                 settings[section, key] = _Setting(place, value, folder)
         if section not in KEYS:
-            cure = _did_you_mean(section, KEYS)
-            mistakes.append(f"{FILE}:{lines[section, '']}: [{section}]: unknown section; {cure}")
+            mistakes.append(f"{FILE}:{lines[section, '']}: [{section}]: {unknown_name('section', section, KEYS)}")
     return settings, mistakes
 
 
@@ -181,17 +179,10 @@ def _misplaced(section: str, key: str, value: str) -> str | None:
     if section not in KEYS:
         return None
     if key not in KEYS[section]:
-        return f"unknown key; {_did_you_mean(key, KEYS[section])}"
+        return unknown_name("key", key, KEYS[section])
     if "\n" in value:
         return "runs on into the next line, as that one is indented; start every key at the line's beginning"
     return None
-
-
-def _did_you_mean(name: str, right: Mapping[str, Any] | tuple[str, ...]) -> str:
-    names = list(right)
-    nearest = process.extractOne(name.lower(), names, score_cutoff=60)
-    guess = f"did you mean {nearest[0]}? " if nearest else ""
-    return f"{guess}There {'are' if len(names) > 1 else 'is'} {', '.join(names)}"
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[_Place, _Setting]:
@@ -243,7 +234,7 @@ def _scheme(text: str, known: tuple[str, ...]) -> str:
         return scheme
     if not scheme:
         raise ValueError(f"{text} is no address; write sqlite:///{text} if it is a file")
-    raise ValueError(f"{redacted(text)}: unknown scheme {scheme}; {_did_you_mean(scheme, known)}")
+    raise ValueError(f"{redacted(text)}: {unknown_name('scheme', scheme, known)}")
 
 
 def _artifacts_address(text: str, folder: Path) -> str:

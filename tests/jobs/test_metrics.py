@@ -119,7 +119,7 @@ def test_every_prediction_needs_its_reference() -> None:
 
 
 def test_an_unknown_profile_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match="no metric profile 'CMRC'; did you mean 'cmrc2018'"):
+    with pytest.raises(ValueError, match="unknown metric profile 'CMRC'; did you mean 'cmrc2018'"):
         best_score("台灣", ["台灣"], "CMRC")
 
 

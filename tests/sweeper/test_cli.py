@@ -93,7 +93,7 @@ def test_compare_and_ls_read_the_ledger(here: Path, toy_space: Make) -> None:
     assert "0.75" in invoke("compare", "toy").stdout
     assert "toy" in invoke("ls").stdout
     wrong = invoke("compare", "toi")
-    assert (wrong.exit_code, wrong.stderr.strip()) == (2, "sweep toi: not in the ledger; did you mean 'toy'?")
+    assert (wrong.exit_code, wrong.stderr.strip()) == (2, "unknown sweep 'toi'; did you mean 'toy'? known here: toy")
 
 
 @pytest.mark.parametrize("command", [["ls"], ["compare", "toy"]])

@@ -236,11 +236,11 @@ def test_every_wrong_option_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     message = mistakes({"vald": []}, tmp_path / "full", "bm52", candidates=9, test_share=1.0)
-    assert "there is no split 'vald'; did you mean 'valid'?" in message
+    assert "unknown split 'vald'; did you mean 'valid'?" in message
     assert "train: no source" in message
     assert "valid: no source; name one, or give it a share of train" in message
     assert "shares of 0% and 100%" in message
-    assert "there is no kind of distractors 'bm52'; did you mean 'bm25'?" in message
+    assert "unknown kind of distractors 'bm52'; did you mean 'bm25'?" in message
     assert "candidates: 9; 2 to 8 are expected" in message
     assert "full: is there already and not empty; name a new folder" in message
 

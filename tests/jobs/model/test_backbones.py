@@ -43,11 +43,11 @@ WRONG = [
     ("../../etc/passwd", "no such folder"),
     ("~nobody-of-this-name/x", "no such folder"),
     ("/" + "x" * 5000, "no such folder"),
-    ("x" * 5000, "is no backbone"),
-    ("owner/..", "is no backbone"),
-    ("hfl/chinese--large", "is no backbone"),
-    ("hfl/chinese.git", "is no backbone"),
-    ("no", "is no backbone; write owner/name"),
+    ("x" * 5000, "unknown backbone"),
+    ("owner/..", "unknown backbone"),
+    ("hfl/chinese--large", "unknown backbone"),
+    ("hfl/chinese.git", "unknown backbone"),
+    ("no", "unknown backbone 'no'; write OWNER/NAME"),
 ]
 
 

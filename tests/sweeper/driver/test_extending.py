@@ -139,6 +139,6 @@ def test_a_trial_fits_where_the_space_would_draw_it(toy_space: Make, storage: RD
 
 
 def test_there_must_be_a_sweep_to_extend(stores: Stores, toy_space: Make) -> None:
-    with pytest.raises(ConfigError, match="sweep toy: not in the ledger"):
+    with pytest.raises(ConfigError, match="unknown sweep 'toy'"):
         extend(toy_space(), stores)
     assert not (stores.root / "toy").exists()

@@ -95,7 +95,7 @@ def test_data_that_is_gone_ends_resume_with_exit_3(stores: Stores, here: Path) -
 def test_resume_of_an_unknown_sweep_names_the_nearest(stores: Stores, toy_space: Make, here: Path) -> None:
     one_of_three(stores, toy_space())
     result = invoke("resume", "toi")
-    assert (result.exit_code, result.stderr.strip()) == (2, "sweep toi: not in the ledger; did you mean 'toy'?")
+    assert (result.exit_code, result.stderr.strip()) == (2, "unknown sweep 'toi'; did you mean 'toy'? known here: toy")
 
 
 def test_more_trials_are_asked_for_and_remembered(stores: Stores, toy_space: Make, here: Path) -> None:

@@ -143,4 +143,4 @@ def test_a_length_of_time_is_told_as_a_file_writes_it(seconds: float, words: str
 @pytest.mark.parametrize("command", [("status", "toi"), ("stop", "toi")])
 def test_a_wrong_name_is_answered_with_the_nearest(ledger: Ledger, command: tuple[str, ...]) -> None:
     result = invoke(*command)
-    assert (result.exit_code, result.stderr) == (2, "sweep toi: not in the ledger; did you mean 'toy'?\n")
+    assert (result.exit_code, result.stderr) == (2, "unknown sweep 'toi'; did you mean 'toy'? known here: toy\n")

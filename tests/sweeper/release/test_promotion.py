@@ -248,7 +248,7 @@ def test_a_job_without_a_champion_is_answered_with_the_nearest_that_has_one(
     with pytest.raises(ConfigError, match=r"job qa: has no champion; `sweeper promote SWEEP` makes"):
         champion("qa", stores)
     promote(climbers(storage, toy_space(), tmp_path, [0.5])[0], stores)
-    with pytest.raises(ConfigError, match=r"job toi: has no champion; did you mean toy\?"):
+    with pytest.raises(ConfigError, match=r"job toi: has no champion; did you mean 'toy'\?"):
         champion("toi", stores)
     with pytest.raises(ConfigError, match=r"no alias 'champ'; write toy@champion"):
         find_checkpoint("toy@champ", stores)

@@ -279,7 +279,7 @@ def test_any_column_sorts_the_table_and_rows_without_a_value_come_last(
 
 
 def test_an_unknown_column_is_answered_with_the_nearest(sweeps: list[Ledger]) -> None:
-    with pytest.raises(ConfigError, match="--sort exactmatch: no such column; did you mean 'exact_match'"):
+    with pytest.raises(ConfigError, match="--sort: unknown column 'exactmatch'; did you mean 'exact_match'"):
         comparison.sort_rows(comparison.model_rows(sweeps), "exactmatch")
 
 

@@ -12,10 +12,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.wording import nearest, unknown_name
 from sweeper.errors import ConfigError
 from sweeper.space.document import parse_document, plain_scalar, read_document, yaml_text
 from sweeper.space.mistakes import Mistakes
-from sweeper.wording import nearest, unknown_name
 
 
 def parsed(text: str, *overrides: str) -> dict[str, Any]:

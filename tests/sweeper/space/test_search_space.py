@@ -22,7 +22,7 @@ import sweeper
 from jobs.dataset.data import Data, read_data
 from jobs.job import Job, ParamError
 from sweeper.errors import ConfigError, DataFailure, Failure
-from sweeper.space import search_space as module
+from sweeper.space import reading
 from sweeper.space.cases import backbones, list_cases, max_epochs, possible_resources
 from sweeper.space.document import plain_scalar
 from sweeper.space.domains import contains
@@ -109,7 +109,7 @@ def no_data(location: str) -> Data:
 def _no_data() -> Iterator[None]:
     """Reading data is another module's; two tests below do it in earnest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "read", no_data)
+        patch.setattr(reading, "read_data", no_data)
         yield
 
 
@@ -634,7 +634,7 @@ def test_a_folder_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_data_is_read_and_its_fingerprint_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "read", read_data)
+    monkeypatch.setattr(reading, "read_data", read_data)
     assert space().data_fingerprint == read_data("sample").fingerprint
 
 
@@ -658,7 +658,7 @@ def test_no_folder_name_ends_in_anything_but_a_line(data: str) -> None:
 
 
 def test_wrong_data_is_told_in_its_own_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "read", read_data)
+    monkeypatch.setattr(reading, "read_data", read_data)
     with pytest.raises(DataFailure) as caught:
         space(data=str(tmp_path))
     assert len(caught.value.lines) == 3

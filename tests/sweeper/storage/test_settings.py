@@ -129,8 +129,8 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
         "mlflow.ini:8:",
         "mlflow.ini:7:",
     ]
-    assert "did you mean storage?" in lines[0]
-    assert "did you mean ledger?" in lines[1]
+    assert "did you mean 'storage'?" in lines[0]
+    assert "did you mean 'ledger'?" in lines[1]
 
 
 @pytest.mark.parametrize(
@@ -158,12 +158,12 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
             "mlflow.ini:2: [mlflow] tracking_uri",
             "unknown scheme mysql",
         ),
-        ("[mlflow]\ntracking_uri = htp://h", "mlflow.ini:2: [mlflow] tracking_uri", "did you mean http?"),
+        ("[mlflow]\ntracking_uri = htp://h", "mlflow.ini:2: [mlflow] tracking_uri", "did you mean 'http'?"),
         ("[mlflow]\ntracking_uri = http://", "mlflow.ini:2: [mlflow] tracking_uri", "no host"),
         ("[mlflow]\ntracking_uri = runs.db", "mlflow.ini:2: [mlflow] tracking_uri", "sqlite:///runs.db"),
         ("[storage]\nledger = sqlite://l.db", "mlflow.ini:2: [storage] ledger", "three slashes"),
         ("[storage]\nledger = sqlite:///:memory:", "mlflow.ini:2: [storage] ledger", "names no file"),
-        ("[storage]\nledger = http://h", "mlflow.ini:2: [storage] ledger", "There are sqlite, postgresql"),
+        ("[storage]\nledger = http://h", "mlflow.ini:2: [storage] ledger", "known here: postgresql, sqlite"),
         ("[storage]\nroot = what?", "mlflow.ini:2: [storage] root", "choose another folder"),
         (
             "[mlflow]\ntracking_uri = http://h\nartifacts = here",
