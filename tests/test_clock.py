@@ -24,8 +24,8 @@ SHOWN = {  # where a moment is only shown: the time of a point in MLflow that ha
     ("client", "_log_values"),
 }
 COMPARED = {  # whether a file of features is the one that was checked; where the clock has jumped it is checked again
-    ("windows", "_look"),
-    ("windows", "_opened"),
+    ("tokens", "_file_state"),
+    ("tokens", "_opened"),
 }
 
 
@@ -45,7 +45,7 @@ def looks(path: Path) -> Iterator[tuple[str, str, str]]:
 def test_only_what_is_shown_asks_for_the_time_of_day() -> None:
     found = [look for package in ("jobs", "sweeper") for path in (ROOT / package).rglob("*.py") for look in looks(path)]
     assert {(module, function) for module, function, _ in found} == SHOWN | COMPARED
-    assert {asked for module, _, asked in found if module != "windows"} == {"time.time"}
+    assert {asked for module, _, asked in found if module != "tokens"} == {"time.time"}
 
 
 def test_a_look_at_the_clock_would_be_found(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_answers_a_contest_would_refuse_are_not_written(
     def nothing(*_: object) -> Answers:
         return Answers([], 0.0, "")
 
-    monkeypatch.setattr(submit, "answer", nothing)
+    monkeypatch.setattr(submit, "team_answers", nothing)
     output = tmp_path / "submission.csv"
     with pytest.raises(Failure, match="not written; 0 answers"):
         submit_answers(team(checkpoints), *files(few), output, place, None)
@@ -176,7 +176,7 @@ def test_options_that_make_no_sense_are_refused(
 def test_a_place_that_is_not_there_is_told_before_the_work(
     few: Data, place: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submit, "answer", lambda *_: pytest.fail("worked before it looked"))
+    monkeypatch.setattr(submit, "team_answers", lambda *_: pytest.fail("worked before it looked"))
     with pytest.raises(EnvironmentFailure, match=r"its folder .*nowhere is not there"):
         submit_answers(Team(), *files(few), tmp_path / "nowhere" / "a.csv", place, None)
     with pytest.raises(EnvironmentFailure, match=r"its folder .*nowhere is not there"):
@@ -218,8 +218,8 @@ def test_a_full_disk_leaves_the_old_submission_and_says_how_much_is_free(
     few: Data, place: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [Answer(row.id, 0, 0, "山" * 2000, 1.0) for row in few.test]
-    monkeypatch.setattr(submit, "answer", lambda *_: Answers(rows, 0.0, ""))
-    monkeypatch.setattr(submit.submission, "problems", lambda *_: [])
+    monkeypatch.setattr(submit, "team_answers", lambda *_: Answers(rows, 0.0, ""))
+    monkeypatch.setattr(submit.submission, "submission_problems", lambda *_: [])
     with mounted(tmp_path / "disk", "128k") as disk:
         output = disk / "submission.csv"
         submit_answers(Team(), *files(few), output, place, None)
@@ -238,8 +238,8 @@ def test_a_place_that_is_read_only_is_told_before_anything_is_written(
     few: Data, place: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [Answer(row.id, 0, 0, "山", 1.0) for row in few.test]
-    monkeypatch.setattr(submit, "answer", lambda *_: Answers(rows, 0.0, ""))
-    monkeypatch.setattr(submit.submission, "problems", lambda *_: [])
+    monkeypatch.setattr(submit, "team_answers", lambda *_: Answers(rows, 0.0, ""))
+    monkeypatch.setattr(submit.submission, "submission_problems", lambda *_: [])
     with mounted(tmp_path / "disk", "128k") as disk:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         with pytest.raises(EnvironmentFailure, match="Read-only file system; nothing was written"):

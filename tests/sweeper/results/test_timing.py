@@ -24,7 +24,7 @@ Make = Callable[..., SearchSpace]
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the clock says, to be set."""
     now = [0.0]
-    monkeypatch.setattr("sweeper.results.timing.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sweeper.driver.searcher.time.monotonic", lambda: now[0])
     return now
 
 
