@@ -22,6 +22,9 @@ from typing import Any
 from jobs import faults
 
 MANIFEST = "manifest.json"
+# One object for each validation question, in the order of the data, all with the same keys: `id`, and of an answer
+# `answer` (its text) and `start` (index of its first character in the paragraph), of a picked paragraph `paragraph`
+# (its index in the data). Scores recomputed from these keys must equal the reported ones.
 PREDICTIONS = "predictions.json"
 IDENTITY = "job.json"
 PART = ".part"  # ends the name of what is not complete yet

@@ -31,6 +31,7 @@ def compare_command(
     """Print a sweep's trials, best first; or the models of several sweeps and jobs side by side."""
     from sweeper.results import comparison, report
     from sweeper.results import table as sheet
+    from sweeper.results.scores import best_trials_line
 
     ledgers = [ledger_of(name) for name in names]
     if timing:
@@ -46,8 +47,8 @@ def compare_command(
         click.echo(sheet.json_text(table), nl=False)
         return
     show(view, form=form)
-    if form == "table" and len(ledgers) == 1 and (told := alike(ledgers[0])):
-        click.echo(told, err=True)
+    if form == "table" and len(ledgers) == 1 and (line := best_trials_line(ledgers[0])):
+        click.echo(line, err=True)
 
 
 def show_timing(ledgers: list[Ledger], form: str) -> None:
@@ -119,10 +120,3 @@ def best_command(name: str, yaml: bool) -> None:
     from sweeper.results.recipe import best_yaml
 
     click.echo(best_yaml(find_trial(name, ledger_storage())), nl=False)
-
-
-def alike(ledger: Ledger) -> str | None:
-    """A line that names the trials which cannot be told from the best, where answers are there to compare."""
-    from sweeper.results.scores import best_trials_line
-
-    return best_trials_line(ledger)

@@ -24,7 +24,7 @@ from jobs.job import Direction
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, Failure
 from sweeper.ledger.lookup import Trial
 from sweeper.release.champions import FOLDER, Registry, Version, open_registry
-from sweeper.results.scores import metric_profile, question_scores, validation_data
+from sweeper.results.scores import check_reported, metric_profile, question_scores, validation_data, verified_scores
 from sweeper.results.statistics import ALPHA, paired_p
 from sweeper.secrets import redacted_values
 from sweeper.space.sections import NAME
@@ -141,8 +141,9 @@ def decide(
         return Decision(False, _sentence(entrant, relation, champion, told))
     if significant and p is None:
         raise DataFailure(
-            f"trial {entrant.trial}: no paired test against the champion {champion.trial}, as answers are missing, "
-            f"the data has changed, or {entrant.objective} is no score per question; leave out --significant"
+            f"trial {entrant.trial}: no paired test against the champion {champion.trial}, as predictions are "
+            f"missing, the data has changed, the scores recomputed from predictions are not the reported ones, or "
+            f"{entrant.objective} is no score per question; leave out --significant"
         )
     if significant and p is not None and p >= ALPHA:
         return Decision(False, _sentence(entrant, "cannot be told from", champion, told))
@@ -299,16 +300,19 @@ def _content(checkpoint: Path) -> str:
 
 
 def _p_against_champion(trial: Trial, version: Version, registry: Registry) -> float | None:
-    """p of the paired test between a trial and the champion, if both left answers to the same questions."""
+    """Return the p-value of the paired test between a trial and the champion.
+
+    Returns None when predictions are missing, the data has changed, or recomputed scores are not the reported ones.
+    """
     if version.tags["data_fingerprint"] != trial.ledger.attributes["data_fingerprint"]:
         return None
-    objective, profile = trial.ledger.objective, metric_profile(trial)
+    objective, champion = trial.ledger.objective, entrant_in(version.tags)
     try:
-        questions, given = validation_data(trial), load_json(registry.place(version) / PREDICTIONS)
-        own, other = (
-            question_scores(questions, answers, name, profile)[objective]
-            for answers, name in ((trial.predictions(), trial.name), (given, version.tags["trial"]))
-        )
-        return paired_p(own, other)
+        data, given = validation_data(trial), load_json(registry.place(version) / PREDICTIONS)
+        own = verified_scores(trial, data, trial.predictions())
+        other = question_scores(data, given, champion.trial, metric_profile(trial))
+        if champion.profile == metric_profile(trial):  # else its score was computed by another definition
+            check_reported(other, {champion.objective: champion.score}, champion.objective, champion.trial)
+        return paired_p(own[objective], other[objective])
     except (Failure, KeyError, OSError, ValueError):
         return None

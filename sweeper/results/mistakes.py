@@ -1,4 +1,4 @@
-"""What a trial gets wrong, and what another one gets right: kinds of mistakes as tables and as plain values."""
+"""Count the kinds of mistakes in a trial's answers, alone or next to another trial, as tables and plain values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.answering import mistakes
 from jobs.answering.mistakes import (
     KINDS,
     LENGTHS,
@@ -18,22 +17,24 @@ from jobs.answering.mistakes import (
     Kind,
     Verdict,
     count_kinds,
+    verdicts,
 )
-from jobs.dataset import data
+from jobs.dataset.data import accepted
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.ledger.lookup import Trial
-from sweeper.results.scores import PROFILE, metric_profile, validation_data
+from sweeper.results.scores import PREDICTION_KEYS, metric_profile, validation_data, verified_scores
 from sweeper.results.table import Table, one_line
 
-ROOM = 40  # columns of an example's text in a terminal, which shows up to four side by side; two to a Chinese character
+EXAMPLE_COLUMNS = 40  # terminal columns of an example's text; a Chinese character takes two
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A trial's validation answers, each with its verdict.
+    """Hold the verdict on each validation answer of a trial.
 
-    profile  the definition of a right answer; None for a selector
-    kinds    those an answer of this trial can be of
+    fingerprint  the data set's fingerprint
+    profile      the metric profile that defines a right answer; None for a selector
+    kinds        the kinds that this trial's answers can have
     """
 
     trial: str
@@ -53,7 +54,10 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class DiagnosisPair:
-    """Two trials on the same questions; each question is in one of the four, as (this one's verdict, the other's)."""
+    """Hold the verdicts of two trials on the same questions, as pairs (verdict of `this`, verdict of `other`).
+
+    Each pair is in one of four groups: both right, only one right, or neither.
+    """
 
     this: Diagnosis
     other: Diagnosis
@@ -64,17 +68,17 @@ class DiagnosisPair:
 
 
 def mistake_tables(trial: Trial, other: Trial | None = None, examples: int = 3) -> tuple[list[Table], dict[str, Any]]:
-    """What `sweeper errors` prints: tables for a terminal or Markdown, and plain values for `sheet.json_text`.
+    """Return what `sweeper errors` prints: tables, and the same content as plain values for JSON.
 
-    >>> sheets, values = errors(find_trial("readers", storage), find_trial("readers/3", storage))
+    >>> tables, values = mistake_tables(find_trial("readers", storage), find_trial("readers/3", storage))
     >>> values["kinds"]["boundary"], values["vs"]["only_other"]
     (31, 9)
 
-    `examples` of each kind of mistake, and of the questions that only the other trial gets right. Both trials
-    are judged by the first one's metric profile.
+    `examples` is the number of examples of each kind of mistake, and of questions that only `other` answers
+    correctly. Both trials are judged by the metric profile of `trial`.
 
-    Raises DataFailure when a trial's answers or its data are not there or do not belong together, ConfigError
-    when two trials cannot be compared.
+    Raises DataFailure when predictions or data are missing or do not belong together, ConfigError when two trials
+    cannot be compared or a trial's recomputed scores are not the reported ones.
     """
     this = diagnose(trial)
     tables, values = diagnosis_tables(this, examples), diagnosis_values(this, examples)
@@ -85,40 +89,48 @@ def mistake_tables(trial: Trial, other: Trial | None = None, examples: int = 3) 
 
 
 def diagnose(trial: Trial, profile: str | None = None) -> Diagnosis:
-    """Judge a trial's answers, by `profile` or else by the one it was trained with. Raises DataFailure."""
-    predictions = trial.predictions()
-    keys = set(predictions[0]) if predictions else set()
-    if not {"answer", "paragraph"} & keys:
-        raise DataFailure(f"trial {trial.name}: its answers have neither `answer` nor `paragraph`; nothing to judge")
-    reads = "answer" in keys
-    profile = profile or metric_profile(trial) if reads else None
-    dataset = validation_data(trial)
-    try:
-        found = mistakes.verdicts(dataset, predictions, data.accepted(dataset, profile or PROFILE), profile or PROFILE)
-    except data.DataError as error:
-        raise DataFailure([f"trial {trial.name}: {line}" for line in error.lines]) from None
+    """Classify a trial's answers by `profile` (default: the profile it was trained with).
+
+    Raises DataFailure when predictions or data are missing or do not belong together, ConfigError when the
+    predictions' recomputed scores are not the reported ones.
+    """
+    data, predictions = validation_data(trial), trial.predictions()
+    scores = verified_scores(trial, data, predictions)
+    if not scores:
+        raise DataFailure(
+            f"trial {trial.name}: its predictions have neither `answer` nor `paragraph`, so nothing can be judged; "
+            f"{PREDICTION_KEYS}"
+        )
+    reads = "exact_match" in scores
+    if reads and not all(isinstance(prediction.get("start"), int) for prediction in predictions):
+        raise ConfigError(f"trial {trial.name}: its predictions lack `start`; {PREDICTION_KEYS}")
+    profile = profile or metric_profile(trial)
+    found = verdicts(data, predictions, accepted(data, profile), profile)
     kinds = READER_KINDS if reads else SELECTOR_KINDS
-    return Diagnosis(trial.name, trial.job, dataset.fingerprint, profile, kinds, tuple(found))
+    return Diagnosis(trial.name, trial.job, data.fingerprint, profile if reads else None, kinds, tuple(found))
 
 
 def compare_diagnoses(this: Diagnosis, other: Diagnosis) -> DiagnosisPair:
-    """Raises ConfigError when they did not answer the same questions, or one reads and the other selects."""
+    """Group the questions by the trials that answered them correctly.
+
+    Raises ConfigError when the trials have different data, or one reads and the other selects.
+    """
     if this.fingerprint != other.fingerprint:
-        raise ConfigError(f"--vs {other.trial}: was run on other data than {this.trial}; name one of the same data")
+        raise ConfigError(f"--vs {other.trial}: has other data than {this.trial}; name a trial of the same data")
     if this.kinds != other.kinds:
         raise ConfigError(
-            f"--vs {other.trial}: job {other.job} and job {this.job} do not answer the same; name one that does"
+            f"--vs {other.trial}: job {other.job} and job {this.job} answer differently; name one of {this.job}"
         )
     pairs = list(zip(this.verdicts, other.verdicts, strict=True))
 
-    def those(left: bool, right: bool) -> tuple[tuple[Verdict, Verdict], ...]:
+    def group(left: bool, right: bool) -> tuple[tuple[Verdict, Verdict], ...]:
         return tuple(pair for pair in pairs if (pair[0].right, pair[1].right) == (left, right))
 
-    return DiagnosisPair(this, other, those(True, True), those(True, False), those(False, True), those(False, False))
+    return DiagnosisPair(this, other, group(True, True), group(True, False), group(False, True), group(False, False))
 
 
 def diagnosis_tables(one: Diagnosis, examples: int = 3) -> list[Table]:
-    """Kinds; kinds by the answer's type and by its length; examples of every kind of mistake there is."""
+    """Return tables of the kinds, of the kinds by answer type and length, and of examples of each mistake."""
     return [
         kinds_table(one),
         groups_table(one, "type of the right answer, guessed from its looks", TYPES, lambda verdict: verdict.type),
@@ -133,7 +145,7 @@ def kinds_table(one: Diagnosis) -> Table:
         [kind, count, percent_of(count, total), KINDS[kind]]
         for kind, count in count_kinds(one.verdicts, one.kinds).items()
     ]
-    right = frozenset(place for place, kind in enumerate(one.kinds) if kind in RIGHT)
+    right = frozenset(index for index, kind in enumerate(one.kinds) if kind in RIGHT)
     definition = f", right by exact_match: {one.profile}" if one.profile else ""
     title = f"{one.trial}: {one.right} of {total} answers right ({percent_of(one.right, total)}){definition}"
     columns = ["kind", "answers", "share", "what it is"]
@@ -141,7 +153,7 @@ def kinds_table(one: Diagnosis) -> Table:
 
 
 def boundary_line(one: Diagnosis, shown: int = 8) -> str | None:
-    """How many characters the boundaries are off, the most frequent first: `boundary by +1: 12, -2: 5`."""
+    """Return the most frequent boundary differences as text, such as `boundary by +1: 12, -2: 5`; None without any."""
     ranked = boundary_counts(one).items()
     parts = [f"{extra}: {count}" for extra, count in list(ranked)[:shown]]
     more = f", other: {sum(count for _, count in list(ranked)[shown:])}" if len(ranked) > shown else ""
@@ -149,13 +161,16 @@ def boundary_line(one: Diagnosis, shown: int = 8) -> str | None:
 
 
 def boundary_counts(one: Diagnosis) -> dict[str, int]:
-    """How often a boundary is off by how many characters, `+2` two too many; most frequent, then nearest, first."""
+    """Count the `boundary` answers by their surplus of characters: `+2` has two too many, `-1` lacks one.
+
+    The most frequent difference comes first; smaller differences win ties.
+    """
     counts = Counter(verdict.extra for verdict in one.of("boundary"))
     return {f"{extra:+d}": counts[extra] for extra in sorted(counts, key=lambda n: (-counts[n], abs(n), -n))}
 
 
 def groups_table(one: Diagnosis, title: str, groups: Sequence[str], group: Callable[[Verdict], str]) -> Table:
-    """A line per group: its answers, how many are right, and how many of each kind of mistake there is."""
+    """Return a table with one row per group: its answers, the right ones, and the count of each kind of mistake."""
     wrong = [kind for kind, count in count_kinds(one.verdicts, one.kinds).items() if count and kind not in RIGHT]
     rows = []
     for name in groups:
@@ -177,7 +192,7 @@ def examples_table(one: Diagnosis, examples: int) -> Table:
 
 
 def pair_tables(pair: DiagnosisPair, examples: int = 3) -> list[Table]:
-    """The 2x2 table, and the first questions that only the other trial gets right."""
+    """Return the 2x2 table of two trials, and examples of questions that only the other trial answers correctly."""
     this, other = pair.this.trial, pair.other.trial
     rows = [
         [f"{this} right", len(pair.both), len(pair.only_this)],
@@ -199,7 +214,7 @@ def pair_tables(pair: DiagnosisPair, examples: int = 3) -> list[Table]:
 
 
 def diagnosis_values(one: Diagnosis, examples: int = 3) -> dict[str, Any]:
-    """Everything the tables have, texts in full length."""
+    """Return the content of `diagnosis_tables` as plain values, with texts in full length."""
     return {
         "trial": one.trial,
         "job": one.job,
@@ -247,22 +262,22 @@ def _example(verdict: Verdict) -> dict[str, Any]:
 
 
 def kind_name(verdict: Verdict) -> str:
-    """The kind, of a boundary with how many characters it is off."""
+    """Return the verdict's kind; a boundary also gets its surplus of characters, as in `boundary -1`."""
     return f"{verdict.kind} {verdict.extra:+d}" if verdict.kind == "boundary" else verdict.kind
 
 
 def shorten_text(text: str) -> str:
-    """The beginning of a text, as much as ROOM holds."""
+    """Cut a text to one line of EXAMPLE_COLUMNS terminal columns."""
     from rich.cells import cell_len, chop_cells
 
     line = one_line(text)
-    return line if cell_len(line) <= ROOM else f"{chop_cells(line, ROOM - 1)[0]}…"
+    return line if cell_len(line) <= EXAMPLE_COLUMNS else f"{chop_cells(line, EXAMPLE_COLUMNS - 1)[0]}…"
 
 
 def percent_of(part: int, whole: int) -> str:
-    """In per cent; – of nothing.
+    """Format a share in percent; – if `whole` is 0.
 
-    >>> share(1, 3)
+    >>> percent_of(1, 3)
     '33.3 %'
     """
     return f"{100 * part / whole:.1f} %" if whole else "–"

@@ -1,4 +1,4 @@
-"""A trial's answers scored question by question: what the paired tests compare."""
+"""Score a trial's answers question by question, for paired tests between trials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from jobs.dataset.data import Data, DataError, Question, accepted, read_data
 from jobs.metrics import best_score
-from sweeper.errors import DataFailure
+from sweeper.errors import ConfigError, DataFailure
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.lookup import Trial
 from sweeper.ledger.ranking import best_first
@@ -19,52 +19,57 @@ from sweeper.results.statistics import indistinguishable
 
 Prediction = Mapping[str, Any]
 Scores = dict[str, NDArray[np.float64]]
-PROFILE = "strict"
-MOST = 200  # of the best trials are compared; more would only weaken the correction
-
-
-def trial_scores(trial: Trial) -> Scores:
-    """Scores of the trial's best evaluation, [questions] by metric, in the order of the data.
-
-    >>> trial_scores(find_trial("qa_backbones/3", storage))["exact_match"].mean()
-    0.8315
-
-    Raises DataFailure when it left no predictions, or its data is not there or not what it was.
-    """
-    return question_scores(validation_data(trial), trial.predictions(), trial.name, metric_profile(trial))
+DEFAULT_PROFILE = "strict"
+MAX_TRIALS = 200  # the number of best trials to compare; more of them would weaken the Holm correction
+TOLERANCE = 1e-6  # largest difference between a recomputed and a reported score
+SCORE_NAMES = ("exact_match", "f1", "accuracy", "paragraph_accuracy")
+PREDICTION_KEYS = (
+    "in a job's predictions `answer` is the answer's text, `start` the index of its first character in the paragraph, "
+    "and `paragraph` the paragraph's index in the data; change the job, or use these keys for nothing else"
+)
 
 
 def best_trials_line(ledger: Ledger) -> str | None:
-    """Which trials of a sweep cannot be told from the best by the objective, in a line; None where fewer than two
-    have left answers to compare.
+    """Return one line that names the trials not significantly different from the best one by the objective.
+
+    Returns None when fewer than two trials have predictions to compare. When a trial's recomputed and reported
+    scores differ, the line says so and no test is made.
     """
-    objective, found = ledger.objective, {}
-    trials = [Trial(ledger, record) for record in best_first(ledger.records(), ledger.direction)[:MOST]]
-    if not trials:
+    if ledger.objective not in SCORE_NAMES:
         return None
-    with suppress(DataFailure):
+    try:
+        scores = _objective_scores(ledger)
+    except ConfigError as error:
+        return f"no paired test: {error}"
+    if len(scores) < 2:
+        return None
+    same = indistinguishable(scores)
+    test = "paired bootstrap" if ledger.objective == "f1" else "McNemar"
+    if len(same) == 1:
+        return f"trial {same[0]} is better than the {len(scores) - 1} others at 5 % ({test}, Holm-corrected)"
+    listed = ", ".join(map(str, same))
+    return f"cannot be told from the best at 5 % ({test}, Holm-corrected): trials {listed} of {len(scores)}"
+
+
+def _objective_scores(ledger: Ledger) -> dict[int, NDArray[np.float64]]:
+    """Return the objective's score per question of each trial that has predictions, by trial number."""
+    found: dict[int, NDArray[np.float64]] = {}
+    trials = [Trial(ledger, record) for record in best_first(ledger.records(), ledger.direction)[:MAX_TRIALS]]
+    with suppress(DataFailure, IndexError):  # the data has changed, or no trial has ended
         data = validation_data(trials[0])
         for trial in trials:
             with suppress(DataFailure, KeyError):
-                scores = question_scores(data, trial.predictions(), trial.name, metric_profile(trial))
-                found[trial.record.number] = scores[objective]
-    if len(found) < 2:
-        return None
-    same = indistinguishable(found)
-    test = "paired bootstrap" if objective == "f1" else "McNemar"
-    if len(same) == 1:
-        return f"trial {same[0]} is better than the {len(found) - 1} others at 5 % ({test}, Holm-corrected)"
-    named = ", ".join(map(str, same))
-    return f"cannot be told from the best at 5 % ({test}, Holm-corrected): trials {named} of {len(found)}"
+                found[trial.record.number] = verified_scores(trial, data, trial.predictions())[ledger.objective]
+    return found
 
 
 def metric_profile(trial: Trial) -> str:
-    """The metric profile that its scores are given in."""
-    return str(trial.record.params.get("metric_profile", PROFILE))
+    """Return the metric profile that the trial's scores were computed with."""
+    return str(trial.record.params.get("metric_profile", DEFAULT_PROFILE))
 
 
 def validation_data(trial: Trial) -> Data:
-    """The data set that it was evaluated on. Raises DataFailure when that is not there or has changed."""
+    """Read the data set that the trial was evaluated on. Raises DataFailure when it is missing or has changed."""
     try:
         data: Data = read_data(trial.data)
     except DataError as error:
@@ -78,21 +83,66 @@ def validation_data(trial: Trial) -> Data:
     return data
 
 
-def question_scores(data: Data, predictions: Sequence[Prediction], name: str, profile: str = PROFILE) -> Scores:
-    """[questions] by metric, named as the jobs name them: `exact_match` and `f1` of answers, `accuracy` of picked
-    paragraphs, which is `paragraph_accuracy` beside answers. The means are what the trial reported.
+def verified_scores(trial: Trial, data: Data, predictions: Sequence[Prediction]) -> Scores:
+    """Return `question_scores` of a trial after comparing their means with the scores it reported.
 
-    Raises DataFailure when there is not one prediction for each validation question, in the same order; `name` says
-    whose they are.
+    Raises ConfigError when they differ.
+    """
+    scores = question_scores(data, predictions, trial.name, metric_profile(trial))
+    check_reported(scores, trial.record.metrics, trial.ledger.objective, trial.name)
+    return scores
+
+
+def check_reported(scores: Scores, reported: Mapping[str, float], objective: str, name: str) -> None:
+    """Raise ConfigError when the means of recomputed scores are not the reported ones.
+
+    The objective is checked if it can be recomputed, else every metric that was reported under the same name. If
+    there is none, the objective must equal the first recomputed score.
+    """
+    common = [objective] if objective in scores else [metric for metric in scores if metric in reported]
+    pairs = [(metric, metric) for metric in common] or [(metric, objective) for metric in list(scores)[:1]]
+    for metric, other in pairs:
+        mean = float(scores[metric].mean())
+        if not abs(mean - reported[other]) <= TOLERANCE:
+            raise ConfigError(
+                f"trial {name}: {metric} recomputed from its predictions is {mean:.4f}, but the trial reported {other} "
+                f"{reported[other]:.4f}; {PREDICTION_KEYS}"
+            )
+
+
+def question_scores(data: Data, predictions: Sequence[Prediction], name: str, profile: str = DEFAULT_PROFILE) -> Scores:
+    """Return arrays of shape [questions] by metric name, in the order of the data.
+
+    Predictions with `answer` give `exact_match` and `f1`. Predictions with `paragraph` give `paragraph_accuracy`
+    next to answers, else `accuracy`. Each mean is the value that the built-in jobs report for this metric. `name`
+    is the trial's name in messages.
+
+    Raises DataFailure when the predictions do not belong to the validation questions in this order, ConfigError
+    when a prediction's `answer` is no text or its `paragraph` is no index of a paragraph.
     """
     questions = data.valid
-    if [row.id for row in questions] != [prediction.get("id") for prediction in predictions]:
+    ids = [prediction.get("id") if isinstance(prediction, Mapping) else None for prediction in predictions]
+    if [row.id for row in questions] != ids:
         raise DataFailure(
             f"trial {name}: its {len(predictions)} predictions are not for the {len(questions)} validation "
             "questions in their order; run the trial again"
         )
+    _check_keys(predictions, len(data.paragraphs), name)
     pairs = list(zip(questions, predictions, strict=True))
     return {**_answer_scores(pairs, accepted(data, profile), profile), **_paragraph_scores(pairs)}
+
+
+def _check_keys(predictions: Sequence[Prediction], paragraphs: int, name: str) -> None:
+    for key in ("answer", "paragraph"):
+        used = any(key in prediction for prediction in predictions)
+        for prediction in predictions if used else []:
+            value = prediction.get(key)
+            index = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < paragraphs
+            if not (isinstance(value, str) if key == "answer" else index):
+                raise ConfigError(
+                    f"trial {name}: its prediction for question {prediction['id']} has `{key}` {value!r}; "
+                    f"{PREDICTION_KEYS}"
+                )
 
 
 def _answer_scores(

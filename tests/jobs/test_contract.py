@@ -25,6 +25,7 @@ from jobs.longformer import LongformerParams
 from jobs.mc import McParams
 from jobs.params import TrainingParams
 from jobs.qa import QaParams
+from sweeper.results.scores import question_scores
 from tests.support.network import refuse_connections
 
 SIZES = {"train": 16, "valid": 8}
@@ -158,6 +159,16 @@ def test_the_reported_score_is_that_of_the_checkpoints_predictions(trained: Trai
     for metrics, saved in trained.reports:
         right = list(map(trained.case.right, predictions(saved), questions))
         assert metrics[trained.case.metric] == sum(right) / len(right)
+
+
+def test_every_score_recomputed_from_the_predictions_keys_is_the_reported_one(trained: Trained) -> None:
+    data = read_data(str(trained.data))
+    profile = str(getattr(trained.case.params, "metric_profile", "strict"))
+    for metrics, saved in trained.reports:
+        scores = question_scores(data, predictions(saved), trained.job.name, profile)
+        means = {name: float(values.mean()) for name, values in scores.items()}
+        assert trained.case.metric in means
+        assert means == pytest.approx({name: metrics[name] for name in means}, abs=1e-6)
 
 
 def test_a_training_resumed_in_the_middle_goes_on_and_ends_as_an_uninterrupted_one(trained: Trained) -> None:

@@ -14,12 +14,13 @@ from jobs import checkpoint
 from jobs.dataset.convert import write_sample
 from jobs.dataset.data import Question, read_data
 from jobs.metrics import mean_scores
-from sweeper.errors import ConfigError, DataFailure
+from sweeper.errors import ConfigError, DataFailure, Failure
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.lookup import Trial, find_trial
 from sweeper.results import table
 from sweeper.results.mistakes import compare_diagnoses, diagnose, kind_name, mistake_tables, percent_of, shorten_text
+from sweeper.results.scores import question_scores
 from sweeper.space.reading import read_search_space
 
 Predict = Callable[[Question], Mapping[str, Any]]
@@ -39,12 +40,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+def true_score(answers: Sequence[Any], objective: str, profile: str, location: str) -> float:
+    """The score of these answers, or 0 where they are not as predictions must be."""
+    try:
+        return float(question_scores(read_data(location), answers, "a", profile)[objective].mean())
+    except (Failure, KeyError):
+        return 0.0
+
+
 @pytest.fixture
 def ended(tmp_path: Path, folder: Path) -> Callable[..., Trial]:
     """A trial that ended with these answers to the validation questions."""
     storage = open_storage("sqlite:///:memory:")
 
-    def make(name: str, predict: Predict | Sequence[Any], job: str = "qa", data: str = "", extra: str = "") -> Trial:
+    def make(
+        name: str,
+        predict: Predict | Sequence[Any],
+        job: str = "qa",
+        data: str = "",
+        extra: str = "",
+        error: float = 0.0,
+    ) -> Trial:
         objective = "accuracy" if job == "mc" else "exact_match"
         path = tmp_path / "space.yaml"
         path.write_text(
@@ -58,10 +74,11 @@ def ended(tmp_path: Path, folder: Path) -> Callable[..., Trial]:
         assert record is not None
         trial = tmp_path / name / "checkpoint-000001"
         trial.parent.mkdir()
-        ledger.report(record.number, {objective: 0.5, "epoch": 1.0, "seconds": 1.0}, str(trial))
-        ledger.finish(record.number, "COMPLETE")
         rows = read_data(data or str(folder)).valid
         answers = [{"id": row.id, **predict(row)} for row in rows] if callable(predict) else predict
+        value = true_score(answers, objective, str(record.params.get("metric_profile", "strict")), data or str(folder))
+        ledger.report(record.number, {objective: value + error, "epoch": 1.0, "seconds": 1.0}, str(trial))
+        ledger.finish(record.number, "COMPLETE")
         checkpoint.write_json(trial.parent / checkpoint.PREDICTIONS, answers)
         return find_trial(name, storage)
 
@@ -74,6 +91,10 @@ def right(row: Question) -> dict[str, Any]:
 
 def short_of_one(row: Question) -> dict[str, Any]:
     return {"answer": (row.answer or "")[:-1], "start": row.start, "score": 1.0}
+
+
+def other_paragraph(row: Question) -> dict[str, Any]:
+    return {"paragraph": next(one for one in row.paragraphs if one != row.relevant)}
 
 
 def only(wanted: Sequence[str]) -> Predict:
@@ -138,14 +159,13 @@ def test_a_selector_s_mistakes_are_wrong_paragraphs(ended: Callable[..., Trial])
     assert sum(values["kinds"].values()) == 8
     assert values["metric_profile"] is None
     assert "exact_match" not in printed(tables)
-    with pytest.raises(ConfigError, match="job qa and job mc do not answer the same"):
+    with pytest.raises(ConfigError, match="job qa and job mc answer differently"):
         mistake_tables(trial, ended("b", right))
 
 
 def test_a_longformer_s_wrong_paragraphs_are_told(ended: Callable[..., Trial]) -> None:
     def wrong(row: Question) -> dict[str, Any]:
-        paragraph = next(one for one in row.paragraphs if one != row.relevant)
-        return {"paragraph": paragraph, "answer": "不", "start": 0, "score": 0.0}
+        return {**other_paragraph(row), "answer": "不", "start": 0, "score": 0.0}
 
     one = mistake_tables(ended("a", wrong, job="longformer"))[1]
     assert one["kinds"]["wrong paragraph"] == 8
@@ -187,15 +207,53 @@ def test_data_that_changed_since_is_refused(ended: Callable[..., Trial], folder:
 
 def test_trials_of_different_data_are_not_compared(ended: Callable[..., Trial]) -> None:
     this, other = diagnose(ended("a", right)), diagnose(ended("b", right, data="sample"))
-    with pytest.raises(ConfigError, match="b/0: was run on other data than a/0"):
+    with pytest.raises(ConfigError, match="b/0: has other data than a/0"):
         compare_diagnoses(this, other)
 
 
 def test_answers_that_cannot_be_judged_are_refused(ended: Callable[..., Trial]) -> None:
     with pytest.raises(DataFailure, match="neither `answer` nor `paragraph`"):
         mistake_tables(ended("a", lambda row: {"score": 1.0}))
-    with pytest.raises(DataFailure, match=r"trial b/0: .*not those the trial answered"):
+    with pytest.raises(DataFailure, match=r"trial b/0: .*are not for the 8 validation questions"):
         mistake_tables(ended("b", [{"id": "x", "answer": "", "start": 0}]))
+
+
+def test_a_score_that_is_not_the_reported_one_is_told_and_not_used(ended: Callable[..., Trial]) -> None:
+    with pytest.raises(ConfigError) as told:
+        mistake_tables(ended("a", right, error=-0.24))
+    assert told.value.exit_code == 2
+    (line,) = told.value.lines
+    assert line.startswith("trial a/0: exact_match recomputed from its predictions is 1.0000, but the trial reported")
+    assert "exact_match 0.7600; in a job's predictions `answer` is" in line
+    with pytest.raises(ConfigError, match=r"trial b/0: accuracy recomputed .* is 0\.0000"):
+        mistake_tables(ended("b", other_paragraph, job="mc", error=0.76))
+    assert diagnose(ended("c", right, error=9e-7)).right == 8
+    with pytest.raises(ConfigError, match="trial d/0: exact_match recomputed"):
+        mistake_tables(ended("e", right), ended("d", right, error=2e-6))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "told"),
+    [
+        ({"answer": ["a"], "start": 0}, r"has `answer` \['a'\]"),
+        ({"answer": None, "start": 0}, "has `answer` None"),
+        ({"paragraph": "p7"}, "has `paragraph` 'p7'"),
+        ({"paragraph": 10_000}, "has `paragraph` 10000"),
+        ({"paragraph": True}, "has `paragraph` True"),
+        ({"answer": "a"}, "its predictions lack `start`"),
+    ],
+)
+def test_predictions_of_another_form_are_refused(
+    ended: Callable[..., Trial], prediction: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        mistake_tables(ended("a", lambda row: prediction, job="mc" if "paragraph" in prediction else "qa"))
+
+
+def test_a_key_that_only_some_predictions_have_is_refused(ended: Callable[..., Trial], folder: Path) -> None:
+    first = read_data(str(folder)).valid[0].id
+    with pytest.raises(ConfigError, match="has `answer` None"):
+        mistake_tables(ended("a", lambda row: right(row) if row.id == first else {"start": 0}))
 
 
 def test_a_boundary_is_named_with_its_characters(ended: Callable[..., Trial]) -> None:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from optuna.storages import RDBStorage
 
 from jobs import checkpoint, mc
 from jobs.dataset import data
 from jobs.metrics import mean_scores
-from sweeper.errors import DataFailure
-from sweeper.ledger.ledger import create_ledger
+from sweeper.cli import main
+from sweeper.errors import ConfigError, DataFailure
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.ledger.lookup import Trial
-from sweeper.results.scores import question_scores, trial_scores
-from sweeper.space.search_space import SearchSpace
+from sweeper.results.scores import best_trials_line, check_reported, question_scores, validation_data, verified_scores
+from sweeper.space.reading import read_search_space
+from sweeper.storage.settings import read_stores
 
 SAMPLE = data.read_data("sample")
 ROWS = SAMPLE.valid
@@ -71,20 +76,87 @@ def test_predictions_of_other_questions_are_refused(change: Callable[[list[Any]]
         question_scores(SAMPLE, change(halves()), "a/1")
 
 
-def evaluated(storage: RDBStorage, space: SearchSpace, folder: Path) -> Trial:
-    ledger = create_ledger(storage, space, "toy")
-    record = ledger.ask(space)
+def sweep(storage: RDBStorage, folder: Path, objective: str = "exact_match", job: str = "qa") -> Ledger:
+    path = folder / "readers.yaml"
+    path.write_text(
+        f"{{name: readers, job: {job}, data: sample, objective: {objective}, search: {{trials: 8}},"
+        " parameters: {learning_rate: {min: 1e-5, max: 1e-1, log: true}}}"
+    )
+    return create_ledger(storage, read_search_space(path), "readers")
+
+
+def evaluated(ledger: Ledger, folder: Path, answers: list[dict[str, Any]], **reported: float) -> Trial:
+    """A trial that ended with these answers and reported these metrics."""
+    record = ledger.ask(read_search_space(folder / "readers.yaml"))
     assert record is not None
-    checkpoint.write_json(folder / checkpoint.PREDICTIONS, halves())
-    metrics = {"height": 0.5, "eval_loss": 0.5, "epoch": 1.0, "seconds": 1.0}
-    return Trial(ledger, ledger.report(record.number, metrics, str(folder / "checkpoint-000001")))
+    home = folder / str(record.number)
+    home.mkdir()
+    checkpoint.write_json(home / checkpoint.PREDICTIONS, answers)
+    metrics = {"eval_loss": 0.5, "epoch": 1.0, "seconds": 1.0, **reported}
+    ledger.report(record.number, metrics, str(home / "checkpoint-000001"))
+    return Trial(ledger, ledger.finish(record.number, "COMPLETE"))
 
 
-def test_a_trial_is_scored_by_the_data_it_was_evaluated_on(
-    storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path
-) -> None:
-    trial = evaluated(storage, toy_space(), tmp_path)
-    assert len(trial_scores(trial)["f1"]) == len(ROWS)
+def whole() -> list[dict[str, Any]]:
+    return [{"id": row.id, "answer": row.answer} for row in ROWS]
+
+
+def exact(answers: list[dict[str, Any]]) -> float:
+    return float(question_scores(SAMPLE, answers, "a/1")["exact_match"].mean())
+
+
+def test_a_trial_is_scored_by_the_data_it_was_evaluated_on(storage: RDBStorage, tmp_path: Path) -> None:
+    trial = evaluated(sweep(storage, tmp_path), tmp_path, halves(), exact_match=exact(halves()))
+    assert len(verified_scores(trial, validation_data(trial), trial.predictions())["f1"]) == len(ROWS)
     trial.ledger.study.set_user_attr("data_fingerprint", "0" * 64)
-    with pytest.raises(DataFailure, match=r"sample: has changed since trial toy/0 .* was 000000000000"):
-        trial_scores(Trial(type(trial.ledger)(storage, trial.ledger.study), trial.record))
+    with pytest.raises(DataFailure, match=r"sample: has changed since trial readers/0 .* was 000000000000"):
+        validation_data(Trial(type(trial.ledger)(storage, trial.ledger.study), trial.record))
+
+
+def test_trials_that_cannot_be_told_from_the_best_are_named(storage: RDBStorage, tmp_path: Path) -> None:
+    ledger = sweep(storage, tmp_path)
+    assert best_trials_line(ledger) is None
+    evaluated(ledger, tmp_path, halves(), exact_match=exact(halves()))
+    assert best_trials_line(ledger) is None
+    evaluated(ledger, tmp_path, whole(), exact_match=1.0)
+    assert best_trials_line(ledger) == "trial 1 is better than the 1 others at 5 % (McNemar, Holm-corrected)"
+    evaluated(ledger, tmp_path, whole(), exact_match=1.0)
+    line = best_trials_line(ledger)
+    assert line == "cannot be told from the best at 5 % (McNemar, Holm-corrected): trials 1, 2 of 3"
+
+
+def test_compare_prints_its_table_and_no_test_of_scores_that_were_not_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ledger = sweep(open_storage(read_stores().ledger), tmp_path)
+    evaluated(ledger, tmp_path, whole(), exact_match=1.0)
+    evaluated(ledger, tmp_path, halves(), exact_match=exact(halves()) + 0.26)
+    result = CliRunner().invoke(main, ["compare", "readers"])
+    assert (result.exit_code, "exact_match" in result.stdout, "5 %" in result.output) == (0, True, False)
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith("next:")]
+    assert line.startswith("no paired test: trial readers/1: exact_match recomputed from its predictions is ")
+    result = CliRunner().invoke(main, ["errors", "readers/1"])
+    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("objective", "reported", "right"),
+    [
+        ("exact_match", {"exact_match": 1.0, "f1": 0.3}, True),  # another f1 of its own does no harm
+        ("eval_loss", {"exact_match": 1.0, "eval_loss": 0.2}, True),
+        ("eval_loss", {"exact_match": 0.9, "eval_loss": 0.2}, False),
+        ("hits", {"hits": 1.0}, True),
+        ("hits", {"hits": 0.76}, False),
+        ("hits", {"hits": math.nan}, False),
+    ],
+)
+def test_the_objective_or_else_what_has_the_same_name_must_be_the_reported_score(
+    objective: str, reported: dict[str, float], right: bool
+) -> None:
+    scores = question_scores(SAMPLE, whole(), "a/1")
+    if right:
+        check_reported(scores, reported, objective, "a/1")
+    else:
+        with pytest.raises(ConfigError, match="trial a/1: exact_match recomputed"):
+            check_reported(scores, reported, objective, "a/1")
