@@ -136,12 +136,11 @@ def test_significance_can_be_asked_for() -> None:
         decide(better, entrant(), None, significant=True)
 
 
-def test_no_test_is_made_of_scores_that_were_not_reported(stores: Stores, tmp_path: Path) -> None:
-    storage = open_storage(LEDGER.format(tmp_path))
+def test_no_test_is_made_of_scores_that_were_not_reported(stores: Stores, storage: RDBStorage, tmp_path: Path) -> None:
     first, second = readers(storage, tmp_path, [40, 20])
     promote(first, stores)
-    second.record.metrics["exact_match"] += 0.01  # type: ignore[index]
-    assert promote(second, stores).p is None
+    other = {**second.record.metrics, "exact_match": second.record.metrics["exact_match"] + 0.01}
+    assert promote(Trial(second.ledger, replace(second.record, metrics=other)), stores).p is None
 
 
 @pytest.mark.parametrize(
