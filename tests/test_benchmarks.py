@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean, variance
 from typing import Any
 
 import pytest
@@ -66,7 +68,12 @@ def test_training_both_ways_ends_at_finite_losses_for_three_seeds(job: str) -> N
     assert len(result["ours_loss"]) == len(result["reference_score"]) == 3
     assert all(0 < loss < 20 for name in ("ours", "reference") for loss in result[f"{name}_loss"])
     assert all(0 < loss < 20 for name in ("ours", "reference") for loss in result[f"{name}_eval_loss"])
-    assert all(result[f"{key}_errors"] >= 0 for key in ("loss", "eval_loss", "score"))
+    for key in ("loss", "eval_loss", "score"):
+        mine, others = result[f"ours_{key}"], result[f"reference_{key}"]
+        difference = mean(mine) - mean(others)
+        error = math.sqrt((variance(mine) + variance(others)) / 3)
+        assert result[f"{key}_difference"] == pytest.approx(difference)
+        assert result[f"{key}_errors"] == pytest.approx(abs(difference) / max(error, 1e-12))
     assert all(0 <= score <= 1 for score in result["ours_score"] + result["reference_score"])
 
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -75,6 +76,10 @@ def test_a_sweep_ends_without_mlflow_and_sync_ships_everything(
             train(*arguments)
 
         result = ran(monkeypatch, train_without)
+    for thread in threading.enumerate():  # a driver's process would have ended, and this thread with it
+        if thread.name == "mlflow mirror":
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
     said = [line for line in result.stderr.splitlines() if "the ledger has everything" in line]
     assert len(said) == 1
     assert said[0].startswith(f"MLflow at sqlite:///{stores.root}/mlflow.db: ")

@@ -43,15 +43,17 @@ def test_the_interval_is_about_that_of_a_binomial_and_the_same_every_time() -> N
 
 
 def test_a_fold_is_answered_without_its_own_labels() -> None:
-    """Two readings each; the weight that is right for all but the first fold is wrong for that one."""
-    numbers = range(10)
+    """Give either reading half of the questions, by whole folds: without its own labels a fold sees a majority for the
+    other reading. One fold that saw its own labels would see a draw, as the fit on all questions does."""
+    numbers = range(12)
     selection = [np.log([0.7, 0.3]) for _ in numbers]
     readings = [[Answer(str(n), 0, 0, "山", 1.0), Answer(str(n), 1, 0, "湖", 3.0)] for n in numbers]
-    right = [["山"] if n % evaluation.FOLDS == 0 else ["湖"] for n in numbers]
+    right = [["山"] if n % evaluation.FOLDS < 2 else ["湖"] for n in numbers]
+    assert sum(texts == ["山"] for texts in right) == len(right) / 2
     answers, weight = cross_fitted(selection, readings, right)
-    assert weight == pytest.approx(0.30)
+    assert weight == 0.0
     assert [answer.id for answer in answers] == [str(n) for n in numbers]
-    assert {answer.text for answer in answers} == {"湖"}
+    assert not any(answer.text in texts for answer, texts in zip(answers, right, strict=True))
 
 
 def test_every_system_has_a_row(few: Data, checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -10,17 +10,18 @@ from rich.console import Console
 
 from jobs.checkpoint import damage
 from sweeper.cluster.capacity import Machine
-from sweeper.driver.extending import draws_of
+from sweeper.driver.extending import draws_of, imported_trials
 from sweeper.driver.run import run_sweep
 from sweeper.driver.sweep import trial_folder
 from sweeper.errors import ConfigError
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
-from sweeper.ledger.record import TrialRecord
+from sweeper.ledger.record import ORIGIN, TrialRecord
 from sweeper.process.signals import Interrupt
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
 from tests.support.invariants import check
+from tests.support.trials import saved
 from tests.toy import JOB, ToyParams
 
 Make = Callable[..., SearchSpace]
@@ -103,6 +104,20 @@ def test_a_taken_over_trial_has_its_own_checkpoint(old: Ledger, stores: Stores, 
     shutil.rmtree(stores.root / "toy")
     assert damage(Path(best.checkpoint)) is None
     assert sum(Path(record.checkpoint or "gone").exists() for record in records) == 1  # retention knows its own only
+
+
+def test_repeats_are_not_taken_along(stores: Stores, toy_space: Make, tmp_path: Path) -> None:
+    """The new space would draw the repeat's seed too."""
+    space = toy_space(*HILL, "parameters.learning_rate=1e-3", "parameters.seed={values: [42, 43]}")
+    ledger = create_ledger(open_storage(stores.ledger), space, "toy")
+    first = ask(ledger, space)
+    for record in (first, ledger.repeat(first.number, 43 if first.params["seed"] == 42 else 42)):
+        metrics = {"height": 0.5, "eval_loss": 0.5, "epoch": 4.0, "seconds": 1.0}
+        ledger.report(record.number, metrics, str(saved(tmp_path / str(record.number), 4)))
+        ledger.finish(record.number, "COMPLETE")
+    assert [record.repeat_of for record in ledger.records()] == [None, first.number]
+    (taken,) = imported_trials(ledger, space, lambda number: tmp_path / f"toy-2/{number}")
+    assert taken.user_attrs[ORIGIN] == "toy/0"
 
 
 def test_a_sweep_that_was_cut_short_before_it_was_ready_is_made_again(

@@ -28,14 +28,11 @@ def ended(ledger: Ledger, number: int, height: float) -> None:
 
 
 @pytest.fixture
-def repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_space: Callable[..., SearchSpace]) -> Ledger:
+def repeated(here: Path, toy_space: Callable[..., SearchSpace]) -> Ledger:
     """Trials 0 and 1 with heights 0.6 and 0.5, their repeats with 0.58 and 0.9."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("SWEEPER_ROOT", "SWEEPER_LEDGER", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "sweeps").mkdir()
+    (here / "sweeps").mkdir()
     space = toy_space("search.trials=2", "repeats={top: 2, seeds: [1]}")
-    ledger = create_ledger(open_storage(f"sqlite:///{tmp_path}/sweeps/ledger.db"), space, "toy")
+    ledger = create_ledger(open_storage(f"sqlite:///{here}/sweeps/ledger.db"), space, "toy")
     for height in (0.6, 0.5):
         asked = ledger.ask(space)
         assert asked is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from sweeper.results.timing import phase_seconds, timing_table, timing_values
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import read_stores
 from tests.support.commands import invoke
+from tests.support.trials import record
 
 Make = Callable[..., SearchSpace]
 
@@ -51,11 +53,8 @@ def test_another_attempt_waits_and_starts_again(clock: list[float]) -> None:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, toy_space: Make, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+def ledger(here: Path, toy_space: Make) -> Ledger:
     """A trial of two attempts, and one that has told nothing."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("SWEEPER_ROOT", "SWEEPER_LEDGER", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
     space = toy_space()
     ledger = create_ledger(open_storage(read_stores().ledger), space, "toy")
     ledger.ask(space)
@@ -78,10 +77,21 @@ def test_the_table_has_every_trial_and_their_sum(ledger: Ledger) -> None:
     found = timing_values(ledger.records())
     assert [row["trial"] for row in found["trials"]] == [0, 1]
     assert (found["total"]["training"], found["total"]["total"]) == (8, 12)
-    assert found["wall_s"] >= 0
     shown = timing_table(ledger.records())
     assert [row[0] for row in shown.rows] == [0, 1, "all", "%"]
     assert shown.rows[-1][2:] == [25.0, 0.0, 66.7, 0.0, 0.0, 8.3, 100.0]
+
+
+def test_the_wall_time_is_that_from_the_first_start_to_the_last_end() -> None:
+    start = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+    spans = [(20, 50), (0, 30), (10, 90), (40, None)]
+    records = [
+        record(number, 0.5, started=start + timedelta(seconds=begun), ended=end and start + timedelta(seconds=end))
+        for number, (begun, end) in enumerate(spans)
+    ]
+    assert timing_values(records)["wall_s"] == 90.0
+    assert timing_table(records).caption == "seconds; 90 from the first trial's start to the last one's end"
+    assert timing_values(records[3:])["wall_s"] is None
 
 
 @pytest.mark.parametrize(("form", "word"), [("--table", "training"), ("--md", "| all |"), ("--csv", "all,,3.0")])
