@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from sweeper.cli import main
+from sweeper.space.reading import read_search_space
+from sweeper.space.search_space import params_of
 from sweeper.space.sections import File
 
 ROOT = Path(__file__).parents[1]
@@ -48,3 +52,23 @@ def test_ci_runs_the_readmes_test_command() -> None:
     command = README.split("<!-- test command -->")[1].split("```")[1]
     assert command.strip().endswith("&& .venv/bin/pytest")
     assert "<!-- test command -->" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+
+
+def test_the_example_of_a_job_can_be_searched_trained_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = README.split("### A job of your own")[1].split("\n### ")[0]
+    for name, language in (("hill.py", "python"), ("hill.yaml", "yaml")):
+        (tmp_path / name).write_text(section.split(f"```{language}\n")[1].split("```")[0], encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    space, job = read_search_space(tmp_path / "hill.yaml"), import_module("hill").JOB
+    reports: list[tuple[dict[str, float], Path]] = []
+    job.train(params_of(space, {}), "sample", tmp_path, lambda *report: reports.append(report))
+    assert [metrics["epoch"] for metrics, _ in reports] == [1.0, 2.0, 3.0]
+    assert reports[-1][0]["loss"] < reports[0][0]["loss"]
+    (_, first), (_, second), (_, third) = reports
+    for later in (second, third):
+        shutil.rmtree(later)
+    resumed: list[tuple[dict[str, float], Path]] = []
+    job.train(params_of(space, {}), "sample", tmp_path, lambda *report: resumed.append(report), first)
+    assert resumed == reports[1:]
