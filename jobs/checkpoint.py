@@ -7,19 +7,14 @@ and manifest.json with the size and SHA-256 of every other file.
 
 from __future__ import annotations
 
-import errno
-import glob
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from jobs import faults
+from jobs.files import atomic, naming, rename_synced
 
 MANIFEST = "manifest.json"
 # One object for each validation question, in the order of the data, all with the same keys: `id`, and of an answer
@@ -27,9 +22,6 @@ MANIFEST = "manifest.json"
 # (its index in the data). Scores recomputed from these keys must equal the reported ones.
 PREDICTIONS = "predictions.json"
 IDENTITY = "job.json"
-PART = ".part"  # ends the name of what is not complete yet
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-NEARLY_NOTHING = 2**16  # bytes free on a disk that counts as full
 PICKLED = frozenset({".pt", ".pth", ".bin", ".pkl"})  # optimizer, random states, arguments: weights are safetensors
 
 
@@ -44,65 +36,13 @@ def publish(folder: Path, workdir: Path, step: int) -> Path:
     or whole. `folder` must lie on the same file system.
     """
     target = workdir / f"checkpoint-{step:06d}"
-    with placed(target):
+    with naming(target):
         (folder / MANIFEST).unlink(missing_ok=True)  # of an earlier attempt, which must not vouch for itself
         write_json(folder / MANIFEST, {path.name: _describe(path) for path in sorted(folder.iterdir())})
-        for path in folder.iterdir():
-            fsync(path)
-        fsync(folder)
         faults.point("checkpoint.rename")
-        folder.rename(target)
-        fsync(workdir)
+        rename_synced(folder, target)
     faults.point("checkpoint.report")
     return target
-
-
-@contextmanager
-def placed(target: Path) -> Iterator[None]:
-    """Says of an OSError what was to be written: that of a full disk names no file, or the one that was read."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        raise OSError(error.errno, error.strerror, str(target)) from error
-
-
-def disk_trouble(error: BaseException, place: Path) -> str | None:
-    """What a disk that is full or read-only has to do with an error, in one line with its place and the bytes free;
-    None where it has nothing to do with it.
-
-    NumPy and PyTorch say of a full disk only that fewer bytes were written than asked for, so the disk itself is
-    looked at as well.
-    """
-    chain = list(causes(error))
-    said = next((text for one in chain if (text := _disk_error_text(one))), None)
-    try:
-        free = shutil.disk_usage(place).free
-    except OSError as gone:
-        return said and f"{place}: {said} ({gone.strerror})"
-    writing = any(isinstance(one, OSError | RuntimeError) for one in chain)
-    if said is None and writing and free < NEARLY_NOTHING:
-        said = os.strerror(errno.ENOSPC)
-    files = (one.filename2 or one.filename for one in chain if isinstance(one, OSError))
-    name = next((file for file in files if file), place)
-    return said and f"{name}: {said}; {free:,} bytes are free"
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it came from, the last one first."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
-def _disk_error_text(error: BaseException) -> str | None:
-    """The system's word for a full or read-only disk, where an error carries it as a number or as text."""
-    words = {code: os.strerror(code) for code in DISK_ERRORS}
-    if isinstance(error, OSError) and error.errno in words:
-        return words[error.errno]
-    return next((word for word in words.values() if word in str(error)), None)
 
 
 def answering_part(checkpoint: Path) -> dict[str, Any]:
@@ -119,37 +59,19 @@ def copy_answering_part(checkpoint: Path, target: Path) -> Path:
     """
     manifest = answering_part(checkpoint)
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    clear_scratch(target)
-    with TemporaryDirectory(prefix=f".{target.name}-", suffix=PART, dir=target.parent) as scratch:
-        incoming = Path(scratch) / target.name
+    with atomic(target, replace=True) as incoming:
         incoming.mkdir(mode=0o700)
-        with placed(target):
-            for name in manifest:
-                shutil.copyfile(checkpoint / name, incoming / name)
-            write_json(incoming / MANIFEST, manifest)
-        return settle(incoming, target)
-
-
-def clear_scratch(target: Path) -> None:
-    """Remove what a process that was killed left beside `target`. One that writes there now fails, as two never
-    should."""
-    for leftover in target.parent.glob(f".{glob.escape(target.name)}-????????{PART}"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
-
-
-def settle(incoming: Path, target: Path) -> Path:
-    """Give an undamaged folder the name `target`, in place of a damaged one. Raises OSError when it is damaged."""
-    if problem := damage(incoming):
-        raise OSError(f"{problem}; is the disk full or failing?")
-    for path in (*incoming.iterdir(), incoming):
-        fsync(path)
-    shutil.rmtree(target, ignore_errors=True)
-    incoming.rename(target)
-    fsync(target.parent)
+        for name in manifest:
+            shutil.copyfile(checkpoint / name, incoming / name)
+        write_json(incoming / MANIFEST, manifest)
+        refuse_damaged(incoming)
     return target
+
+
+def refuse_damaged(checkpoint: Path) -> None:
+    """Raise OSError for a folder that does not match its manifest."""
+    if problem := damage(checkpoint):
+        raise OSError(f"{problem}; is the disk full or failing?")
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -193,11 +115,3 @@ def load_json(path: Path) -> Any:
 def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jobs import faults
 from jobs.answering.answers import Answer
-from jobs.checkpoint import PART, clear_scratch, fsync, placed
 from jobs.dataset.data import Data, DataError, Question, quoted, read_json, read_text, refuse
+from jobs.files import atomic
 from jobs.metrics import mean_scores
 
 COLUMNS = ["id", "answer"]
@@ -44,21 +42,10 @@ def submission_csv(answers: Sequence[Answer]) -> str:
 
 
 def write_submission(path: Path, text: str) -> None:
-    """The whole file or, if anything fails, what was there before. What is left beside it by a process that was
-    killed goes. Raises OSError."""
-    clear_scratch(path)
-    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}-", suffix=PART, dir=path.parent)
-    try:
-        with placed(path), os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+    """Write the CSV file in one step: if anything fails, the old file stays. Raises OSError."""
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8", newline="")
         faults.point("submission.rename")
-        Path(scratch).replace(path)
-        fsync(path.parent)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
 
 
 def read_answers(path: Path) -> dict[str, str]:

@@ -5,8 +5,6 @@ share no article, files. What a corpus looks like is for jobs.corpus, whether an
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +12,6 @@ from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, TypeVar, get_args
-from uuid import uuid4
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -25,6 +22,7 @@ from jobs.dataset.corpora import Asked, read_corpus
 from jobs.dataset.data import CANDIDATES, REFERENCES, SPLITS, DataError, refuse
 from jobs.dataset.labels import Labelled, flaw, label_answer
 from jobs.dataset.sample import sample_files
+from jobs.files import atomic, disk_errors
 from jobs.wording import unknown_name
 
 Distractors = Literal["article", "bm25"]
@@ -326,22 +324,14 @@ def _distinct_answers(row: Labelled) -> list[str]:
 
 
 def _write_folder(output: Path, files: Mapping[str, Any]) -> None:
-    """The folder beside its place first, so that it appears whole or not at all."""
-    scratch = output.parent / f".{output.name}-{uuid4().hex}"
-    try:
-        scratch.mkdir(parents=True)
-        for name, content in files.items():
-            with (scratch / f"{name}.json").open("w", encoding="utf-8", newline="\n") as file:
-                file.write(_json_lines(content))
-                file.flush()
-                os.fsync(file.fileno())
-        if output.exists():
-            output.rmdir()  # an empty one; only some systems rename over it
-        scratch.rename(output)
-    except OSError as error:
-        raise DataError([f"{output}: cannot be written: {error.strerror}; make room or name another folder"]) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    """Write the JSON files into a new or empty folder in one step. Raises DataError when the disk fails."""
+    cure = "nothing was written; free disk space or name another folder"
+    with disk_errors(lambda line: DataError([line]), cure, output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(output) as part:
+            part.mkdir()
+            for name, content in files.items():
+                (part / f"{name}.json").write_text(_json_lines(content), encoding="utf-8", newline="\n")
 
 
 def _json_lines(content: Any) -> str:

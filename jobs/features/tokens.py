@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
+
+from jobs.files import atomic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -178,16 +179,13 @@ def _checksum(file: Path) -> int:
 
 
 def _store(entry: Path, tokens: Tokens) -> None:
-    """Call it with the entry's lock held: what a killed process left half-written lies where the next one writes."""
-    scratch = entry.with_suffix(".incomplete")
-    for folder in (scratch, entry):
-        shutil.rmtree(folder, ignore_errors=True)
-    scratch.mkdir()
-    for name in NAMES:
-        np.save(scratch / f"{name}.npy", getattr(tokens, name))
-    checksums = {name: _checksum(scratch / f"{name}.npy") for name in NAMES}
-    (scratch / CHECKSUMS).write_text(json.dumps(checksums), encoding="utf-8")
-    scratch.rename(entry)
+    """Write tokens to the folder `entry` in one step. The caller must hold the entry's lock."""
+    with atomic(entry, replace=True) as part:
+        part.mkdir()
+        for name in NAMES:
+            np.save(part / f"{name}.npy", getattr(tokens, name))
+        checksums = {name: _checksum(part / f"{name}.npy") for name in NAMES}
+        (part / CHECKSUMS).write_text(json.dumps(checksums), encoding="utf-8")
 
 
 def token_spans(tokens: Tokens, text: Ints, start: Ints, end: Ints) -> Ints:

@@ -9,12 +9,11 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.checkpoint import DISK_ERRORS
+from jobs.files import DISK_ERRORS, disk_error_line, disk_errors
 from sweeper.errors import DataFailure, EnvironmentFailure, Failure
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Commands(click.Group):
         except OSError as error:
             if error.errno not in REFUSALS:
                 raise
-            click.echo(f"{error.filename or 'sweeper'}: {error.strerror}; make room or raise the limit", err=True)
+            click.echo(disk_error_line(error, "free disk space or raise the limit"), err=True)
             ctx.exit(EnvironmentFailure.exit_code)
         except KeyboardInterrupt as interrupt:
             click.echo("interrupted; nothing that was finished is lost, and the same command goes on", err=True)
@@ -94,17 +93,14 @@ def data_mistakes() -> Iterator[None]:
     from jobs.model.backbones import BackboneError
 
     try:
-        yield
+        with disk_errors(EnvironmentFailure, "free disk space or name another place"):
+            yield
     except DataError as error:
         raise DataFailure(error.lines) from None
     except BackboneError as error:
         raise EnvironmentFailure(f"backbone {error}") from None
     except CheckpointError as error:
         raise EnvironmentFailure(f"checkpoint {error}") from None
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"{error.filename}: {error.strerror or error}; free the place or name another"
-        ) from None
 
 
 def show(*tables: Table, form: str = "table") -> None:
@@ -132,15 +128,6 @@ def ledger_of(name: str) -> Ledger:
     from sweeper.ledger.ledger import load_ledger
 
     return load_ledger(ledger_storage(), name)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """What the disk says of a file that is written, in one line."""
-    try:
-        yield
-    except OSError as error:
-        raise EnvironmentFailure(f"{path}: {error.strerror or error}; name another place") from None
 
 
 @contextmanager

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sweeper.errors import ConfigError
+from jobs.files import disk_errors
+from sweeper.errors import ConfigError, EnvironmentFailure
 
 if TYPE_CHECKING:
     from sweeper.ledger.ledger import Ledger
-from sweeper.commands.base import ledger_of, ledger_storage, main, show, writing
+from sweeper.commands.base import ledger_of, ledger_storage, main, show
 
 
 @main.command()
@@ -78,7 +79,7 @@ def report_command(name: str, output: Path | None) -> None:
     path = output or Path(f"{name}.html")
     ended = best_first(ledger.records(), ledger.direction)
     text = page.report_html(ledger, best_yaml(Trial(ledger, ended[0])) if ended else "")
-    with writing(path):
+    with disk_errors(EnvironmentFailure, "name another place with --output", path):
         path.write_text(text, encoding="utf-8")
     click.echo(f"next: open {path}", err=True)
 

@@ -13,11 +13,11 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from jobs.checkpoint import causes
+from jobs.files import causes, free_space_text
 from sweeper.errors import ConfigError, EnvironmentFailure, Failure
 from sweeper.secrets import redacted
 from sweeper.storage import postgres
-from sweeper.storage.files import BUSY, create_whole, free_space_text
+from sweeper.storage.files import BUSY, create_whole
 
 MEMORY = ":memory:"
 SMALLEST_PAGE = 512  # bytes; SQLite has no smaller database

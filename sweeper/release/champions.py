@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from jobs.checkpoint import damage, settle
+from jobs.checkpoint import damage, refuse_damaged
+from jobs.files import rename_synced
 from jobs.wording import suggestion
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.space.sections import NAME
@@ -100,7 +101,8 @@ class Registry:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as incoming, mlflow_errors(self.stores):
             found = self.client.download_artifacts(version.run_id, f"{FOLDER}/{version.folder}", incoming)
-            settle(Path(found), folder)
+            refuse_damaged(Path(found))
+            rename_synced(Path(found), folder, replace=True)
 
     def _source(self, folder: str, run_id: str | None) -> str:
         """Where MLflow is to find the files. Nothing is copied into a database's artifacts; a server takes only

@@ -7,15 +7,15 @@ import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import jobs
 from jobs import faults
 from jobs.answering.offline import TEAM
-from jobs.checkpoint import PART, clear_scratch, copy_answering_part, write_json
-from sweeper.errors import ConfigError
-from sweeper.release.submit import check_place, written
+from jobs.checkpoint import copy_answering_part, write_json
+from jobs.files import atomic, disk_errors
+from sweeper.errors import ConfigError, EnvironmentFailure
+from sweeper.release.submit import NOT_WRITTEN, check_place
 from sweeper.release.teams import END_TO_END, READER, SELECTOR, Team, fitted, two_stages
 from sweeper.storage.settings import Stores
 
@@ -57,16 +57,10 @@ def export_team(team: Team, output: Path, stores: Stores, weight: float | None =
         weight, told = fitted(team, *two_stages(team, stores.root / "features"))
     elif team.selector:
         told = f"weight {weight} as given"
-    clear_scratch(output.absolute())
-    with (
-        written(output),
-        TemporaryDirectory(prefix=f".{output.name}-", suffix=PART, dir=output.absolute().parent) as scratch,
-    ):
-        folder = Path(scratch) / output.name
-        folder.mkdir()
-        _fill(folder, team, weight or 0.0)
+    with disk_errors(EnvironmentFailure, NOT_WRITTEN, output), atomic(output) as part:
+        part.mkdir()
+        _fill(part, team, weight or 0.0)
         faults.point("export.rename")
-        folder.replace(output)  # whole or absent
     return told
 
 

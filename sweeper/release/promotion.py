@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from jobs import faults, get_job
 from jobs.checkpoint import PREDICTIONS, answering_part, copy_answering_part, damage, load_json
+from jobs.files import disk_error_line, free_space_text
 from jobs.job import Direction
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, Failure
 from sweeper.ledger.lookup import Trial
@@ -28,7 +29,6 @@ from sweeper.results.scores import check_reported, metric_profile, question_scor
 from sweeper.results.statistics import ALPHA, paired_p
 from sweeper.secrets import redacted_values
 from sweeper.space.sections import NAME
-from sweeper.storage.files import free_space_text
 from sweeper.storage.settings import Stores
 
 PATIENCE = 900.0  # seconds to wait while others copy checkpoints
@@ -250,8 +250,9 @@ def promotion_lock(folder: Path, job: str) -> Iterator[None]:
         raise EnvironmentFailure(
             f"champion of {job}: another promotion has held {folder / job}.lock for {PATIENCE:g} s; end that process"
         ) from None
-    except OSError as error:  # as for a link, which is not followed
-        raise EnvironmentFailure(f"champion of {job}: {folder / job}.lock: {error.strerror}; remove it") from None
+    except OSError as error:  # for example, the lock file is a symbolic link, which FileLock refuses
+        line = disk_error_line(error, "remove it", folder / f"{job}.lock")
+        raise EnvironmentFailure(f"champion of {job}: {line}") from None
     try:
         yield
     finally:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.answering import submission
 from jobs.dataset.data import read_unlabelled
+from jobs.files import disk_errors
 from sweeper.errors import EnvironmentFailure, Failure
 from sweeper.release.teams import Answers, Team, team_answers
-from sweeper.storage.files import free_space_text
 from sweeper.storage.settings import Stores
+
+NOT_WRITTEN = "nothing was written; free disk space or name another place"
 
 
 def submit_answers(
@@ -27,21 +27,9 @@ def submit_answers(
     answers = team_answers(team, data, stores.root / "features", weight)
     if problems := submission.submission_problems(data, data.test, answers.rows):
         raise Failure([f"{output}: not written; {problem}" for problem in problems])
-    with written(output):
+    with disk_errors(EnvironmentFailure, NOT_WRITTEN, output):
         submission.write_submission(output, submission.submission_csv(answers.rows))
     return answers
-
-
-@contextmanager
-def written(output: Path) -> Iterator[None]:
-    """Turns what the disk says of a place that is written to into an EnvironmentFailure of one line."""
-    try:
-        yield
-    except OSError as error:
-        free = free_space_text(output.absolute().parent)
-        raise EnvironmentFailure(
-            f"{output}: {error.strerror or error}; nothing was written ({free}); free the place or name another"
-        ) from None
 
 
 def record_submission(team: Team, answers: Answers, output: Path, stores: Stores) -> None:

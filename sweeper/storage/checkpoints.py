@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from textwrap import shorten
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -25,7 +24,8 @@ from filelock import FileLock
 
 from jobs import checkpoint as folders
 from jobs import faults
-from jobs.checkpoint import DISK_ERRORS, MANIFEST, PART, PICKLED
+from jobs.checkpoint import MANIFEST, PICKLED
+from jobs.files import DISK_ERRORS, atomic, disk_errors
 from sweeper.errors import EnvironmentFailure
 from sweeper.secrets import redacted
 from sweeper.storage.files import create_folder
@@ -129,13 +129,12 @@ def local(address: str, root: Path) -> Path:
     """
     if not is_remote(address):
         return Path(address)
+    digest = hashlib.sha256(address.encode()).hexdigest()[:16]
     try:
-        digest = hashlib.sha256(address.encode()).hexdigest()[:16]
-        return fetch_checkpoint(address, root / CACHE / digest / name_of(address), answering=True)
+        with disk_errors(EnvironmentFailure, "free disk space there", root / CACHE):
+            return fetch_checkpoint(address, root / CACHE / digest / name_of(address), answering=True)
     except Damaged as error:
         raise EnvironmentFailure(f"checkpoint {error}; name another trial's, or train this one again") from None
-    except OSError as error:
-        raise EnvironmentFailure(f"{root / CACHE}: {error.strerror or error}; make room there") from None
 
 
 def stored_damage(address: str) -> str | None:
@@ -225,16 +224,12 @@ def write_address(address: str, content: bytes) -> None:
 def check_address(address: str) -> None:
     """Write a small file there and remove it. Raises EnvironmentFailure when that fails."""
     probe = join_address(address, f".probe-{os.getpid()}")
-    try:
+    with disk_errors(StorageError, "name another place in [storage] checkpoints", address):
         if not is_remote(address):
             create_folder(Path(address))
         write_address(probe, b"sweeper")
         with reaching(probe):
             _resolve_address(probe).files.delete_file(_resolve_address(probe).path)
-    except OSError as error:
-        raise StorageError(
-            f"{address}: {error.strerror or error}; name another place in [storage] checkpoints"
-        ) from None
 
 
 def check_readable(address: str) -> None:
@@ -331,16 +326,13 @@ def _upload(file: Path, place: StoragePlace) -> None:
 
 def _download(place: StoragePlace, manifest: dict[str, Any], target: Path) -> None:
     """Raises Damaged when what came is not what the manifest says."""
-    folders.clear_scratch(target)
-    with TemporaryDirectory(prefix=f".{target.name}-", suffix=PART, dir=target.parent) as scratch:
-        incoming = Path(scratch) / target.name
+    with atomic(target, replace=True) as incoming:
         incoming.mkdir(mode=0o700)
-        with folders.placed(target), ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda name: _download_file(place / name, incoming / name), manifest))
         folders.write_json(incoming / MANIFEST, manifest)
         if problem := folders.damage(incoming):
             raise Damaged(problem.replace(str(incoming), f"{SCHEME}://{place.path}"))
-        folders.settle(incoming, target)
 
 
 def _download_file(place: StoragePlace, file: Path) -> None:
@@ -357,12 +349,10 @@ def _same(folder: Path, manifest: dict[str, Any]) -> bool:
 
 def _copy_back(checkpoint: Path, target: Path) -> Path:
     create_folder(target.parent)
-    folders.clear_scratch(target)
-    with TemporaryDirectory(prefix=f".{target.name}-", suffix=PART, dir=target.parent) as scratch:
-        incoming = Path(scratch) / target.name
-        with folders.placed(target):
-            shutil.copytree(checkpoint, incoming, copy_function=shutil.copyfile)
-        return folders.settle(incoming, target)
+    with atomic(target, replace=True) as incoming:
+        shutil.copytree(checkpoint, incoming, copy_function=shutil.copyfile)
+        folders.refuse_damaged(incoming)
+    return target
 
 
 def _remove(place: StoragePlace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ from urllib.request import url2pathname
 from filelock import FileLock
 
 from jobs import faults
+from jobs.files import atomic
 
 BUSY = 20.0  # seconds to wait for a locked file; an orderly end after an interrupt must fit in as well
 
@@ -38,26 +38,15 @@ def create_whole(database: Path, make: Callable[[str], object]) -> None:
         return
     create_folder(database.parent)
     with FileLock(f"{database}.lock", timeout=BUSY):
-        incoming = Path(f"{database}.new")
-        for leftover in (incoming, Path(f"{incoming}-journal")):  # of a process that was killed here
-            leftover.unlink(missing_ok=True)
         if database.exists():
             return
-        create_private(f"sqlite:///{incoming}")
-        make(f"sqlite:///{incoming}")
-        faults.point("database.create")
-        incoming.rename(database)
+        with atomic(database) as part:
+            create_private(f"sqlite:///{part}")
+            make(f"sqlite:///{part}")
+            faults.point("database.create")
 
 
 def create_folder(folder: Path) -> None:
     """Make a folder and those above it, mode 0700, where they are missing."""
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)
-
-
-def free_space_text(folder: Path) -> str:
-    """How much a folder's disk still takes, for a message about one that is full."""
-    try:
-        return f"{shutil.disk_usage(folder).free:,} bytes free"
-    except OSError as error:
-        return str(error.strerror)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, Literal, NamedTuple
 
-from jobs.checkpoint import disk_trouble
+from jobs.files import disk_trouble
 
 FAILURE = "failure.json"
 PROCESS = "process"

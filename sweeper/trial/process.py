@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import get_job
-from jobs.checkpoint import causes, disk_trouble
+from jobs.files import causes, disk_trouble
 from jobs.timing import START, TRAINING, WAITING, Stopwatch, phase, timed_by
 from sweeper.process.output import output_to
 from sweeper.secrets import redacted

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import checkpoint
+from jobs import checkpoint, files
 from tests.support.limits import fill, killed_at, largest_file, mounted
 
 
@@ -161,7 +161,7 @@ def tell(place: Path, write: Callable[[Path], object]) -> str | None:
     try:
         write(place)
     except Exception as error:
-        return checkpoint.disk_trouble(error, place)
+        return files.disk_trouble(error, place)
     return "nothing was refused"
 
 
@@ -197,19 +197,19 @@ def test_a_full_disk_is_known_whatever_a_library_says_of_it(tmp_path: Path, libr
         told = tell(disk, WRITERS[library])
         assert told is not None
         assert told.startswith(str(disk))
-        assert "No space left on device; 0 bytes are free" in told
+        assert "No space left on device (0 bytes free)" in told
 
 
 def test_errors_of_other_kinds_are_no_trouble_with_the_disk(tmp_path: Path) -> None:
     for error in (RuntimeError("the hill is closed"), ValueError("no"), OSError(errno.ENOENT, "gone")):
-        assert checkpoint.disk_trouble(error, tmp_path) is None
+        assert files.disk_trouble(error, tmp_path) is None
     with mounted(tmp_path / "disk", "64k") as disk:
         fill(disk)
-        assert checkpoint.disk_trouble(ValueError("no"), disk) is None
+        assert files.disk_trouble(ValueError("no"), disk) is None
     inner = OSError(errno.EROFS, os.strerror(errno.EROFS), "/data/a")
-    told = checkpoint.disk_trouble(wrapped(inner), tmp_path)
+    told = files.disk_trouble(wrapped(inner), tmp_path)
     assert told is not None
-    assert told.startswith("/data/a: Read-only file system; ")
+    assert told.startswith("/data/a: Read-only file system (")
 
 
 def wrapped(inner: Exception) -> Exception:

@@ -270,7 +270,7 @@ def test_files_as_new_as_the_clock_is_coarse_are_checked_every_time(
 
 
 def killed_before_the_rename(folder: Path, tokenizer: Any) -> None:
-    Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,method-assign]
+    Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,method-assign]
     tokens.cached_tokens(folder, tokenizer, ["日月潭"])
 
 
@@ -279,7 +279,7 @@ def test_tokens_left_by_a_killed_process_are_never_read_and_give_way(tokenizer: 
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    assert entry_of(tmp_path).suffix == ".incomplete"
+    assert entry_of(tmp_path).suffix == ".part"
     (entry_of(tmp_path) / "ids.npy").write_bytes(b"half")
     made = tokens.cached_tokens(tmp_path, tokenizer, ["日月潭"])
     assert as_lists(made) == as_lists(tokenize(tokenizer, ["日月潭"]))

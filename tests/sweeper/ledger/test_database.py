@@ -131,7 +131,7 @@ def test_a_process_killed_while_it_makes_the_database_leaves_none(tmp_path: Path
     killed_at("database.create:1:kill", tmp_path / "log", lambda: open_storage(f"sqlite:///{file}"))
     assert not file.exists()
     assert sweep_names(open_storage(f"sqlite:///{file}")) == []
-    assert not Path(f"{file}.new").exists()
+    assert not list(file.parent.glob(".*"))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 

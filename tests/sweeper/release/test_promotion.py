@@ -271,7 +271,7 @@ def test_a_promotion_cut_short_leaves_the_old_champion(
         raise KeyboardInterrupt
 
     for module, name in (
-        ("jobs.checkpoint", "settle"),
+        ("jobs.checkpoint", "refuse_damaged"),
         ("sweeper.release.champions", "Registry.register"),
         ("sweeper.release.champions", "Registry.crown"),
     ):

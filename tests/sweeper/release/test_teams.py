@@ -226,7 +226,7 @@ def test_a_full_disk_leaves_the_old_submission_and_says_how_much_is_free(
         old, filler = output.read_bytes(), fill(disk)
         with pytest.raises(EnvironmentFailure) as caught:
             submit_answers(Team(), *files(few), output, place, None)
-        told = f"{output}: No space left on device; nothing was written (0 bytes free); free the place or name another"
+        told = f"{output}: No space left on device (0 bytes free); {submit.NOT_WRITTEN}"
         assert caught.value.lines == (told,)
         assert sorted(path.name for path in disk.iterdir()) == ["filler", "submission.csv"]
         assert output.read_bytes() == old

@@ -293,11 +293,11 @@ def test_a_process_killed_while_it_makes_mlflows_database_leaves_none(tmp_path: 
     stores = read_stores(tmp_path, {})
     killed_at("database.create:1:kill", tmp_path / "log", lambda: tracking.check_store(stores))
     assert not (stores.root / "mlflow.db").exists()
-    (stores.root / "mlflow.db.new-journal").write_text("of a process that was killed earlier still")
+    (stores.root / ".mlflow.db-abcdefgh.part").write_text("of a process that was killed earlier still")
     tracking.check_store(stores)
     record(stores, snapshot(0))
     assert runs(stores)["trial 0"].info.status == "FINISHED"
-    assert sorted(path.name for path in stores.root.glob("mlflow.db*")) == ["mlflow.db", "mlflow.db.lock"]
+    assert sorted(path.name for path in stores.root.glob("*mlflow.db*")) == ["mlflow.db", "mlflow.db.lock"]
 
 
 # the store is slow, away or broken
