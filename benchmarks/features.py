@@ -41,7 +41,7 @@ def ours_unread(tokenizer: Any, data: Data, max_length: int, cache: Path) -> tup
     """As a process that knows nothing of what is stored."""
     from jobs.features import tokens
 
-    tokens._remembered.cache_clear()
+    tokens._verified_entry.cache_clear()
     tokens._texts_digest.cache_clear()
     return ours(tokenizer, data, max_length, cache)
 

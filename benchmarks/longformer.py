@@ -69,7 +69,7 @@ def setting(given: Namespace) -> Setting:
     )  # fmt: skip
     torch.manual_seed(0)
     tokenizer = backbones.load_tokenizer(given.backbone, vocabulary(data))
-    ours = longformer.long_reader(params, tokenizer)
+    ours = longformer.load_long_reader(params, tokenizer)
     reference = LongformerForQuestionAnswering(deepcopy(ours.config))
     reference.load_state_dict(ours.state_dict())
     with TemporaryDirectory() as cache:

@@ -101,7 +101,7 @@ def ours(one: Setting, limits: dict[str, Any]) -> Way:
         task.inputs(params, one.tokenizer, one.data, rows, one.folder / "cache")
         for rows in (one.data.train, one.data.valid)
     )
-    arguments = training.arguments(params, one.folder / "ours")  # and what is timed is cut down to the same
+    arguments = training.training_arguments(params, one.folder / "ours")  # and what is timed is cut down to the same
     for name, value in {**limits, "eval_strategy": "no", "save_strategy": "no"}.items():
         setattr(arguments, name, value)
     scores: dict[str, float] = {}
@@ -114,9 +114,9 @@ def ours(one: Setting, limits: dict[str, Any]) -> Way:
         score=score,
         model=dropout.quicken(one.model()),
         args=arguments,
-        data_collator=batches.as_it_is,
-        train_dataset=training.chosen(task, train, task.trained(train, params), params),
-        eval_dataset=training.chosen(task, valid, range(len(valid)), params),
+        data_collator=batches.keep_batch,
+        train_dataset=training.input_dataset(task, train, task.trained(train, params), params),
+        eval_dataset=training.input_dataset(task, valid, range(len(valid)), params),
         processing_class=one.tokenizer,
         compute_loss_func=task.loss,
     )

@@ -1,4 +1,4 @@
-"""What a trial does. JOBS names the jobs; each is imported when it is first asked for."""
+"""List the jobs in JOBS. A job's module is imported when `get_job` is first asked for it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ JOBS = {
 
 
 def get_job(name: str) -> Job:
-    """The job called `name` in JOBS, or the one at an import path `package.module:NAME`.
+    """Return the job that JOBS lists as `name`, or the object at the import path `package.module:NAME`.
 
     >>> get_job("qa").name
     'qa'
 
-    Raises KeyError for an unknown name; ImportError or AttributeError when the path leads nowhere.
+    Raises KeyError for an unknown name, ImportError or AttributeError when nothing lies at the path.
     """
     path = name if ":" in name else JOBS[name]
     module, _, attribute = path.partition(":")

@@ -1,8 +1,4 @@
-"""The contract between a job and whoever runs it.
-
-A job is data plus one function, so that a toy with a known optimum can stand for training wherever
-the function itself is not the subject. This module is a leaf: it imports nothing of the project.
-"""
+"""Define the contract between a job and the program that runs it. Imports nothing of this project."""
 
 from __future__ import annotations
 
@@ -18,18 +14,20 @@ Direction = Literal["max", "min"]
 
 
 class Report(Protocol):
-    """Called after every evaluation, by every rank.
+    """Receive the metrics of one evaluation. Every rank calls it after every evaluation, with the same arguments.
 
-    `metrics` holds the job's declared metrics and `epoch`, the share of training done so far in
-    epochs. `checkpoint` is a complete folder that lies under the trial's workdir. All ranks report the same
-    metrics and the same folder, which rank 0 has written before any of them reports.
+    metrics     the metrics that the job declares, and `epoch`: how many epochs of training are done, as a float
+    checkpoint  a complete folder under the trial's workdir; rank 0 has written it before any rank reports
     """
 
     def __call__(self, metrics: dict[str, float], checkpoint: Path | None = None) -> None: ...
 
 
 class ParamError(ValueError):
-    """A parameter that is wrong by itself or beside the others; `key` names it, or `workers` or `gpus`."""
+    """Refuse a parameter that is wrong by itself or does not fit the others.
+
+    `key` is the name of the parameter, or `workers` or `gpus`.
+    """
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
@@ -38,26 +36,29 @@ class ParamError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """One kind of training.
+    """Describe one kind of training.
 
-    name     also the registered model's name
-    params   frozen dataclass: every knob with its default, which is what a search space may set. It has
-             at least `backbone`, `seed` and `num_train_epochs`, and raises ParamError for values that
-             do not fit together
-    metrics  what every report holds, and whether more or less of it is better
-    fetch    makes one backbone available to trials, or raises a RuntimeError of one line that says why not
-    train    train(params, data, workdir, report, resume_from=None); `data` is the location that
-             `jobs.data.read` understands, `workdir` an existing folder of the trial's own, whose
-             parent the trials of a sweep share (features are cached there). Several workers train one model
-             when each calls it with the same arguments: their process group is there already, or RANK,
-             WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are in the environment; the workdir and what
-             they resume from lie where all of them see it. The effective batch stays what the params say. A
-             checkpoint may be gone on from with another number of workers. ParamError where the params do
-             not fit their number
-    smaller  from params and the number of workers to params of the same training in less memory; None where there is
-             no less
-    check    check(params, workers, gpus): raises ParamError where the params do not fit so many workers, or GPUs for
-             each of them, None where nobody has said how many
+    name     the job's name, and the name under which its models are registered
+    params   a frozen dataclass with every parameter and its default; a search space may set these and no others. It
+             has at least `backbone`, `seed` and `num_train_epochs` and raises ParamError for values that do not fit
+             together
+    metrics  the metrics in every report, each with the direction in which it gets better: "max" or "min"
+    train    train(params, data, workdir, report, resume_from=None): trains one model and calls `report(metrics,
+             checkpoint)` after every evaluation. For a Task, `jobs.training.train_function(task)` returns it.
+             data         the location of a data set, for `jobs.dataset.data.read_data`
+             workdir      an existing folder that only this trial uses; trials of a sweep share its parent folder
+             report       a `Report`
+             resume_from  a checkpoint to continue from, perhaps written by another number of workers
+             With several workers, each calls `train` with the same arguments. Their process group exists already, or
+             RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are set. All see workdir and resume_from. The
+             effective batch size stays that of the params. Raises ParamError when the params do not fit the number of
+             workers
+    fetch    fetch(backbone): downloads a backbone before trials start; raises RuntimeError with a one-line reason
+    smaller  smaller(params, workers): returns params for the same training with less memory, or None if there are
+             none; a trial that ran out of memory is repeated with them
+    check    check(params, workers, gpus): raises ParamError when the params do not fit this number of workers, or this
+             number of GPUs per worker (None if it is not set)
+    task     the Task that `train` trains; needed for answering questions with a trained model
     """
 
     name: str

@@ -1,8 +1,7 @@
-"""The end-to-end reader: marks the answer's span in all of a question's paragraphs at once.
+"""Train a reader that finds the answer's span in all paragraphs of a question at once.
 
-The paragraphs are joined in their order, a separator token between neighbours, and read in overlapping
-windows where they are long. [CLS], the question and the separator behind it see every token and are seen
-by every token; the others see their neighbours. A span lies within one paragraph.
+The paragraphs are joined with a separator token between neighbours. Long texts are cut into overlapping windows.
+[CLS], the question and the separator behind it have global attention; all other tokens attend to their neighbours.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from jobs.job import Direction, Job, ParamError
 from jobs.model.long import fetch_long
-from jobs.params import MetricProfile, TrainingParams, check_workers, knob, smaller
+from jobs.params import MetricProfile, TrainingParams, check_workers, smaller, knob
 from jobs.task import Task
 from jobs.training import train_function
 
@@ -27,54 +26,61 @@ if TYPE_CHECKING:
     from jobs.dataset.data import Data, Question
     from jobs.features.windows import Group, Windows
 
-GRAIN = 8  # a batch's length is a multiple of it, as a GPU's matrix products like it
+LENGTH_MULTIPLE = 8  # tokens; GPUs multiply matrices faster when the length of a batch is a multiple
 
 
 @dataclass(frozen=True, kw_only=True)
 class LongformerParams(TrainingParams):
+    """Hold the parameters of a longformer training. Raises ParamError for values that do not fit together."""
+
     backbone: str = knob(
         "scratch:2x128x2",
-        "a Longformer, or a BERT to be made one; named as for other jobs: hub, folder or scratch",
+        "a Longformer, or a BERT to convert to one: hub name, local folder, or scratch:LAYERSxHIDDENxHEADS",
     )
-    learning_rate: Annotated[float, Gt(0), Le(1)] = knob(5e-5, "peak of the schedule")
+    learning_rate: Annotated[float, Gt(0), Le(1)] = knob(5e-5, "highest learning rate of the schedule")
     warmup_ratio: Annotated[float, Ge(0), Lt(1)] = knob(
-        0.1, "share of all steps spent warming up; 0 beside warmup_steps"
+        0.1, "share of all steps spent warming up; set 0 to use warmup_steps"
     )
     num_train_epochs: Annotated[int, Ge(1), Le(10_000)] = knob(1, "passes over the training questions")
     effective_batch_size: Annotated[int, Ge(1), Le(65_536)] = knob(2, "windows per optimizer step, over all workers")
     per_device_train_batch_size: Annotated[int, Ge(1)] = knob(
-        2, "most windows at once on a device; accumulation makes up the rest"
+        2, "largest batch on a device; gradient accumulation reaches the effective batch size"
     )
-    per_device_eval_batch_size: Annotated[int, Ge(1)] = knob(4, "windows at once on a device in evaluation")
+    per_device_eval_batch_size: Annotated[int, Ge(1)] = knob(4, "largest batch on a device in evaluation")
     max_length: Annotated[int, Ge(32), Le(16_384)] = knob(
-        4096, "longest window in tokens: question, paragraphs, special tokens"
+        4096, "longest window in tokens, with question, paragraphs and special tokens"
     )
-    doc_stride: Annotated[int, Ge(0)] = knob(256, "tokens two neighbouring windows share")
+    doc_stride: Annotated[int, Ge(0)] = knob(256, "tokens that two neighbouring windows have in common")
     max_answer_length: Annotated[int, Ge(1)] = knob(30, "longest answer in tokens")
-    attention_window: Annotated[int, Ge(2)] = knob(512, "neighbours each token sees, half on each side")
+    attention_window: Annotated[int, Ge(2)] = knob(512, "number of neighbours each token attends to, half on each side")
     metric_profile: MetricProfile = knob("strict", "definition of exact_match and f1")
-    gradient_checkpointing: bool = knob(False, "compute activations again for the gradient: less memory, more time")
+    gradient_checkpointing: bool = knob(False, "compute activations again in the backward pass: less memory, more time")
 
     def __post_init__(self) -> None:
         if self.warmup_ratio and self.warmup_steps:
-            raise ParamError("warmup_steps", f"set beside a warmup_ratio of {self.warmup_ratio}: set warmup_ratio to 0")
+            raise ParamError(
+                "warmup_steps", f"set together with a warmup_ratio of {self.warmup_ratio}: set warmup_ratio to 0"
+            )
         super().__post_init__()
-        room = self.max_length // 2 - 4
-        if self.doc_stride >= room:
+        limit = self.max_length // 2 - 4
+        if self.doc_stride >= limit:
             raise ParamError(
                 "doc_stride",
-                f"{self.doc_stride} leaves no room in windows of max_length {self.max_length}; use less than {room}",
+                f"{self.doc_stride} leaves no room in windows of max_length {self.max_length}; use less than {limit}",
             )
         if self.attention_window % 2:
-            raise ParamError("attention_window", f"{self.attention_window} is odd, and half of it lies on each side")
+            raise ParamError(
+                "attention_window", f"{self.attention_window} is odd; use an even number, half for each side"
+            )
         if self.attention_window > self.max_length:
             raise ParamError(
                 "attention_window",
-                f"{self.attention_window} is more than max_length {self.max_length}: inputs would be mostly padding",
+                f"{self.attention_window} is more than max_length {self.max_length}; use at most {self.max_length}",
             )
 
 
-def long_reader(params: LongformerParams, tokenizer: Any) -> Any:
+def load_long_reader(params: LongformerParams, tokenizer: Any) -> Any:
+    """Return the Longformer, or the converted BERT, with a question-answering head."""
     from jobs.model.long import load_long_model
 
     longformer = load_long_model(params.backbone, tokenizer, params.attention_window, params.max_length)
@@ -86,7 +92,7 @@ def long_reader(params: LongformerParams, tokenizer: Any) -> Any:
 def joined_windows(
     tokenizer: Any, data: Data, rows: Sequence[Question], params: LongformerParams, cache: Path
 ) -> Windows:
-    """Windows of some questions, each over its joined paragraphs."""
+    """Cut the joined paragraphs of each question into windows."""
     from jobs.features.tokens import cached_tokens
     from jobs.features.windows import cut_joined_windows
 
@@ -98,8 +104,10 @@ def joined_windows(
 
 
 def joined_groups(rows: Sequence[Question]) -> list[Group]:
-    """Each question with its paragraphs, and the characters of its answer where it is known. The answer's
-    text may stand in other paragraphs too; only its place in the relevant one is a label."""
+    """Return each question with its paragraphs and, if known, its answer's characters in the relevant paragraph.
+
+    Other paragraphs may contain the answer's text too, but there it is not labelled.
+    """
     from jobs.features.windows import Group
 
     return [
@@ -111,11 +119,14 @@ def joined_groups(rows: Sequence[Question]) -> list[Group]:
 
 
 def collate_joined(windows: Windows, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-    """Model input and labels of some windows, padded to the longest of them; attention in blocks needs no whole
-    number of windows. Global attention lies on all that stands before the paragraphs."""
+    """Return model input and labels of some windows, padded to the longest.
+
+    Tokens in front of the paragraphs ([CLS], the question and a separator) get global attention. The block attention
+    of `jobs.model.attention` does not need padding to a multiple of its window.
+    """
     import torch
 
-    batch = {name: torch.from_numpy(values) for name, values in windows.batch(rows, GRAIN)._asdict().items()}
+    batch = {name: torch.from_numpy(values) for name, values in windows.batch(rows, LENGTH_MULTIPLE)._asdict().items()}
     offset = torch.from_numpy(windows.offset[list(rows)])
     labels = torch.from_numpy(windows.labels[list(rows)].astype("int64"))
     before = torch.arange(batch["input_ids"].shape[1]) < offset[:, None]
@@ -130,10 +141,10 @@ def collate_joined(windows: Windows, rows: Sequence[int]) -> dict[str, torch.Ten
 def evaluate_joined(
     windows: Windows, data: Data, logits: tuple[Any, Any], max_answer_length: int, profile: str = "strict"
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Metrics and one prediction per validation question, from the start and end logits of its windows.
+    """Return metrics, and one prediction per validation question, given the start and end logits of all windows.
 
-    `paragraph_accuracy` is how often the answer was taken from the relevant paragraph. An answer from
-    another one that has the same text still is an exact match, as the assignment scores it.
+    `paragraph_accuracy` is the share of answers that lie in the relevant paragraph. The right text in another
+    paragraph still counts as an exact match.
     """
     from jobs.dataset.data import accepted
     from jobs.features.windows import best_answers
@@ -157,7 +168,7 @@ METRICS: dict[str, Direction] = {
 }
 TASK = Task(
     "longformer",
-    long_reader,
+    load_long_reader,
     lambda params, tokenizer, data, rows, cache: joined_windows(tokenizer, data, rows, params, cache),
     lambda windows, numbers, params: collate_joined(windows, numbers),
     lambda windows, data, logits, params: evaluate_joined(

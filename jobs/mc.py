@@ -1,7 +1,7 @@
-"""The selector: picks the relevant paragraph among a question's candidates.
+"""Train a selector that picks the relevant paragraph among a question's candidates.
 
-Each candidate is read beside the question and scored; the candidates of one question compete in a softmax.
-Only the paragraph is cut when both do not fit. Questions may have different numbers of candidates.
+The model scores each candidate together with the question, and a softmax runs over the candidates of a question.
+Questions may have different numbers of candidates. A candidate that is too long loses its end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from annotated_types import Ge, Le
 
 from jobs.job import Job
 from jobs.model.backbones import fetch_backbone
-from jobs.params import TrainingParams, check_length, check_workers, knob, smaller
+from jobs.params import TrainingParams, check_length, check_workers, smaller, knob
 from jobs.task import Task
 from jobs.training import train_function
 
@@ -28,25 +28,28 @@ if TYPE_CHECKING:
     from jobs.dataset.data import Data, Question
     from jobs.features.windows import Windows
 
-ABSENT = -100  # PyTorch's "not a label"
+ABSENT = -100  # the label that PyTorch's cross-entropy ignores
 
 
 @dataclass(frozen=True, kw_only=True)
 class McParams(TrainingParams):
+    """Hold the parameters of an mc training. Raises ParamError for values that do not fit together."""
+
     max_length: Annotated[int, Ge(32), Le(8192)] = knob(
-        512, "longest input in tokens: question, paragraph, special tokens"
+        512, "longest input in tokens, with question, paragraph and special tokens"
     )
     per_device_train_batch_size: Annotated[int, Ge(1)] = knob(
-        2, "most questions at once on a device, each with all its candidates"
+        2, "most questions in a batch on a device, each with all its candidates"
     )
-    per_device_eval_batch_size: Annotated[int, Ge(1)] = knob(8, "questions at once on a device in evaluation")
+    per_device_eval_batch_size: Annotated[int, Ge(1)] = knob(8, "most questions in a batch on a device in evaluation")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_length(self, self.max_length)
 
 
-def selector(params: McParams, tokenizer: Any) -> Any:
+def load_selector(params: McParams, tokenizer: Any) -> Any:
+    """Return the backbone with a multiple-choice head."""
     from jobs.model.backbones import load_model
 
     return load_model(params.backbone, "AutoModelForMultipleChoice", tokenizer, params.max_length)
@@ -54,9 +57,11 @@ def selector(params: McParams, tokenizer: Any) -> Any:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Questions with the one window of each of their candidates, in the order of the questions.
+    """Hold questions and their candidates, in the order of the questions. Only a candidate's first window is used.
 
-    bounds  [questions + 1] where each question's windows begin
+    windows  all windows of all candidates
+    opening  [candidates] the number of each candidate's first window
+    bounds   [questions + 1] the number of each question's first candidate; the last entry is the number of candidates
     """
 
     rows: Sequence[Question]
@@ -68,14 +73,17 @@ class Candidates:
         return len(self.rows)
 
     def lengths(self) -> NDArray[np.integer[Any]]:
-        """[questions] tokens in the longest candidate of each."""
+        """Return [questions]: the number of tokens in the longest candidate of each."""
         import numpy as np
 
         return np.maximum.reduceat(self.windows.lengths()[self.opening], self.bounds[:-1])
 
     def collate(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Model input [questions, candidates, positions]. Questions with fewer candidates are filled up with
-        inputs of one token, which `loss` and `evaluate_picks` leave out."""
+        """Return model input [questions, candidates, positions] and labels.
+
+        Questions with fewer candidates than others get padding candidates of one token; `candidate_loss` and
+        `evaluate_picks` ignore these.
+        """
         import numpy as np
         import torch
 
@@ -85,7 +93,7 @@ class Candidates:
         batch = self.windows.batch(own)
         present = (np.arange(most) < counts[:, None]).ravel()
         filled = {
-            name: _spread_present(values, present).reshape(len(numbers), most, -1)
+            name: _with_padding_rows(values, present).reshape(len(numbers), most, -1)
             for name, values in batch._asdict().items()
         }
         filled["attention_mask"][..., 0] = 1
@@ -97,18 +105,18 @@ class Candidates:
         return {name: torch.from_numpy(values) for name, values in {**filled, "labels": labels}.items()}
 
 
-def _spread_present(values: NDArray[np.int64], present: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Rows of a batch laid out over the places that are `present`; the first row's first token elsewhere."""
+def _with_padding_rows(values: NDArray[np.int64], present: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Place the rows of a batch where `present` is true; other rows get one token, the first of the batch."""
     import numpy as np
 
-    spread = np.zeros((len(present), values.shape[1]), values.dtype)
-    spread[:, 0] = values[0, 0]
-    spread[present] = values
-    return spread
+    padded = np.zeros((len(present), values.shape[1]), values.dtype)
+    padded[:, 0] = values[0, 0]
+    padded[present] = values
+    return padded
 
 
-def inputs(tokenizer: Any, data: Data, rows: Sequence[Question], max_length: int, cache: Path) -> Candidates:
-    """The candidates of some questions as windows, one each, cut behind `max_length`."""
+def candidate_inputs(tokenizer: Any, data: Data, rows: Sequence[Question], max_length: int, cache: Path) -> Candidates:
+    """Cut each candidate of these questions to one input of at most `max_length` tokens."""
     import numpy as np
 
     from jobs.features.tokens import cached_tokens
@@ -122,10 +130,14 @@ def inputs(tokenizer: Any, data: Data, rows: Sequence[Question], max_length: int
     return Candidates(rows, windows, np.flatnonzero(windows.first == 0), bounds)
 
 
-def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
-    """Cross-entropy over each question's candidates. `labels` [questions, candidates] has one entry that is not
-    ABSENT a question: at the relevant candidate, how many candidates there are. So Trainer, which counts
-    such entries, counts questions."""
+def candidate_loss(
+    outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """Return the cross-entropy over each question's candidates, averaged over questions.
+
+    `labels` [questions, candidates] has the number of candidates at the relevant one and ABSENT elsewhere. Trainer
+    counts the labels that are not ABSENT, so `num_items_in_batch` is the number of questions.
+    """
     import torch
 
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
@@ -139,9 +151,9 @@ def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | 
 def evaluate_picks(
     rows: Sequence[Question], logits: NDArray[np.floating[Any]]
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Accuracy, and one prediction per question: the paragraph it picks and every candidate's score.
+    """Return the accuracy, and one prediction per question: the paragraph picked and the score of each candidate.
 
-    `logits` is [questions, candidates]; what lies beyond a question's own candidates is not looked at.
+    `logits` is [questions, candidates]; columns beyond a question's own candidates are ignored.
     """
     predictions = []
     for row, scores in zip(rows, logits, strict=True):
@@ -159,11 +171,11 @@ def evaluate_picks(
 
 TASK = Task(
     "mc",
-    selector,
-    lambda params, tokenizer, data, rows, cache: inputs(tokenizer, data, rows, params.max_length, cache),
+    load_selector,
+    lambda params, tokenizer, data, rows, cache: candidate_inputs(tokenizer, data, rows, params.max_length, cache),
     lambda source, numbers, params: source.collate(numbers),
     lambda source, data, logits, params: evaluate_picks(data.valid, logits),
-    loss=loss,
+    loss=candidate_loss,
 )
 train = train_function(TASK)
 JOB = Job(

@@ -1,7 +1,7 @@
-"""The reader: marks the answer's span in the relevant paragraph.
+"""Train a reader that finds the answer's span in the relevant paragraph.
 
-Long paragraphs are read in overlapping windows. A window without the answer is labelled [CLS]; the best
-span over all windows of a question is its answer, cut from the original text.
+Long paragraphs are cut into overlapping windows. A window without the answer is labelled with [CLS]. The best span
+over all windows of a question is its answer, copied from the original text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from annotated_types import Ge, Le
 
 from jobs.job import Job, ParamError
 from jobs.model.backbones import fetch_backbone
-from jobs.params import MetricProfile, TrainingParams, check_length, check_workers, knob, smaller
+from jobs.params import MetricProfile, TrainingParams, check_length, check_workers, smaller, knob
 from jobs.task import Task
 from jobs.training import train_function
 
@@ -30,40 +30,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class QaParams(TrainingParams):
+    """Hold the parameters of a qa training. Raises ParamError for values that do not fit together."""
+
     max_length: Annotated[int, Ge(32), Le(8192)] = knob(
-        512, "longest window in tokens: question, paragraph, special tokens"
+        512, "longest window in tokens, with question, paragraph and special tokens"
     )
-    doc_stride: Annotated[int, Ge(0)] = knob(128, "tokens two neighbouring windows share")
+    doc_stride: Annotated[int, Ge(0)] = knob(128, "tokens that two neighbouring windows have in common")
     max_answer_length: Annotated[int, Ge(1)] = knob(30, "longest answer in tokens")
-    unanswered_share: Annotated[float, Ge(0), Le(1)] = knob(1.0, "share kept of training windows without the answer")
+    unanswered_share: Annotated[float, Ge(0), Le(1)] = knob(1.0, "share of windows without an answer to train on")
     metric_profile: MetricProfile = knob("strict", "definition of exact_match and f1")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        room = self.max_length // 2 - 4
-        if self.doc_stride >= room:
+        limit = self.max_length // 2 - 4
+        if self.doc_stride >= limit:
             raise ParamError(
                 "doc_stride",
-                f"{self.doc_stride} leaves no room in windows of max_length {self.max_length}; use less than {room}",
+                f"{self.doc_stride} leaves no room in windows of max_length {self.max_length}; use less than {limit}",
             )
         check_length(self, self.max_length)
 
 
-def reader(params: QaParams, tokenizer: Any) -> Any:
+def load_reader(params: QaParams, tokenizer: Any) -> Any:
+    """Return the backbone with a question-answering head."""
     from jobs.model.backbones import load_model
 
     return load_model(params.backbone, "AutoModelForQuestionAnswering", tokenizer, params.max_length)
 
 
 def paragraph_windows(params: QaParams, tokenizer: Any, data: Data, rows: Sequence[Question], cache: Path) -> Windows:
-    """Windows of some questions, each over its relevant paragraph."""
-    return windows_of(params, tokenizer, data, rows, pairs(rows), cache)
+    """Cut the relevant paragraph of each question into windows."""
+    return windows_of(params, tokenizer, data, rows, labelled_pairs(rows), cache)
 
 
 def windows_of(
     params: QaParams, tokenizer: Any, data: Data, rows: Sequence[Question], pairs: Sequence[Pair], cache: Path
 ) -> Windows:
-    """Windows of any `pairs` of these questions and the data set's paragraphs."""
+    """Cut the paragraph of each pair into windows; pairs refer to `rows` and to the data set's paragraphs."""
     from jobs.features.tokens import cached_tokens
     from jobs.features.windows import cut_windows
 
@@ -72,17 +75,18 @@ def windows_of(
     return cut_windows(tokenizer, questions, paragraphs, pairs, params.max_length, params.doc_stride)
 
 
-def pairs(rows: Sequence[Question]) -> list[Pair]:
-    """Each labelled question with its relevant paragraph and the characters of its answer."""
+def labelled_pairs(rows: Sequence[Question]) -> list[Pair]:
+    """Return each labelled question with its relevant paragraph and the characters of its answer."""
     from jobs.features.windows import Pair
 
     return [Pair(n, row.relevant, row.start, row.start + len(row.answer)) for n, row in enumerate(rows)]  # type: ignore[operator,arg-type]
 
 
-def kept_windows(windows: Windows, unanswered_share: float, seed: int) -> Ints:
-    """The rows to train on: every window with the answer, and a random share of the others. Short windows over
-    long paragraphs are mostly without it, and few of these teach as much as all (Alberti, Lee, Collins
-    2019, arXiv 1901.08634, section 3).
+def training_windows(windows: Windows, unanswered_share: float, seed: int) -> Ints:
+    """Return the numbers of the windows to train on: all with an answer, and a random share of the others.
+
+    Most short windows of a long paragraph lack the answer. A few of them are enough to train with (Alberti, Lee,
+    Collins 2019, arXiv 1901.08634, section 3).
     """
     import numpy as np
 
@@ -91,7 +95,7 @@ def kept_windows(windows: Windows, unanswered_share: float, seed: int) -> Ints:
 
 
 def collate_windows(windows: Windows, rows: Sequence[int] | Ints) -> dict[str, torch.Tensor]:
-    """Model input and labels of some windows, padded to the longest of them."""
+    """Return model input and labels of some windows, padded to the longest."""
     import torch
 
     batch = {name: torch.from_numpy(values) for name, values in windows.batch(rows)._asdict().items()}
@@ -102,7 +106,7 @@ def collate_windows(windows: Windows, rows: Sequence[int] | Ints) -> dict[str, t
 def evaluate_spans(
     windows: Windows, data: Data, logits: tuple[Any, Any], max_answer_length: int, profile: str = "strict"
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Metrics and one prediction per validation question, from the start and end logits of its windows."""
+    """Return metrics, and one prediction per validation question, given the start and end logits of all windows."""
     from jobs.dataset.data import accepted
     from jobs.features.windows import best_answers
     from jobs.metrics import mean_scores
@@ -118,13 +122,13 @@ def evaluate_spans(
 
 TASK = Task(
     "qa",
-    reader,
+    load_reader,
     paragraph_windows,
     lambda windows, numbers, params: collate_windows(windows, numbers),
     lambda windows, data, logits, params: evaluate_spans(
         windows, data, logits, params.max_answer_length, params.metric_profile
     ),
-    trained=lambda windows, params: kept_windows(windows, params.unanswered_share, params.seed).tolist(),
+    trained=lambda windows, params: training_windows(windows, params.unanswered_share, params.seed).tolist(),
 )
 train = train_function(TASK)
 JOB = Job(

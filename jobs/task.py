@@ -1,4 +1,4 @@
-"""What differs between the jobs that one Trainer trains. Light: each function imports what it needs."""
+"""Define what a job gives to the shared Trainer: a model, inputs, batches and an evaluation. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,30 +6,87 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# From params, tokenizer, data set, some of its questions and the folder of cached features to what batches
-# are made of, with a length.
 MakeInputs = Callable[..., Any]
-
-# From the inputs of all validation questions, the data set, the logits in the order of the inputs, and params
-# to metrics and one record per question.
 Evaluate = Callable[..., tuple[dict[str, float], list[dict[str, Any]]]]
 
 
-def every(inputs: Any, params: Any) -> Sequence[int]:
-    """Train on all there is."""
+def all_inputs(inputs: Any, params: Any) -> Sequence[int]:
+    """Return the numbers of all inputs."""
     return range(len(inputs))
 
 
 @dataclass(frozen=True)
 class Task:
-    """
-    name      the job's
-    model     model(params, tokenizer): the backbone with the job's head
-    inputs    inputs(params, tokenizer, data, rows, cache)
-    collate   collate(inputs, numbers, params): a batch of tensors from some inputs
-    evaluate  evaluate(inputs, data, logits, params)
-    trained   trained(inputs, params): the numbers of the inputs to train on
-    loss      loss(outputs, labels, num_items_in_batch) in place of the model's own
+    """Describe a model that the shared Trainer can train. `jobs.training.train(task, params, …)` trains it.
+
+    An input is one row of a batch, for example a window of a paragraph. Inputs are numbered from 0.
+
+    name      the job's name; it is written into every checkpoint
+    model     model(params, tokenizer): returns a transformers PreTrainedModel, for example from
+              `jobs.model.backbones.load_model`. Its outputs are named `logits` or end in `_logits`, and each is
+              2-dimensional: [inputs, positions or classes]
+    inputs    inputs(params, tokenizer, data, rows, cache): returns the inputs of some questions of a data set. The
+              object has `len()` and `lengths()`, an integer array [inputs] with the tokens of each. `cache` is a
+              folder for tokenized texts that trials share
+    collate   collate(inputs, numbers, params): returns a batch of some inputs, a dict of tensors. Labels are named
+              `labels`, or `start_positions` and `end_positions`; prediction leaves them out. A batch has
+              `attention_mask`, since the loss of start and end positions ignores padding
+    evaluate  evaluate(inputs, data, logits, params): returns metrics and predictions for the questions `data.valid`.
+              `logits` is one array [inputs, widest], in the order of the inputs and 0 beyond an input's own, or a
+              tuple of them when the model has several outputs. No metric may be called `loss` or `epoch`
+    trained   trained(inputs, params): returns the numbers of the inputs to train on; all by default
+    loss      loss(outputs, labels, num_items_in_batch): replaces the model's own loss
+
+    `evaluate` returns one prediction (a dict) per question, in the order of `data.valid`. `sweeper errors` and
+    `compare` read these keys:
+
+    id         the question's id; required
+    answer     the answer's text; without it the job counts as one that only picks a paragraph
+    start      the character in the paragraph where `answer` begins; required with `answer`
+    paragraph  the row of the chosen paragraph in `data.paragraphs`; the relevant paragraph if absent
+
+    A paragraph that is longer than a window is the author's to handle: cut several windows and choose the best, as
+    `jobs.features.windows.cut_windows` and `best_answers` do, or keep one window and cut off the rest, as jobs.mc
+    does. `rows` may be unlabelled (`relevant` is None) when a trained model answers new questions.
+
+    The smallest example classifies each question by the position of its relevant paragraph among four candidates:
+
+        class Questions:
+            def __init__(self, params, tokenizer, rows):
+                self.rows = rows
+                self.ids = tokenizer([row.question for row in rows], truncation=True, max_length=64)["input_ids"]
+
+            def __len__(self):
+                return len(self.rows)
+
+            def lengths(self):
+                return np.array([len(ids) for ids in self.ids])
+
+        def collate(inputs, numbers, params):
+            ids = [torch.tensor(inputs.ids[number]) for number in numbers]
+            rows = [inputs.rows[number] for number in numbers]
+            return {
+                "input_ids": pad_sequence(ids, batch_first=True),
+                "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], batch_first=True),
+                "labels": torch.tensor([row.paragraphs.index(row.relevant) for row in rows]),
+            }
+
+        def evaluate(inputs, data, logits, params):
+            chosen = [row.paragraphs[best] for row, best in zip(data.valid, logits.argmax(axis=1))]
+            right = [one == row.relevant for one, row in zip(chosen, data.valid)]
+            return {"accuracy": sum(right) / len(right)}, [
+                {"id": row.id, "paragraph": one} for row, one in zip(data.valid, chosen)
+            ]
+
+        TASK = Task(
+            "position",
+            lambda params, tokenizer: load_model(
+                params.backbone, "AutoModelForSequenceClassification", tokenizer, 64, num_labels=4
+            ),
+            lambda params, tokenizer, data, rows, cache: Questions(params, tokenizer, rows),
+            collate,
+            evaluate,
+        )
     """
 
     name: str
@@ -37,5 +94,5 @@ class Task:
     inputs: MakeInputs
     collate: Callable[..., Mapping[str, Any]]
     evaluate: Evaluate
-    trained: Callable[..., Sequence[int]] = every
+    trained: Callable[..., Sequence[int]] = all_inputs
     loss: Callable[..., Any] | None = None

@@ -25,7 +25,7 @@ SHOWN = {  # where a moment is only shown: the time of a point in MLflow that ha
 }
 COMPARED = {  # whether a file of features is the one that was checked; where the clock has jumped it is checked again
     ("tokens", "_file_state"),
-    ("tokens", "_opened"),
+    ("tokens", "_open_entry"),
 }
 
 

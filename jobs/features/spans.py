@@ -1,4 +1,4 @@
-"""From start and end scores to the best span: exact, vectorised, O(length). Numpy arrays in and out."""
+"""Search the best answer span given start and end scores, exactly and in time linear in the number of scores."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
-Places = NDArray[np.bool_]
+Mask = NDArray[np.bool_]
 
-PIECE = 2**16  # scores worked on at a time: 256 KiB in float32, so that what is in between stays in the cache
+CHUNK_SCORES = 2**16  # scores processed at once: 256 KiB in float32, so that intermediate arrays fit into the CPU cache
 
 
 class Spans(NamedTuple):
-    """One span a row: its score and its first and last position, both inclusive."""
+    """Hold one span per row: its score and its first and last position, both inclusive."""
 
     scores: Floats
     first: Ints
     last: Ints
 
 
-def best_spans(start: Floats, end: Floats, allowed: Places, max_tokens: int) -> Spans:
-    """The span with the highest start + end score in every window, at most `max_tokens` long.
+def best_spans(start: Floats, end: Floats, allowed: Mask, max_tokens: int) -> Spans:
+    """Return the span with the highest start + end score in each window, at most `max_tokens` long.
 
-    All three arrays are [windows, positions]; only `allowed` positions take part, and each window must
-    have one. Of equals the span that ends first wins, then the one that starts first.
+    All three arrays are [windows, positions]. Spans begin and end at positions where `allowed` is true; a window
+    without one gets a score of -inf. Of spans with equal scores the one that ends first wins, then the one that starts
+    first.
 
-    Every end is joined with the greatest start among the `max_tokens` positions up to it. Taking the best
-    of all pairs is what BERT's authors do (Devlin et al. 2019, section 4.2), without a list of candidates
-    that can miss it.
+    Each end is combined with the greatest start among the `max_tokens` positions up to it. BERT's authors search all
+    pairs too (Devlin et al. 2019, section 4.2), while a list of the n best starts and ends can miss the best pair.
     """
-    rows = max(1, PIECE // start.shape[1])
-    pieces = (slice(at, at + rows) for at in range(0, max(1, len(start)), rows))
-    found = [_best_of_all(start[piece], end[piece], allowed[piece], max_tokens) for piece in pieces]
+    step = max(1, CHUNK_SCORES // start.shape[1])
+    pieces = (slice(at, at + step) for at in range(0, max(1, len(start)), step))
+    found = [_best_in_rows(start[piece], end[piece], allowed[piece], max_tokens) for piece in pieces]
     return Spans(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
-def _best_of_all(start: Floats, end: Floats, allowed: Places, max_tokens: int) -> Spans:
+def _best_in_rows(start: Floats, end: Floats, allowed: Mask, max_tokens: int) -> Spans:
     width = min(max_tokens, start.shape[1])
-    # Several times as quick as filling by a mask: the lesser of a score and its limit is the score, or -inf.
+    # The minimum of a score and its limit is the score, or -inf. This is several times as fast as boolean indexing.
     limit = (allowed.astype(start.dtype) - start.dtype.type(0.5)) * start.dtype.type(np.inf)
-    # A gap of -inf ahead of each row, so that rows can be worked on as one line: none sees its neighbour's scores.
+    # Pad each row with -inf in front, so that all rows can be processed as one line without mixing their scores.
     starts = np.full((len(start), width - 1 + start.shape[1]), -np.inf, start.dtype)
     np.minimum(start, limit, out=starts[:, width - 1 :])
     totals = _greatest_up_to(starts.ravel(), width).reshape(starts.shape)[:, width - 1 :] + end
@@ -53,22 +53,24 @@ def _best_of_all(start: Floats, end: Floats, allowed: Places, max_tokens: int) -
 
 
 def _greatest_up_to(scores: Floats, width: int) -> Floats:
-    """The greatest of the `width` scores up to each place of a line that begins with `width` - 1 times -inf, in passes
-    over all of it: each pass at most doubles how many scores the one before has looked at."""
-    greatest, seen = scores, 1
-    spares = [np.empty_like(scores), np.empty_like(scores)] if width > 1 else []
-    for spare in spares:
-        spare[: width - 1] = -np.inf
-    while seen < width:
-        step = min(seen, width - seen)
-        np.maximum(greatest[step:], greatest[:-step], out=spares[0][step:])
-        greatest, seen = spares[0], seen + step
-        spares.reverse()
+    """Return, for each position, the maximum of the `width` scores that end there.
+
+    `scores` begins with `width` - 1 times -inf. Each pass over the line at most doubles the number of scores covered.
+    """
+    greatest, covered = scores, 1
+    buffers = [np.empty_like(scores), np.empty_like(scores)] if width > 1 else []
+    for buffer in buffers:
+        buffer[: width - 1] = -np.inf
+    while covered < width:
+        step = min(covered, width - covered)
+        np.maximum(greatest[step:], greatest[:-step], out=buffers[0][step:])
+        greatest, covered = buffers[0], covered + step
+        buffers.reverse()
     return greatest
 
 
 def best_windows(scores: Floats, groups: Ints) -> Ints:
-    """Row of the highest score within each run of equal `groups` (sorted); the first one of equals.
+    """Return the row of the highest score in each group; the first row of equal scores. `groups` is sorted.
 
     >>> best_windows(np.array([1.0, 3.0, 2.0]), np.array([0, 0, 1]))
     array([1, 2])

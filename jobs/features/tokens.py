@@ -1,4 +1,4 @@
-"""Tokenize each distinct text once and store the tokens on disk, so that every trial maps the same files."""
+"""Tokenize texts and store the tokens on disk, so that all trials memory-map the same files."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ UNLABELLED = -1
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokenized texts, one behind the other.
+    """Hold the tokens of many texts in flat arrays, one text after the other.
 
     ids     [tokens] vocabulary indices, without special tokens
-    chars   [tokens, 2] each token's first character and the one behind its last, in its own text
-    bounds  [texts + 1] where each text's tokens begin; the last entry is the number of tokens
-    ordered [texts] whether no token of it begins or ends before its neighbour ahead does
+    chars   [tokens, 2] each token's range of characters in its own text; the end is exclusive
+    bounds  [texts + 1] the number of each text's first token; the last entry is the number of all tokens
+    ordered [texts] true if starts and ends of the text's tokens never decrease
     """
 
     ids: Ints
@@ -44,24 +44,30 @@ class Tokens:
     ordered: NDArray[np.bool_]
 
     def lengths(self) -> Ints:
+        """Return [texts]: the number of tokens in each."""
         return np.diff(self.bounds)
 
     def part(self, text: int, first: int, last: int) -> Ints:
-        """Ids of a text's tokens `first` to `last`, exclusive."""
+        """Return the ids of a text's tokens from `first` up to but without `last`."""
         begin = self.bounds[text]
         return self.ids[begin + first : begin + last]
 
     def characters(self, first: AnyInts, last: AnyInts, present: NDArray[np.bool_]) -> Ints:
-        """[spans, 2] from the first character of token `first` to the one behind token `last`; 0 and 0 where
-        a span is not `present`. Tokens are counted over all texts, characters in their own."""
+        """Return [spans, 2]: the characters of the spans from token `first` to token `last`, both inclusive.
+
+        Token numbers count over all texts, characters within one text; the end character is exclusive. Spans that are
+        not `present` get 0 and 0.
+        """
         first, last = np.where(present, first, 0), np.where(present, last, 0)
         spans = np.stack([self.chars[first, 0], self.chars[last, 1]], axis=1)
         return np.where(present[:, None], spans, 0).astype(np.int32)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens:
-    """Tokens of `texts` with their characters. Spaces at a token's border do not count as part of it,
-    since SentencePiece hands a word the space before it."""
+    """Tokenize `texts` and record the characters of each token.
+
+    Spaces at a token's ends are not counted as its characters: SentencePiece joins a word with the space before it.
+    """
     encodings = _backend(tokenizer).encode_batch(list(texts), add_special_tokens=False)
     bounds = np.cumsum([0, *map(len, encodings)]).astype(np.int32)
     ids = np.fromiter(chain.from_iterable(one.ids for one in encodings), np.int32, bounds[-1])
@@ -72,8 +78,10 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens
 
 
 def _backend(tokenizer: PreTrainedTokenizerFast) -> Any:
-    """What tokenizes, without the lengths it was last used with. It is asked itself, since its wrapper makes
-    Python lists of all it knows."""
+    """Return the tokenizer's Rust object with truncation and padding switched off.
+
+    Its Python wrapper would build lists of everything it returns, which is slower.
+    """
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -81,14 +89,14 @@ def _backend(tokenizer: PreTrainedTokenizerFast) -> Any:
 
 
 def _trim(texts: Sequence[str], chars: Ints, bounds: Ints) -> None:
-    """Leave spaces out at both ends of every token. Only tokens with a space at an end are looked at one by one."""
+    """Remove spaces at both ends of every token from `chars`, in place."""
     starts = np.cumsum([0, *map(len, texts)])
     letters = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
     spaces = np.isin(letters, [letter for letter in np.unique(letters) if chr(letter).isspace()])
     text = np.repeat(np.arange(len(texts)), np.diff(bounds))
-    holds = np.flatnonzero(chars[:, 0] < chars[:, 1])
-    first, last = (starts[text[holds], None] + chars[holds]).T
-    for token in holds[spaces[first] | spaces[last - 1]]:
+    nonempty = np.flatnonzero(chars[:, 0] < chars[:, 1])
+    first, last = (starts[text[nonempty], None] + chars[nonempty]).T
+    for token in nonempty[spaces[first] | spaces[last - 1]]:
         chars[token] = _trimmed(texts[text[token]], *chars[token].tolist())
 
 
@@ -112,28 +120,30 @@ CHECKSUMS = "checksums.json"
 
 
 def cached_tokens(folder: Path, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens:
-    """`tokenize`, made once per (tokenizer, texts) under `folder` and memory-mapped by all who ask.
+    """Return the tokens of `texts`, memory-mapped from an entry under `folder`; tokenize them if there is no entry.
 
-    The lock lets one of several trials that start together do the work; the folder is renamed into place when
-    it is whole, so that a half-written one is never read. One that was damaged since is made again.
+    The entry's name is a hash of tokenizer and texts. Of several trials that start together, one takes the lock and
+    tokenizes. The entry is renamed into place once it is complete. A damaged entry is replaced, with a warning.
     """
     entry = folder / _cache_key(tokenizer, tuple(texts))
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{entry}.lock"):
         if entry.exists():
             try:
-                return _opened(entry)
+                return _open_entry(entry)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                logging.getLogger(__name__).warning("%s: damaged, made again (%s)", entry, error)
+                logging.getLogger(__name__).warning(
+                    "%s: stored tokens are damaged (%s); tokenizing the texts again", entry, error
+                )
         _store(entry, tokenize(tokenizer, texts))
-        return _opened(entry)
+        return _open_entry(entry)
 
 
 def _cache_key(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...]) -> str:
     return hashlib.sha256(f"{_backend(tokenizer).to_str()} {_texts_digest(texts)}".encode()).hexdigest()[:32]
 
 
-@lru_cache(maxsize=8)  # training and evaluation questions share paragraphs
+@lru_cache(maxsize=8)  # training and validation questions use the same paragraphs
 def _texts_digest(texts: tuple[str, ...]) -> str:
     digest = hashlib.sha256(np.array([len(text) for text in texts], np.int64).tobytes())
     digest.update("".join(texts).encode("utf-8", "surrogatepass"))
@@ -141,36 +151,36 @@ def _texts_digest(texts: tuple[str, ...]) -> str:
 
 
 NAMES = tuple(field.name for field in fields(Tokens))
-SETTLED = 2.0  # seconds after which a file that is changed once more shows another time, on any file system
+SETTLED_SECONDS = 2.0  # on any file system, a change this long after the last one sets another change time
 
 
-def _opened(entry: Path) -> Tokens:
-    """`_load_entry`, once a process for as long as the files look the same; another process looks for itself."""
-    looks = tuple(_file_state(entry / name) for name in (*(f"{name}.npy" for name in NAMES), CHECKSUMS))
-    settled = time.time() - max(changed for *_, changed in looks) / 1e9 > SETTLED
-    return _remembered(entry, looks) if settled else _load_entry(entry)
+def _open_entry(entry: Path) -> Tokens:
+    """Load an entry, and verify its checksums unless this process verified the same unchanged files before."""
+    states = tuple(_file_state(entry / name) for name in (*(f"{name}.npy" for name in NAMES), CHECKSUMS))
+    settled = time.time() - max(changed for *_, changed in states) / 1e9 > SETTLED_SECONDS
+    return _verified_entry(entry, states) if settled else _load_entry(entry)
 
 
-Look = tuple[int, int, int]
+FileState = tuple[int, int, int]
 
 
-def _file_state(file: Path) -> Look:
-    """Inode, size, and the time of its last change, which no program can set back."""
+def _file_state(file: Path) -> FileState:
+    """Return the file's inode, size and ctime in nanoseconds; a program cannot set ctime back."""
     found = file.stat()
     return found.st_ino, found.st_size, found.st_ctime_ns
 
 
 @lru_cache(maxsize=8)
-def _remembered(entry: Path, looks: tuple[Look, ...]) -> Tokens:
+def _verified_entry(entry: Path, states: tuple[FileState, ...]) -> Tokens:
     return _load_entry(entry)
 
 
 def _load_entry(entry: Path) -> Tokens:
-    """Raises OSError, ValueError, KeyError or TypeError for a folder that is not as it was written."""
+    """Load an entry and verify its checksums. Raises OSError, ValueError, KeyError or TypeError if it is damaged."""
     expected = json.loads((entry / CHECKSUMS).read_text(encoding="utf-8"))
     for name in NAMES:
         if _checksum(entry / f"{name}.npy") != expected[name]:
-            raise ValueError(f"{name}.npy is not as it was written")
+            raise ValueError(f"{name}.npy has another checksum than when it was written")
     return Tokens(**{name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in NAMES})
 
 
@@ -189,26 +199,26 @@ def _store(entry: Path, tokens: Tokens) -> None:
 
 
 def token_spans(tokens: Tokens, text: Ints, start: Ints, end: Ints) -> Ints:
-    """`token_span` of many spans, in texts whose tokens are ordered: by halving the range of tokens each time."""
+    """Return [spans, 2]: `token_span` of many spans by binary search, in texts whose tokens are `ordered`."""
     begin, behind = tokens.bounds[text], tokens.bounds[text + 1]
-    first = _halved(begin, behind, lambda at: tokens.chars[at, 1] <= start)
-    last = _halved(begin, behind, lambda at: tokens.chars[at, 0] < end) - 1
+    first = _binary_search(begin, behind, lambda at: tokens.chars[at, 1] <= start)
+    last = _binary_search(begin, behind, lambda at: tokens.chars[at, 0] < end) - 1
     spans = np.stack([first - begin, last - begin], axis=1)
     return np.where((first <= last)[:, None], spans, UNLABELLED).astype(np.int32)
 
 
-def _halved(low: Ints, high: Ints, before: Callable[[Ints], NDArray[np.bool_]]) -> Ints:
-    """The first place of each range [low, high) that is not `before` what is looked for; `high` if all are."""
+def _binary_search(low: Ints, high: Ints, before: Callable[[Ints], NDArray[np.bool_]]) -> Ints:
+    """Return the first position in each range [low, high) for which `before` is false; `high` if there is none."""
     while (low < high).any():
         middle = (low + high) // 2
-        # A range that is down to nothing stays as it is, and may lie behind the last token.
+        # An empty range stays unchanged; its position may lie behind the last token.
         ahead = (low < high) & before(np.minimum(middle, high - 1).clip(min=0))
         low, high = np.where(ahead, middle + 1, low), np.where(ahead | (low >= high), high, middle)
     return low
 
 
 def token_span(tokens: Tokens, text: int, start: int, end: int) -> tuple[int, int]:
-    """First and last token that share a character with [start, end) of a text; (-1, -1) if none does."""
+    """Return the first and last token that overlap the characters [start, end) of a text; (-1, -1) if none does."""
     chars = tokens.chars[tokens.bounds[text] : tokens.bounds[text + 1]]
     touched = np.flatnonzero((chars[:, 0] < end) & (chars[:, 1] > start))
     return (int(touched[0]), int(touched[-1])) if len(touched) else (UNLABELLED, UNLABELLED)

@@ -29,7 +29,7 @@ class WorkerBatch(NamedTuple):
 WEIGHT = "weight"
 
 
-class Inputs(Dataset[int]):  # type: ignore[misc]
+class InputDataset(Dataset[int]):  # type: ignore[misc]
     """Some inputs of a task by their numbers, and the function from numbers to a batch of tensors.
 
     PyTorch asks a dataset that has `__getitems__` for a whole batch at once, with what the batch sampler gives.
@@ -53,12 +53,12 @@ class Inputs(Dataset[int]):  # type: ignore[misc]
         return {**self.batch(share.rows), WEIGHT: share.weight}
 
 
-def as_it_is(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+def keep_batch(batch: Mapping[str, Any]) -> Mapping[str, Any]:
     """The collate function for Inputs, whose batches come collated."""
     return batch
 
 
-POOL = 50  # batches that are sorted together, at most, as in Trainer's own way of grouping
+POOL_BATCHES = 50  # batches that are sorted together, at most, as in Trainer's own way of grouping
 
 
 def batched_by_length(lengths: Ints, size: int, seed: int, epoch: int) -> Ints:
@@ -69,7 +69,7 @@ def batched_by_length(lengths: Ints, size: int, seed: int, epoch: int) -> Ints:
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
-    pool = size * min(POOL, max(1, len(order) // (4 * size)))
+    pool = size * min(POOL_BATCHES, max(1, len(order) // (4 * size)))
     pools = [order[at : at + pool] for at in range(0, len(order), pool)]
     order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in pools])
     whole = len(order) // size
@@ -96,7 +96,7 @@ def split_step(rows: Ints, most: int, count: int) -> list[list[WorkerBatch]]:
     return [weighed[rank::count] for rank in range(count)]
 
 
-class Shares(Sampler[WorkerBatch]):  # type: ignore[misc]
+class WorkerSampler(Sampler[WorkerBatch]):  # type: ignore[misc]
     """One worker's batches of an epoch, of `order(epoch)` in steps of `size` rows. They depend on that alone, so that
     a training that goes on in the middle of an epoch sees the rest of it."""
 
@@ -125,17 +125,17 @@ class Shares(Sampler[WorkerBatch]):  # type: ignore[misc]
             yield from split_step(order[at : at + self.size], self.most, self.count)[self.rank]
 
 
-class Loader(DataLoader[Any]):  # type: ignore[misc]
+class EpochLoader(DataLoader[Any]):  # type: ignore[misc]
     """A DataLoader whose batch sampler is told of epochs, as Trainer does it."""
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
 
 
-IN_CACHE = 1024  # tokens whose activations stay near a CPU: 32 inputs of 512 at once took 1.4 times as long
+CPU_BATCH_TOKENS = 1024  # tokens whose activations stay near a CPU: 32 inputs of 512 at once took 1.4 times as long
 
 
-def budgeted(lengths: Ints, size: int, most: int | None = None) -> list[Ints]:
+def batches_by_tokens(lengths: Ints, size: int, most: int | None = None) -> list[Ints]:
     """All rows, the longest first, in batches of as many tokens, with their padding, as `size` of the longest have;
     of `most` tokens where that is given and less, but one row at least."""
     order = np.argsort(-lengths, kind="stable")
@@ -149,17 +149,17 @@ def budgeted(lengths: Ints, size: int, most: int | None = None) -> list[Ints]:
 
 
 def evaluation_batches(lengths: Ints, size: int) -> list[Ints]:
-    """`budgeted` for the device there is."""
-    return budgeted(lengths, size, None if torch.cuda.is_available() else IN_CACHE)
+    """`batches_by_tokens` for the device there is."""
+    return batches_by_tokens(lengths, size, None if torch.cuda.is_available() else CPU_BATCH_TOKENS)
 
 
-def turns(batches: int, count: int, rank: int) -> list[int]:
+def worker_turns(batches: int, count: int, rank: int) -> list[int]:
     """The numbers of the batches that one of `count` workers evaluates. Each takes as many, since a sharded model
     gives its output to all or none: where there are too few, the last is taken more than once."""
     return [min(number, batches - 1) for number in range(rank, batches + -batches % count, count)]
 
 
-def in_order(batches: Sequence[NDArray[np.integer[Any]]], parts: Sequence[Floats]) -> Floats:
+def restore_order(batches: Sequence[NDArray[np.integer[Any]]], parts: Sequence[Floats]) -> Floats:
     """The rows of all batches, each where it came from, as wide as the widest."""
     table = np.zeros((sum(map(len, batches)), max(part.shape[1] for part in parts)), np.float32)
     for rows, part in zip(batches, parts, strict=True):

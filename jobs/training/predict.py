@@ -13,7 +13,7 @@ from transformers import (
 
 from jobs.params import TrainingParams
 from jobs.task import Task
-from jobs.training.batches import Batch, Floats, evaluation_batches, in_order
+from jobs.training.batches import Batch, Floats, evaluation_batches, restore_order
 
 
 def has_bf16() -> bool:
@@ -38,7 +38,7 @@ def predict(task: Task, model: PreTrainedModel, inputs: Any, params: TrainingPar
     batches = evaluation_batches(inputs.lengths(), params.per_device_eval_batch_size)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=uses_bf16(params)):
         outputs = [_logits(model.eval(), task.collate(inputs, rows, params)) for rows in batches]
-    return tuple(in_order(batches, parts) for parts in zip(*outputs, strict=True))
+    return tuple(restore_order(batches, parts) for parts in zip(*outputs, strict=True))
 
 
 LABELS = ("labels", "start_positions", "end_positions")
@@ -47,8 +47,8 @@ LABELS = ("labels", "start_positions", "end_positions")
 def _logits(model: PreTrainedModel, batch: Batch) -> list[Floats]:
     with torch.inference_mode():
         output = model(**{name: tensor.to(model.device) for name, tensor in batch.items() if name not in LABELS})
-    return arrays(output)
+    return logit_arrays(output)
 
 
-def arrays(output: Mapping[str, torch.Tensor]) -> list[Floats]:
+def logit_arrays(output: Mapping[str, torch.Tensor]) -> list[Floats]:
     return [output[name].float().cpu().numpy() for name in output if name.endswith("logits")]

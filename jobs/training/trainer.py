@@ -33,17 +33,17 @@ from jobs.training.batches import (
     ORDERS,
     WEIGHT,
     Batch,
+    EpochLoader,
     Floats,
-    Inputs,
+    InputDataset,
     Ints,
-    Loader,
-    Shares,
-    as_it_is,
+    WorkerSampler,
     evaluation_batches,
-    in_order,
-    turns,
+    keep_batch,
+    restore_order,
+    worker_turns,
 )
-from jobs.training.predict import arrays, uses_bf16
+from jobs.training.predict import logit_arrays, uses_bf16
 from jobs.training.reporting import UNFINISHED, Reporter
 
 
@@ -78,10 +78,10 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         size = args.train_batch_size * args.gradient_accumulation_steps * count
         lengths = self.train_dataset.lengths
         order = partial(ORDERS[args.train_sampling_strategy], lengths, size, args.seed)
-        return Loader(
+        return EpochLoader(
             self.train_dataset,
-            batch_sampler=Shares(order, len(lengths), size, args.train_batch_size, count, args.process_index),
-            collate_fn=as_it_is,
+            batch_sampler=WorkerSampler(order, len(lengths), size, args.train_batch_size, count, args.process_index),
+            collate_fn=keep_batch,
             pin_memory=args.dataloader_pin_memory,
         )
 
@@ -107,8 +107,8 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
     def _evaluated(self, prefix: str) -> dict[str, float]:
         self.model.eval()
         batches = evaluation_batches(self.eval_dataset.lengths, self.args.per_device_eval_batch_size)
-        own = turns(len(batches), workers.count(), workers.rank())
-        parts = workers.gathered({number: self._step(batches[number]) for number in own})
+        own = worker_turns(len(batches), workers.count(), workers.rank())
+        parts = workers.gather_on_first({number: self._step(batches[number]) for number in own})
         metrics = workers.once(
             lambda: self._judged(batches, {number: one for part in parts for number, one in part.items()})
         )
@@ -125,12 +125,12 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         batch = self._prepare_inputs(self.eval_dataset.batch(rows))
         with torch.no_grad():
             loss, outputs = self.compute_loss(self.model, batch, return_outputs=True)
-        return float(loss), arrays(outputs)
+        return float(loss), logit_arrays(outputs)
 
     def _judged(self, batches: Sequence[Ints], outputs: Mapping[int, tuple[float, list[Floats]]]) -> dict[str, float]:
         losses, logits = zip(*(outputs[number] for number in range(len(batches))), strict=True)
         loss = float(np.dot(losses, [len(rows) for rows in batches]) / len(self.eval_dataset))
-        return {"loss": loss, **self.score(tuple(in_order(batches, parts) for parts in zip(*logits, strict=True)))}
+        return {"loss": loss, **self.score(tuple(restore_order(batches, parts) for parts in zip(*logits, strict=True)))}
 
 
 def run_training(
@@ -146,13 +146,13 @@ def run_training(
     Raises ParamError where the params do not fit the number of workers.
     """
     with phase(START):
-        trainer = prepared(task, params, data, workdir, report)
+        trainer = make_trainer(task, params, data, workdir, report)
     with phase(TRAINING):
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     workers.once(lambda: shutil.rmtree(workdir / UNFINISHED, ignore_errors=True))
 
 
-def prepared(task: Task, params: TrainingParams, data: str, workdir: Path, report: Report) -> BatchTrainer:
+def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, report: Report) -> BatchTrainer:
     """A Trainer with its model and data, for this worker among all of them."""
     workers.join_workers()
     if params.fsdp:
@@ -179,10 +179,10 @@ def prepared(task: Task, params: TrainingParams, data: str, workdir: Path, repor
     trainer = BatchTrainer(
         score=reporter.score,
         model=model if torch.cuda.is_available() else dropout.quicken(model),
-        args=arguments(params, unfinished, workers.count(), layer_classes(model)),
-        data_collator=as_it_is,
-        train_dataset=chosen(task, trained, task.trained(trained, params), params),
-        eval_dataset=chosen(task, asked, range(len(asked)), params),
+        args=training_arguments(params, unfinished, workers.count(), layer_classes(model)),
+        data_collator=keep_batch,
+        train_dataset=input_dataset(task, trained, task.trained(trained, params), params),
+        eval_dataset=input_dataset(task, asked, range(len(asked)), params),
         processing_class=tokenizer,
         compute_loss_func=task.loss,
         callbacks=[reporter],
@@ -206,12 +206,12 @@ def layer_classes(model: torch.nn.Module) -> list[str]:
     return sorted({type(layer).__name__ for stack in stacks for layer in stack})
 
 
-def chosen(task: Task, inputs: Any, numbers: Sequence[int], params: TrainingParams) -> Inputs:
+def input_dataset(task: Task, inputs: Any, numbers: Sequence[int], params: TrainingParams) -> InputDataset:
     """Some of a task's inputs as Trainer takes them."""
-    return Inputs(numbers, inputs.lengths()[list(numbers)], lambda rows: task.collate(inputs, rows, params))
+    return InputDataset(numbers, inputs.lengths()[list(numbers)], lambda rows: task.collate(inputs, rows, params))
 
 
-def arguments(
+def training_arguments(
     params: TrainingParams, output_dir: Path, workers: int = 1, layers: Sequence[str] = ()
 ) -> TrainingArguments:
     """What Trainer is told. Each device takes the largest share of the effective batch that divides it

@@ -24,21 +24,21 @@ def join_workers() -> None:
     PartialState(cpu=not torch.cuda.is_available())
 
 
-def worker_count() -> bool:
+def is_distributed() -> bool:
     return bool(dist.is_available() and dist.is_initialized())
 
 
 def count() -> int:
-    return dist.get_world_size() if worker_count() else 1
+    return dist.get_world_size() if is_distributed() else 1
 
 
 def rank() -> int:
-    return dist.get_rank() if worker_count() else 0
+    return dist.get_rank() if is_distributed() else 0
 
 
 def barrier() -> None:
     """Go on when every worker is here."""
-    if worker_count():
+    if is_distributed():
         dist.barrier()
 
 
@@ -73,7 +73,7 @@ def _told() -> Any:
     return message[1]
 
 
-def gathered(value: T) -> list[T]:
+def gather_on_first(value: T) -> list[T]:
     """The values of all ranks in their order, on rank 0; an empty list on the others."""
     if count() == 1:
         return [value]

@@ -89,7 +89,7 @@ CLASHES = [
     ({"max_length": 64, "doc_stride": 28, "attention_window": 32}, "doc_stride", "leaves no room"),
     ({"attention_window": 511}, "attention_window", "511 is odd"),
     ({"attention_window": 1024, "max_length": 640}, "attention_window", "more than max_length 640"),
-    ({"warmup_steps": 10}, "warmup_steps", "set beside a warmup_ratio of 0.1: set warmup_ratio to 0"),
+    ({"warmup_steps": 10}, "warmup_steps", "set together with a warmup_ratio of 0.1: set warmup_ratio to 0"),
     ({"backbone": "bert-base-chines"}, "backbone", "did you mean"),
 ]
 

@@ -32,7 +32,7 @@ ROWS = tuple(question(n, n % 4, tuple(sorted({n % 4, (n + 1) % 4, *range(n % 3 +
 def source(tmp_path_factory: pytest.TempPathFactory) -> mc.Candidates:
     data = Data("-", tuple(PARAGRAPHS), ROWS, ROWS, ())
     tokenizer = backbones.character_tokenizer([*PARAGRAPHS, "哪裡？"])
-    return mc.inputs(tokenizer, data, ROWS, 64, tmp_path_factory.mktemp("features"))
+    return mc.candidate_inputs(tokenizer, data, ROWS, 64, tmp_path_factory.mktemp("features"))
 
 
 def test_each_candidate_is_one_input_with_only_the_paragraph_cut(source: mc.Candidates) -> None:
@@ -58,8 +58,8 @@ def test_the_loss_is_that_of_each_questions_own_candidates() -> None:
     logits = torch.tensor([[1.0, 2.0, 3.0], [0.5, 9.0, 99.0]])
     labels = torch.tensor([[ABSENT, ABSENT, 3], [1, ABSENT, ABSENT]])
     own = [torch.nn.functional.cross_entropy(logits[0], torch.tensor(2)), torch.tensor(0.0)]  # one candidate: no doubt
-    assert mc.loss({"logits": logits}, labels) == pytest.approx(float(sum(own)) / 2)
-    assert mc.loss({"logits": logits}, labels, num_items_in_batch=8) == pytest.approx(float(sum(own)) / 8)
+    assert mc.candidate_loss({"logits": logits}, labels) == pytest.approx(float(sum(own)) / 2)
+    assert mc.candidate_loss({"logits": logits}, labels, num_items_in_batch=8) == pytest.approx(float(sum(own)) / 8)
 
 
 def test_what_lies_beyond_a_questions_candidates_is_not_picked() -> None:

@@ -74,7 +74,9 @@ def windows(text: str, max_length: int) -> tuple[Any, Data]:
     from jobs.features.windows import cut_windows
 
     questions, paragraphs = tokenize(tokenizer, ["湖在哪"]), tokenize(tokenizer, data.paragraphs)
-    return cut_windows(tokenizer, questions, paragraphs, qa.pairs(data.valid), max_length, params.doc_stride), data
+    return cut_windows(
+        tokenizer, questions, paragraphs, qa.labelled_pairs(data.valid), max_length, params.doc_stride
+    ), data
 
 
 def perfect_logits(source: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -97,12 +99,12 @@ def test_an_answer_past_the_first_window_is_found(before: int) -> None:
 def test_a_share_of_the_windows_without_the_answer_is_kept() -> None:
     source, _ = windows("湖" * 900 + "答案" + "湖" * 900, 32)
     answered = np.flatnonzero(source.labels[:, 0]).tolist()
-    assert qa.kept_windows(source, 1.0, 42).tolist() == list(range(len(source)))
-    assert qa.kept_windows(source, 0.0, 42).tolist() == answered
-    few = qa.kept_windows(source, 0.2, 42).tolist()
+    assert qa.training_windows(source, 1.0, 42).tolist() == list(range(len(source)))
+    assert qa.training_windows(source, 0.0, 42).tolist() == answered
+    few = qa.training_windows(source, 0.2, 42).tolist()
     assert set(answered) < set(few)
     assert 0.1 < len(few) / len(source) < 0.3
-    assert few == qa.kept_windows(source, 0.2, 42).tolist() != qa.kept_windows(source, 0.2, 43).tolist()
+    assert few == qa.training_windows(source, 0.2, 42).tolist() != qa.training_windows(source, 0.2, 43).tolist()
 
 
 def test_padding_and_question_never_win() -> None:

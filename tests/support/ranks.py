@@ -64,15 +64,15 @@ def watched(
 
     reports: Reports = []
     trained: list[tuple[Sequence[int], float]] = []
-    batch = batches.Inputs.__getitems__
+    batch = batches.InputDataset.__getitems__
 
-    def noted(inputs: batches.Inputs, share: batches.WorkerBatch) -> Any:
+    def noted(inputs: batches.InputDataset, share: batches.WorkerBatch) -> Any:
         trained.append(tuple(share))
         return batch(inputs, share)
 
     (home / workdir).mkdir(parents=True, exist_ok=True)
     with (
-        patch.object(batches.Inputs, "__getitems__", noted),
+        patch.object(batches.InputDataset, "__getitems__", noted),
         patch.object(tokens, "tokenize", wraps=tokens.tokenize) as tokenize,
         patch.object(checkpoint, "publish", wraps=checkpoint.publish) as publish,
     ):
@@ -156,4 +156,4 @@ def meeting(home: Path) -> dict[str, Any]:
         failure = f"{type(error).__name__}: {error}"
     told = workers.once(lambda: f"by rank {workers.rank()}")
     workers.barrier()
-    return {"rank": rank, "failure": failure, "told": told, "gathered": workers.gathered(f"of rank {rank}")}
+    return {"rank": rank, "failure": failure, "told": told, "gathered": workers.gather_on_first(f"of rank {rank}")}

@@ -180,12 +180,12 @@ RANGES = [
     Case("stride not below the window", knob("max_length: 128\n  doc_stride: 128"),
          [":9: parameters.doc_stride: 128 leaves no room in windows of max_length 128; use less than 60"]),
     Case("batch that its workers cannot share", more("resources: {workers: 3, gpus: 0}"),
-         [":5: parameters.effective_batch_size: an effective batch of 8 cannot be shared among 3 workers: "
+         [":5: parameters.effective_batch_size: an effective batch of 8 cannot be divided among 3 workers: "
           "use a multiple of 3"]),
     Case("several GPUs for one worker", more("resources: {workers: 2, gpus: 2}"),
          [":9: resources.gpus: a worker of this job uses one GPU: write workers: 4 and gpus: 1"]),
     Case("shards for one worker", knob("fsdp: true"),
-         [":8: parameters.fsdp: fsdp shards a model over several workers and there is one: leave it off"]),
+         [":8: parameters.fsdp: fsdp shards a model over several workers and there is one: set fsdp to false"]),
     Case("window beyond any model", knob("max_length: 9000"),
          [":8: parameters.max_length: found 9000; must be less than or equal to 8192"]),
     Case("window beyond its model", with_model,

@@ -75,7 +75,7 @@ def test_many_windows_worked_on_in_pieces_are_the_same_one_by_one(
     start, end, allowed, most = case
     alone = [best_spans(start[[n]], end[[n]], allowed[[n]], most) for n in range(len(start))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spans, "PIECE", piece)
+        patch.setattr(spans, "CHUNK_SCORES", piece)
         together = best_spans(start, end, allowed, most)
     for column, parts in zip(together, zip(*alone, strict=True), strict=True):
         assert column.tolist() == np.concatenate(parts).tolist()

@@ -213,7 +213,7 @@ def test_damaged_tokens_are_made_again_once(
     with caplog.at_level(logging.WARNING):
         assert as_lists(tokens.cached_tokens(tmp_path, tokenizer, texts)) == whole
         assert as_lists(tokens.cached_tokens(tmp_path, tokenizer, texts)) == whole
-    assert [record.getMessage().split(": ")[1][:18] for record in caplog.records] == ["damaged, made agai"]
+    assert [record.getMessage().split(": ")[1][:25] for record in caplog.records] == ["stored tokens are damaged"]
 
 
 def backdated_bit_turned(file: Path) -> None:
@@ -229,7 +229,7 @@ def test_damage_since_the_last_look_is_seen_in_files_that_were_whole_then(
     whole = as_lists(tokens.cached_tokens(tmp_path, tokenizer, ["日月潭"]))
     file = entry_of(tmp_path) / "ids.npy"
     aged(file)
-    monkeypatch.setattr(tokens, "SETTLED", 0.0)
+    monkeypatch.setattr(tokens, "SETTLED_SECONDS", 0.0)
     tokens.cached_tokens(tmp_path, tokenizer, ["日月潭"])
     damage(file)
     assert as_lists(tokens.cached_tokens(tmp_path, tokenizer, ["日月潭"])) == whole
@@ -249,7 +249,7 @@ def aged(file: Path) -> None:
 def test_files_that_have_not_changed_are_checked_once_a_process(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "SETTLED", -60.0)
+    monkeypatch.setattr(tokens, "SETTLED_SECONDS", -60.0)
     tokens.cached_tokens(tmp_path, tokenizer, ["日月潭", "在"])
     whole = as_lists(tokens.cached_tokens(tmp_path, tokenizer, ["日月潭", "在"]))
     monkeypatch.setattr(tokens, "_checksum", lambda *_: pytest.fail("checked again"))
@@ -261,7 +261,7 @@ def test_files_as_new_as_the_clock_is_coarse_are_checked_every_time(
 ) -> None:
     tokens.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"])
     checked: list[Path] = []
-    monkeypatch.setattr(tokens, "SETTLED", 600.0)
+    monkeypatch.setattr(tokens, "SETTLED_SECONDS", 600.0)
     original = tokens._checksum
     monkeypatch.setattr(tokens, "_checksum", lambda file: checked.append(file) or original(file))
     for _ in range(2):

@@ -19,8 +19,8 @@ from jobs.qa import QaParams
 from jobs.task import Task
 from jobs.training import batches, predict
 from jobs.training import trainer as training
-from jobs.training.batches import batched_by_length, budgeted
-from jobs.training.trainer import arguments, device_batch
+from jobs.training.batches import batched_by_length, batches_by_tokens
+from jobs.training.trainer import device_batch, training_arguments
 
 
 @given(st.integers(1, 256), st.integers(1, 64), st.integers(1, 8))
@@ -31,14 +31,16 @@ def test_batches_of_the_devices_make_the_effective_batch(share: int, most: int, 
 
 
 def test_a_batch_that_cannot_be_shared_is_an_error() -> None:
-    with pytest.raises(ValueError, match="cannot be shared among 3 workers"):
+    with pytest.raises(ValueError, match="cannot be divided among 3 workers"):
         device_batch(8, 8, 3)
 
 
 def test_accumulation_makes_up_for_small_devices(tmp_path: Path) -> None:
-    args = arguments(TrainingParams(effective_batch_size=8, per_device_train_batch_size=1), tmp_path)
+    args = training_arguments(TrainingParams(effective_batch_size=8, per_device_train_batch_size=1), tmp_path)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (1, 8)
-    args = arguments(TrainingParams(effective_batch_size=8, per_device_train_batch_size=2), tmp_path, workers=2)
+    args = training_arguments(
+        TrainingParams(effective_batch_size=8, per_device_train_batch_size=2), tmp_path, workers=2
+    )
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (2, 2)
 
 
@@ -47,14 +49,14 @@ def test_accumulation_makes_up_for_small_devices(tmp_path: Path) -> None:
     [(0.1, 0, 100), (0.0, 1500, 1500), (0.0, 1, 1), (0.0, 0, 0), (0.999, 0, 999)],
 )
 def test_warm_up_by_ratio_or_by_steps(tmp_path: Path, ratio: float, steps: int, expected: int) -> None:
-    args = arguments(TrainingParams(warmup_ratio=ratio, warmup_steps=steps), tmp_path)
+    args = training_arguments(TrainingParams(warmup_ratio=ratio, warmup_steps=steps), tmp_path)
     assert args.get_warmup_steps(1000) == expected
 
 
 def test_evaluation_checkpoint_and_log_share_their_rhythm(tmp_path: Path) -> None:
     by_epoch, by_steps = (
-        arguments(TrainingParams(), tmp_path),
-        arguments(TrainingParams(eval_steps=7), tmp_path),
+        training_arguments(TrainingParams(), tmp_path),
+        training_arguments(TrainingParams(eval_steps=7), tmp_path),
     )
     assert {by_epoch.eval_strategy, by_epoch.save_strategy, by_epoch.logging_strategy} == {"epoch"}
     assert {by_steps.eval_strategy, by_steps.save_strategy, by_steps.logging_strategy} == {"steps"}
@@ -83,11 +85,11 @@ def test_training_batches_are_alike_in_length_in_an_order_of_their_own_each_epoc
 
 @given(LENGTHS, st.integers(1, 16))
 def test_evaluation_batches_hold_every_input_once_and_no_more_tokens_than_the_longest(lengths: Any, size: int) -> None:
-    batches = budgeted(lengths, size)
+    batches = batches_by_tokens(lengths, size)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
     assert all(len(rows) * lengths[rows].max() <= size * lengths.max() for rows in batches)
     assert len(batches) <= -(-len(lengths) // size)
-    small = budgeted(lengths, size, 100)
+    small = batches_by_tokens(lengths, size, 100)
     assert sorted(np.concatenate(small).tolist()) == list(range(len(lengths)))
     assert all(len(rows) == 1 or len(rows) * lengths[rows].max() <= 100 for rows in small)
 
@@ -108,9 +110,9 @@ def test_batches_by_tokens_give_the_logits_and_the_loss_of_one_input_at_a_time(
     trainer = training.BatchTrainer(
         score=lambda logits: {"sum": float(sum(part.sum() for part in logits))},
         model=model,
-        args=arguments(params, tmp_path),
-        data_collator=batches.as_it_is,
-        eval_dataset=training.chosen(task, inputs, range(len(inputs)), params),
+        args=training_arguments(params, tmp_path),
+        data_collator=batches.keep_batch,
+        eval_dataset=training.input_dataset(task, inputs, range(len(inputs)), params),
         compute_loss_func=task.loss,
     )
     metrics = trainer.evaluate()
@@ -132,8 +134,8 @@ def test_bf16_gives_way_to_fp32_where_a_device_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(predict, "has_bf16", lambda: False)
-    assert not arguments(TrainingParams(bf16=True), tmp_path).bf16
+    assert not training_arguments(TrainingParams(bf16=True), tmp_path).bf16
     assert "fp32 takes its place" in caplog.text
     monkeypatch.setattr(predict, "has_bf16", lambda: True)
-    assert arguments(TrainingParams(bf16=True), tmp_path).bf16
-    assert not arguments(TrainingParams(), tmp_path).bf16
+    assert training_arguments(TrainingParams(bf16=True), tmp_path).bf16
+    assert not training_arguments(TrainingParams(), tmp_path).bf16

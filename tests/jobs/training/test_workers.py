@@ -24,8 +24,8 @@ from jobs.model import backbones
 from jobs.params import TrainingParams, check_workers, device_batch, smaller
 from jobs.qa import QaParams
 from jobs.training import trainer, workers
-from jobs.training.batches import Shares, WorkerBatch, batched_by_length, split_step, turns
-from jobs.training.trainer import arguments, check_sharding
+from jobs.training.batches import WorkerBatch, WorkerSampler, batched_by_length, split_step, worker_turns
+from jobs.training.trainer import check_sharding, training_arguments
 from tests.support.ranks import (
     Seen,
     in_a_group_of_others,
@@ -221,15 +221,15 @@ def test_what_rank_0_does_for_all_reaches_all_and_so_does_its_failure(tmp_path: 
 def test_what_workers_cannot_do_is_refused_by_every_rank(data: Data, backbone: str, tmp_path: Path) -> None:
     changes = [{"effective_batch_size": 3}, {"fsdp": True}]
     messages = [
-        "effective_batch_size: an effective batch of 3 cannot be shared among 2 workers: use a multiple of 2",
-        "fsdp: fsdp shards a model over GPUs and these workers have none: leave it off",
+        "effective_batch_size: an effective batch of 3 cannot be divided among 2 workers: use a multiple of 2",
+        "fsdp: fsdp shards a model over GPUs and these workers have none: set fsdp to false",
     ]
     assert on_ranks(refusals, tmp_path, params_of("qa", backbone), data.location, changes) == [messages, messages]
 
 
 def test_a_process_alone_is_rank_0_of_one() -> None:
     assert (workers.count(), workers.rank()) == (1, 0)
-    assert (workers.once(lambda: "done"), workers.gathered("own")) == ("done", ["own"])
+    assert (workers.once(lambda: "done"), workers.gather_on_first("own")) == ("done", ["own"])
     workers.barrier()
 
 
@@ -244,7 +244,7 @@ def test_workers_share_every_step_of_one_worker(length: int, most: int, many: in
     def order(epoch: int) -> Any:
         return batched_by_length(lengths, size, seed, epoch)
 
-    ranks = [Shares(order, length, size, most, count, rank) for rank in range(count)]
+    ranks = [WorkerSampler(order, length, size, most, count, rank) for rank in range(count)]
     batches = [list(one) for one in ranks]
     assert [len(one) for one in ranks] == [len(mine) for mine in batches] == [len(batches[0])] * count
     for step, at in enumerate(range(0, length, size)):
@@ -257,7 +257,7 @@ def test_workers_share_every_step_of_one_worker(length: int, most: int, many: in
 
 
 def test_each_epoch_is_shared_in_an_order_of_its_own() -> None:
-    mine = Shares(lambda epoch: np.arange(8) * (1 + epoch), 8, 4, 2, 2, rank=1)
+    mine = WorkerSampler(lambda epoch: np.arange(8) * (1 + epoch), 8, 4, 2, 2, rank=1)
     first = list(mine)
     mine.set_epoch(1)
     assert first == [WorkerBatch([2, 3], 1.0), WorkerBatch([6, 7], 1.0)]
@@ -270,7 +270,7 @@ def test_a_worker_without_a_row_repeats_one_that_counts_nothing() -> None:
 
 @given(st.integers(1, 50), COUNTS)
 def test_workers_evaluate_every_batch_and_as_many_each(batches: int, count: int) -> None:
-    numbers = [turns(batches, count, rank) for rank in range(count)]
+    numbers = [worker_turns(batches, count, rank) for rank in range(count)]
     assert {len(mine) for mine in numbers} == {-(-batches // count)}
     assert {number for mine in numbers for number in mine} == set(range(batches))
 
@@ -310,7 +310,7 @@ def test_trainer_is_told_to_shard_layer_by_layer(backbone: str, data: Data, tmp_
         params = params_of(name, backbone, fsdp=True)
         model = import_module(f"jobs.{name}").TASK.model(params, tokenizer)
         assert trainer.layer_classes(model) == [layer]
-        plugin = arguments(params, tmp_path, 2, trainer.layer_classes(model)).fsdp_plugin_args
+        plugin = training_arguments(params, tmp_path, 2, trainer.layer_classes(model)).fsdp_plugin_args
         assert plugin["transformer_cls_names_to_wrap"] == layer
         assert (plugin["fsdp_version"], plugin["state_dict_type"]) == (
             2,

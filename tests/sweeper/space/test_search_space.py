@@ -597,7 +597,7 @@ def test_a_space_of_the_reader_job_is_read() -> None:
     ("override", "expected"),
     [
         ("parameters.seed=4294967296", "parameters.seed: found 4294967296; must be less than 4294967296"),
-        ("parameters.warmup_steps=100", "parameters.warmup_steps: set beside warmup_ratio"),
+        ("parameters.warmup_steps=100", "parameters.warmup_steps: set together with warmup_ratio"),
         ("parameters.lr=1e-5", "parameters.lr: unknown parameter 'lr'"),
     ],
 )
