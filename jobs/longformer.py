@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from jobs.job import Direction, Job, ParamError
 from jobs.model.long import fetch_long
-from jobs.params import MetricProfile, TrainingParams, check_workers, smaller, knob
+from jobs.params import MetricProfile, TrainingParams, check_workers, knob, smaller
 from jobs.task import Task
 from jobs.training import train_function
 

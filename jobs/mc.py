@@ -14,7 +14,7 @@ from annotated_types import Ge, Le
 
 from jobs.job import Job
 from jobs.model.backbones import fetch_backbone
-from jobs.params import TrainingParams, check_length, check_workers, smaller, knob
+from jobs.params import TrainingParams, check_length, check_workers, knob, smaller
 from jobs.task import Task
 from jobs.training import train_function
 
