@@ -1,6 +1,11 @@
-"""Tiers: plain `pytest` is quick and offline. `pytest -m slow` runs real sweeps and faults, in minutes;
-`pytest -m gpu` what needs a CUDA device. Real data and a real encoder are used where SHARED lies beside
-the project; without them those tests skip and say so.
+"""Provide what all tests share, and define the tiers.
+
+pytest                             quick and offline
+pytest -m "slow and not long"      real sweeps and faults; .ci/run runs it after the quick tier
+pytest -m long                     matrices, repeated kills, simulations; run by hand before a release
+pytest -m gpu                      needs a CUDA device
+
+Tests of real data and a real encoder skip unless SHARED lies beside the project.
 """
 
 from __future__ import annotations

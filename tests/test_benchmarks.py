@@ -31,7 +31,7 @@ def test_spans_agree_with_the_loop_or_beat_it() -> None:
         assert result[f"{length} list ratio"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_longformer_in_blocks_agrees_with_the_padded_one() -> None:
     sizes = ["--max-length", "1024", "--window", "64", "--backbone", "scratch:1x32x2"]
     result = result_of("longformer", "--inputs", "2", "--steps", "1", "--pairs", "1", *sizes)
@@ -53,7 +53,7 @@ SMALL = ("--data", "sample", "--backbone", "1x32x2", "--max-length", 160, "--pai
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["qa", "mc"])
+@pytest.mark.parametrize("job", ["qa", pytest.param("mc", marks=pytest.mark.long)])
 def test_training_is_timed_both_ways(job: str) -> None:
     result = result_of("training", "--job", job, "--train", 12, "--valid", 6, *SMALL)
     assert (result["job"], result["bf16"]) == (job, False)
@@ -61,7 +61,7 @@ def test_training_is_timed_both_ways(job: str) -> None:
     assert all(0 < result[f"training_{way}_gemm_share"] < 1 for way in ("ours", "reference"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("job", ["qa", "mc"])
 def test_training_both_ways_ends_at_finite_losses_for_three_seeds(job: str) -> None:
     result = result_of("training", "--job", job, "--train", 12, "--valid", 6, "--epochs", 1, *SMALL)
@@ -77,7 +77,7 @@ def test_training_both_ways_ends_at_finite_losses_for_three_seeds(job: str) -> N
     assert all(0 <= score <= 1 for score in result["ours_score"] + result["reference_score"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_sweep_is_timed_against_one_process_a_setting() -> None:
     sizes = ("--settings", 2, "--train", 24, "--valid", 12, "--epochs", 1, "--backbone", "1x32x2", "--max-length", 128)
@@ -88,7 +88,7 @@ def test_a_sweep_is_timed_against_one_process_a_setting() -> None:
     assert result["early_ratio"] == result["reference_seconds"] / result["early_seconds"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_scaling_counts_every_trial_and_never_exceeds_the_ideal() -> None:
     result = result_of("scaling", "--gpus", "1,2", "--seconds", 0.5, "--rounds", 2)
@@ -105,7 +105,7 @@ def test_a_trial_beside_its_job_is_timed_on_a_warm_process() -> None:
     assert 0 < result["driver CPU seconds"] < 60
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_growth_is_measured_between_sizes() -> None:
     result = result_of(
         "growth", "--trials", "4,8", "--tpe", "3,6", "--mirror", "2,4", "--gpus", "1,2", "--questions", "40,80"

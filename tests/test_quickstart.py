@@ -105,7 +105,9 @@ def by_trial(rows: list[dict[str, Any]], key: str) -> list[tuple[int, Any]]:
     return sorted(((row["trial"], row[key]) for row in rows), key=lambda pair: pair[0])
 
 
-@pytest.mark.parametrize(("name", "least"), [("mc_quickstart", 0.70), ("longformer_quickstart", 0.40)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("mc_quickstart", 0.70), pytest.param("longformer_quickstart", 0.40, marks=pytest.mark.long)]
+)
 def test_the_other_jobs_learn_from_their_small_search_spaces(name: str, least: float, tmp_path: Path) -> None:
     """Chance is 0.25 for `mc`, and next to nothing for `longformer`."""
     file = str(ROOT / "search_spaces" / f"{name}.yaml")

@@ -92,7 +92,10 @@ def test_the_commands_a_file_opens_with_can_be_given(path: Path) -> None:
         assert not overrides or read_search_space(path, overrides)
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=["plain", "gpus"])
+@pytest.mark.parametrize(
+    "machine",
+    [pytest.param(MACHINES[0], id="plain"), pytest.param(MACHINES[1], id="gpus", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", [path.stem for path in PATHS])
 def test_a_search_space_plans_without_network_on_any_machine(
     name: str, machine: Machine, monkeypatch: pytest.MonkeyPatch

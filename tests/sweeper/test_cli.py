@@ -148,6 +148,7 @@ def sweeper(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=200, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_sweep_from_empty_to_its_table_and_not_twice(here: Path) -> None:
     (here / "toy.yaml").write_text(TOY, encoding="utf-8")

@@ -1,6 +1,6 @@
 """Real drivers in processes of their own, interrupted and killed. Toy trials, real Ray, real stores.
 
-SWEEPER_INSTANTS=20 kills at twenty instants instead of two, SWEEPER_SEEDS=10 soaks ten times instead of once.
+In the tier `long`, SWEEPER_INSTANTS=20 kills at twenty instants instead of four, and SWEEPER_SEEDS=10 soaks ten times.
 
 Every fault there is a test for, and where:
 1    a worker is killed at a step                  test_recovery.py, here with real training
@@ -45,6 +45,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -57,12 +58,17 @@ from tests.support.invariants import check, outcomes, starts, whole
 from tests.support.spaces import TOY
 from tests.toy import ToyParams, height
 
-INSTANTS = int(os.environ.get("SWEEPER_INSTANTS", "2"))
+INSTANTS = int(os.environ.get("SWEEPER_INSTANTS", "4"))
 SEEDS = int(os.environ.get("SWEEPER_SEEDS", "1"))
 LIMIT = 30.0  # seconds an interrupted sweep has
 TABLES = ("studies", "study_user_attributes", "trials", "trial_params", "trial_user_attributes", "trial_values")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
+
+
+def long(value: object) -> Any:
+    """Return a parameter whose test is in the tier `long`."""
+    return pytest.param(value, marks=pytest.mark.long)
 
 
 @pytest.fixture
@@ -113,7 +119,7 @@ def starts_of(folder: Path, ledger: Ledger) -> dict[int, int]:
     }
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.parametrize("signum", [long(signal.SIGINT), signal.SIGTERM], ids=lambda s: s.name)
 def test_a_signal_leaves_a_sweep_that_goes_on(
     drive: Callable[..., Driver], tmp_path: Path, signum: signal.Signals, record_property: Callable[..., None]
 ) -> None:
@@ -145,7 +151,7 @@ def test_a_signal_leaves_a_sweep_that_goes_on(
     check(ledger, stores)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.parametrize("signum", [signal.SIGINT, long(signal.SIGTERM)], ids=lambda s: s.name)
 def test_a_second_signal_ends_it_at_once(
     drive: Callable[..., Driver], tmp_path: Path, signum: signal.Signals, record_property: Callable[..., None]
 ) -> None:
@@ -169,7 +175,7 @@ def test_a_second_signal_ends_it_at_once(
     check(ledger_in(tmp_path), stores_in(tmp_path), tidy=False)
 
 
-@pytest.mark.parametrize("seed", range(INSTANTS))
+@pytest.mark.parametrize("seed", [0, *(long(seed) for seed in range(1, INSTANTS))])
 def test_a_driver_that_is_killed_at_any_instant_loses_nothing(
     drive: Callable[..., Driver], tmp_path: Path, undisturbed: Ledger, seed: int
 ) -> None:
@@ -205,7 +211,7 @@ def names_in(folder: Path) -> list[str]:
         return [name for (name,) in connection.execute(query)]
 
 
-@pytest.mark.parametrize("fault", ["ledger.report:5:kill", "mirror.put:5:kill", "ledger.finish:2:kill"])
+@pytest.mark.parametrize("fault", ["ledger.report:5:kill", "mirror.put:5:kill", long("ledger.finish:2:kill")])
 def test_a_driver_killed_between_two_records_loses_nothing(
     drive: Callable[..., Driver], tmp_path: Path, undisturbed: Ledger, fault: str
 ) -> None:
@@ -323,6 +329,7 @@ def ended(driver: Driver, seconds: float) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_a_sweep_survives_a_fault_every_ten_seconds(drive: Callable[..., Driver], tmp_path: Path, seed: int) -> None:
     chance, done = random.Random(seed), list[str]()

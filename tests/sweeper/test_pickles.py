@@ -124,7 +124,7 @@ def resume(folder: Path, few: Data) -> None:
 
 
 @pytest.mark.parametrize("name", RESUMED)
-@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("zipped", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_training_does_not_go_on_from_one_that_the_manifest_vouches_for(
     trained: Path, mark: Path, few: Data, name: str, zipped: bool
 ) -> None:

@@ -161,6 +161,7 @@ def test_a_sweep_goes_from_a_killed_driver_to_a_submission(team: Team, few: Data
     assert all(row["answer"] for row in rows)
 
 
+@pytest.mark.long
 def test_two_drivers_share_a_ledger_and_an_mlflow_and_the_counts_are_exact(
     team: Team, drive: Callable[..., Driver]
 ) -> None:
@@ -223,6 +224,7 @@ def test_a_database_that_goes_away_ends_a_sweep_that_can_be_resumed(
     check(ledger_of(one), stores_of(one))
 
 
+@pytest.mark.long
 def test_a_bucket_that_goes_away_ends_a_sweep_that_can_be_resumed(
     team: Team, drive: Callable[..., Driver], done: Callable[..., str]
 ) -> None:

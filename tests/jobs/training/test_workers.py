@@ -104,7 +104,9 @@ class Compared:
         return [done["resumed"] for done in self.on_rank]
 
 
-@pytest.fixture(scope="module", params=["qa", "mc", "longformer"])
+@pytest.fixture(
+    scope="module", params=["qa", *(pytest.param(name, marks=pytest.mark.long) for name in ("mc", "longformer"))]
+)
 def compared(request: pytest.FixtureRequest, backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Compared:
     home, name = tmp_path_factory.mktemp("sweep"), request.param
     data, params = written(tmp_path_factory.mktemp("data"), SIZES[name][0]), params_of(name, backbone)

@@ -197,6 +197,7 @@ class TestOnNodes:
             assert starts(moving.workdir(record.number)) == 1 + (record in moved)
         check(moving.ledger, stores, mirrored=False, tidy=False)
 
+    @pytest.mark.long
     def test_a_node_that_joins_is_used(self, nodes: Nodes, sweep: Callable[..., Sweep], tmp_path: Path) -> None:
         """Four trials wait for each other, and there is room for three: the fourth is offered, and then a node."""
         growing = sweep(*meeting(tmp_path, 4), "resources.gpus=1", "parameters.seed={values: [1, 2, 3, 4]}")

@@ -62,6 +62,7 @@ def test_a_trial_that_does_not_fit_goes_on_with_less_at_once(run: Callable[..., 
     assert (tmp_path / "toy/trials/0000/starts").read_text().split() == ["0", "1", "1"]  # the epochs it began after
 
 
+@pytest.mark.slow
 def test_a_trial_that_cannot_be_made_to_fit_fails_and_says_how_small_it_was(
     run: Callable[..., Ledger], faulty: Path, tmp_path: Path
 ) -> None:
@@ -73,7 +74,7 @@ def test_a_trial_that_cannot_be_made_to_fit_fails_and_says_how_small_it_was(
     assert happened(faulty) == ["checkpoint.report:1:memory"]
 
 
-@pytest.mark.parametrize("point", ["checkpoint.rename", "checkpoint.report"])
+@pytest.mark.parametrize("point", [pytest.param("checkpoint.rename", marks=pytest.mark.slow), "checkpoint.report"])
 def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
     run: Callable[..., Ledger], faulty: Path, tmp_path: Path, point: str
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
     assert sorted(begun) == [["0"], ["0", "1"]]  # the epochs they began after
 
 
+@pytest.mark.slow
 def test_a_trial_that_dies_too_often_has_failed(run: Callable[..., Ledger]) -> None:
     record, other = run(
         "search={sampler: grid}", "parameters={trouble: {values: [die, none]}}", "budget={retries: 1}"
@@ -100,7 +102,8 @@ def test_a_trial_that_dies_too_often_has_failed(run: Callable[..., Ledger]) -> N
     assert other.state == "COMPLETE"
 
 
-@pytest.mark.parametrize("action", ["hang", "freeze"])
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["hang", pytest.param("freeze", marks=pytest.mark.long)])
 def test_a_trial_that_hangs_is_ended_and_the_others_go_on(
     run: Callable[..., Ledger], faulty: Path, tmp_path: Path, action: str
 ) -> None:
@@ -116,6 +119,7 @@ def test_a_trial_that_hangs_is_ended_and_the_others_go_on(
     assert time.monotonic() - began < 90
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_no_trials_fault_and_stops_the_sweep(
     run: Callable[..., Ledger],
     storage: RDBStorage,

@@ -66,6 +66,7 @@ def test_every_trial_runs_to_its_end_and_is_measured_right(run: Callable[..., Le
         assert json.loads((Path(record.checkpoint or "") / "state.json").read_text()) == {"epoch": 4}
 
 
+@pytest.mark.slow
 def test_the_same_file_and_seed_give_the_same_trials_and_metrics(run: Callable[..., Ledger]) -> None:
     first, again = run("search.trials=5", name="a"), run("search.trials=5", name="b")
     assert [outcome(r) for r in first.records()] == [outcome(r) for r in again.records()]
@@ -116,6 +117,7 @@ def test_two_trials_run_side_by_side(run: Callable[..., Ledger], tmp_path: Path)
     assert [record.value for record in records] == [1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_a_trial_is_left_the_process_that_is_starting_for_it(run: Callable[..., Ledger], tmp_path: Path) -> None:
     """Eight start on two CPUs, and whoever is there first is done long before the last one is."""
     run("search.trials=16", "resources={cpus: 0.25}", "parameters.pace=0.05")
@@ -126,6 +128,7 @@ def test_a_trial_is_left_the_process_that_is_starting_for_it(run: Callable[..., 
     assert second[0] >= 8  # in the end, when nothing new is left, it may be any
 
 
+@pytest.mark.slow
 def test_a_trial_has_as_many_threads_as_it_reserved(run: Callable[..., Ledger], tmp_path: Path) -> None:
     for cpus in (1, 2):
         overrides = (
@@ -168,6 +171,7 @@ def test_unfinished_trials_go_on_from_their_checkpoint_and_finished_ones_are_lef
     assert went_on.evaluations[2]["height"] == pytest.approx(height(ToyParams(**went_on.params), 3))
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_dies_when_all_is_reported_is_complete(run: Callable[..., Ledger]) -> None:
     (record,) = run("search.trials=1", "parameters.trouble=die_done").records()
     assert (record.state, record.incidents, record.epochs) == ("COMPLETE", (), 4)
@@ -187,12 +191,14 @@ def test_a_trial_that_tune_drops_without_a_word_is_taken_up_again(
     assert searcher.suggest("again") == given
 
 
+@pytest.mark.slow
 def test_too_many_failures_end_the_sweep(run: Callable[..., Ledger]) -> None:
     records = run("search.trials=50", "parameters.trouble=raise", "budget={failed_trials: 2}").records()
     assert 2 <= len(records) <= 4  # those already begun may end too
     assert {record.state for record in records} == {"FAIL"}
 
 
+@pytest.mark.slow
 def test_a_spent_time_budget_ends_the_sweep_and_says_so(run: Callable[..., Ledger], tmp_path: Path) -> None:
     record = run(
         "search.trials=1",
@@ -204,6 +210,7 @@ def test_a_spent_time_budget_ends_the_sweep_and_says_so(run: Callable[..., Ledge
     assert (record.state, record.reason) == ("FAIL", "the time budget of 3 s was spent")
 
 
+@pytest.mark.slow
 def test_every_second_of_a_trial_is_told_by_phase(run: Callable[..., Ledger], tmp_path: Path) -> None:
     """Of the toy, which names no phase, all but its start and what it waits for is training."""
     records = run("search.trials=3", "parameters.pace=0.2").records()
@@ -217,12 +224,14 @@ def test_every_second_of_a_trial_is_told_by_phase(run: Callable[..., Ledger], tm
         assert sum(told.values()) == pytest.approx((record.ended - record.started).total_seconds(), abs=1.5)
 
 
+@pytest.mark.slow
 def test_trials_leave_their_output_in_their_own_log(run: Callable[..., Ledger], tmp_path: Path) -> None:
     run("search.trials=1", "parameters.trouble=raise")
     assert "the hill is closed" in (tmp_path / "toy/trials/0000/log.txt").read_text()
     assert not (tmp_path / "toy/ray").exists()
 
 
+@pytest.mark.slow
 def test_a_flood_of_output_drowns_nobody(run: Callable[..., Ledger], tmp_path: Path) -> None:
     (record,) = run("search.trials=1", "parameters.trouble=flood").records()
     assert record.state == "COMPLETE"
@@ -245,6 +254,7 @@ def test_changes_are_told_after_the_ledger_has_them(storage: RDBStorage, toy_spa
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
+@pytest.mark.slow
 def test_finalists_are_trained_again_with_other_seeds(run: Callable[..., Ledger]) -> None:
     records = run("search.trials=4", "repeats={top: 2, seeds: [1, 42, 3]}", ASHA).records()
     search, repeats = records[:4], records[4:]
@@ -260,6 +270,7 @@ def test_finalists_are_trained_again_with_other_seeds(run: Callable[..., Ledger]
         assert {**search[record.repeat_of or 0].params, "seed": record.params["seed"]} == record.params
 
 
+@pytest.mark.slow
 def test_repeats_go_on_where_they_were_left(
     run: Callable[..., Ledger], toy_space: Make, tmp_path: Path, storage: RDBStorage
 ) -> None:

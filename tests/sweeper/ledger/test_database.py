@@ -86,7 +86,7 @@ def test_a_ledger_cut_short_anywhere_has_every_trial_or_is_refused(used: Ledger,
     assert load_ledger(existing_storage(f"sqlite:///{torn}"), "toy").records() == whole
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_ledger_cut_short_at_any_byte_is_known(used: Ledger, tmp_path: Path) -> None:
     content, torn = file_of(used).read_bytes(), tmp_path / "torn.db"
     torn.write_bytes(content)
@@ -277,7 +277,7 @@ def test_no_descriptor_stays_open(used: Ledger) -> None:
 # many trials
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_thousand_trials_cost_a_bounded_time_each(
     storage: RDBStorage, toy_space: Make, record_property: Callable[..., None]

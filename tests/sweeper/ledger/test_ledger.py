@@ -318,7 +318,7 @@ TestTrials = Trials.TestCase
 TestTrials.settings = settings(max_examples=3, stateful_step_count=8, deadline=None)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_ledger_says_the_same_as_a_dict_whatever_happens_for_long() -> None:
     run_state_machine_as_test(

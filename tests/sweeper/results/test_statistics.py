@@ -58,6 +58,7 @@ def test_the_bootstrap_agrees_with_a_paired_t_test_where_that_holds() -> None:
         assert bootstrap_p(first, second) == pytest.approx(ttest_rel(first, second).pvalue, abs=0.015)
 
 
+@pytest.mark.slow
 def test_what_is_equal_is_seldom_called_different() -> None:
     rng = np.random.default_rng(0)
     f1 = [bootstrap_p(f1_scores(rng, 200), f1_scores(rng, 200), resamples=500) for _ in range(800)]
@@ -69,6 +70,7 @@ def test_what_is_equal_is_seldom_called_different() -> None:
         assert np.mean(np.array(p_values) < 0.05) <= 0.06
 
 
+@pytest.mark.long
 def test_one_false_alarm_in_a_whole_table_is_seldom() -> None:
     rng = np.random.default_rng(1)
     tables = [{name: (rng.random(300) < 0.7).astype(float) for name in "abcdef"} for _ in range(150)]

@@ -66,7 +66,7 @@ def test_asha_stops_trials_of_two_workers_and_their_cpus_come_back(run: Callable
     assert_all_free()
 
 
-@pytest.mark.parametrize("gpus", [0, 1])
+@pytest.mark.parametrize("gpus", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_worker_that_dies_is_a_trial_that_goes_on(run: Callable[..., Ledger], tmp_path: Path, gpus: int) -> None:
     """With a pretended GPU for each worker too, for which PyTorch has no NCCL."""
     record = run("search.trials=1", "parameters.trouble=worker_dies", f"resources.gpus={gpus}").records()[0]
