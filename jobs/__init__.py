@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import cast
 
 from jobs.job import Job
@@ -20,8 +22,11 @@ def get_job(name: str) -> Job:
     >>> get_job("qa").name
     'qa'
 
-    Raises KeyError for an unknown name, ImportError or AttributeError when nothing lies at the path.
+    Searches an import path in the current folder last, so that the folder's own files never hide installed
+    packages. Raises KeyError for an unknown name, ImportError or AttributeError when nothing lies at the path.
     """
+    if ":" in name and (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
     path = name if ":" in name else JOBS[name]
     module, _, attribute = path.partition(":")
     return cast(Job, getattr(import_module(module), attribute))

@@ -29,6 +29,10 @@ class CheckpointError(RuntimeError):
     """A folder that is no checkpoint of the job it is wanted for. One line: state, cause, cure."""
 
 
+class WrongJobError(CheckpointError):
+    """A checkpoint that another job has made."""
+
+
 def publish(folder: Path, workdir: Path, step: int) -> Path:
     """Give a finished folder its manifest and its name under `workdir`, in one rename.
 

@@ -29,5 +29,9 @@ class DataFailure(Failure):
     exit_code = 3
 
 
+class NoPredictions(DataFailure):
+    """Raised when a trial has left no answers that can be judged."""
+
+
 class EnvironmentFailure(Failure):
     exit_code = 4

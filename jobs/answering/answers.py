@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 from jobs import get_job, longformer, qa
-from jobs.checkpoint import CheckpointError, identity
+from jobs.checkpoint import CheckpointError, WrongJobError, identity
 from jobs.dataset.data import Data, Question
 from jobs.features.spans import best_spans
 from jobs.features.windows import Pair, Windows, best_answers
@@ -68,7 +68,7 @@ def load_answering_model(folder: Path, job: str, cache: Path) -> Model:
     logging.disable_progress_bar()  # a line for each model says nothing to anyone
     made = identity(folder)
     if made["job"] != job:
-        raise CheckpointError(f"{folder}: is of the job {made['job']}; name a checkpoint of {job}")
+        raise WrongJobError(f"{folder}: is of the job {made['job']}; name a checkpoint of {job}")
     known = get_job(job)
     if known.task is None:
         raise CheckpointError(f"{folder}: the job {job} has no task, so its models cannot answer; give its Job a task")

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from jobs.files import DISK_ERRORS, disk_error_line, disk_errors
-from sweeper.errors import DataFailure, EnvironmentFailure, Failure
+from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, Failure
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from sweeper.ledger.ledger import Ledger
     from sweeper.results.table import Table
 
+F = TypeVar("F", bound=Callable[..., Any])
 INTERRUPTED = 130
 REFUSALS = (*DISK_ERRORS, errno.EMFILE, errno.ENFILE)
 
 
 class Commands(click.Group):
-    """Ends a command that fails, or is interrupted, with one line for each reason and its exit code."""
+    """End a failed or interrupted command with one line for each reason and with its exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -47,7 +48,7 @@ class Commands(click.Group):
             click.echo(disk_error_line(error, "free disk space or raise the limit"), err=True)
             ctx.exit(EnvironmentFailure.exit_code)
         except KeyboardInterrupt as interrupt:
-            click.echo("interrupted; nothing that was finished is lost, and the same command goes on", err=True)
+            click.echo("interrupted; finished work is kept, and the same command continues it", err=True)
             ctx.exit(getattr(interrupt, "exit_code", INTERRUPTED))
 
 
@@ -59,7 +60,7 @@ def main() -> None:
     Write a search space as one YAML file; `sweeper run` trains its trials side by side, stops weak ones
     early, and ends with a table.
     """
-    os.umask(0o077)  # records, checkpoints and logs are their owner's alone
+    os.umask(0o077)  # only the owner may read records, checkpoints and logs
 
 
 address_option = click.option(
@@ -72,7 +73,7 @@ address_option = click.option(
 
 @contextmanager
 def machine_at(address: str | None) -> Iterator[Machine]:
-    """What trials can have: this machine, or the cluster at an address, of which this process is part meanwhile."""
+    """Yield the CPUs and GPUs of this machine, or of the Ray cluster at `address`, which is joined meanwhile."""
     if not address:
         from sweeper.cluster.capacity import local_machine
 
@@ -87,8 +88,8 @@ def machine_at(address: str | None) -> Iterator[Machine]:
 
 @contextmanager
 def data_mistakes() -> Iterator[None]:
-    """What a job's own errors are for the command line."""
-    from jobs.checkpoint import CheckpointError
+    """Turn the errors of jobs into failures with an exit code."""
+    from jobs.checkpoint import CheckpointError, WrongJobError
     from jobs.dataset.data import DataError
     from jobs.model.backbones import BackboneError
 
@@ -99,12 +100,33 @@ def data_mistakes() -> Iterator[None]:
         raise DataFailure(error.lines) from None
     except BackboneError as error:
         raise EnvironmentFailure(f"backbone {error}") from None
+    except WrongJobError as error:
+        raise ConfigError(f"checkpoint {error}") from None
     except CheckpointError as error:
         raise EnvironmentFailure(f"checkpoint {error}") from None
 
 
+def table_forms(*forms: str, json: str = "Print one JSON object.") -> Callable[[F], F]:
+    """Add the options --md, --csv, --json, --html and --table, as named in `forms`, which set `form`."""
+    help_texts = {
+        "md": "Print Markdown.",
+        "csv": "Print comma-separated values.",
+        "json": json,
+        "html": "Print an HTML page with the table of one sweep.",
+        "table": "Print a table for the terminal (the default).",
+    }
+
+    def decorate(command: F) -> F:
+        for form in reversed((*forms, "table")):
+            option = click.option(f"--{form}", "form", flag_value=form, default="table", help=help_texts[form])
+            command = option(command)
+        return command
+
+    return decorate
+
+
 def show(*tables: Table, form: str = "table") -> None:
-    """Print tables in one of their forms."""
+    """Print tables as `table`, `md` or `csv`."""
     from sweeper.results import table as sheet
 
     for one in tables:
@@ -116,7 +138,7 @@ def show(*tables: Table, form: str = "table") -> None:
 
 
 def ledger_storage() -> RDBStorage:
-    """The database of all ledgers, which must be there."""
+    """Return the database of all ledgers. Raises ConfigError when there is none."""
     from sweeper.ledger.database import existing_storage
     from sweeper.storage.settings import read_stores
 
@@ -124,7 +146,7 @@ def ledger_storage() -> RDBStorage:
 
 
 def ledger_of(name: str) -> Ledger:
-    """The ledger of a sweep that exists."""
+    """Return the ledger of an existing sweep."""
     from sweeper.ledger.ledger import load_ledger
 
     return load_ledger(ledger_storage(), name)
@@ -132,8 +154,10 @@ def ledger_of(name: str) -> Ledger:
 
 @contextmanager
 def terminal(plain: bool = False) -> Iterator[Console]:
-    """For talk: standard error, through a copy of its descriptor that stays on the terminal while the
-    original is sent to a log. `plain`: as in a file, without colours and live tables."""
+    """Yield a console on a copy of standard error, which stays on the terminal while the original goes to a log.
+
+    `plain` switches off colours and live tables.
+    """
     from rich.console import Console
 
     with os.fdopen(os.dup(2), "w", encoding="utf-8") as stream:
@@ -141,7 +165,7 @@ def terminal(plain: bool = False) -> Iterator[Console]:
 
 
 def screen(view: RichTable) -> Console:
-    """For data: standard output, as wide as the table. A narrow terminal wraps lines, and nothing is cut."""
+    """Return a console on standard output, as wide as the table, so that nothing is cut."""
     from rich.console import Console
 
     console = Console(highlight=False, width=200)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs import JOBS
 from sweeper.errors import ConfigError, EnvironmentFailure
 
 if TYPE_CHECKING:
     from sweeper.release.teams import Team
     from sweeper.storage.settings import Stores
-from sweeper.commands.base import data_mistakes, ledger_storage, main, show
+from sweeper.commands.base import data_mistakes, ledger_storage, main, show, table_forms
 
 
 @main.command()
@@ -22,9 +23,7 @@ from sweeper.commands.base import data_mistakes, ledger_storage, main, show
 @click.option("--longformer", metavar="MODEL", help="Does both at once.")
 @click.option("--split", type=click.Choice(["valid", "test"]), default="valid", show_default=True)
 @click.option("--profile", type=click.Choice(["strict", "drcd", "cmrc2018"]), default="strict", show_default=True)
-@click.option("--md", "form", flag_value="md", help="Markdown.")
-@click.option("--json", "form", flag_value="json", help="One object, full precision.")
-@click.option("--table", "form", flag_value="table", default="table", help="For the terminal (the default).")
+@table_forms("md", "json", json="Print one JSON object with full precision.")
 def evaluate_command(data: str, split: str, profile: str, form: str, **named: str | None) -> None:
     """Compare two stages, soft two stages, end to end and BM25 on the labelled questions of DATA.
 
@@ -73,7 +72,9 @@ def promote_command(name: str, if_better: bool, significant: bool, force: bool) 
     outcome = promoted(trial, stores, force=force, significant=significant)
     for line in outcome.lines():
         click.echo(line)
-    click.echo(f"next: sweeper evaluate {trial.data} --{outcome.job} {outcome.job}@champion", err=True)
+    evaluated = trial.job in JOBS and outcome.job in JOBS
+    command = f"evaluate {trial.data} --{outcome.job} {outcome.job}@champion" if evaluated else f"best {trial.name}"
+    click.echo(f"next: sweeper {command}", err=True)
 
 
 def a_number(_: click.Context, option: click.Parameter, value: float | None) -> float | None:

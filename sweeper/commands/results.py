@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jobs import JOBS
 from jobs.files import disk_errors
-from sweeper.errors import ConfigError, EnvironmentFailure
+from sweeper.errors import ConfigError, EnvironmentFailure, NoPredictions
 
 if TYPE_CHECKING:
     from sweeper.ledger.ledger import Ledger
-from sweeper.commands.base import ledger_of, ledger_storage, main, show
+from sweeper.commands.base import ledger_of, ledger_storage, main, show, table_forms
 
 
 @main.command()
@@ -21,11 +22,7 @@ from sweeper.commands.base import ledger_of, ledger_storage, main, show
 @click.option("--sort", metavar="COLUMN", help="By a metric, from the best; or by a parameter.")
 @click.option("--reverse", is_flag=True, help="The other way round.")
 @click.option("--timing", is_flag=True, help="Where the time of one sweep's trials went, in seconds.")
-@click.option("--md", "form", flag_value="md", help="Markdown.")
-@click.option("--csv", "form", flag_value="csv", help="Comma-separated values.")
-@click.option("--json", "form", flag_value="json", help="One array, best first, a row per trial.")
-@click.option("--html", "form", flag_value="html", help="A page with one sweep's table.")
-@click.option("--table", "form", flag_value="table", default="table", help="For the terminal (the default).")
+@table_forms("md", "csv", "json", "html", json="Print one JSON array, best first, with an object for each trial.")
 def compare_command(
     names: tuple[str, ...], every: bool, sort: str | None, reverse: bool, timing: bool, form: str
 ) -> None:
@@ -88,9 +85,7 @@ def report_command(name: str, output: Path | None) -> None:
 @click.argument("name", metavar="TRIAL")
 @click.option("--vs", metavar="TRIAL", help="What this one gets right instead.")
 @click.option("--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Of each kind.")
-@click.option("--md", "form", flag_value="md", help="Markdown.")
-@click.option("--json", "form", flag_value="json", help="One object.")
-@click.option("--table", "form", flag_value="table", default="table", help="For the terminal (the default).")
+@table_forms("md", "json")
 def errors_command(name: str, vs: str | None, examples: int, form: str) -> None:
     """Sort a trial's answers into kinds of mistakes, by type and length of the answer.
 
@@ -101,12 +96,17 @@ def errors_command(name: str, vs: str | None, examples: int, form: str) -> None:
     from sweeper.results import table as sheet
 
     storage = ledger_storage()
-    other = find_trial(vs, storage) if vs else None
-    sheets, values = mistakes.mistake_tables(find_trial(name, storage), other, examples)
+    trial, other = find_trial(name, storage), find_trial(vs, storage) if vs else None
+    try:
+        tables, values = mistakes.mistake_tables(trial, other, examples)
+    except NoPredictions as failure:
+        if all(one.job in JOBS for one in (trial, other) if one):
+            raise
+        raise ConfigError(f"{failure}; name a trial of {', '.join(JOBS)}, or let the job write predictions") from None
     if form == "json":
         click.echo(sheet.json_text(values), nl=False)
     else:
-        show(*sheets, form=form)
+        show(*tables, form=form)
 
 
 @main.command()

@@ -9,7 +9,7 @@ import click
 
 if TYPE_CHECKING:
     pass
-from sweeper.commands.base import main
+from sweeper.commands.base import main, show, table_forms
 
 
 @main.command()
@@ -28,6 +28,26 @@ def schema_command() -> None:
     from sweeper.space.json_schema import json_schema_text
 
     click.echo(json_schema_text(), nl=False)
+
+
+@main.command()
+@click.argument("job", metavar="JOB")
+@table_forms("md", "json", json="Print one JSON array with an object for each parameter.")
+def params_command(job: str, form: str) -> None:
+    """Print the parameters of a job: type, bounds, default and help.
+
+    JOB is a job's name, or an import path package.module:NAME.
+    """
+    from sweeper.results import table
+    from sweeper.space.parameters import list_parameters, parameter_cells
+    from sweeper.space.reading import import_job
+
+    rows = list_parameters(import_job(job))
+    if form == "json":
+        click.echo(table.json_text(rows), nl=False)
+    else:
+        columns = list(rows[0])
+        show(table.Table(columns, parameter_cells(rows), frozenset(columns)), form=form)
 
 
 @main.command()

@@ -25,8 +25,8 @@ from sweeper.monitor.progress import Progress
 from sweeper.process.output import output_to
 from sweeper.process.signals import Interrupt
 from sweeper.space.cases import backbones
-from sweeper.space.reading import restored
-from sweeper.space.search_space import SearchSpace, resolved, searched_parameters, to_yaml
+from sweeper.space.reading import check_relations
+from sweeper.space.search_space import SearchSpace, searched_parameters, to_yaml
 from sweeper.storage import checkpoints as depot
 from sweeper.storage.settings import Stores
 from sweeper.tracking.client import check_store
@@ -72,7 +72,7 @@ def check_environment(space: SearchSpace, machine: Machine, stores: Stores) -> N
             mistakes.append(f"backbone {error}")
     if mistakes:
         raise EnvironmentFailure(mistakes)
-    restored(resolved(space), space.data_fingerprint, space.name)  # again, as now the backbones' limits are known
+    check_relations(space)  # again: the backbones' limits are known after the download
     check_store(stores)
     if stores.checkpoints:
         depot.check_address(stores.checkpoints)

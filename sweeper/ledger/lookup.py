@@ -12,7 +12,7 @@ from pathlib import Path
 from optuna.storages import RDBStorage
 
 from jobs.checkpoint import PREDICTIONS, damage
-from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
+from sweeper.errors import ConfigError, EnvironmentFailure, NoPredictions
 from sweeper.ledger.ledger import Ledger, load_ledger
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
@@ -60,7 +60,7 @@ class Trial:
     def predictions(self) -> list[dict[str, object]]:
         """Its answers to the validation questions, at its best evaluation, in the order of the data.
 
-        Raises DataFailure when it has none.
+        Raises NoPredictions when it has none.
         """
         address = self.record.checkpoint
         content = (
@@ -69,7 +69,7 @@ class Trial:
             else None
         )
         if content is None:
-            raise DataFailure(
+            raise NoPredictions(
                 f"trial {self.name}: has left no {PREDICTIONS}; name one that has been evaluated and ended"
             )
         rows: list[dict[str, object]] = json.loads(content)

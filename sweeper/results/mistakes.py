@@ -20,7 +20,7 @@ from jobs.answering.mistakes import (
     verdicts,
 )
 from jobs.dataset.data import accepted
-from sweeper.errors import ConfigError, DataFailure
+from sweeper.errors import ConfigError, NoPredictions
 from sweeper.ledger.lookup import Trial
 from sweeper.results.scores import PREDICTION_KEYS, metric_profile, validation_data, verified_scores
 from sweeper.results.table import Table, one_line
@@ -97,7 +97,7 @@ def diagnose(trial: Trial, profile: str | None = None) -> Diagnosis:
     data, predictions = validation_data(trial), trial.predictions()
     scores = verified_scores(trial, data, predictions)
     if not scores:
-        raise DataFailure(
+        raise NoPredictions(
             f"trial {trial.name}: its predictions have neither `answer` nor `paragraph`, so nothing can be judged; "
             f"{PREDICTION_KEYS}"
         )

@@ -165,22 +165,37 @@ def _space(values: dict[str, Any], note: Mistakes) -> SearchSpace:
 def _job(name: Any, note: Mistakes) -> Job | None:
     if not isinstance(name, str):
         return None
-    if name not in JOBS and not re.fullmatch(IMPORT_PATH, name):
-        note(("job",), f"{unknown_name('job', name, JOBS)}, or an import path package.module:NAME")
+    try:
+        return import_job(name)
+    except ConfigError as error:
+        note(("job",), str(error))
         return None
+
+
+def import_job(name: str) -> Job:
+    """Return the job with this name or import path. Raises ConfigError with one line if there is none."""
+    if name not in JOBS and not re.fullmatch(IMPORT_PATH, name):
+        raise ConfigError(f"{unknown_name('job', name, JOBS)}, or an import path package.module:NAME")
     try:
         job: Any = get_job(name)
-    except Exception as error:  # the module may be anyone's, and so may what it raises
+    except Exception as error:  # a user's module may raise anything
         cause = " ".join(f"{type(error).__name__}: {error}".split())
-        note(
-            ("job",),
-            f"{name} cannot be imported ({cause}); name a Job that Python finds, as package.module:NAME",
-        )
-        return None
-    if isinstance(job, Job):
-        return job
-    note(("job",), f"{name} is {type(job).__name__}, not a jobs.job.Job; name one")
-    return None
+        raise ConfigError(
+            f"{name} cannot be imported ({cause}); name a Job that Python finds, as package.module:NAME"
+        ) from None
+    if not isinstance(job, Job):
+        raise ConfigError(f"{name} is {type(job).__name__}, not a jobs.job.Job; name a Job")
+    return job
+
+
+def check_relations(space: SearchSpace) -> None:
+    """Raise ConfigError if the job refuses values that trials of `space` can combine.
+
+    Reading the file checks this too, but only downloaded backbones reveal all their limits.
+    """
+    note = Mistakes(Path(space.name), {})
+    _check_relations(get_job(space.job), space.parameters, space.resources, space.search.enqueue, note)
+    note.raise_any()
 
 
 def _check_objective(objective: Any, job: Job, note: Mistakes) -> None:

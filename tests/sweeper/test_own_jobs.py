@@ -1,0 +1,114 @@
+"""A user's own job, in a package of the folder in which the command is typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import invoke
+from tests.support.spaces import TOY
+
+ROOT = Path(__file__).parents[2]
+JOB = """
+from dataclasses import dataclass
+from jobs.checkpoint import publish
+from jobs.job import Job
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    backbone: str = "hill"
+    seed: int = 42
+    learning_rate: float = 1e-3
+    num_train_epochs: int = 1
+
+def train(params, data, workdir, report, resume_from=None):
+    for epoch in range(params.num_train_epochs):
+        report({"height": params.learning_rate, "epoch": epoch + 1.0})
+
+JOB = Job("own", Params, {"height": "max"}, train)
+"""
+MODULES = ["ownpackage.hill", "ownmodule"]
+
+
+@pytest.fixture(params=MODULES)
+def space(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A search space of a job in a package or in a single module, beside files named like ours."""
+    (tmp_path / "ownpackage").mkdir()
+    (tmp_path / "ownpackage" / "hill.py").write_text(JOB, encoding="utf-8")
+    (tmp_path / "ownmodule.py").write_text(JOB, encoding="utf-8")
+    (tmp_path / "toy.yaml").write_text(TOY.replace("tests.toy", request.param), encoding="utf-8")
+    return str(request.param)
+
+
+def sweeper(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command as its console script does: `-P` keeps Python from adding the current folder."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-P", "-c", "from sweeper.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=200, check=False)
+
+
+def test_a_job_is_found_in_the_current_folder(space: str, tmp_path: Path) -> None:
+    done = sweeper("plan", "toy.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = sweeper("params", f"{space}:JOB", "--json", cwd=tmp_path)
+    assert [row["name"] for row in json.loads(done.stdout)][:2] == ["backbone", "seed"]
+
+
+def test_files_of_the_folder_never_hide_our_packages(space: str, tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "__init__.py").write_text("raise RuntimeError('jobs of the folder')", encoding="utf-8")
+    (tmp_path / "sweeper.py").write_text("raise RuntimeError('sweeper of the folder')", encoding="utf-8")
+    done = sweeper("plan", "toy.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_module_that_is_nowhere_is_told_in_one_line(here: Path) -> None:
+    (here / "toy.yaml").write_text(TOY.replace("tests.toy", "ownpackage.nowhere"), encoding="utf-8")
+    result = invoke("plan", "toy.yaml")
+    assert result.exit_code == 2
+    assert "ownpackage.nowhere:JOB cannot be imported (ModuleNotFoundError" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_trials_import_the_job_from_the_current_folder(space: str, tmp_path: Path) -> None:
+    done = sweeper("run", "toy.yaml", "search.trials=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("COMPLETE") == 2
+    errors = sweeper("errors", "toy", cwd=tmp_path)
+    assert (errors.returncode, errors.stdout) == (2, "")
+    assert "name a trial of longformer, mc, qa" in errors.stderr
+
+
+def test_params_prints_type_bounds_default_and_help() -> None:
+    (row,) = [row for row in json.loads(invoke("params", "qa", "--json").stdout) if row["name"] == "learning_rate"]
+    assert row["type"] == "number"
+    assert row["bounds"] == "> 0, <= 1"
+    assert row["default"] == 3e-5
+    assert row["help"]
+    table = invoke("params", "qa", "--md").stdout
+    assert table.splitlines()[0].split() == ["|", "name", "|", "type", "|", "bounds", "|", "default", "|", "help", "|"]
+    assert "| 3e-5 |" in table
+
+
+def test_params_of_an_unknown_job_suggests_the_nearest() -> None:
+    result = invoke("params", "longfomer")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(
+        "unknown job 'longfomer'; did you mean 'longformer'? known here: longformer, mc, qa"
+    )
+
+
+def test_params_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from sweeper.cli import main;"
+        "assert CliRunner().invoke(main, ['params', 'qa']).exit_code == 0;"
+        "print(sorted({'torch', 'transformers', 'ray', 'optuna', 'mlflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "[]\n"
