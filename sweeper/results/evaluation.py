@@ -1,12 +1,11 @@
-"""Systems that answer, side by side, as people read them: a table for a terminal, Markdown, or JSON."""
+"""Format the evaluation of several question-answering systems as a table and as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sweeper.results import table
-from sweeper.results.table import Table
+from sweeper.results.table import Table, json_text
 
 if TYPE_CHECKING:
     from jobs.answering.evaluation import Estimate, SystemScore
@@ -24,14 +23,14 @@ HEADER = (
 
 
 def systems_caption(rows: Sequence[SystemScore], split: str, profile: str) -> str:
-    """What the figures are, in one line."""
+    """Return one line that names the questions, the metric profile and the intervals of the table."""
     fitted = any(row.weight is not None for row in rows) and split == "valid"
-    told = "; the soft row is scored by weights fitted on other fifths of the questions" if fitted else ""
-    return f"{rows[0].questions} {split} questions, EM and F1: {profile}, 95 % bootstrap intervals{told}"
+    note = "; the soft row is scored by weights fitted on other fifths of the questions" if fitted else ""
+    return f"{rows[0].questions} {split} questions, EM and F1: {profile}, 95 % bootstrap intervals{note}"
 
 
 def systems_table(rows: Sequence[SystemScore], split: str, profile: str) -> Table:
-    """The table as text, for a terminal or Markdown."""
+    """Return the table of systems, one row per system."""
     return Table(
         HEADER,
         [system_cells(row) for row in rows],
@@ -41,7 +40,7 @@ def systems_table(rows: Sequence[SystemScore], split: str, profile: str) -> Tabl
 
 
 def system_cells(row: SystemScore) -> list[str]:
-    """One row as text, under HEADER."""
+    """Return the cells of one system's row, in the order of HEADER."""
     name = row.system if row.weight is None else f"{row.system} (weight {row.weight:.2f})"
     estimates = (row.paragraph_accuracy, row.exact_match_given_right, row.exact_match, row.f1)
     shares = (row.selection_errors, row.reading_errors)
@@ -61,6 +60,5 @@ def _rate(value: float) -> str:
 
 
 def systems_json(rows: Sequence[SystemScore], split: str, profile: str) -> str:
-    """An object: `split`, `profile`, and `systems`, an array of jobs.evaluation.Row with full precision."""
-    content = {"split": split, "profile": profile, "systems": [row.as_dict() for row in rows]}
-    return table.json_text(content)
+    """Return a JSON object with `split`, `profile` and `systems`: one object per system, with full precision."""
+    return json_text({"split": split, "profile": profile, "systems": [row.as_dict() for row in rows]})

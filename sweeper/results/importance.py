@@ -1,4 +1,4 @@
-"""Which parameters mattered: Optuna's PED-ANOVA over trials that are made comparable first."""
+"""Estimate the importance of parameters with Optuna's PED-ANOVA, comparing trials after the same number of epochs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ from typing import Any
 from sweeper.ledger.record import TrialRecord, best_evaluation
 from sweeper.results.overview import NothingToShow, Results, all_numbers, is_log_scaled, varying_parameters
 
-FEWEST = 4  # trials below which nothing can be said
+MIN_TRIALS = 4  # with fewer trials the importance is not computed
 
 
 def importances(found: Results) -> tuple[dict[str, float], float, int]:
-    """Each changing parameter's share in being among the better trials, summing to 1; the epoch at which
-    the trials were compared, and how many they were.
+    """Return the importance of each varying parameter (summing to 1), the epoch of comparison, and the trial count.
 
-    Trials stopped early have fewer epochs behind them. So all are compared at the last epoch which all have
-    reached. Evaluator: Watanabe, Bansal, Hutter, PED-ANOVA, IJCAI 2023, https://arxiv.org/abs/2304.10255; it
-    asks for five trials or more in the better part. Raises Absent.
+    Trials stopped early have fewer epochs, so all trials are compared at the last epoch that all of them reached.
+    Evaluator: Watanabe, Bansal, Hutter, PED-ANOVA, IJCAI 2023, https://arxiv.org/abs/2304.10255; it needs at least
+    five trials in the better part. Raises NothingToShow when there are too few trials or no differences.
     """
     trials = [record for record in found.ranked if record.evaluations]
     missing = "There is no importance to show:"
-    if len(trials) < FEWEST:
-        raise NothingToShow(
-            f"{missing} {len(trials)} trials have a value, and {FEWEST} are the fewest that say anything."
-        )
+    if len(trials) < MIN_TRIALS:
+        raise NothingToShow(f"{missing} {len(trials)} trials have a value, and {MIN_TRIALS} are needed.")
     names = varying_parameters(found, trials)
     if not names:
         raise NothingToShow(f"{missing} no parameter differs between the trials.")
@@ -37,7 +34,7 @@ def importances(found: Results) -> tuple[dict[str, float], float, int]:
 
 
 def best_value_until(record: TrialRecord, epoch: float, found: Results) -> float:
-    """The best objective up to that epoch."""
+    """Return the trial's best objective up to that epoch."""
     until = [evaluation for evaluation in record.evaluations if evaluation["epoch"] <= epoch]
     chosen = best_evaluation(until, found.objective, found.direction) or record.evaluations[0]
     return float(chosen[found.objective])
@@ -58,11 +55,11 @@ def importance_shares(
     quantile = min(0.5, max(0.1, 5 / len(trials)))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=quantile)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where the better part cannot be told from the rest
+        warnings.simplefilter("ignore")  # it warns when the better trials do not differ from the others
         scores = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
     total = sum(scores.values())
     if not total > 0:
-        raise NothingToShow("There is no importance to show: the better trials' parameters are like the others'.")
+        raise NothingToShow("There is no importance to show: better and worse trials have the same values.")
     return {name: score / total for name, score in scores.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a sweep has found so far, read from its ledger once: what its plots and its report are made of."""
+"""Read the results of a sweep from its ledger once, as the input of its plots and its report."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 from optuna.storages import RDBStorage
 
 from jobs.job import Direction
-from sweeper.ledger.ledger import Ledger
+from sweeper.ledger.ledger import Ledger, load_ledger, sweep_names
 from sweeper.ledger.ranking import best_first, without_repeats
 from sweeper.ledger.record import TrialRecord
 from sweeper.results.comparison import comparison_rows, differing_parameters
 
 
 class NothingToShow(Exception):
-    """There is nothing to draw; the message says why, in a sentence."""
+    """Signal that a plot has no data; the message says why, in one sentence."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What plots are made of: a ledger as it is now.
+    """Hold a snapshot of a ledger.
 
-    parameters  the resolved search space's, by name
+    parameters  the parameters of the resolved search space, by name
     """
 
     objective: str
@@ -33,22 +33,22 @@ class Results:
 
     @property
     def ranked(self) -> list[TrialRecord]:
-        """The trials that ended with a value, best first."""
+        """Return the trials that ended with a value, best first."""
         return best_first(self.records, self.direction)
 
     @property
     def search(self) -> list[TrialRecord]:
-        """Without the repeats, which stand beside the trial they repeat."""
+        """Return the trials of the search, without repeats with other seeds."""
         return without_repeats(self.records)
 
     @property
     def backbones(self) -> list[str]:
-        """In the order in which they were first tried, which decides their colours."""
+        """Return the backbones in the order of their first trials, which determines their colours."""
         return list(dict.fromkeys(backbone(record) for record in self.records))
 
     @property
-    def leaders(self) -> list[TrialRecord]:
-        """The best trial of each backbone, best first."""
+    def best_per_backbone(self) -> list[TrialRecord]:
+        """Return the best trial of each backbone, best first."""
         return list({backbone(record): record for record in reversed(self.ranked)}.values())[::-1]
 
 
@@ -62,7 +62,7 @@ def backbone(record: TrialRecord) -> str:
 
 
 def planned_epochs(record: TrialRecord) -> float | None:
-    """The epochs a trial would have trained for, or None where its job has no such parameter."""
+    """Return the number of epochs that the trial was to train; None if its job has no such parameter."""
     epochs = record.params.get("num_train_epochs")
     return float(epochs) if isinstance(epochs, int | float) else None
 
@@ -76,29 +76,19 @@ def all_numbers(values: Sequence[Any]) -> bool:
 
 
 def is_log_scaled(found: Results, name: str, values: Sequence[float]) -> bool:
-    """Whether the search space draws this parameter by its logarithm, in any branch."""
-    declared = found.parameters.get(name)
-    branches = declared if isinstance(declared, list) else [declared]
+    """Return True if the search space samples this parameter on a logarithmic scale, in any branch."""
+    domain = found.parameters.get(name)
+    branches = domain if isinstance(domain, list) else [domain]
     return min(values) > 0 and any(isinstance(branch, dict) and branch.get("log") for branch in branches)
 
 
 def sweep_overview(storage: RDBStorage) -> Iterator[tuple[Any, ...]]:
-    """One row per sweep: name, job, trials, running, failed, objective, best value."""
-    from sweeper.ledger.ledger import load_ledger, sweep_names
-    from sweeper.ledger.ranking import best_first
-
+    """Yield one row per sweep: name, job, trials, running, failed, objective, best value."""
     for name in sweep_names(storage):
         ledger = load_ledger(storage, name)
         records = ledger.records()
         states = [record.state for record in records]
         ranked = best_first(records, ledger.direction)
         value = f"{ranked[0].value:.4f}" if ranked else "–"
-        yield (
-            name,
-            ledger.attributes["job"],
-            len(records),
-            states.count("RUNNING"),
-            states.count("FAIL"),
-            ledger.objective,
-            value,
-        )
+        counts = len(records), states.count("RUNNING"), states.count("FAIL")
+        yield name, ledger.attributes["job"], *counts, ledger.objective, value

@@ -1,4 +1,4 @@
-"""A trial as a search-space file that runs exactly it again."""
+"""Write a search space that repeats exactly one trial."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 from sweeper.ledger.lookup import Trial
 from sweeper.space.document import yaml_text
 
-LONGEST_NAME = 64  # that a search space may have
+NAME_CHARS = 64  # longest name of a search space
 
 
 def best_yaml(trial: Trial) -> str:
-    """The text of a search space with one trial, which has the same parameters, seed and trial key.
+    """Return the YAML of a search space with one trial that has the same parameters, seed and trial key.
 
-    Every parameter is written down, those left at their defaults too, so that it stays the same trial when a
-    default changes. What the sweep reserved for its trials is kept; nothing stops it early.
+    Parameters left at their defaults are written too, so that the trial stays the same when a default changes. The
+    sweep's `resources` are kept; early stopping is off.
     """
-    name = trial.name.replace("/", "-")[-LONGEST_NAME:].lstrip(".")
+    name = trial.name.replace("/", "-")[-NAME_CHARS:].lstrip(".")
     scores = ", ".join(f"{metric} {value:.4f}" for metric, value in trial.record.metrics.items())
     space = trial.ledger.attributes["search_space"]
     values: dict[str, Any] = {

@@ -1,6 +1,6 @@
-"""A sweep as one web page that needs nothing else: no network, no script, any width, light or dark.
+"""Render a sweep as one self-contained web page: no network, no script, any width, light or dark.
 
-Facts are counted here from the ledger's records; how they look is `report.html.jinja`.
+This module computes the content from the ledger's records; `report.html.jinja` has the layout.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -26,6 +25,7 @@ from sweeper.results import comparison, plots
 from sweeper.results.overview import Results, backbone, planned_epochs, sweep_results
 from sweeper.results.plots import Plot
 from sweeper.results.table import cell_text
+from sweeper.results.timing import wall_seconds
 from sweeper.secrets import redacted
 from sweeper.space.document import yaml_text
 from sweeper.space.sections import duration
@@ -33,8 +33,8 @@ from sweeper.space.sections import duration
 TEMPLATE = "report.html.jinja"
 SVG = "http://www.w3.org/2000/svg"
 CONFIDENCE = 0.95
-PROPORTIONS = ("exact_match", "accuracy")  # objectives that are a share of the questions
-WIDEST = 400  # of the plots that shrink to a phone; others scroll in their box
+PROPORTIONS = ("exact_match", "accuracy")  # objectives that are a proportion of the questions
+SHRINKING_POINTS = 400  # widest plot that shrinks to a phone; wider ones scroll
 THEME = {plots.PAPER: "paper", plots.INK: "ink", plots.MUTED: "muted", plots.LINE: "line"}
 THEME |= {colour: f"c{place}" for place, colour in enumerate(plots.COLOURS)}
 
@@ -47,7 +47,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class ReportRow:
-    """A trial in the table: its cells as text under `comparison.header`, and its interval where it is known."""
+    """Hold one trial's row: its cells as text, in the order of `comparison.trial_columns`, and its interval."""
 
     number: int
     state: str
@@ -58,8 +58,13 @@ class ReportRow:
 
 @dataclass(frozen=True)
 class Savings:
-    """What early stopping left out: trials stopped, their epochs not run, the seconds these would have
-    taken, and the share of the whole that is."""
+    """Hold the savings of early stopping.
+
+    trials   the number of stopped trials
+    epochs   their epochs that were not trained
+    seconds  the estimated time of these epochs
+    share    these seconds as a share of the time without early stopping
+    """
 
     trials: int
     epochs: float
@@ -69,7 +74,7 @@ class Savings:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one backbone took: trials, seconds they trained, and its best value."""
+    """Hold the cost of one backbone: its trials, their training seconds, and its best value."""
 
     backbone: str
     trials: int
@@ -78,11 +83,11 @@ class Cost:
 
 
 def report_html(ledger: Ledger, best_yaml: str = "") -> str:
-    """The whole page. `best_yaml` is a search space that runs the best setting again.
+    """Return the whole page. `best_yaml` is a search space that repeats the best trial.
 
-    >>> Path("report.html").write_text(html(load_ledger(storage, "qa_backbones"), best_yaml), encoding="utf-8")
+    >>> Path("report.html").write_text(report_html(load_ledger(storage, "qa_backbones"), best_yaml), encoding="utf-8")
 
-    What cannot be shown says why in its place.
+    A plot without data is replaced by a sentence that says why.
     """
     found = sweep_results(ledger)
     drawn = {name: Plot(inline_svg(plot.svg, name), plot.note) for name, plot in plots.draw_plots(found).items()}
@@ -91,10 +96,10 @@ def report_html(ledger: Ledger, best_yaml: str = "") -> str:
         found,
         best_yaml=redacted(best_yaml),
         plots=drawn,
-        looks=plots.backbone_styles(found),
+        styles=plots.backbone_styles(found),
         savings=savings(found.search),
         costs=costs(found),
-        wall=wall_clock(found.records),
+        wall=wall_seconds(found.records),
         space=redacted(yaml_text(ledger.attributes["search_space"])),
         searched=searched_values(found.parameters),
         whole=True,
@@ -102,7 +107,7 @@ def report_html(ledger: Ledger, best_yaml: str = "") -> str:
 
 
 def trials_html(ledger: Ledger) -> str:
-    """A page with the table of trials alone."""
+    """Return a page with only the table of trials."""
     return render_page(ledger, sweep_results(ledger), whole=False)
 
 
@@ -125,7 +130,7 @@ def render_page(ledger: Ledger, found: Results, **facts: Any) -> str:
 
 
 def template_environment() -> Environment:
-    """Escapes everything, hides secrets in what is said of trials, and stumbles over a missing fact."""
+    """Return a Jinja environment that escapes every value and raises an error for a missing one."""
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -138,13 +143,13 @@ def template_environment() -> Environment:
     return made
 
 
-# facts
+# content
 
 
 def question_sentence(attributes: Mapping[str, Any]) -> str:
-    """What the sweep asks, in a sentence.
+    """Return the question that the sweep answers, as one sentence.
 
-    >>> question(ledger.attributes)
+    >>> question_sentence(ledger.attributes)
     'Which backbone and learning_rate give qa the best exact_match on sample?'
     """
     names = list(searched_values(attributes["search_space"]["parameters"]))
@@ -156,14 +161,14 @@ def question_sentence(attributes: Mapping[str, Any]) -> str:
 
 
 def searched_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a resolved search space that are not constants."""
+    """Return the parameters of a resolved search space that are not constants."""
     return {name: value for name, value in parameters.items() if isinstance(value, dict | list)}
 
 
 def describe_domain(declared: Any) -> str:
-    """What a parameter could be, for a reader.
+    """Describe the domain of a parameter in words.
 
-    >>> domain({"min": 1e-5, "max": 1e-3, "log": True})
+    >>> describe_domain({"min": 1e-5, "max": 1e-3, "log": True})
     '1e-05 to 0.001, logarithmic'
     """
     match declared:
@@ -183,14 +188,14 @@ def describe_domain(declared: Any) -> str:
 
 
 def states_in_words(records: Sequence[TrialRecord]) -> dict[str, int]:
-    """How many trials are in each state, in words."""
+    """Count the trials in each state, by the state in words."""
     words = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
     states = Counter[str](record.state for record in records)
     return {word: states[state] for state, word in words.items() if states[state]}
 
 
 def report_rows(ledger: Ledger, found: Results) -> list[ReportRow]:
-    """The table, best first."""
+    """Return one row per trial, best first."""
     table = comparison.comparison_rows(found.records, found.direction)
     by_number = {record.number: record for record in found.records}
     rows = comparison.trial_table(table, found.objective).rows
@@ -204,13 +209,13 @@ def report_rows(ledger: Ledger, found: Results) -> list[ReportRow]:
 
 
 def best_row(found: Results, table: Sequence[ReportRow]) -> tuple[TrialRecord, ReportRow] | None:
-    """The best trial that ended well or was stopped early, and its line."""
+    """Return the best trial that completed or was stopped early, and its row; None if there is none."""
     ranked = found.ranked
     return next(((ranked[0], line) for line in table if ranked and line.number == ranked[0].number), None)
 
 
 def trial_interval(trial: Trial) -> Interval | None:
-    """Of a trial's objective, where that is a share of the questions it has left answers to."""
+    """Return the interval of a trial's objective; None if it is no proportion or predictions are missing."""
     if trial.ledger.objective not in PROPORTIONS or trial.record.value is None:
         return None
     try:
@@ -221,11 +226,11 @@ def trial_interval(trial: Trial) -> Interval | None:
 
 
 def wilson_interval(share: float, questions: int) -> Interval | None:
-    """The 95 % Wilson score interval of a proportion; None where `share` is not a whole number of the questions.
+    """Return the 95 % Wilson score interval of a proportion (Wilson, Probable inference, JASA 22 (1927), 209-212).
 
-    Wilson, Probable inference, JASA 22 (1927), 209-212.
+    Returns None when `share` times `questions` is not an integer.
 
-    >>> interval(0.5, 100)
+    >>> wilson_interval(0.5, 100)
     Interval(low=0.4038..., high=0.5961...)
     """
     from scipy.stats import binomtest
@@ -238,14 +243,16 @@ def wilson_interval(share: float, questions: int) -> Interval | None:
 
 
 def interval_range(table: Sequence[ReportRow]) -> Interval | None:
-    """What the little pictures of the intervals range over."""
+    """Return the range of all intervals: the common scale of the interval bars."""
     known = [line.interval for line in table if line.interval]
     return Interval(min(i.low for i in known), max(i.high for i in known)) if known else None
 
 
 def savings(records: Sequence[TrialRecord]) -> Savings | None:
-    """Epochs not run times the mean seconds per epoch of the same trial, over all that were stopped early;
-    None where none was, or where the job does not say how many epochs it plans."""
+    """Estimate the savings of early stopping: each trial's missing epochs times its mean seconds per epoch.
+
+    Returns None when no trial was stopped early or the job has no parameter for the number of epochs.
+    """
     stopped = [(record, left) for record in records if record.state == "PRUNED" and (left := epochs_left(record))]
     if not stopped:
         return None
@@ -261,7 +268,7 @@ def epochs_left(record: TrialRecord) -> float:
 
 
 def costs(found: Results) -> list[Cost]:
-    """A row per backbone, dearest first."""
+    """Return one row per backbone, the most expensive first."""
     return sorted(_costs(found), key=lambda cost: -cost.seconds)
 
 
@@ -272,13 +279,6 @@ def _costs(found: Results) -> Iterator[Cost]:
         yield Cost(name, len(trials), sum(r.seconds for r in trials), ranked[0].value if ranked else None)
 
 
-def wall_clock(records: Sequence[TrialRecord]) -> timedelta | None:
-    """From the start of the first trial to the end of the last; with it any pause between."""
-    starts = [record.started for record in records if record.started]
-    ends = [record.ended for record in records if record.ended]
-    return max(ends) - min(starts) if starts and ends else None
-
-
 # text
 
 
@@ -287,25 +287,26 @@ def number_text(value: float | None) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """
-    >>> spell(186)
+    """Format seconds as a duration.
+
+    >>> seconds_text(186)
     '3m 6s'
     """
     return re.sub(r"(?<=[hm])(?=\d)", " ", duration(round(seconds))) or "0s"
 
 
 def safe_line(value: object) -> str:
-    """One line without secrets or control characters; the template escapes it."""
+    """Return a value as one line without secrets and control characters; the template escapes it."""
     return redacted(plots.xml_line(str(value), 400))
 
 
 def css_variable(colour: str) -> str:
-    """The page's own variable for a plot's colour, which differs between light and dark."""
+    """Return the CSS variable of a plot's colour; its value differs between light and dark mode."""
     return f"var(--{THEME[colour]})"
 
 
 def inline_svg(svg: str, name: str) -> Markup | str:
-    """A plot to stand in the page: its colours follow the page's, its identifiers are its own."""
+    """Return a plot as SVG for the page, with CSS variables as colours and ids that are unique in the page."""
     if not svg:
         return ""
     ElementTree.register_namespace("", SVG)
@@ -319,13 +320,13 @@ def inline_svg(svg: str, name: str) -> Markup | str:
     root.attrib |= {"aria-hidden": "true", "class": name}
     width = float(root.attrib.pop("width").removesuffix("pt"))
     root.attrib.pop("height")
-    if width > WIDEST:
+    if width > SHRINKING_POINTS:
         root.attrib["style"] = f"min-width: {width:g}px"
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
 def inline_attribute(key: str, value: str, name: str) -> str:
-    """One attribute of a plot's element as the page needs it."""
+    """Return an SVG attribute with unique ids, and with the page's colours and font."""
     if key == "id":
         return f"{name}-{value}"
     if key == "style":

@@ -1,9 +1,8 @@
-"""Where the time of a sweep's trials went: what the driver knows of it, and the table of it."""
+"""Sum the seconds of a sweep's trials by phase and show them as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from jobs.timing import PHASES
@@ -16,39 +15,34 @@ Timing = Mapping[str, float]
 
 
 def phase_seconds(record: TrialRecord) -> Timing:
-    """Seconds of each phase over all attempts, as far as they are on record."""
-    told = [evaluation.get("timing", {}) for evaluation in record.evaluations]
-    return {phase: sum(timing.get(phase, 0.0) for timing in told) for phase in PHASES}
+    """Return the seconds of each phase, summed over the trial's evaluations; a phase without a record has 0."""
+    timings = [evaluation.get("timing", {}) for evaluation in record.evaluations]
+    return {phase: sum(timing.get(phase, 0.0) for timing in timings) for phase in PHASES}
 
 
 def timing_values(records: Sequence[TrialRecord]) -> dict[str, Any]:
-    """`trials`: a row for each, with its seconds by phase; `total`: theirs together; `wall_s`: from the first
-    trial's start to the last one's end."""
+    """Return the timing of a sweep as plain values.
+
+    Keys: `trials`, one row per trial with its seconds by phase; `total`, the sums over all trials; `wall_s`, see
+    `wall_seconds`.
+    """
     rows: list[dict[str, Any]] = [
-        {
-            "trial": record.number,
-            "state": record.state,
-            **phase_seconds(record),
-            "total": sum(phase_seconds(record).values()),
-        }
-        for record in records
+        {"trial": record.number, "state": record.state, **seconds, "total": sum(seconds.values())}
+        for record, seconds in ((record, phase_seconds(record)) for record in records)
     ]
     total = {name: sum(row[name] for row in rows) for name in (*PHASES, "total")}
     return {"trials": rows, "total": total, "wall_s": wall_seconds(records)}
 
 
 def wall_seconds(records: Sequence[TrialRecord]) -> float | None:
-    begun = [record.started for record in records if record.started]
+    """Return the seconds from the start of the first trial to the end of the last, pauses included."""
+    started = [record.started for record in records if record.started]
     ended = [record.ended for record in records if record.ended]
-    return _seconds_between(min(begun), max(ended)) if begun and ended else None
-
-
-def _seconds_between(start: datetime, end: datetime) -> float:
-    return (end - start).total_seconds()
+    return (max(ended) - min(started)).total_seconds() if started and ended else None
 
 
 def timing_table(records: Sequence[TrialRecord]) -> Table:
-    """The table, its last two rows the seconds of all trials together and their shares in percent."""
+    """Return the timing as a table; its last two rows are the sums over all trials and their shares in percent."""
     found = timing_values(records)
     names, total = (*PHASES, "total"), found["total"]
     rows = [[row["trial"], row["state"], *(_rounded(row[name]) for name in names)] for row in found["trials"]]

@@ -42,15 +42,13 @@ def test_trials_are_compared_at_the_last_epoch_that_all_reached(tmp_path: Path) 
     shares, epoch, count = importances(found)
     assert (epoch, count) == (1.0, 10)
     assert shares["warmup_ratio"] > 0.9
-    assert (
-        "after epoch 1, which all 10 of these trials reached. Few trials" in plots.draw_plots(found)["importance"].note
-    )
+    assert "after epoch 1, which all 10 trials reached. With few trials" in plots.draw_plots(found)["importance"].note
 
 
 @pytest.mark.parametrize(
     ("trials", "why"),
     [
-        ([Told([0.1]), Told([0.2])], "2 trials have a value, and 4 are the fewest"),
+        ([Told([0.1]), Told([0.2])], "2 trials have a value, and 4 are needed"),
         ([Told([0.1 * n]) for n in range(5)], "no parameter differs"),
         ([Told([0.5], {"seed": n}) for n in range(5)], "after epoch 1 all trials had the same exact_match"),
     ],

@@ -97,7 +97,7 @@ def test_curves_are_as_high_as_the_values(drawn: dict[str, Plot]) -> None:
 def test_the_best_trial_of_each_backbone_leads_and_a_failed_or_running_one_never(
     results: Results, drawn: dict[str, Plot]
 ) -> None:
-    assert [record.number for record in results.leaders] == [2, 0]
+    assert [record.number for record in results.best_per_backbone] == [2, 0]
     assert {"a", "b"} <= set(texts(drawn["learning_curves"].svg))
     assert "c" not in texts(drawn["learning_curves"].svg)
 

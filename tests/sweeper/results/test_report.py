@@ -18,6 +18,7 @@ from sweeper.ledger.ledger import Ledger
 from sweeper.results import plots, report
 from sweeper.results.overview import sweep_results
 from sweeper.results.report import Cost, Interval, Savings
+from sweeper.results.timing import wall_seconds
 from sweeper.space.search_space import SearchSpace
 from tests.support.browser import CHROMIUM, FLAGS, needs_browser
 from tests.support.written import SPACE, Told, written
@@ -107,8 +108,8 @@ def test_wall_time_is_from_the_first_start_to_the_last_end(ledger: Ledger) -> No
     records = ledger.records()
     ended = [record.ended for record in records if record.ended]
     assert records[0].started
-    assert report.wall_clock(records) == max(ended) - records[0].started
-    assert report.wall_clock([]) is None
+    assert wall_seconds(records) == (max(ended) - records[0].started).total_seconds()
+    assert wall_seconds([]) is None
 
 
 def test_the_question_names_what_is_searched() -> None:
@@ -143,12 +144,19 @@ def test_domains_are_said_in_words(declared: Any, text: str) -> None:
 
 def test_the_page_has_every_section_every_trial_and_every_plot(page: str) -> None:
     found = Tags(page)
-    for words in ("Best setting", "Trials", "Learning curves", "What mattered", "What early stopping saved", "Cost"):
+    for words in (
+        "Best trial",
+        "Trials",
+        "Learning curves",
+        "Important parameters",
+        "Savings of early stopping",
+        "Cost",
+    ):
         assert words in found.text
     assert found.names.count("figure") == found.names.count("svg") == 6
     assert found.names.count("tr") == 1 + len(TRIALS) + 1 + 3
     assert "95 % interval 0.786–0.957" in found.text
-    assert "About 50s, 29 % of what training everything" in " ".join(found.text.split())
+    assert "About 50s, 29 % of the time of training every trial to its end" in " ".join(found.text.split())
 
 
 def test_names_from_outside_are_text_and_nothing_else(page: str) -> None:
