@@ -1,8 +1,7 @@
-"""A checkpoint is a folder that is either whole or not there. Standard library only.
+"""Write, verify and read checkpoints: folders that are complete or absent. Standard library only.
 
-It holds what `save_pretrained` writes, what training needs to go on, job.json with the job's name, its
-params and its data's place and fingerprint, predictions.json with the answers to the validation questions,
-and manifest.json with the size and SHA-256 of every other file.
+A checkpoint holds the files of `save_pretrained`, the optimizer's state, job.json (job, params, data),
+predictions.json (answers to the validation questions) and manifest.json (size and SHA-256 of every other file).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ PICKLED = frozenset({".pt", ".pth", ".bin", ".pkl"})  # optimizer, random states
 
 
 class CheckpointError(RuntimeError):
-    """A folder that is no checkpoint of the job it is wanted for. One line: state, cause, cure."""
+    """Reports a folder that is not a usable checkpoint of the expected job, in one line: state, cause, cure."""
 
 
 class WrongJobError(CheckpointError):
@@ -34,10 +33,10 @@ class WrongJobError(CheckpointError):
 
 
 def publish(folder: Path, workdir: Path, step: int) -> Path:
-    """Give a finished folder its manifest and its name under `workdir`, in one rename.
+    """Write the manifest of a finished folder, then rename the folder to `workdir`/checkpoint-STEP.
 
-    Everything is on disk before the name exists, so a crash at any time leaves the checkpoint absent
-    or whole. `folder` must lie on the same file system.
+    All files are synced to disk before the rename, so a crash leaves the checkpoint complete or absent. `folder` must
+    lie on the same file system as `workdir`. Raises OSError.
     """
     target = workdir / f"checkpoint-{step:06d}"
     with naming(target):
@@ -50,16 +49,16 @@ def publish(folder: Path, workdir: Path, step: int) -> Path:
 
 
 def answering_part(checkpoint: Path) -> dict[str, Any]:
-    """The manifest of what answering questions needs: all but the files that only training goes on from."""
+    """Return the manifest entries of the files needed to answer questions, without those only training needs."""
     manifest = load_json(checkpoint / MANIFEST)
     return {name: entry for name, entry in manifest.items() if Path(name).suffix not in PICKLED}
 
 
 def copy_answering_part(checkpoint: Path, target: Path) -> Path:
-    """Make `target` an undamaged checkpoint of what answering needs, in one rename.
+    """Copy the files needed to answer questions to `target`, as an undamaged checkpoint.
 
-    A third of a training checkpoint's size, and without pickles, so that it may be handed on. Raises OSError
-    when what was copied is not what the manifest says.
+    The copy has a third of the size and no pickles, so others can load it safely. Raises OSError if a copied file does
+    not match the manifest.
     """
     manifest = answering_part(checkpoint)
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -79,7 +78,7 @@ def refuse_damaged(checkpoint: Path) -> None:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What does not match the manifest, or None when every file is as it was written."""
+    """Return a description of the first file that does not match the manifest, or None for a whole checkpoint."""
     try:
         manifest = load_json(checkpoint / MANIFEST)
     except (OSError, ValueError):
@@ -93,14 +92,11 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
-def latest(workdir: Path) -> Path | None:
-    """The newest undamaged checkpoint of a trial, or None."""
-    newest_first = sorted(workdir.glob("checkpoint-??????*"), reverse=True)
-    return next((checkpoint for checkpoint in newest_first if not damage(checkpoint)), None)
-
-
 def identity(checkpoint: Path) -> dict[str, Any]:
-    """Which job made it, with which params, on which data. Raises CheckpointError when it does not say."""
+    """Read the job, its params, its data and the data's fingerprint from a checkpoint's job.json.
+
+    Raises CheckpointError when job.json is missing or incomplete.
+    """
     try:
         content = load_json(checkpoint / IDENTITY)
         return {key: content[key] for key in ("job", "params", "data", "data_fingerprint")}

@@ -1,8 +1,8 @@
-"""Points at which a test makes the program fail. Off unless the environment names a folder. Standard library only.
+"""Make the program fail at a named point, for tests. Off unless SWEEPER_FAULTS names a folder.
 
-The folder of SWEEPER_FAULTS has a file `parse_faults` with lines such as `ledger.report:3:kill`: a process that passes
-that point for the third time is killed there. A fault happens once, in whichever process comes first, and leaves
-its line in the file `happened`, so that a test can see that it did.
+The folder's file `asked` has lines such as `ledger.report:3:kill`: kill the process that passes the point
+`ledger.report` for the third time. Each fault happens once, in the first process that reaches it, and is then
+recorded in the file `happened`. Standard library only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _passed: Counter[tuple[str, str]] = Counter()
 
 
 class Fault(NamedTuple):
-    """`action` happens when a process passes `point` for the `nth` time, counted from 1."""
+    """Requests `action` when a process passes `point` for the `nth` time, counted from 1."""
 
     point: str
     nth: int
@@ -47,7 +47,7 @@ class Fault(NamedTuple):
 
 
 def parse_faults(text: str) -> list[Fault]:
-    """The faults that lines ask for. Raises ValueError for one that cannot be."""
+    """Parse one fault from each line. Raises ValueError for an unknown point or action."""
     return [_fault(line) for line in text.split()]
 
 
@@ -59,7 +59,7 @@ def _fault(line: str) -> Fault:
 
 
 def point(name: str) -> None:
-    """Fail here, if that was asked for. In ordinary life this is a look into the environment."""
+    """Fail here if a test asked for it. Otherwise only read one environment variable."""
     if VARIABLE not in os.environ:
         return
     folder = Path(os.environ[VARIABLE])
@@ -71,12 +71,12 @@ def point(name: str) -> None:
 
 
 def happened(folder: Path) -> list[str]:
-    """The faults that did, in order."""
+    """Return the faults that have happened, in order."""
     return _file_text(folder / "happened").split()
 
 
 def _claim(fault: Fault, folder: Path) -> bool:
-    """Whether no process was here before, for this fault; from now on one was."""
+    """Return True for the first process that reaches a fault, and record the fault as happened."""
     if str(fault) in happened(folder):
         return False
     with (folder / "happened").open("a", encoding="utf-8") as file:

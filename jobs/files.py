@@ -86,10 +86,10 @@ def disk_errors(failure: Callable[[str], Exception], cure: str, place: Path | st
 def disk_error_line(error: OSError, cure: str, place: Path | str | None = None) -> str:
     """Describe an OSError in one line: place (default: the error's file), reason, cure.
 
-    The line tells the free bytes if the disk is full or read-only.
+    If the disk is full, the line also has the number of free bytes.
     """
     place = place or error.filename or "disk"
-    free = f" ({free_space_text(Path(place))})" if error.errno in DISK_ERRORS else ""
+    free = f" ({free_space_text(Path(place))})" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
     return f"{place}: {error.strerror or error}{free}; {cure}"
 
 

@@ -1,7 +1,6 @@
-"""How an answer is scored: strings in, floats out.
+"""Score answers by exact match and F1. A profile is the definition of both for one data set.
 
-A profile is one community's definition of exact match and F1: `strict` is the assignment's, `drcd` and
-`cmrc2018` are those that published scores are given in.
+`strict` scores as the assignment does; `drcd` and `cmrc2018` score as the published results of those data sets do.
 """
 
 from __future__ import annotations
@@ -24,15 +23,19 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Profile:
-    """normalise: text to the text that is compared; units: that text to what F1 counts; shared: how many
-    units two texts have in common."""
+    """Defines a metric by three functions.
+
+    normalise  returns the text to compare
+    units      splits a normalised text into the units that F1 counts
+    shared     counts the units that two texts have in common
+    """
 
     normalise: Callable[[str], str]
     units: Callable[[str], Sequence[str]]
     shared: Callable[[Sequence[str], Sequence[str]], int]
 
     def score(self, prediction: str, reference: str) -> Score:
-        """Exact match, and the harmonic mean of precision and recall over units; both 0.0 to 1.0."""
+        """Return exact match and F1 (the harmonic mean of precision and recall over units), both 0.0 to 1.0."""
         left, right = self.normalise(prediction), self.normalise(reference)
         given, wanted = self.units(left), self.units(right)
         common = self.shared(given, wanted)
@@ -40,12 +43,12 @@ class Profile:
 
 
 def bag_overlap(left: Sequence[str], right: Sequence[str]) -> int:
-    """Units in common, each as often as it occurs in both."""
+    """Count the units that both have, each as often as it occurs in both."""
     return (Counter(left) & Counter(right)).total()
 
 
 def longest_run(left: Sequence[str], right: Sequence[str]) -> int:
-    """Length of the longest contiguous stretch of units that stands in both."""
+    """Return the length of the longest contiguous run of units that occurs in both."""
     return SequenceMatcher(None, left, right, autojunk=False).find_longest_match().size
 
 
@@ -56,8 +59,9 @@ ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 def drcd_normal(text: str) -> str:
-    """Lower-cased, without ASCII punctuation and DRCD's eight full-width marks, without English articles,
-    white space made single spaces. Other full-width marks, such as 「」, stay.
+    """Normalise as DRCD does: lower-case, then remove ASCII punctuation, eight full-width marks and English articles.
+
+    White space becomes single spaces. Other full-width marks, such as 「」, stay.
 
     >>> drcd_normal("《The  Wall》, 1979年")
     'wall 1979年'
@@ -87,7 +91,9 @@ CMRC_UNIT = re.compile(
 
 
 def cmrc_normal(text: str) -> str:
-    """Lower-cased and stripped, then without the marks of the script's list; most ASCII marks stay.
+    """Normalise as CMRC 2018 does: lower-case, strip, then remove the marks of its script's list.
+
+    Most ASCII marks stay.
 
     >>> cmrc_normal(" 《Wall-E》, 2008 ")
     'walle, 2008'
@@ -96,7 +102,7 @@ def cmrc_normal(text: str) -> str:
 
 
 def cmrc_units(text: str) -> list[str]:
-    """Chinese characters one by one, anything else by words, numbers and marks.
+    """Split a text into single Chinese characters and, for all other text, into words, numbers and marks.
 
     >>> cmrc_units("ios 9.3版")
     ['ios', '9.3', '版']
@@ -112,46 +118,32 @@ PROFILES = {
 
 
 def get_profile(name: str) -> Profile:
-    """The profile called `name`. Raises ValueError, with the nearest name, when there is none."""
+    """Return the profile called `name`. Raises ValueError, which suggests the most similar name, for an unknown one."""
     if name not in PROFILES:
         raise ValueError(unknown_name("metric profile", name, PROFILES))
     return PROFILES[name]
 
 
 def best_score(prediction: str, references: Sequence[str], profile: str = "strict") -> Score:
-    """The best exact match and the best F1 of a prediction over its references, each between 0.0 and 1.0.
+    """Return the best exact match and the best F1 of a prediction over its references, both 0.0 to 1.0.
 
-    >>> score("日月潭。", ["湖", "日月潭"], "drcd")
+    >>> best_score("日月潭。", ["湖", "日月潭"], "drcd")
     Score(em=1.0, f1=1.0)
 
-    Raises ValueError for an unknown profile and when there is no reference.
+    Raises ValueError for an unknown profile or an empty list of references.
     """
     scores = [get_profile(profile).score(prediction, reference) for reference in references]
     return Score(max(one.em for one in scores), max(one.f1 for one in scores))
 
 
-def exact_match(prediction: str, reference: str) -> float:
-    """1.0 when both are the same string, character for character, as the assignment scores it."""
-    return PROFILES["strict"].score(prediction, reference).em
-
-
-def f1(prediction: str, reference: str) -> float:
-    """Harmonic mean of precision and recall over characters, each counted as often as it occurs.
-
-    Chinese has no spaces to split words at, so SQuAD's word overlap (Rajpurkar et al. 2016, section 6.1)
-    is taken over characters.
-
-    >>> round(f1("1970年代後", "1970年代"), 3)
-    0.923
-    """
-    return PROFILES["strict"].score(prediction, reference).f1
-
-
 def mean_scores(
     predictions: Sequence[str], references: Sequence[str | Sequence[str]], profile: str = "strict"
 ) -> dict[str, float]:
-    """`exact_match` and `f1` averaged over questions, both between 0 and 1; a question has one reference or
-    several. Raises ValueError when there is not one entry of `references` for each prediction."""
+    """Return the mean `exact_match` and `f1` over questions, both 0 to 1.
+
+    Each question has one reference or a list of references. Raises ValueError when the numbers of predictions and
+    references differ.
+    """
     pairs = zip(predictions, references, strict=True)
     scores = [best_score(p, [r] if isinstance(r, str) else r, profile) for p, r in pairs]
     return {

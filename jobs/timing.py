@@ -1,6 +1,7 @@
-"""Where a trial's time goes: seconds by phase, each second in one of them. Standard library only.
+"""Measure how many seconds each phase of a trial takes. Standard library only.
 
-A job says `with phase("evaluation"):`; whoever runs it may hold a watch on it, and else nothing is measured.
+A job marks its phases with `with phase("evaluation"):`. The caller measures them with `timed_by`; without it,
+nothing is measured.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ PHASES = (START, "features", TRAINING, "evaluation", "checkpoints", WAITING)
 
 
 class Stopwatch:
-    """Measures one phase at a time, in seconds of a clock that nobody sets.
+    """Measures the seconds of one phase at a time, by a monotonic clock.
 
     >>> watch = Stopwatch("start")
     >>> watch.turn("training")
@@ -33,14 +34,14 @@ class Stopwatch:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def turn(self, phase: str) -> str:
-        """Go over to another phase; returns the one that ends."""
+        """Switch to another phase and return the phase that ends."""
         now = time.monotonic()
         self.seconds[self.phase] += now - self.since
         before, self.phase, self.since = self.phase, phase, now
         return before
 
     def taken(self) -> dict[str, float]:
-        """What each phase has taken since this was last asked."""
+        """Return the seconds of each phase since the last call, then start again at zero."""
         self.turn(self.phase)
         taken, self.seconds = dict(self.seconds), defaultdict(float)
         return taken
@@ -51,7 +52,7 @@ _watch: ContextVar[Stopwatch | None] = ContextVar("watch", default=None)
 
 @contextmanager
 def timed_by(watch: Stopwatch) -> Iterator[None]:
-    """Phases of what is done in this block are measured by this watch."""
+    """Measure all phases inside the block with `watch`."""
     token = _watch.set(watch)
     try:
         yield
@@ -61,7 +62,7 @@ def timed_by(watch: Stopwatch) -> Iterator[None]:
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """The time of this block is that of a phase; what is another phase's within it is not."""
+    """Count the time of the block as that of phase `name`, without the time of phases inside it."""
     watch = _watch.get()
     if watch is None:
         yield

@@ -1,7 +1,7 @@
-"""From checkpoints to answers. One path for validation, comparison and submission.
+"""Answer questions with trained checkpoints, for validation, comparison and submission.
 
-Two stages: a selector picks the paragraph and a reader marks the span in it. Soft: the reader reads every
-paragraph, and a weighted sum of both scores decides. End to end: one model does it all.
+Two stages: a selector picks the paragraph, a reader marks the span in it. Soft two stages: the reader reads every
+paragraph, and a weighted sum of both scores decides. End to end: one model does both.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ from jobs.params import TrainingParams
 from jobs.task import Task
 
 Floats = NDArray[np.floating[Any]]
-LEAST = 1e-30  # a chance for what no reader thinks possible, so that its logarithm can be weighed
+MIN_PROBABILITY = 1e-30  # a chance for what no reader thinks possible, so that its logarithm can be weighed
 WEIGHTS = np.linspace(0, 1, 101)  # of the reader's score, tried when one is fitted
 
 
 class Answer(NamedTuple):
-    """`paragraph` indexes Data.paragraphs, `start` counts characters in it; `score` compares answers of one model."""
+    """Holds the answer to one question.
+
+    `paragraph` is an index into Data.paragraphs, `start` the first character in it; `score` is comparable only within
+    one model.
+    """
 
     id: str
     paragraph: int
@@ -41,7 +45,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model, ready to answer. `params` are those it was trained with; features are cached in `cache`."""
+    """Holds a trained model with its tokenizer and training params. Its features are cached in the folder `cache`."""
 
     task: Task
     params: TrainingParams
@@ -56,9 +60,9 @@ class Model:
 
 
 def load_answering_model(folder: Path, job: str, cache: Path) -> Model:
-    """The model of a checkpoint that `job` has made, on a GPU where there is one.
+    """Load the model of a checkpoint of `job`, on a GPU if there is one.
 
-    Raises CheckpointError when it is another job's or none at all, BackboneError when it cannot be loaded.
+    Raises CheckpointError for another job's checkpoint or none, BackboneError when the model cannot be loaded.
     """
     import torch
     from transformers.utils import logging
@@ -79,26 +83,26 @@ def load_answering_model(folder: Path, job: str, cache: Path) -> Model:
 
 
 def paragraph_scores(selector: Model, data: Data, rows: Sequence[Question]) -> list[Floats]:
-    """[candidates] for each question: the log-probability that the selector gives each of its paragraphs."""
+    """Return the selector's log-probability of each paragraph: one array [candidates] for each question."""
     inputs = selector.task.inputs(selector.params, selector.tokenizer, data, rows, selector.cache)
     (logits,) = selector.logits(inputs)
     return [log_softmax(scores[: len(row.paragraphs)]) for row, scores in zip(rows, logits, strict=True)]
 
 
 def best_paragraphs(rows: Sequence[Question], scores: Sequence[Floats]) -> list[int]:
-    """The paragraph of each question that scores highest; the first one of equals."""
+    """Return the paragraph with the highest score for each question; ties go to the first."""
     return [row.paragraphs[int(own.argmax())] for row, own in zip(rows, scores, strict=True)]
 
 
 def read_paragraphs(
     readers: Sequence[Model], data: Data, rows: Sequence[Question], paragraphs: Sequence[int]
 ) -> list[Answer]:
-    """The best span of each question in the one paragraph given for it. Several readers vote: see `averaged`."""
+    """Return the best span of each question in its given paragraph. Several readers vote; see `averaged`."""
     return _read_pairs(readers, data, rows, [Pair(number, paragraph) for number, paragraph in enumerate(paragraphs)])
 
 
 def read_all_paragraphs(readers: Sequence[Model], data: Data, rows: Sequence[Question]) -> list[list[Answer]]:
-    """The best span of each question in each of its paragraphs."""
+    """Return the best span of each question in each of its paragraphs."""
     pairs = [Pair(number, paragraph) for number, row in enumerate(rows) for paragraph in row.paragraphs]
     found = iter(_read_pairs(readers, data, rows, pairs))
     return [[next(found) for _ in row.paragraphs] for row in rows]
@@ -133,8 +137,10 @@ def _votes(
 
 
 def character_chances(windows: Windows, logits: tuple[Floats, ...], texts: Sequence[str]) -> list[Floats]:
-    """[2, characters] for each pair: how likely its answer starts, and ends, with each character. A token's chance
-    goes to its first character for starts and to its last for ends; where windows overlap the higher score counts.
+    """Return start and end probabilities of each character [2, characters], for each pair.
+
+    A token's start score goes to its first character, its end score to its last. Where windows overlap, the higher
+    score counts.
     """
     chances = [np.full((2, len(text)), -np.inf) for text in texts]
     for window, paragraph, first, last, offset in zip(*windows.segments, strict=True):
@@ -147,18 +153,22 @@ def character_chances(windows: Windows, logits: tuple[Floats, ...], texts: Seque
 
 
 def averaged(text: str, votes: Sequence[Floats], longest: int) -> dict[str, Any]:
-    """The span of at most `longest` characters with the highest log-probability, start and end averaged over the
-    `votes` of several readers, whose tokenizers may differ: characters are what they have in common."""
-    start, end = np.log(np.maximum(np.mean(votes, axis=0), LEAST))
+    """Return the best span of at most `longest` characters by the mean probabilities of several readers.
+
+    `votes` has start and end probabilities by character, because the readers' tokenizers may differ. The score is a
+    log-probability.
+    """
+    start, end = np.log(np.maximum(np.mean(votes, axis=0), MIN_PROBABILITY))
     spans = best_spans(start[None], end[None], np.ones((1, len(text)), bool), longest)
     first, last, score = int(spans.first[0]), int(spans.last[0]) + 1, float(spans.scores[0])
     return {"answer": text[first:last], "start": first, "score": score}
 
 
 def combine(selection: Sequence[Floats], readings: Sequence[Sequence[Answer]], weight: float) -> list[Answer]:
-    """For each question the reading with the highest (1 - weight) x log-probability of its paragraph + weight x
-    span score, as BERTserini interpolates retriever and reader (Yang et al. 2019, arXiv 1902.01718,
-    section 3.2). Weight 0 is the plain pipeline.
+    """Return each question's reading with the highest weighted sum of paragraph score and span score.
+
+    The sum is (1 - weight) x paragraph log-probability + weight x span score, as in BERTserini (Yang et al. 2019, arXiv
+    1902.01718, section 3.2). Weight 0 gives the two-stage pipeline.
     """
     totals = (
         (1 - weight) * scores + weight * np.array([answer.score for answer in own])
@@ -170,7 +180,7 @@ def combine(selection: Sequence[Floats], readings: Sequence[Sequence[Answer]], w
 def pipeline(
     selector: Model, readers: Sequence[Model], data: Data, rows: Sequence[Question], weight: float
 ) -> list[Answer]:
-    """Select and read; with a `weight` above 0 read everything and weigh both."""
+    """Select a paragraph and read it; with `weight` above 0, read all paragraphs and combine both scores."""
     selection = paragraph_scores(selector, data, rows)
     if weight == 0:
         return read_paragraphs(readers, data, rows, best_paragraphs(rows, selection))
@@ -183,8 +193,10 @@ def fit_weight(
     right: Sequence[Sequence[str]],
     profile: str = "strict",
 ) -> float:
-    """The weight for `combine` with the most exact matches; the smallest one of equals, which stays nearest
-    to the plain pipeline. `right` holds the answers that count for each question, by the metric profile."""
+    """Return the weight for `combine` with the most exact matches; ties go to the smallest weight.
+
+    `right` has the right answers of each question. `profile` names the metric profile.
+    """
     worth = [
         {answer: best_score(answer.text, answers, profile).em for answer in own}
         for own, answers in zip(readings, right, strict=True)
@@ -198,7 +210,7 @@ def fit_weight(
 
 
 def end_to_end(model: Model, data: Data, rows: Sequence[Question]) -> list[Answer]:
-    """The best span of each question over all its paragraphs joined."""
+    """Return the best span of each question over all its paragraphs joined."""
     params = cast(longformer.LongformerParams, model.params)
     windows = longformer.joined_windows(model.tokenizer, data, rows, params, model.cache)
     start, end = model.logits(windows)

@@ -1,5 +1,7 @@
-"""Systems side by side on labelled questions: how often they pick the right paragraph, read the right span,
-and how fast. The label-free BM25 is always among them."""
+"""Evaluate answering systems on labelled questions: paragraph accuracy, exact match, F1 and speed.
+
+BM25, which needs no labels, is always one of the systems.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ RESAMPLES = 2000
 
 
 class Estimate(NamedTuple):
-    """A mean over questions, and the ends of its 95 % percentile bootstrap interval."""
+    """Holds a mean over questions with its 95 % percentile bootstrap interval."""
 
     value: float
     low: float
@@ -34,12 +36,12 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class SystemScore:
-    """One system. Shares lie between 0 and 1; None where a system has no such thing.
+    """Holds one system's scores. Shares are between 0 and 1; None if the system has no such score.
 
     exact_match_given_right  over the questions whose paragraph was right
     selection_errors         share of the questions without an exact match whose paragraph was wrong
-    reading_errors           the other ones' share
-    weight                   of the reader's score, where one was fitted
+    reading_errors           share of the questions without an exact match whose paragraph was right
+    weight                   the fitted weight of the reader's score
     """
 
     system: str
@@ -59,7 +61,7 @@ class SystemScore:
 
 @dataclass(frozen=True)
 class Scored:
-    """What each question's answer is worth, one entry per question, each 0 to 1."""
+    """Holds each question's scores, 0 to 1: `right` (its paragraph), `em` and `f1`."""
 
     right: Floats
     em: Floats
@@ -69,14 +71,14 @@ class Scored:
 def scored(
     rows: Sequence[Question], answers: Sequence[Answer], right: Mapping[str, Sequence[str]], profile: str
 ) -> Scored:
-    """`right` has the answers that count, by question id."""
+    """Score answers against `right`, which has the right answers by question id."""
     scores = [best_score(answer.text, right[row.id], profile) for row, answer in zip(rows, answers, strict=True)]
     picked = [answer.paragraph == row.relevant for row, answer in zip(rows, answers, strict=True)]
     return Scored(np.array(picked, float), np.array([one.em for one in scores]), np.array([one.f1 for one in scores]))
 
 
 def assess(system: str, one: Scored, seconds: float, weight: float | None = None) -> SystemScore:
-    """The row of a system that took `seconds` for its answers."""
+    """Compute the scores of a system that took `seconds` for its answers."""
     wrong = one.em < 1
     by_selection = float((one.right[wrong] == 0).mean()) if wrong.any() else None
     return SystemScore(
@@ -98,13 +100,13 @@ def mean(values: Floats, axis: int = -1) -> Floats:
 
 
 def ratio(parts: Floats, wholes: Floats, axis: int = -1) -> Floats:
-    """0 where a resample happens to hold no whole."""
+    """Return sum(parts) / sum(wholes); 0 for a resample in which `wholes` is 0."""
     total = wholes.sum(axis=axis)
     return np.asarray(parts.sum(axis=axis) / np.maximum(total, 1))
 
 
 def estimate(statistic: Callable[..., Floats], *samples: Floats) -> Estimate:
-    """The statistic of paired samples, with its interval; the same numbers give the same interval."""
+    """Return a statistic of paired samples with its bootstrap interval. The same samples give the same interval."""
     value = float(statistic(*samples))
     if len(samples[0]) < 2:
         return Estimate(value, value, value)
@@ -122,7 +124,7 @@ def estimate(statistic: Callable[..., Floats], *samples: Floats) -> Estimate:
 
 @dataclass(frozen=True)
 class Exam:
-    """The labelled questions of one split, the answers that count, and by which definition."""
+    """Holds the labelled questions of one split, their right answers by id, and the metric profile."""
 
     data: Data
     split: str
@@ -135,19 +137,19 @@ class Exam:
 
 
 def exam(data: Data, split: str, profile: str) -> Exam:
-    """Raises DataError when the split has no labels."""
+    """Read the labelled questions of a split. Raises DataError when it has no labels."""
     rows = labelled_questions(data, split)
     own = {row.id: [row.answer or ""] for row in rows}
     return Exam(data, split, rows, {**own, **accepted(data, profile)}, profile)
 
 
 def load_models(checkpoints: Mapping[str, Path], cache: Path) -> dict[str, Model]:
-    """The models of checkpoints, by job. Raises CheckpointError or BackboneError for one that cannot be used."""
+    """Load the models of checkpoints, by job. Raises CheckpointError or BackboneError for an unusable one."""
     return {job: answering.load_answering_model(folder, job, cache) for job, folder in checkpoints.items()}
 
 
 def evaluate_systems(exam: Exam, models: Mapping[str, Model]) -> Iterator[SystemScore]:
-    """A row for each system that the models, by job, are enough for; BM25 first."""
+    """Yield the scores of BM25 and of each system whose models are given, by job."""
     mc, qa, longformer = (models.get(job) for job in ("mc", "qa", "longformer"))
     yield label_free(exam, qa)
     if mc and qa:
@@ -161,8 +163,11 @@ def evaluate_systems(exam: Exam, models: Mapping[str, Model]) -> Iterator[System
 
 
 def alone(exam: Exam, job: str, model: Model) -> float:
-    """What a trial of this job is scored by, on this exam: the share of right paragraphs of a selector, of exact
-    matches in the relevant paragraph of a reader, of exact matches of one that does both."""
+    """Return the objective of one job's model on this exam.
+
+    It is paragraph accuracy for `mc`, exact match in the relevant paragraph for `qa`, exact match over all paragraphs
+    for `longformer`.
+    """
     if job == "mc":
         chosen = answering.best_paragraphs(exam.rows, answering.paragraph_scores(model, exam.data, exam.rows))
         return float(np.mean([pick == row.relevant for pick, row in zip(chosen, exam.rows, strict=True)]))
@@ -175,7 +180,7 @@ def alone(exam: Exam, job: str, model: Model) -> float:
 
 
 def label_free(exam: Exam, reader: Model | None) -> SystemScore:
-    """BM25's pick, read by `reader`; without one only the pick is judged."""
+    """Score BM25's paragraphs, read by `reader`; without a reader, only paragraph accuracy."""
     questions = [row.question for row in exam.rows]
     candidates = [[exam.data.paragraphs[paragraph] for paragraph in row.paragraphs] for row in exam.rows]
     scores, seconds = timed(lambda: bm25(questions, candidates, exam.data.paragraphs))
@@ -189,8 +194,11 @@ def label_free(exam: Exam, reader: Model | None) -> SystemScore:
 
 
 def soft(exam: Exam, selector: Model, reader: Model, selection: Sequence[Floats], selecting: float) -> SystemScore:
-    """Both scores weighed against each other. The weight is fitted on the validation questions; when they are
-    the exam themselves, each fifth of them is answered with the weight fitted on the others."""
+    """Score the weighted combination of selector and reader.
+
+    The weight is fitted on the validation questions. If the exam is on these, each fifth is answered with the weight
+    fitted on the other four.
+    """
     readings, reading = timed(lambda: answering.read_all_paragraphs([reader], exam.data, exam.rows))
     if exam.split == "valid":
         right = [exam.right[row.id] for row in exam.rows]
@@ -202,7 +210,7 @@ def soft(exam: Exam, selector: Model, reader: Model, selection: Sequence[Floats]
 
 
 def fitted_weight(data: Data, selector: Model, readers: Sequence[Model], profile: str) -> float:
-    """The weight for these models, fitted on all validation questions."""
+    """Return the weight fitted on all validation questions."""
     right = accepted(data, profile)
     return answering.fit_weight(
         answering.paragraph_scores(selector, data, data.valid),
@@ -218,7 +226,7 @@ def cross_fitted(
     right: Sequence[Sequence[str]],
     profile: str = "strict",
 ) -> tuple[list[Answer], float]:
-    """Answers by weights that were fitted without them, and the weight fitted on all."""
+    """Return answers, each fold's by the weight fitted on the other folds, and the weight fitted on all."""
     numbers = range(len(readings))
     answers: dict[int, Answer] = {}
     for fold in range(FOLDS):

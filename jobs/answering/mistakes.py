@@ -1,7 +1,4 @@
-"""What kind of answer a trial gave to each question: right, a border off, the wrong paragraph … Pure.
-
-Every answer is of exactly one kind, so that the counts of a table add up to its questions.
-"""
+"""Sort a trial's answers into kinds of mistakes. Each answer has exactly one kind, so the counts sum to the total."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ LENGTHS = {"1-2": 2, "3-4": 4, "5-8": 8, "9-16": 16, "17+": None}
 
 
 class Span(NamedTuple):
-    """Characters `first` up to, but without, `last` of a paragraph."""
+    """Holds a span of characters in a paragraph, from `first` to `last`, exclusive."""
 
     first: int
     last: int
@@ -44,10 +41,10 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """One question and what was made of it.
+    """Holds one question with the kind of its answer.
 
-    wanted, given  the labelled answer and the trial's; of a selector, the paragraphs' texts
-    extra          of a `boundary`: characters too many, or too few where it is negative; else 0
+    wanted, given  the labelled answer and the trial's answer; for a selector, the paragraphs' texts
+    extra          for a `boundary`: surplus characters, negative if characters are missing; otherwise 0
     type, length   of the labelled answer; see `answer_type` and `length_class`
     """
 
@@ -71,17 +68,15 @@ def verdicts(
     references: Mapping[str, Sequence[str]],
     profile: str = "strict",
 ) -> list[Verdict]:
-    """A verdict for each validation question, from predictions in the same order.
+    """Return a verdict for each validation question, from predictions in the same order.
 
-    >>> data = read("sample")
-    >>> [verdict.kind for verdict in verdicts(data, trial.predictions(), jobs.data.references(data))]
+    >>> data = read_data("sample")
+    >>> [verdict.kind for verdict in verdicts(data, trial.predictions(), references(data))]
     ['exact', 'boundary', …]
 
-    `references` has every right answer by question id. What counts as right is what `jobs.metrics.score` calls
-    an exact match under `profile`; of a selector, that it picked the relevant paragraph. A reader's prediction
-    without `paragraph` was read in the relevant one.
-
-    Raises DataError when the predictions are not of these questions.
+    `references` has all right answers by question id. A reader's answer is right if `best_score` counts it as an exact
+    match under `profile`; a selector's, if it picked the relevant paragraph. A prediction without `paragraph` refers to
+    the relevant one. Raises DataError when the predictions are of other questions.
     """
     if [row.id for row in data.valid] != [prediction.get("id") for prediction in predictions]:
         refuse([f"{data.location}: its validation questions are not those the trial answered; give it that data again"])
@@ -110,13 +105,13 @@ def _classify(
 
 
 def sort_answer(given: str, span: Span | None, label: Span, places: Sequence[Span], counts: bool) -> tuple[Kind, int]:
-    """The kind of a reader's answer, and the characters too many or too few at a `boundary`.
+    """Return the kind of a reader's answer, and the surplus or missing characters of a `boundary`.
 
-    span    where the answer stands in the relevant paragraph; None when it stands in another one
-    label   where the labelled answer stands
-    places  every place of a right answer in the relevant paragraph: the same name a second time is as good a
-            place to be near to. Of those it shares characters with, the one whose borders are nearest decides.
-    counts  whether the text counts as a right answer
+    span    the answer's place in the relevant paragraph; None if it is in another paragraph
+    label   the labelled answer's place
+    places  all places of right answers in the relevant paragraph. The place that overlaps the answer and whose borders
+            are nearest is compared with it
+    counts  True if the text is a right answer
     """
     if counts:
         return ("exact" if span and shared(span, label) else "elsewhere"), 0
@@ -133,17 +128,17 @@ def sort_answer(given: str, span: Span | None, label: Span, places: Sequence[Spa
 
 
 def shared(left: Span, right: Span) -> int:
-    """How many characters two spans have in common."""
+    """Return the number of characters that two spans have in common."""
     return max(0, min(left.last, right.last) - max(left.first, right.first))
 
 
 def distance(left: Span, right: Span) -> int:
-    """How many characters the borders of two spans lie apart, both borders together."""
+    """Return the distance between the starts plus the distance between the ends of two spans, in characters."""
     return abs(left.first - right.first) + abs(left.last - right.last)
 
 
 def occurrences(text: str, paragraph: str) -> Iterator[Span]:
-    """Every place of `text` in `paragraph`, overlapping ones too."""
+    """Yield every place of `text` in `paragraph`, including overlapping ones."""
     at = paragraph.find(text) if text else -1
     while at >= 0:
         yield Span(at, at + len(text))
@@ -151,7 +146,7 @@ def occurrences(text: str, paragraph: str) -> Iterator[Span]:
 
 
 def length_class(answer: str) -> str:
-    """The class of an answer's length in characters (code points), one of LENGTHS."""
+    """Return the class in LENGTHS of an answer's length in characters (code points)."""
     return next(name for name, most in LENGTHS.items() if most is None or len(answer) <= most)
 
 
@@ -206,15 +201,15 @@ _NAME = re.compile(
 
 
 def answer_type(answer: str) -> AnswerType:
-    """What an answer looks like: a date, else a number with or without its unit, else a name, else other.
+    """Classify an answer by its form: `date`, `number` (with or without unit), `name` or `other`.
 
     >>> [answer_type(text) for text in ("民國八十年", "３，０００公尺", "《紅樓夢》", "因為下雨")]
     ['date', 'number', 'name', 'other']
 
-    Small regular expressions over the answer alone, after NFKC made full-width digits narrow: right for most,
-    not for all. A bare four-digit number is a year. 「三年」 is a number, a length of time. Names are what stands
-    in title marks, has a middle dot, is capitalised Latin, begins with a frequent surname and has three
-    characters, or ends as places and bodies do; personal names of two characters are `other`.
+    A heuristic: regular expressions over the answer alone, after NFKC normalisation. A four-digit number is a year;
+    「三年」 is a number. A name
+    is in title marks, has a middle dot, is capitalised Latin, begins with a frequent surname and has three characters,
+    or ends as places and institutions do. Personal names of two characters are `other`.
     """
     text = unicodedata.normalize("NFKC", answer).strip().replace(" 年", "年")
     if _DATE.fullmatch(text):
@@ -225,5 +220,5 @@ def answer_type(answer: str) -> AnswerType:
 
 
 def count_kinds(found: Sequence[Verdict], kinds: Sequence[Kind] = tuple(KINDS)) -> dict[Kind, int]:
-    """How many answers are of each of `kinds`."""
+    """Count the answers of each of `kinds`."""
     return {kind: sum(verdict.kind == kind for verdict in found) for kind in kinds}

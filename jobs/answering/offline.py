@@ -1,4 +1,4 @@
-"""The program inside an exported folder: answers questions with the checkpoints beside it, and nothing else.
+"""Run the program of an exported folder: answer questions with the checkpoints in that folder, offline.
 
 team.json names them: `{"mc": folder, "qa": [folders], "weight": 0.2}` or `{"longformer": folder}`.
 """
@@ -22,7 +22,7 @@ USAGE = "use: python answer.py context.json test.json submission.csv"
 
 
 def main(arguments: Sequence[str], home: Path) -> int:
-    """Write a submission for the questions in two files; 0 when it is good, else what is wrong goes to stderr."""
+    """Write a submission for the questions in two files; return 0, or print the mistakes and return an exit code."""
     if len(arguments) != 3:
         print(USAGE, file=sys.stderr)
         return 2
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str], home: Path) -> int:
 
 
 def exported_answers(data: Data, home: Path, cache: Path) -> list[Answer]:
-    """The answers of the checkpoints that team.json names. Raises CheckpointError when one is damaged."""
+    """Answer with the checkpoints that team.json names. Raises CheckpointError when one is damaged."""
     team = load_json(home / TEAM)
     for folder in (team.get("longformer"), team.get("mc"), *team.get("qa", [])):
         if folder and (problem := damage(home / folder)):

@@ -1,4 +1,4 @@
-"""Answers as the CSV file a contest takes, checked before it is written; and what such a file scores."""
+"""Validate answers, write them as a contest's CSV file, and score such a file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ COLUMNS = ["id", "answer"]
 
 
 def submission_problems(data: Data, rows: Sequence[Question], answers: Sequence[Answer]) -> list[str]:
-    """What would make these answers no valid submission for `rows`, a line each: an id that is missing, twice,
-    out of order or unknown; an empty answer; one that does not stand in a paragraph of its question."""
+    """Return a line for each mistake that makes these answers an invalid submission for `rows`.
+
+    Mistakes are missing, repeated, reordered or unknown ids, empty answers, and answers that occur in none of the
+    question's paragraphs.
+    """
     found = []
     if [answer.id for answer in answers] != [row.id for row in rows]:
         found.append(f"{len(answers)} answers; their ids are not those of the {len(rows)} questions, in their order")
@@ -33,7 +36,7 @@ def submission_problems(data: Data, rows: Sequence[Question], answers: Sequence[
 
 
 def submission_csv(answers: Sequence[Answer]) -> str:
-    """Header `id,answer`, then a line per answer. Text is given as it is, for it is compared as it is."""
+    """Return the CSV text: header `id,answer`, then one unmodified answer a line."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -49,10 +52,10 @@ def write_submission(path: Path, text: str) -> None:
 
 
 def read_answers(path: Path) -> dict[str, str]:
-    """The answers of a submission or a solution, by id: a CSV file, whose columns other than `id` and `answer` are
-    not looked at, or labelled questions in the assignment's JSON, such as test_labels.json.
+    """Read the answers of a submission or a solution, by id.
 
-    Raises DataError with every mistake, each with its line.
+    The file is a CSV file with the columns `id` and `answer` (others are ignored), or labelled questions in the
+    assignment's JSON format, such as test_labels.json. Raises DataError with every mistake and its line.
     """
     if path.suffix == ".json":
         return _solution_labels(path)
@@ -76,7 +79,7 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV file, each with the number of its last line."""
+    """Yield the rows of a CSV file, each with the number of its last line."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     try:
         for cells in reader:
@@ -96,12 +99,12 @@ def _solution_labels(path: Path) -> dict[str, str]:
 def score_submission(
     submission: Mapping[str, str], solution: Mapping[str, str], profile: str = "strict"
 ) -> dict[str, float]:
-    """`exact_match` and `f1`, 0 to 1, over the questions of the solution.
+    """Return the mean `exact_match` and `f1`, 0 to 1, over the questions of the solution.
 
-    >>> score({"a": "湖"}, {"a": "湖"})
+    >>> score_submission({"a": "湖"}, {"a": "湖"})
     {'exact_match': 1.0, 'f1': 1.0}
 
-    Raises DataError when the ids are not the same.
+    Raises DataError when the ids differ.
     """
     missing = [key for key in solution if key not in submission]
     unknown = [key for key in submission if key not in solution]

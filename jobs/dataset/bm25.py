@@ -1,8 +1,8 @@
-"""Which paragraphs a question's own words point to: BM25 over character bigrams, without any label.
+"""Rank paragraphs by a question's words, without labels: BM25 over character bigrams.
 
-Chinese is written without spaces, so pairs of neighbouring characters stand for words (Nie et al. 2000,
-"On the use of words and n-grams for Chinese information retrieval"). It picks the relevant one of four
-paragraphs in 9 of 10 questions and more: what a trained selector must beat.
+Chinese is written without spaces, so pairs of neighbouring characters stand for words (Nie et al. 2000, "On the use
+of words and n-grams for Chinese information retrieval"). BM25 picks the relevant one of four paragraphs for more than
+9 of 10 questions: the baseline for a trained selector.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ WORDS = re.compile(r"\w+")
 
 
 def bigrams(text: str) -> list[str]:
-    """Pairs of neighbouring letters, digits or Chinese characters, lower-cased; one without a neighbour alone.
+    """Return the pairs of neighbouring letters, digits or Chinese characters, lower-cased.
+
+    A character without a neighbour is returned alone.
 
     >>> bigrams("玉山，3952公尺")
     ['玉山', '39', '95', '52', '2公', '公尺']
@@ -33,12 +35,12 @@ def bigrams(text: str) -> list[str]:
 def bm25_scores(
     questions: Sequence[str], candidates: Sequence[Sequence[str]], collection: Iterable[str] = ()
 ) -> list[Floats]:
-    """[candidates] for each question, the score of each of its own candidate paragraphs; the highest is the pick.
+    """Return the BM25 scores of each question's candidate paragraphs: one array [candidates] for each question.
 
-    >>> [scores.argmax() for scores in select(["玉山多高？"], [["日月潭是湖。", "玉山高3952公尺。"]])]
+    >>> [scores.argmax() for scores in bm25_scores(["玉山多高？"], [["日月潭是湖。", "玉山高3952公尺。"]])]
     [np.int64(1)]
 
-    How rare a bigram is, is counted over the distinct paragraphs of all questions and of `collection`.
+    Document frequencies are counted over the distinct paragraphs of all questions and of `collection`.
     """
     places = {
         text: row for row, text in enumerate(dict.fromkeys([*collection, *(t for own in candidates for t in own)]))
@@ -51,8 +53,10 @@ def bm25_scores(
 
 
 def most_similar(texts: Sequence[str], queries: Iterable[str], k: int) -> list[Ints]:
-    """For each query, the rows of at most `k` of `texts`, best first and of equals the earlier; only those that
-    have something in common with it."""
+    """Return the indices of at most `k` of `texts` for each query, best first; ties keep the order of `texts`.
+
+    Texts that share no bigram with the query are left out.
+    """
     index = Index(texts)
     return [_top_indices(index.scores(query), k) for query in queries]
 
@@ -65,7 +69,7 @@ def _top_indices(scores: Floats, k: int) -> Ints:
 
 
 class Index:
-    """BM25 (bm25s's defaults: Lucene's variant, k1 1.5, b 0.75) over a collection of texts."""
+    """Scores a collection of texts by BM25 with bm25s's defaults (Lucene's variant, k1 1.5, b 0.75)."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         documents = [bigrams(text) for text in texts]
@@ -76,6 +80,6 @@ class Index:
             self.bm25.index(documents, show_progress=False)
 
     def scores(self, query: str) -> Floats:
-        """[texts] the score of each, 0 where the query and a text share no bigram."""
+        """Return the score of each text [texts]; 0 where the query and a text share no bigram."""
         known = self.bm25.get_tokens_ids(bigrams(query))
         return self.bm25.get_scores_from_ids(known) if known else self.nothing

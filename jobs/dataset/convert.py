@@ -1,5 +1,7 @@
-"""Builds a data set in the assignment's format out of published corpora: distractor paragraphs, splits that
-share no article, files. What a corpus looks like is for jobs.corpus, whether an answer can be kept for jobs.labels.
+"""Build a data set in the assignment's format from published corpora.
+
+Chooses distractor paragraphs, makes splits that share no article, and writes the files. jobs.dataset.corpora reads
+the corpora; jobs.dataset.labels verifies the answers.
 """
 
 from __future__ import annotations
@@ -31,14 +33,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ConversionCounts:
-    """What became of the questions.
+    """Counts the results of a conversion.
 
     questions, paragraphs, articles   by split
-    merged        paragraphs that were one and the same text
-    shared        paragraphs that stand in more than one split, which only sources given by split can bring
+    merged        duplicates of a paragraph that became one
+    shared        paragraphs in more than one split; only sources given for each split can cause them
     answers       by how they were found: exact, repaired, located
     dropped       questions left out, by reason
-    distractors   by where they come from: the same article, BM25, chance
+    distractors   by source: the same article, BM25, random
     """
 
     questions: dict[str, int]
@@ -51,7 +53,7 @@ class ConversionCounts:
     distractors: dict[str, int]
 
     def lines(self) -> list[str]:
-        """For people to read."""
+        """Return the counts as lines of text."""
         sizes = [
             f"{split}: {self.questions[split]:,} questions on {self.paragraphs[split]:,} paragraphs"
             f" of {self.articles[split]:,} articles"
@@ -80,21 +82,19 @@ def convert(
     valid_share: float = 0.0,
     test_share: float = 0.0,
 ) -> ConversionCounts:
-    """Write the questions of `sources` to the folder `output`, as `jobs.data.read` reads them.
+    """Convert the questions of `sources` into the folder `output`, in the format that `read_data` reads.
 
         convert({"train": ["DRCD_training.json"], "valid": ["DRCD_dev.json"]}, Path("data/drcd"))
         convert({"train": ["hub:hfl/cmrc2018"]}, Path("data/cmrc"), "bm25", valid_share=0.1, test_share=0.1)
 
-    sources       by split, what `jobs.corpus.read_corpus` reads
-    distractors   from the same article first and then by BM25, or by BM25 alone; what is missing, by chance.
-                  They come from the question's own split
-    candidates    paragraphs of a question, the relevant one included
-    valid_share, test_share   the share of train's questions, by whole articles, that goes to a split without
-                  sources of its own
+    sources       by split, the files and hub names that `jobs.dataset.corpora.read_corpus` reads
+    distractors   "article": from the same article, then by BM25; "bm25": by BM25 alone. Random paragraphs fill up.
+                  All come from the question's own split
+    candidates    number of paragraphs of a question, including the relevant one
+    valid_share, test_share   share of train's questions, in whole articles, for a split without its own sources
 
-    The folder appears when it is complete. Labels of test questions are in test_labels.json, and questions with
-    several answers in references.json. The same arguments give the same files. Raises DataError with every
-    mistake found.
+    The folder appears only when it is complete. test_labels.json has the labels of test questions, references.json the
+    questions with several answers. The same arguments give the same files. Raises DataError with every mistake found.
     """
     shares = {"valid": valid_share, "test": test_share}
     refuse(list(_option_mistakes(sources, output, distractors, candidates, shares)))
@@ -117,7 +117,7 @@ def convert(
 
 
 def write_sample(output: Path) -> None:
-    """The built-in sample as files. Raises DataError where `output` is not a new or empty folder."""
+    """Write the built-in sample as files. Raises DataError when `output` is not a new or empty folder."""
     refuse(list(_output_mistakes(output)))
     content = sample_files()
     unlabelled = [{key: row[key] for key in ("id", "question", "paragraphs")} for row in content["test"]]
@@ -125,7 +125,7 @@ def write_sample(output: Path) -> None:
 
 
 def _source_name(source: str | Path) -> str:
-    """Folders are the business of whoever ran the conversion."""
+    """Return a source's name without its folder, which may be private."""
     return str(source) if str(source).startswith("hub:") else Path(source).name
 
 
@@ -174,7 +174,7 @@ def _read_sources(sources: Mapping[str, Sequence[str | Path]]) -> dict[str, list
 
 
 def _label_all(asked: Mapping[str, Iterable[Asked]]) -> tuple[dict[str, list[Labelled]], Counter[str]]:
-    """What can be kept, by split, and how many cannot, by reason."""
+    """Return the questions with a usable answer by split, and the number of dropped questions by reason."""
     kept: dict[str, list[Labelled]] = {split: [] for split in asked}
     dropped: Counter[str] = Counter()
     seen: dict[str, Asked] = {}
@@ -194,8 +194,10 @@ def _label_all(asked: Mapping[str, Iterable[Asked]]) -> tuple[dict[str, list[Lab
 
 
 def split_by_article(rows: Sequence[Labelled], shares: Mapping[str, float], rng: Random) -> dict[str, list[Labelled]]:
-    """Train and the splits that get a share of its questions. Articles go to a split whole, and so do articles
-    that have a paragraph in common."""
+    """Split train's questions into train and the splits in `shares`, in whole articles.
+
+    Articles that have a paragraph in common stay together.
+    """
     group = _article_groups(rows)
     sizes, order = Counter(group), _shuffled_copy(rng, sorted(set(group)))
     home = {}
@@ -212,7 +214,7 @@ def split_by_article(rows: Sequence[Labelled], shares: Mapping[str, float], rng:
 
 
 def _article_groups(rows: Sequence[Labelled]) -> list[int]:
-    """[rows] the number of the group of articles that a row belongs to."""
+    """Return the group number of each row [rows]; articles with a paragraph in common form one group."""
     number: dict[tuple[str, str], int] = defaultdict(count().__next__)
     edges = [(number["article", row.asked.article], number["paragraph", row.asked.paragraph]) for row in rows]
     ends = np.asarray(edges, np.int64).reshape(-1, 2)
@@ -222,7 +224,7 @@ def _article_groups(rows: Sequence[Labelled]) -> list[int]:
 
 
 def _shuffled_copy(rng: Random, items: Iterable[T]) -> list[T]:
-    """Of Random's methods only `random()` is promised to give the same in every version of Python."""
+    """Return the items in random order. Uses `random()`, Random's only method that is stable across Python versions."""
     return sorted(items, key=lambda _: rng.random())
 
 
@@ -238,7 +240,7 @@ def _size_mistakes(
 
 
 def _choose_distractors(rows: Sequence[Labelled], mode: Distractors, wanted: int, rng: Random) -> list[dict[str, str]]:
-    """For each question its distractors, and where each comes from."""
+    """Return each question's distractor paragraphs, with the source of each."""
     pool = list(dict.fromkeys(row.asked.paragraph for row in rows))
     family: dict[str, dict[str, None]] = defaultdict(dict)
     for row in rows if mode == "article" else ():
@@ -290,7 +292,7 @@ def _conversion_counts(
 def _assignment_files(
     labelled: Mapping[str, Sequence[Labelled]], choices: Mapping[str, Sequence[Mapping[str, str]]], rng: Random
 ) -> dict[str, Any]:
-    """The content of each file, by name."""
+    """Return the content of each file, by its name without suffix."""
     context = {
         text: place
         for place, text in enumerate(dict.fromkeys(r.asked.paragraph for rows in labelled.values() for r in rows))
@@ -318,7 +320,7 @@ def _row(row: Labelled, distractors: Iterable[str], context: Mapping[str, int], 
 
 
 def _distinct_answers(row: Labelled) -> list[str]:
-    """The different answers people gave, the kept one first."""
+    """Return the distinct answers of a question, the kept one first."""
     usable = (reference.text for reference in row.asked.references if not flaw(reference.text))
     return list(dict.fromkeys([row.answer, *usable]))
 

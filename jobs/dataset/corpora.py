@@ -1,8 +1,7 @@
-"""Questions out of published corpora: SQuAD's tree of articles, which DRCD and CMRC 2018 have too, CMRC
-2018's flat list of paragraphs, rows with SQuAD's columns, and data sets of the Hugging Face hub made of
-such rows.
+"""Read questions from published corpora, without verifying where answers occur (see jobs.dataset.labels).
 
-It tells what stands there. Whether an answer is where it is said to be is for jobs.labels.
+The formats are SQuAD's tree of articles (also DRCD and CMRC 2018), CMRC 2018's flat list of paragraphs, rows with
+SQuAD's columns, and data sets on the Hugging Face hub that have these columns.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Discr
 from pydantic import ValidationError as Invalid
 from pydantic_core import ErrorDetails
 
-from jobs.dataset.data import LONGEST, DataError, read_json, refuse
+from jobs.dataset.data import MAX_TEXT_CHARS, DataError, read_json, refuse
 
 HUB = re.compile(r"hub:(?P<name>[^:@]+)(?::(?P<config>[^@]+))?(?:@(?P<split>.+))?")
 HUB_SPLITS = {"valid": "validation"}
 
-Text = Annotated[str, Field(max_length=LONGEST)]
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 
 
 class Reference(BaseModel):
-    """An answer someone gave, and the character of the paragraph it starts at, where that is said."""
+    """Holds one annotator's answer and its first character in the paragraph, or None if the corpus has no place."""
 
     model_config = ConfigDict(frozen=True)
     text: str
@@ -33,7 +32,7 @@ class Reference(BaseModel):
 
 
 def _answer_list(answers: Any) -> Any:
-    """The hub's object of two lists, and CMRC 2018's strings, as SQuAD's list of objects."""
+    """Convert the hub's object of two lists, or CMRC 2018's strings, to SQuAD's list of objects."""
     if isinstance(answers, dict) and isinstance(answers.get("text"), list):
         texts, starts = answers["text"], answers.get("answer_start") or [None] * len(answers["text"])
         if not isinstance(starts, list):
@@ -72,7 +71,7 @@ class Article(Titled):
 EXPECTED = {
     "missing": "missing",
     "string_type": "text is expected",
-    "string_too_long": f"at most {LONGEST:,} characters are read; divide it",
+    "string_too_long": f"at most {MAX_TEXT_CHARS:,} characters are read; divide it",
     "list_type": "a list is expected",
     "tuple_type": "a list is expected",
     "model_type": "an object is expected",
@@ -97,8 +96,10 @@ Entries = TypeAdapter(
 
 
 class Asked(NamedTuple):
-    """A question with its paragraph. `article` is the title, or the paragraph itself where there is none;
-    `origin` tells two places of a paragraph apart."""
+    """Holds a question with its paragraph.
+
+    `article` is the title, or the paragraph itself if there is no title; `origin` identifies the paragraph's place.
+    """
 
     place: str
     origin: str
@@ -110,8 +111,9 @@ class Asked(NamedTuple):
 
 
 def read_corpus(source: str | Path, split: str = "train") -> list[Asked]:
-    """The questions of a JSON file or, for `hub:OWNER/NAME[:CONFIG][@SPLIT]`, of a data set on the Hugging Face
-    hub, whose split is the one of that meaning where none is named.
+    """Read the questions of a JSON file or of a hub data set `hub:OWNER/NAME[:CONFIG][@SPLIT]`.
+
+    Without @SPLIT, read the hub split that corresponds to `split`.
 
     >>> read_corpus("hub:hfl/cmrc2018@validation")[0].id  # doctest: +SKIP
     'DEV_0_QUERY_0'
@@ -130,7 +132,7 @@ def read_corpus(source: str | Path, split: str = "train") -> list[Asked]:
 
 
 def hub_rows(name: str, split: str, config: str | None = None) -> list[dict[str, Any]]:
-    """Rows of a data set of the hub, or of a local folder that `datasets` can read. Raises DataError."""
+    """Return the rows of a hub data set, or of a local folder that `datasets` can read. Raises DataError."""
     import datasets
 
     try:
@@ -169,7 +171,7 @@ def _corpus_question(place: str, origin: str, title: str | None, paragraph: str,
 
 
 def _json_path(prefix: str, path: tuple[int | str, ...]) -> str:
-    """("data", (3, "<article>", "paragraphs", 0, "context")) as data[3].paragraphs[0].context"""
+    """Convert ("data", (3, "<article>", "paragraphs", 0, "context")) to data[3].paragraphs[0].context"""
     steps = [step for step in path if not str(step).startswith("<")]
     return (
         prefix + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)

@@ -1,7 +1,7 @@
-"""The assignment's data: read, checked in full, fingerprinted. Standard library only.
+"""Read, verify and fingerprint a data set in the assignment's format. Standard library only.
 
-A data set is a folder with context.json (a list of paragraphs), train.json, valid.json and, when there
-is something to submit, test.json; or the built-in `sample`. Every mistake is reported at once.
+A data set is a folder with context.json (a list of paragraphs), train.json, valid.json and, optionally, test.json;
+or the built-in `sample`. All mistakes are reported together.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SPLITS = ("train", "valid", "test")
 REFERENCES = "references.json"
 LABELS = "test_labels.json"
 CANDIDATES = range(2, 9)
-LONGEST = 100_000  # characters of one text; of 3.4 million, counting word pairs took 1.2 GB and 20 s
-SHOWN = 20
+MAX_TEXT_CHARS = 100_000  # characters of one text; of 3.4 million, counting word pairs took 1.2 GB and 20 s
+MAX_LINES = 20
 
 
 class DataError(ValueError):
-    """What is wrong with a data set: `lines` has one line per mistake, naming file, row and id."""
+    """Reports mistakes in a data set: `lines` has one line for each mistake, with file, row and id."""
 
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("\n".join(lines))
@@ -37,9 +37,10 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Question:
-    """`paragraphs` and `relevant` index Data.paragraphs; `start` counts characters in the relevant one.
+    """Holds one question with its candidate paragraphs and its label.
 
-    A question to be answered has no `relevant`, `answer` and `start`.
+    `paragraphs` and `relevant` are indices into Data.paragraphs; `start` is the answer's first character in the
+    relevant paragraph. An unlabelled question has no `relevant`, `answer` and `start`.
     """
 
     id: str
@@ -52,7 +53,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Data:
-    """`several` holds every right answer of the questions that references.json names."""
+    """Holds a data set. `several` has all right answers of each question in references.json, by question id."""
 
     location: str
     paragraphs: tuple[str, ...]
@@ -63,7 +64,7 @@ class Data:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the content, the same wherever the files lie and however they are formatted."""
+        """Return the SHA-256 of the content, which does not depend on the files' place and formatting."""
         content: list[Any] = [self.paragraphs, *([astuple(q) for q in getattr(self, split)] for split in SPLITS)]
         content += [dict(self.several)] if self.several else []
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
@@ -71,9 +72,9 @@ class Data:
 
 
 def read_data(location: str) -> Data:
-    """The data set in the folder `location`, or the built-in one for `sample`.
+    """Read the data set in the folder `location`, or the built-in one for `sample`.
 
-    >>> read("sample").train[0].id
+    >>> read_data("sample").train[0].id
     'sample-train-00001'
 
     Raises DataError with every mistake found.
@@ -87,7 +88,7 @@ def read_data(location: str) -> Data:
 
 
 def read_unlabelled(context: Path, questions: Path) -> Data:
-    """Questions to be answered, as `test`, and the paragraphs they index; there are no others.
+    """Read questions to answer, as the split `test`, and their paragraphs; the other splits are empty.
 
     Raises DataError with every mistake found.
     """
@@ -103,13 +104,15 @@ def read_unlabelled(context: Path, questions: Path) -> Data:
 
 
 def vocabulary(data: Data) -> list[str]:
-    """The texts a from-scratch backbone may take its characters from: all but validation and test questions."""
+    """Return the texts for the vocabulary of a from-scratch backbone: all but validation and test questions."""
     return [*data.paragraphs, *(row.question for row in data.train)]
 
 
 def labelled_questions(data: Data, split: str) -> tuple[Question, ...]:
-    """The questions of `train`, `valid` or `test` with their labels; for a test set that hides them, those of
-    test_labels.json beside it. Raises DataError when there are none."""
+    """Return the labelled questions of `train`, `valid` or `test`.
+
+    If test.json has no labels, read them from test_labels.json beside it. Raises DataError when there are none.
+    """
     rows: tuple[Question, ...] = getattr(data, split)
     if rows and all(row.answer is not None for row in rows):
         return rows
@@ -125,11 +128,11 @@ def labelled_questions(data: Data, split: str) -> tuple[Question, ...]:
 
 
 def references(data: Data, file: Path | None = None) -> dict[str, list[str]]:
-    """Every answer that counts as right, by question id: what `jobs.metrics.mean_scores` compares with.
+    """Return all right answers by question id, as `jobs.metrics.mean_scores` expects them.
 
-    They stand in `file`, or where none is given in the data set's references.json if it has one:
-    `{"id": ["日月潭", "潭"]}`, or objects with such a list under `references`. A question that is not in
-    there has its own answer; a test question with neither is left out.
+    They come from `file`, or by default from the data set's references.json: `{"id": ["日月潭", "潭"]}`, or objects
+    with such a list under `references`. Any other labelled question has its own answer; other unlabelled questions
+    are left out.
 
     Raises DataError with every mistake found.
     """
@@ -139,8 +142,11 @@ def references(data: Data, file: Path | None = None) -> dict[str, list[str]]:
 
 
 def accepted(data: Data, profile: str) -> dict[str, list[str]]:
-    """What counts as right under a metric profile, by question id: the one answer of each row for `strict`, which is
-    how the assignment scores; every reference for the others."""
+    """Return the right answers under a metric profile, by question id.
+
+    Under `strict`, only the answer of the question's own row is right, as in the assignment; under other profiles,
+    every reference is.
+    """
     if profile != "strict":
         return references(data)
     return {row.id: [row.answer] for row in (*data.train, *data.valid, *data.test) if row.answer is not None}
@@ -163,9 +169,9 @@ def _reference_lists(path: Path, ids: Set[str]) -> dict[str, list[str]]:
 
 
 def read_json(path: Path) -> Any:
-    """The content of one JSON file: UTF-8 with or without a byte order mark, no key twice, no NaN.
+    """Read one JSON file in UTF-8, with or without a byte order mark.
 
-    Raises DataError with one line that names the file.
+    Raises DataError, with one line that names the file, also for duplicate keys and NaN.
     """
     mistakes: list[str] = []
     content = _json_content(path, mistakes)
@@ -174,7 +180,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file with or without a byte order mark. Raises DataError with one line that names it."""
+    """Read a UTF-8 file, with or without a byte order mark. Raises DataError with one line that names it."""
     try:
         return _regular_file_text(path)
     except (OSError, ValueError) as error:
@@ -182,7 +188,7 @@ def read_text(path: Path) -> str:
 
 
 def refuse(mistakes: Sequence[str]) -> None:
-    """Raise DataError with the first of the mistakes, if there are any."""
+    """Raise DataError if there are mistakes; it shows the first of them and counts the rest."""
     if mistakes:
         raise DataError(_shortened(mistakes))
 
@@ -202,7 +208,7 @@ def _read_files(folder: Path, mistakes: list[str]) -> dict[str, Any]:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether this is a folder; a name too long or a folder closed to us is none."""
+    """Return True for a folder; False also when the name is too long or access is denied."""
     try:
         return path.is_dir()
     except OSError:
@@ -210,7 +216,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _json_content(path: Path, mistakes: list[str]) -> Any:
-    """The content of one file, or an empty list and a line in `mistakes`."""
+    """Return the content of one JSON file; on an error, append a line to `mistakes` and return an empty list."""
     try:
         return json.loads(_regular_file_text(path), object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
     except json.JSONDecodeError as error:
@@ -223,7 +229,7 @@ def _json_content(path: Path, mistakes: list[str]) -> Any:
 
 
 def _regular_file_text(path: Path) -> str:
-    """What a regular file holds: a pipe would block, a device would never end."""
+    """Return the text of a regular file. Refuses a pipe, which would block, and a device, which never ends."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise ValueError("not a regular file; write the data to one")
@@ -305,8 +311,8 @@ def _paragraphs(name: str, content: Any, mistakes: list[str]) -> tuple[str, ...]
 def _text_problem(text: Any) -> str | None:
     if not isinstance(text, str):
         return f"{_kind(text)} where text is expected"
-    if len(text) > LONGEST:
-        return f"{len(text):,} characters; at most {LONGEST:,} are read, divide it"
+    if len(text) > MAX_TEXT_CHARS:
+        return f"{len(text):,} characters; at most {MAX_TEXT_CHARS:,} are read, divide it"
     if "\0" in text:
         return f"a NUL character at {text.index(chr(0))}; remove it"
     if not text.strip():
@@ -412,7 +418,7 @@ def _is_int(value: Any) -> bool:
 
 
 def quoted(value: Any) -> str:
-    """A value as a message has it: on one line, and short."""
+    """Return a value as one short line for a message."""
     text = _kind(value) if isinstance(value, dict | list) else repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
@@ -423,5 +429,5 @@ def _kind(value: Any) -> str:
 
 
 def _shortened(lines: Sequence[str]) -> list[str]:
-    more = len(lines) - SHOWN
-    return [*lines[:SHOWN], f"… and {more} more"] if more > 0 else list(lines)
+    more = len(lines) - MAX_LINES
+    return [*lines[:MAX_LINES], f"… and {more} more"] if more > 0 else list(lines)

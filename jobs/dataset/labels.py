@@ -1,18 +1,19 @@
-"""Whether an answer stands where a corpus says it does, and what to do when not: repaired where only one place
-is possible, never guessed.
-"""
+"""Verify that an answer occurs where a corpus says it does, and correct its place if only one is possible."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from jobs.dataset.corpora import Asked, Reference
-from jobs.dataset.data import LONGEST
+from jobs.dataset.data import MAX_TEXT_CHARS
 
 
 class Labelled(NamedTuple):
-    """A question with the answer that is kept. `found` is `exact` when it stands where the corpus says,
-    `repaired` when it stands elsewhere, once, and `located` when it stands once and no place was given."""
+    """Holds a question with the answer that was kept.
+
+    `found` is `exact` when the answer is where the corpus says, `repaired` when it occurs once, but elsewhere, and
+    `located` when it occurs once and the corpus gives no place.
+    """
 
     asked: Asked
     answer: str
@@ -21,8 +22,10 @@ class Labelled(NamedTuple):
 
 
 def label_answer(row: Asked) -> Labelled | str:
-    """The question with the first of its answers that stands where it is said to, or else of those that stand
-    in the paragraph once; or the reason why there is none."""
+    """Return the question with its first usable answer, or the reason why it has none.
+
+    An answer at its stated place is preferred over an answer that occurs once in the paragraph.
+    """
     for text in (row.id, row.question, row.paragraph):
         if found := flaw(text):
             return found
@@ -35,12 +38,14 @@ def label_answer(row: Asked) -> Labelled | str:
 
 
 def flaw(text: str) -> str | None:
-    """Why a text cannot be an id, a question, a paragraph or an answer, or None. Counted by kind, so in few words;
-    jobs.data refuses the same."""
+    """Return why a text cannot be an id, question, paragraph or answer, or None for a valid text.
+
+    The reasons are short because they are counted. `jobs.dataset.data` refuses the same texts.
+    """
     if not text.strip():
         return "empty text"
-    if len(text) > LONGEST:
-        return f"more than {LONGEST:,} characters"
+    if len(text) > MAX_TEXT_CHARS:
+        return f"more than {MAX_TEXT_CHARS:,} characters"
     if "\0" in text:
         return "a NUL character"
     if any("\ud800" <= character <= "\udfff" for character in text):
@@ -49,7 +54,7 @@ def flaw(text: str) -> str | None:
 
 
 def _find_answer(paragraph: str, reference: Reference) -> tuple[int, str]:
-    """Where an answer starts and how that was found, or -1 and why it was not."""
+    """Return the answer's start and how it was found (`exact`, `repaired`, `located`), or -1 and the reason."""
     text, start = reference.text, reference.start
     if not text.strip():
         return -1, "empty answer"

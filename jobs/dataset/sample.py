@@ -1,8 +1,8 @@
-"""The built-in data set `sample`: Traditional Chinese paragraphs about invented subjects, as rows.
+"""Generate the built-in data set `sample`: Traditional Chinese paragraphs about invented subjects.
 
-Synthetic and regular: it shows that the machinery works and that good settings beat bad ones, and is
-no measure of a model's quality on real questions. A paragraph has one subject and tells facts in
-pairs of a kind (two years, two places), so that only the question's words decide between them.
+The data is synthetic and regular: it shows that training works and that good settings beat bad ones, but does not
+measure quality on real questions. Each paragraph has one subject and states facts in pairs of one kind (two years,
+two places), so that only the question's words tell which of the two is the answer.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ T = TypeVar("T")
 
 
 def sample_files(seed: int = 0) -> dict[str, Any]:
-    """What the files of the assignment hold: `context` (list[str]) and the rows of the three splits.
+    """Return the content of the assignment's files: `context` (list[str]) and the rows of the three splits.
 
-    >>> sample = files()
+    >>> sample = sample_files()
     >>> row = sample["valid"][0]
     >>> start, text = row["answer"]["start"], row["answer"]["text"]
     >>> sample["context"][row["relevant"]][start : start + len(text)] == text
     True
 
-    The same seed gives the same files everywhere. Test rows carry their labels too.
+    The same seed gives the same files on every machine. Test rows carry labels too.
     """
     rng = Random(seed)
     subjects = _subjects(rng)
@@ -79,7 +79,7 @@ def _sentence(*parts: Sequence[str]) -> list[str]:
 
 
 def _tens(number: int) -> str:
-    """76 as 七十六; for 1 to 99."""
+    """Write a number from 1 to 99 in Chinese: 76 as 七十六."""
     tens, ones = divmod(number, 10)
     return (CHINESE[tens] if tens > 1 else "") + ("十" if tens else "") + (CHINESE[ones] if ones else "")
 
@@ -134,7 +134,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class FactPair:
-    """Two facts of one kind, and where the answer of each comes from."""
+    """Holds two facts of one kind and the functions that draw their answers."""
 
     kind: str
     stocks: tuple[Stock, Stock]
@@ -248,7 +248,7 @@ def _one(rng: Random, alternatives: str, **words: str) -> str:
 
 
 def _subjects(rng: Random) -> Iterator[tuple[int, str]]:
-    """(category, name), the categories in turn, no name twice."""
+    """Yield (category, name) pairs; categories alternate and no name repeats."""
     words = [_in_random_order(rng, _sentence(FIRST, SECOND)) for _ in CATEGORIES]
     for turn in zip(*words, strict=True):
         for category, word in enumerate(turn):
@@ -256,7 +256,7 @@ def _subjects(rng: Random) -> Iterator[tuple[int, str]]:
 
 
 def _draw_paragraph(rng: Random, category: int, name: str) -> Paragraph:
-    """Drawn again until its length is right and every answer stands in it exactly once."""
+    """Draw a paragraph until its length is in range and each answer occurs in it exactly once."""
     while True:
         paragraph = _draft(rng, category, name)
         once = all(paragraph.text.count(answer) == 1 for _, answer in paragraph.asked)
@@ -285,7 +285,7 @@ def _prose(rng: Random, clauses: Sequence[str]) -> str:
 
 
 def _split_rows(rng: Random, split: str, batch: Sequence[Paragraph], offset: int) -> list[Row]:
-    """Rows of a split whose paragraphs start at `offset` in the context, in random order."""
+    """Return a split's rows in random order; its paragraphs start at index `offset` of the context."""
     asked = [(index, *pair) for index, paragraph in enumerate(batch) for pair in paragraph.asked]
     return [
         {
@@ -300,7 +300,7 @@ def _split_rows(rng: Random, split: str, batch: Sequence[Paragraph], offset: int
 
 
 def _candidates(rng: Random, batch: Sequence[Paragraph], relevant: int) -> list[int]:
-    """The relevant paragraph, one more of its category and two of others, in random order."""
+    """Return the relevant paragraph, another one of its category and two of other categories, in random order."""
     near = _other_paragraphs(rng, batch, relevant, 1, same=True)
     far = _other_paragraphs(rng, batch, relevant, 2, same=False)
     return _in_random_order(rng, [relevant, *near, *far])

@@ -1,4 +1,4 @@
-"""What a data set is like: sizes, lengths, repetitions, how hard its distractors are. Reads it, changes nothing."""
+"""Measure a data set: sizes, lengths, repetitions, and how hard its distractor paragraphs are."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Lengths:
 
 @dataclass(frozen=True)
 class TokenLengths:
-    """Lengths in a tokenizer's tokens, special ones included where a question is joined with paragraphs.
+    """Holds lengths in a tokenizer's tokens. Joined inputs include special tokens.
 
-    relevant, joined        a question with its relevant paragraph; with all of its paragraphs, a separator between two
+    relevant, joined        a question with its relevant paragraph; with all its paragraphs, a separator between two
     *_longer                by limit, the share of inputs that are longer than that many tokens
-    *_answer_ends_past      by limit, the share of answers that end behind that many tokens of the input
-    answers_cutting_tokens   share of answers that begin or end inside a token, and so are never given exactly
+    *_answer_ends_past      by limit, the share of answers that end after that many tokens of the input
+    answers_cutting_tokens  share of answers that begin or end inside a token, so a model cannot give them exactly
     """
 
     tokenizer: str
@@ -80,17 +80,17 @@ class TokenLengths:
 
 @dataclass(frozen=True)
 class Survey:
-    """Shares are between 0 and 1, and over labelled questions.
+    """Holds the measurements of a data set. Shares are between 0 and 1, over labelled questions.
 
-    candidates            how many questions have that many paragraphs
-    unused_paragraphs     paragraphs of no question
-    repeated_paragraphs   rows of context.json with the text of an earlier one
-    repeated_questions    questions that ask an earlier one's words of the same paragraphs
-    shared_paragraphs     texts that questions of more than one split have among their paragraphs
-    odd_ids               ids with white space at an end or a control character in them
-    answer_in_distractor  share whose answer also stands in another of the question's paragraphs
-    answer_repeated       share whose answer stands more than once in its paragraph
-    bm25_picks            by split, the share whose relevant paragraph BM25 picks without any label
+    candidates            number of questions by number of paragraphs
+    unused_paragraphs     paragraphs that no question refers to
+    repeated_paragraphs   rows of context.json with the text of an earlier row
+    repeated_questions    questions with the text and the paragraphs of an earlier question
+    shared_paragraphs     texts that are candidates in more than one split
+    odd_ids               ids with control characters, or white space at an end
+    answer_in_distractor  share whose answer also occurs in another of the question's paragraphs
+    answer_repeated       share whose answer occurs more than once in its paragraph
+    bm25_picks            by split, the share whose relevant paragraph BM25 ranks first
     """
 
     location: str
@@ -113,7 +113,7 @@ class Survey:
     tokens: TokenLengths | None = None
 
     def lines(self) -> list[str]:
-        """For people to read."""
+        """Return the measurements as lines of text."""
         return [
             f"{self.location}: {_numbers_text(self.questions)} questions on {self.paragraphs:,} paragraphs",
             f"fingerprint {self.fingerprint}",
@@ -138,13 +138,12 @@ class Survey:
 
 
 def survey(location: str, tokenizer: str | None = None) -> Survey:
-    """Survey the data set that `jobs.data.read` finds at `location`; with lengths in tokens when a backbone, whose
-    tokenizer counts, is named.
+    """Measure the data set at `location`, with lengths in tokens if `tokenizer` names a backbone.
 
     >>> survey("sample").candidates
     {4: 2432}
 
-    Raises DataError with every mistake in the data; BackboneError when the tokenizer cannot be had.
+    Raises DataError with every mistake in the data, BackboneError when the tokenizer cannot be loaded.
     """
     data = read_data(location)
     splits = {split: rows for split in SPLITS if (rows := getattr(data, split))}
@@ -174,7 +173,7 @@ def survey(location: str, tokenizer: str | None = None) -> Survey:
 
 
 def _asked_texts(data: Data, row: Question) -> frozenset[str]:
-    """What a question is asked of: its relevant paragraph, or all of them where that is not known."""
+    """Return the relevant paragraph of a question, or all its paragraphs if the question is unlabelled."""
     return frozenset(
         data.paragraphs[index] for index in ([row.relevant] if row.relevant is not None else row.paragraphs)
     )
@@ -240,7 +239,7 @@ def _token_lengths(data: Data, rows: Sequence[Question], labelled: Sequence[Ques
 
 
 def _answer_spans(paragraphs: Tokens, rows: Sequence[Question]) -> Ints:
-    """[rows, 2] first and last token of each answer in its paragraph; -1 twice where no token has a part of it."""
+    """Return the first and last token of each answer in its paragraph [rows, 2]; -1, -1 if no token overlaps it."""
     from jobs.features.tokens import token_span
 
     spans = [
@@ -251,7 +250,7 @@ def _answer_spans(paragraphs: Tokens, rows: Sequence[Question]) -> Ints:
 
 
 def _before_relevant(sizes: Ints, rows: Sequence[Question]) -> Ints:
-    """[rows] tokens of the paragraphs in front of the relevant one, each with the separator behind it."""
+    """Return the number of tokens before the relevant paragraph [rows], including separators."""
     return np.asarray(
         [sum(int(sizes[i]) + 1 for i in row.paragraphs[: row.paragraphs.index(row.relevant or 0)]) for row in rows],
         np.int64,

@@ -1,7 +1,7 @@
-"""A Longformer's sliding-window self-attention in blocks, each one call of scaled_dot_product_attention: the same
-numbers as transformers' LongformerSelfAttention in less time, for inputs of any length.
+"""Compute a Longformer's sliding-window self-attention in blocks, for inputs of any length.
 
-Weights keep their names and a saved config its classes, so that either reads what the other has saved.
+Each block is one call of scaled_dot_product_attention. The results equal those of transformers'
+LongformerSelfAttention, in less time. Weights and configs keep their names, so each class loads what the other saves.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from transformers.models.longformer.modeling_longformer import (
     LongformerSelfAttention,
 )
 
-SMALLEST = 64  # queries in a block: with fewer the calls cost more than the arithmetic
-SCORES = 2**20  # at once where they are written out: 4 MiB, about what a core's cache holds
-STEPS = 2**16  # in which the share that dropout takes is told
+MIN_BLOCK_TOKENS = 64  # queries in a block: with fewer the calls cost more than the arithmetic
+MAX_SCORES = 2**20  # at once where they are written out: 4 MiB, about what a core's cache holds
+DROPOUT_STEPS = 2**16  # in which the share that dropout takes is told
 
 
 class Visibility(NamedTuple):
-    """Who sees whom in a batch; the same for all layers with one window.
+    """Describes which tokens attend to which in a batch; layers with the same window share it.
 
-    block    queries in a block; the last block of a row may reach beyond its end
-    margin   a block's keys are the global tokens and all from so many before it to so many behind it
-    local    [rows * blocks, 1, block, keys] added to scores: 0, or where out of sight the dtype's least number
-    places   [rows, most] where each row's global tokens are, filled up with other tokens
-    held     [rows, most, 1] which of these are global
+    block    queries in a block; a row's last block may extend past the row's end
+    margin   a block's keys are the global tokens and the tokens from `margin` before it to `margin` after it
+    local    [rows * blocks, 1, block, keys] added to scores: 0 for visible keys, the dtype's minimum for others
+    places   [rows, most] positions of each row's global tokens, padded with positions of other tokens
+    held     [rows, most, 1] True where `places` is a global token
     wide     [rows, 1, 1, positions] added to the scores of global tokens
-    kept     [rows, positions, 1] which are no padding
+    kept     [rows, positions, 1] True for tokens that are not padding
     """
 
     block: int
@@ -44,14 +44,17 @@ class Visibility(NamedTuple):
     kept: Tensor
 
     def windows(self, values: Tensor, missing: int) -> Tensor:
-        """[rows, positions, ...] to [rows, blocks, ..., block + 2 * margin]: what stands around each block."""
+        """Gather the neighbourhood of each block: [rows, positions, ...] to [rows, blocks, ..., block + 2 * margin]."""
         around = (*(0, 0) * (values.dim() - 2), self.margin, self.margin + missing)
         return pad(values, around).unfold(1, self.block + 2 * self.margin, self.block)
 
 
 def layout(tokens: Tensor, reach: int, dtype: torch.dtype) -> Visibility:
-    """The layout for `tokens` [rows, positions], each 0 for padding, 1 where it sees `reach` neighbours on each
-    side, 2 where it sees and is seen by all. `dtype` is that of the scores."""
+    """Compute the Visibility of `tokens` [rows, positions] for scores of type `dtype`.
+
+    A token is 0 for padding, 1 if it attends to `reach` neighbours on each side, 2 if it is global: it attends to all
+    tokens and all attend to it.
+    """
     positions = tokens.shape[1]
     block, margin = _block(positions, reach)
     blocks, missing = _blocks(positions, block)
@@ -70,24 +73,24 @@ def layout(tokens: Tensor, reach: int, dtype: torch.dtype) -> Visibility:
 
 
 def _block(positions: int, reach: int) -> tuple[int, int]:
-    """Queries in a block, and its margin: one block over all where its keys would be no fewer otherwise."""
-    block = max(reach, SMALLEST)
+    """Return the block size and its margin; one block for the whole input if smaller blocks need as many keys."""
+    block = max(reach, MIN_BLOCK_TOKENS)
     return (positions, 0) if positions <= block + 2 * reach else (block, reach)
 
 
 def _blocks(positions: int, block: int) -> tuple[int, int]:
-    """How many blocks there are, and how many positions the last one lacks."""
+    """Return the number of blocks and the number of positions that the last block lacks."""
     blocks = -(-positions // block)
     return blocks, blocks * block - positions
 
 
 def _added(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """The least number is finite, so that padding that sees nothing gets no NaN."""
+    """Return 0 for visible keys and the dtype's finite minimum for others: -inf gives NaN for padding rows."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 class BlockSelfAttention(LongformerSelfAttention):  # type: ignore[misc]
-    """Takes a Layout for its attention mask; with a tensor it is transformers' own."""
+    """Computes self-attention in blocks if the mask is a Visibility, and as transformers does for a tensor."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Any = None, *rest: Any, **others: Any) -> Any:
         if not isinstance(attention_mask, Visibility):
@@ -98,7 +101,7 @@ class BlockSelfAttention(LongformerSelfAttention):  # type: ignore[misc]
         return (outputs,)
 
     def _local(self, states: Tensor, plan: Visibility) -> Tensor:
-        """What every token takes from its neighbours and the global tokens."""
+        """Attend from every token to its neighbours and to the global tokens."""
         rows, positions, _ = states.shape
         blocks, missing = _blocks(positions, plan.block)
         query = pad(self.query(states), (0, 0, 0, missing)).unflatten(1, (blocks, plan.block))
@@ -107,21 +110,21 @@ class BlockSelfAttention(LongformerSelfAttention):  # type: ignore[misc]
         return outputs.unflatten(0, (rows, blocks)).flatten(1, 2)[:, :positions]
 
     def _wide(self, outputs: Tensor, states: Tensor, plan: Visibility) -> Tensor:
-        """`outputs`, and in the global tokens' places what these take from all, by projections of their own."""
+        """Replace the global tokens' outputs by their attention to all tokens, with projections of their own."""
         query = self.query_global(_taken(states, plan.places))
         wide = self._attend(query, self.key_global(states), self.value_global(states), plan.wide)
         wide = torch.where(plan.held, wide, _taken(outputs, plan.places))
         return outputs.scatter(1, plan.places[..., None].expand_as(wide), wide)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, added: Tensor) -> Tensor:
-        """[batch, positions, hidden] each; `added` is [batch, 1, queries or 1, keys]."""
+        """Attend with tensors [batch, positions, hidden]; `added` is [batch, 1, queries or 1, keys]."""
         apart = (self.num_heads, self.head_dim)
         query, key, value = (part.unflatten(-1, apart).transpose(1, 2) for part in (query, key, value))
         return attend(query, key, value, added, self.dropout if self.training else 0.0).transpose(1, 2).flatten(2)
 
 
 def _keys(states: Tensor, plan: Visibility, missing: int) -> Tensor:
-    """[rows * blocks, keys, hidden]: the states of each block's keys."""
+    """Return the hidden states of each block's keys [rows * blocks, keys, hidden]."""
     near = plan.windows(states, missing).transpose(2, 3)
     wide = _taken(states, plan.places)[:, None].expand(-1, near.shape[1], -1, -1)
     return torch.cat([wide, near], dim=2).flatten(0, 1)
@@ -132,10 +135,10 @@ def _taken(states: Tensor, places: Tensor) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, added: Tensor, dropout: float) -> Tensor:
-    """scaled_dot_product_attention of [batch, heads, positions, size] each, in the way that its device does fastest.
+    """Compute scaled_dot_product_attention of tensors [batch, heads, positions, size] the fastest way for their device.
 
-    A CPU's fused kernel is slower in bfloat16 than in float32, and has no dropout: then scores are written
-    out, a few blocks at a time so that they stay in the cache.
+    A CPU's fused kernel has no dropout and is slower in bfloat16 than in float32. So on a CPU, with dropout, scores are
+    computed explicitly, a few blocks at a time so that they fit the cache.
     """
     if query.device.type != "cpu":
         return scaled_dot_product_attention(query, key, value, attn_mask=added, dropout_p=dropout)
@@ -143,7 +146,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, added: Tensor, dropout: fl
         if not dropout:
             attended = scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=added)
         else:
-            few = max(1, SCORES // (query.shape[1] * query.shape[2] * key.shape[2]))
+            few = max(1, MAX_SCORES // (query.shape[1] * query.shape[2] * key.shape[2]))
             pieces = zip(*(part.split(few) for part in (query.float(), key.float(), value.float(), added)), strict=True)
             attended = torch.cat([_written_out(dropout, *piece) for piece in pieces])
     return attended.to(query.dtype)
@@ -151,20 +154,22 @@ def attend(query: Tensor, key: Tensor, value: Tensor, added: Tensor, dropout: fl
 
 def _written_out(dropout: float, query: Tensor, key: Tensor, value: Tensor, added: Tensor) -> Tensor:
     scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2) + added
-    share = min(round(dropout * STEPS), STEPS - 1)
-    left_out = _random_bits(scores) < share - STEPS // 2
-    return scores.softmax(-1).masked_fill(left_out, 0) @ value * (STEPS / (STEPS - share))
+    share = min(round(dropout * DROPOUT_STEPS), DROPOUT_STEPS - 1)
+    left_out = _random_bits(scores) < share - DROPOUT_STEPS // 2
+    return scores.softmax(-1).masked_fill(left_out, 0) @ value * (DROPOUT_STEPS / (DROPOUT_STEPS - share))
 
 
 def _random_bits(scores: Tensor) -> Tensor:
-    """A random int16 for each score, four to a draw: PyTorch's dropout draws one by one on one core, which takes
-    longer than all the arithmetic."""
+    """Draw a random int16 for each score, four at a time.
+
+    PyTorch's dropout draws them one by one on one core, which takes longer than the attention itself.
+    """
     draws = torch.empty(-(-scores.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     return draws.view(torch.int16)[: scores.numel()].view(scores.shape)
 
 
 class BlockLongformer(LongformerModel):  # type: ignore[misc]
-    """Gives its layers a Layout, unless it is asked for what only transformers' own attention can tell."""
+    """Passes a Visibility to its layers, or falls back to transformers' attention for outputs that need it."""
 
     def forward(
         self,
@@ -193,7 +198,7 @@ class BlockLongformer(LongformerModel):  # type: ignore[misc]
         )
 
     def _asks_for_more(self, options: dict[str, Any]) -> bool:
-        """Whether attentions, all hidden states, or a tuple are wanted, or embeddings given."""
+        """Return True if the caller wants attentions, all hidden states or a tuple, or passes embeddings."""
         told = {name: getattr(self.config, name) for name in ("output_attentions", "output_hidden_states")}
         told |= {"return_dict": self.config.return_dict, "inputs_embeds": None}
         told |= {name: value for name, value in options.items() if value is not None}
@@ -206,7 +211,7 @@ class BlockLongformer(LongformerModel):  # type: ignore[misc]
 
 
 def score_type(states: Tensor) -> torch.dtype:
-    """The dtype in which `attend` adds to scores."""
+    """Return the dtype of the scores in `attend`."""
     device = states.device.type
     if device == "cpu":
         return torch.float32
@@ -217,7 +222,7 @@ BLOCKWISE = {LongformerSelfAttention: BlockSelfAttention, LongformerModel: Block
 
 
 def in_blocks(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model, its Longformer's attention computed in blocks from now on; its parameters stay as they are."""
+    """Switch a Longformer's attention to blocks, in place, and return the model. Its parameters do not change."""
     for module in model.modules():
         if type(module) in BLOCKWISE:
             module.__class__ = BLOCKWISE[type(module)]

@@ -1,8 +1,8 @@
-"""From a backbone's name to a tokenizer and a model.
+"""Load a tokenizer and a model by the backbone's name.
 
-A backbone is a hub name (`hfl/chinese-macbert-large`), a local folder, or `scratch:LAYERSxHIDDENxHEADS`:
-a BERT with random weights, whose vocabulary is the characters of the data, or another tokenizer's when
-`@TOKENIZER` follows. Weights are read from safetensors only, and code from a hub is never run.
+A name is a hub name (`hfl/chinese-macbert-large`), a local folder, or `scratch:LAYERSxHIDDENxHEADS[@TOKENIZER]`: a
+BERT with random weights, whose vocabulary is the data's characters or that of TOKENIZER. Weights are read from
+safetensors only, and code from the hub is never run.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ BARE_NAMES = (
 )
 SCRATCH = re.compile(r"scratch:(?P<layers>\d{1,3})x(?P<hidden>\d{1,5})x(?P<heads>\d{1,3})(?:@(?P<tokenizer>.+))?")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-VOCABULARY = 21_128  # pieces of BERT's Chinese vocabulary; one of characters is smaller
-NARROW = 256  # hidden sizes below it start and train in their own way; see _narrow
+BERT_VOCABULARY = 21_128  # pieces of BERT's Chinese vocabulary; one of characters is smaller
+NARROW_HIDDEN = 256  # hidden sizes below it start and train in their own way; see _narrow
 ROBERTA_PADDING = 1  # pad_token_id where a config.json leaves it out
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class BackboneError(RuntimeError):
-    """A backbone that cannot be had, or whose weights do not fit. One line: state, cause, cure."""
+    """Reports a backbone that cannot be loaded or does not fit, in one line: state, cause, cure."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Size:
 
 
 def check_name(name: str) -> str | None:
-    """What is wrong with a backbone's name, or None. Looks at folders, never at the network.
+    """Return what is wrong with a backbone's name, or None for a valid name. Never uses the network.
 
     >>> check_name("bert-base-chines")
     "unknown backbone 'bert-base-chines'; did you mean 'bert-base-chinese'? write OWNER/NAME as on the hub, …"
@@ -92,7 +92,7 @@ def _check_folder(name: str) -> str | None:
 
 
 def _hub_takes(name: str) -> bool:
-    """Whether a repository may be called that: not with two hyphens in a row, for instance."""
+    """Return True if the hub allows a repository of this name; it forbids, for example, two hyphens in a row."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
@@ -111,9 +111,9 @@ def _size(match: re.Match[str]) -> Size:
 
 
 def load_tokenizer(name: str, texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """The backbone's fast tokenizer. `texts` give a scratch backbone its vocabulary.
+    """Load the backbone's fast tokenizer. `texts` are the vocabulary of a scratch backbone.
 
-    Raises BackboneError when it cannot be had.
+    Raises BackboneError when it cannot be loaded.
     """
     match = SCRATCH.fullmatch(name)
     if match and not match["tokenizer"]:
@@ -139,14 +139,14 @@ def _pretrained_tokenizer(source: str) -> PreTrainedTokenizerFast:
 
 
 def _is_bare(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether it knows special tokens only, as one does that found no vocabulary file of its kind."""
+    """Return True if a tokenizer has only special tokens, because it found no vocabulary file."""
     return len(tokenizer) <= len(set(tokenizer.all_special_ids))
 
 
 def character_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """BERT's tokenizer over a vocabulary of single characters: every one that `texts` contain, sorted.
+    """Build BERT's tokenizer with a vocabulary of the single characters in `texts`, sorted.
 
-    Inside a run of Latin letters or digits a piece is `##` and a character, as WordPiece writes it.
+    Inside a run of Latin letters or digits a token is `##` and a character, as in WordPiece.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import BertTokenizerFast
@@ -165,12 +165,14 @@ def character_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 def load_model(
     name: str, auto_class: str, tokenizer: PreTrainedTokenizerFast, positions: int, **config: Any
 ) -> PreTrainedModel:
-    """The backbone with a task's head: `auto_class` is a transformers class such as
-    `AutoModelForQuestionAnswering`; `positions` is the longest input in tokens; `config` takes the place
-    of values in a checkpoint's config.json.
+    """Load the backbone with a task's head.
 
-    Raises BackboneError when it cannot be had, is too short, lacks weights of its encoder, or is another
-    tokenizer's.
+    auto_class  name of a transformers class, such as `AutoModelForQuestionAnswering`
+    positions   the longest input in tokens
+    config      overrides values in the checkpoint's config.json
+
+    Raises BackboneError when the model cannot be loaded, reads fewer than `positions` tokens, lacks weights of its
+    encoder, or has a smaller vocabulary than the tokenizer.
     """
     match = SCRATCH.fullmatch(name)
     model = (
@@ -200,16 +202,16 @@ def _scratch_model(size: Size, auto_class: str, tokenizer: PreTrainedTokenizerFa
         intermediate_size=4 * size.hidden,
         max_position_embeddings=max(512, positions),
         pad_token_id=tokenizer.pad_token_id,
-        **(_narrow(size.hidden) if size.hidden < NARROW else {}),
+        **(_narrow(size.hidden) if size.hidden < NARROW_HIDDEN else {}),
     )
     return getattr(transformers, auto_class).from_config(config)
 
 
 def _narrow(hidden: int) -> dict[str, float]:
-    """What a narrow BERT needs to learn within minutes: weights that keep the variance of what passes through
-    them (LeCun et al. 1998, "Efficient BackProp", section 4.6), and no dropout.
+    """Return config values for a narrow BERT, so that it learns within minutes.
 
-    BERT's own 0.02 and 0.1 are made for 768 and long training.
+    The initial weights keep the variance of activations (LeCun et al. 1998, "Efficient BackProp", section 4.6), and
+    there is no dropout. BERT's own values, 0.02 and 0.1, are for hidden size 768 and long training.
     """
     return {"initializer_range": hidden**-0.5, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -243,9 +245,9 @@ def _missing_encoder_weights(prefix: str, info: dict[str, Any]) -> list[str]:
 
 
 def model_type(name: str) -> str:
-    """`scratch`, or the model type a checkpoint's config.json tells, such as `bert`.
+    """Return `scratch`, or the model type in a checkpoint's config.json, such as `bert`.
 
-    Raises BackboneError when there is no config to be had.
+    Raises BackboneError when the config cannot be loaded.
     """
     if SCRATCH.fullmatch(name):
         return "scratch"
@@ -255,11 +257,12 @@ def model_type(name: str) -> str:
 
 
 def position_limit(name: str) -> int | None:
-    """The most tokens a backbone reads at once, as its config.json has it; None where there is no such limit, or
-    no config.json on this machine yet. Never looks at the network.
+    """Return the longest input in tokens according to config.json.
 
     >>> position_limit("bert-base-chinese")
     512
+
+    Returns None without such a limit, or while config.json is not on this machine. Never uses the network.
     """
     file = _config_file(name)
     try:
@@ -280,7 +283,7 @@ def _config_file(name: str) -> Path | None:
 
 
 def _position_limit(config: Mapping[str, Any]) -> int | None:
-    """RoBERTa's families keep `pad_token_id + 1` positions for themselves."""
+    """Return the position limit of a config; RoBERTa-like models reserve `pad_token_id + 1` positions."""
     positions = config.get("max_position_embeddings")
     if positions is None:
         return None
@@ -289,7 +292,7 @@ def _position_limit(config: Mapping[str, Any]) -> int | None:
 
 
 def _from_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
-    """`from_pretrained` whose many ways to fail become one line."""
+    """Call `from_pretrained` and turn its many kinds of errors into a BackboneError of one line."""
     source = str(Path(name).expanduser()) if _is_path(name) else name
     try:
         return auto_class.from_pretrained(source, trust_remote_code=False, **options)
@@ -322,9 +325,9 @@ def _offline(error: BaseException) -> bool:
 
 
 def fetch_backbone(name: str) -> None:
-    """Make sure `name` can be loaded, downloading it once if it comes from the hub.
+    """Download a backbone from the hub, unless it is already on this machine.
 
-    Raises BackboneError when it cannot be had. A scratch backbone needs nothing but its tokenizer.
+    Raises BackboneError when it cannot be loaded. A scratch backbone needs only its tokenizer, if it names one.
     """
     match = SCRATCH.fullmatch(name)
     if match and not match["tokenizer"]:
@@ -349,25 +352,25 @@ def _fetch_weights(name: str) -> None:
 
 
 def weight_bytes(name: str) -> int | None:
-    """The size of a backbone's weights in fp32, or None where it takes a download to know."""
+    """Return the size of a backbone's fp32 weights in bytes, or None if only a download would tell."""
     match = SCRATCH.fullmatch(name)
     if match:
         size = _size(match)
-        return 4 * (size.layers * 12 * size.hidden**2 + (VOCABULARY + 512) * size.hidden)
+        return 4 * (size.layers * 12 * size.hidden**2 + (BERT_VOCABULARY + 512) * size.hidden)
     count = parameter_count(Path(name).expanduser()) if _is_path(name) else None
     return 4 * count if count else None
 
 
 def parameter_count(folder: Path) -> int | None:
-    """How many numbers the weights saved in a folder are, or None where there are none.
+    """Return the number of parameters saved in a folder, or None if it has no weights.
 
-    Raises ValueError when a file is not of the safetensors format.
+    Raises ValueError when a file is not in the safetensors format.
     """
     return sum(map(_count_parameters, folder.glob("*.safetensors"))) or None
 
 
 def _count_parameters(file: Path) -> int:
-    """The header of a safetensors file tells every tensor's shape: 8 bytes of length, then JSON."""
+    """Count parameters from the shapes in a safetensors header: 8 bytes of length, then JSON."""
     with file.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
         header = json.loads(handle.read(min(length, 100_000_000)))  # the format's limit

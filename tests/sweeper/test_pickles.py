@@ -129,7 +129,7 @@ def test_training_does_not_go_on_from_one_that_the_manifest_vouches_for(
     trained: Path, mark: Path, few: Data, name: str, zipped: bool
 ) -> None:
     plant(trained, mark, (name,), zipped)
-    assert checkpoint.latest(trained.parent) == trained
+    assert checkpoint.damage(trained) is None
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         resume(trained, few)
     assert not mark.exists()
@@ -145,7 +145,7 @@ def test_one_that_the_manifest_does_not_know_is_damage(trained: Path, mark: Path
     manifest = (trained / checkpoint.MANIFEST).read_text(encoding="utf-8")
     plant(trained, mark, RESUMED)
     (trained / checkpoint.MANIFEST).write_text(manifest, encoding="utf-8")
-    assert checkpoint.latest(trained.parent) is None
+    assert checkpoint.damage(trained)
     with pytest.raises(EnvironmentFailure, match="changed since it was written"):
         find_checkpoint(str(trained), read_stores(trained.parent, {}))
     assert not mark.exists()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from jobs.dataset.data import LONGEST, DataError, read_data
+from jobs.dataset.data import MAX_TEXT_CHARS, DataError, read_data
 from tests.support.commands import invoke
 from tests.support.questions import CONTEXT, GOOD, row, write
 
@@ -239,7 +239,7 @@ ACCEPTED: list[tuple[str, Callable[[Content], Any], str]] = [
     ("CRLF in a context", asked("湖\r\n在台灣", "台灣"), "on 5 paragraphs"),
     ("mixed line ends", asked("湖\r\n在\n台\r灣", "在\n台\r灣"), "on 5 paragraphs"),
     ("paragraph of one character", asked("湖", "湖"), "on 5 paragraphs"),
-    ("longest paragraph", asked("湖" * (LONGEST - 2) + "台灣", "台灣"), "largest 100,000"),
+    ("longest paragraph", asked("湖" * (MAX_TEXT_CHARS - 2) + "台灣", "台灣"), "largest 100,000"),
     ("question longer than any window", question(question="湖" * 9_000), "largest 9,000"),
     ("a formula as answer", asked("=cmd|' /C calc'!A0", "=cmd|' /C calc'!A0"), "on 5 paragraphs"),
     ("answer with comma, quotes and a line break", asked('湖,"台\n灣"', ',"台\n灣"'), "on 5 paragraphs"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.dataset.corpora import Asked, Reference
-from jobs.dataset.data import LONGEST
+from jobs.dataset.data import MAX_TEXT_CHARS
 from jobs.dataset.labels import Labelled, label_answer
 
 
@@ -53,7 +53,7 @@ LOST: list[tuple[str, str, list[tuple[str, int | None]], str]] = [
     ("blank", "在 台灣", [(" ", 1)], "empty answer"),
     ("no answer", "在台灣", [], "no answer"),
     ("in an empty paragraph", "\u3000\n", [("\u3000", 0)], "empty text"),
-    ("in a text too long", "台灣" + "湖" * LONGEST, [("台灣", 0)], "more than 100,000 characters"),
+    ("in a text too long", "台灣" + "湖" * MAX_TEXT_CHARS, [("台灣", 0)], "more than 100,000 characters"),
     ("beside a NUL", "台灣\0", [("台灣", 0)], "a NUL character"),
     ("beside half a character", "台灣\ud83c", [("台灣", 0)], "half a surrogate pair"),
 ]

@@ -161,7 +161,7 @@ def test_dropout_takes_as_much_as_transformers_own() -> None:
 
 def test_scores_written_out_in_pieces_are_the_fused_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dropout too small to take anything leaves only the arithmetic."""
-    monkeypatch.setattr(attention, "SCORES", 1)
+    monkeypatch.setattr(attention, "MAX_SCORES", 1)
     query, key, value = torch.randn(3, 5, 2, 7, 4)
     added = torch.zeros(5, 1, 7, 7).masked_fill(torch.rand(5, 1, 7, 7) < 0.3, torch.finfo(torch.float32).min)
     torch.testing.assert_close(
