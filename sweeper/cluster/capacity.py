@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sweeper.errors import EnvironmentFailure
@@ -83,6 +84,7 @@ def _gpus() -> int:
     return int(torch.cuda.device_count())
 
 
+@cache  # the driver asks again for each trial
 def reserve(resources: Resources | None, machine: Machine, trials: int) -> TrialReservation:
     """What each of `trials` trials reserves here. Left open, a worker takes a whole GPU where there is one, and
     else a CPU, or more only when there are fewer workers than CPUs: two trials with a thread each finish sooner

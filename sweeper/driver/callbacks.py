@@ -1,4 +1,5 @@
-"""Ray Tune callbacks: record results in the ledger and watch for trials that do not start."""
+"""Connect Ray Tune's events to the ledger: record results, retry failed trials, enforce time limits, detect lost
+nodes."""
 
 from __future__ import annotations
 
@@ -17,15 +18,17 @@ from sweeper.space.sections import duration
 from sweeper.trial import handover
 from sweeper.trial.handover import TrialFailure
 
-BESIDE_METRICS = ("epoch", "step", "seconds")
-NOTICE_SECONDS = 60.0  # seconds without a node that could run any trial, before we say so
-NO_NODE_SECONDS = 1800.0  # and before we end
-UNREADY = "the process it was given could not end the trial before"
+EXTRA_METRICS = ("epoch", "step", "seconds")
+NOTICE_SECONDS = 60.0  # without a node that can run a trial, until the user is told
+NO_NODE_SECONDS = 1800.0  # and until the sweep ends
+UNREADY = "its process was still busy with the trial before"
 
 
 class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
-    """Writes what Tune sees into the ledger, before anyone else is told. When all is stopping results still count,
-    but a trial's end is none: Tune stops whatever runs, and so may the signal."""
+    """Write Tune's events to the ledger before anything else is informed.
+
+    While the sweep stops, results still count but the end of a trial does not: Tune ends all running trials then.
+    """
 
     def __init__(self, searcher: LedgerSearcher) -> None:
         self.sweep = searcher.sweep
@@ -33,29 +36,30 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         self.interrupt = searcher.interrupt
         self.attempts = searcher.attempts
         self.given = searcher.given
-        self.again = searcher.left.append
-        self.looked = 0.0
+        self.retry = searcher.left.append
+        self.checked = 0.0
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Tune leaves its loop, in good order, when it gets this signal."""
+        """Stop Tune when an interrupt was requested. Tune saves and leaves its loop on SIGUSR1."""
         if self.interrupt.stopping:
             signal.raise_signal(signal.SIGUSR1)
-        elif time.monotonic() - self.looked > CHECK_SECONDS:
-            self.looked = time.monotonic()
-            self.find(trials)
+        elif time.monotonic() - self.checked > CHECK_SECONDS:
+            self.checked = time.monotonic()
+            self.find_unreported_errors(trials)
 
-    def find(self, trials: list[Any]) -> None:
-        """Tune tells nobody of a trial whose process could not leave the one before in time."""
+    def find_unreported_errors(self, trials: list[Any]) -> None:
+        """Handle trials that Tune marked ERROR without calling `on_trial_error`: their process did not become free
+        in time."""
         for trial in [trial for trial in trials if trial.status == "ERROR" and trial.trial_id in self.given]:
-            self.settle(self.given.pop(trial.trial_id), TrialFailure("crash", UNREADY))
+            self.handle_failure(self.given.pop(trial.trial_id), TrialFailure("crash", UNREADY))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.attempts.begin(trial.config["number"])
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        if "checkpoint" not in result:  # Tune's own last word on a function that has returned
+        if "checkpoint" not in result:  # Tune adds a last result without our keys when the function returns
             return
-        names = [name for name in (*self.sweep.ledger.attributes["metrics"], *BESIDE_METRICS) if name in result]
+        names = [name for name in (*self.sweep.ledger.attributes["metrics"], *EXTRA_METRICS) if name in result]
         metrics = {name: float(result[name]) for name in names}
         number = trial.config["number"]
         timing = self.attempts.timing(number, result["timing"])
@@ -72,44 +76,46 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         if not self.interrupt.stopping:
             number = trial.config["number"]
-            self.settle(number, find_failure(self.sweep, number))
+            self.handle_failure(number, find_failure(self.sweep, number))
 
-    def settle(self, number: int, breakdown: TrialFailure) -> None:
-        """A trial has broken down: it goes on, or it has failed, or nothing can go on."""
+    def handle_failure(self, number: int, failure: TrialFailure) -> None:
+        """Retry a failed trial, record it as failed, or stop the sweep when the disk or the storage refuses writes."""
         ledger = self.sweep.ledger
         record = ledger.record(number)
-        if record.trained:  # all that counts is there, whatever its process died of afterwards
+        if record.trained:  # all evaluations are recorded; a later crash does not matter
             self.on_change(ledger.finish(number, "COMPLETE"))
-        elif breakdown.kind == "disk":
-            self.interrupt.halt(disk_failure_line(self.sweep, number, breakdown.reason))
-        elif survived := retry_incident(record, breakdown, self.sweep.space):
-            record = ledger.survive(number, survived)
+        elif failure.kind == "disk":
+            self.interrupt.halt(disk_failure_line(self.sweep, number, failure.reason))
+        elif retried := retry_incident(record, failure, self.sweep.space):
+            record = ledger.survive(number, retried)
             self.on_change(record)
-            self.again(record)
+            self.retry(record)
         else:
-            self.on_change(ledger.finish(number, "FAIL", failure_line(record, breakdown)))
+            self.on_change(ledger.finish(number, "FAIL", failure_line(record, failure)))
 
 
 class NodeCallback(NotPickled, tune.Callback):  # type: ignore[misc]
-    """Sees when a trial waits for a node that is not there, as after the last one was lost: Tune would wait for ever
-    without a word. A cluster that grows by itself has a while to bring one."""
+    """Stop the sweep when no node can run the waiting trials, for example after the last GPU node was lost.
+
+    Tune would wait forever. An autoscaling cluster gets NO_NODE_SECONDS to add a node.
+    """
 
     def __init__(self, searcher: LedgerSearcher) -> None:
         self.name = searcher.sweep.ledger.name
         self.say = searcher.say
         self.interrupt = searcher.interrupt
-        self.since: float | None = None  # when nothing could run any more
-        self.told = False
-        self.looked = 0.0
+        self.since: float | None = None  # start of the time without a usable node
+        self.notified = False
+        self.checked = 0.0
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         now = time.monotonic()
-        if now - self.looked < CHECK_SECONDS:
+        if now - self.checked < CHECK_SECONDS:
             return
-        self.looked = now
+        self.checked = now
         lacking = missing_resources(trials)
         if lacking is None:
-            self.since, self.told = None, False
+            self.since, self.notified = None, False
             return
         self.since = self.since or now
         if now - self.since > NO_NODE_SECONDS:
@@ -117,15 +123,16 @@ class NodeCallback(NotPickled, tune.Callback):  # type: ignore[misc]
             self.interrupt.halt(
                 f"sweep {self.name}: for {NO_NODE_SECONDS:g} s no node could run a trial; {lacking}; {cure}"
             )
-        elif now - self.since > NOTICE_SECONDS and not self.told:
-            self.told = True
+        elif now - self.since > NOTICE_SECONDS and not self.notified:
+            self.notified = True
             self.say(
-                f"no node can run the next trial; {lacking}; waits {duration(int(NO_NODE_SECONDS))} for one to join"
+                f"no node can run the next trial; {lacking}; waiting {duration(int(NO_NODE_SECONDS))} for one to join"
             )
 
 
 def missing_resources(trials: list[Any]) -> str | None:
-    """What the trials that wait lack, when none runs and the nodes that are left could not run any of them."""
+    """Return a line that compares the resources of waiting trials and live nodes, or None if a trial runs or could
+    start."""
     waiting = [trial for trial in trials if trial.status == "PENDING"]
     if not waiting or any(trial.status == "RUNNING" for trial in trials):
         return None
@@ -135,11 +142,11 @@ def missing_resources(trials: list[Any]) -> str | None:
         return None
     cpus, gpus, workers = wants[0]
     there = ", ".join(f"{node.name} with {node.cpus} CPU and {node.gpus} GPU" for node in nodes) or "none"
-    return f"it wants {workers:g} × {cpus:g} CPU and {gpus:g} GPU, nodes left: {there}"
+    return f"it needs {workers:g} × {cpus:g} CPU and {gpus:g} GPU; nodes: {there}"
 
 
 class TimeLimitCallback(NotPickled, tune.Callback):  # type: ignore[misc]
-    """Ends the process of a trial that takes longer than the budget allows, whatever it is stuck in."""
+    """Kill the process of a trial that exceeds `budget.trial_time`, even if it hangs."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
@@ -156,7 +163,8 @@ class TimeLimitCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         self.began.pop(trial.config["number"], None)
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """A note in the trial's folder tells Bookkeeper, who hears of the death from Tune, what it died of."""
+        """Record the time limit as the failure's reason, then kill. LedgerCallback reads the reason when Tune
+        reports the death."""
         if self.limit is None:
             return
         for number in [n for n, began in self.began.items() if time.monotonic() - began > self.limit]:
@@ -168,15 +176,15 @@ class TimeLimitCallback(NotPickled, tune.Callback):  # type: ignore[misc]
 
 
 def find_failure(sweep: Sweep, number: int) -> TrialFailure:
-    """What a trial died of. On a cluster a death without a word may be its machine's."""
+    """Return the reason why a trial failed. On a cluster, a crash counts as `node` if one of its nodes was lost."""
     workdir = sweep.workdir(number)
-    breakdown = handover.read_failure(workdir)
-    if sweep.machine.nodes and breakdown.kind == "crash" and cluster.has_lost_node(workdir):
-        return TrialFailure("node", "its machine left the cluster")
-    return breakdown
+    failure = handover.read_failure(workdir)
+    if sweep.machine.nodes and failure.kind == "crash" and cluster.has_lost_node(workdir):
+        return TrialFailure("node", "its node left the cluster")
+    return failure
 
 
 def disk_failure_line(sweep: Sweep, number: int, reason: str) -> str:
-    """What to say when a trial could not write."""
+    """Return the message that stops a sweep whose trial cannot write."""
     name = sweep.ledger.name
-    return f"sweep {name}: trial {number} cannot write; {reason}; put that right, then sweeper resume {name}"
+    return f"sweep {name}: trial {number} cannot write; {reason}; fix that, then run `sweeper resume {name}`"

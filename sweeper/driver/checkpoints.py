@@ -1,4 +1,4 @@
-"""What is left of a sweep, and where a trial that was cut short goes on: read from the ledger, checked on disk."""
+"""Decide from which checkpoint a trial resumes and which checkpoints may be deleted."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from sweeper.storage import checkpoints as depot
 
 
 def resume_point(record: TrialRecord) -> Mapping[str, Any] | None:
-    """The newest evaluation whose checkpoint is undamaged. A checkpoint without an evaluation in the ledger is
-    no such point: going on from it would leave a gap among the evaluations."""
+    """Return the newest evaluation in the ledger whose checkpoint is undamaged, or None.
+
+    A checkpoint without an evaluation does not count: resuming from it would leave a gap among the evaluations.
+    """
     return next(_resume_points(record), None)
 
 
@@ -27,10 +29,10 @@ def _resume_points(record: TrialRecord) -> Iterator[Mapping[str, Any]]:
 
 
 def resume_checkpoints(record: TrialRecord, workdir: Path, storage: str | None = None) -> tuple[str, ...]:
-    """The checkpoint to go on from, if any. Those that came later, or never reached the ledger, are removed: the
-    trial will write them again, under the same names.
+    """Return the addresses of the checkpoints to resume from, newest first; empty to start from the pretrained model.
 
-    Of a bucket's only the sizes are known, so that the earlier ones follow, for the trial to fall back on.
+    Delete newer checkpoints, since the trial will write the same names again. For a local checkpoint one address is
+    enough. In a bucket only file sizes are checked here, so that the older ones follow as alternatives.
     """
     points = _resume_points(record)
     point = next(points, None)
@@ -49,10 +51,12 @@ def resume_checkpoints(record: TrialRecord, workdir: Path, storage: str | None =
 
 
 def unneeded_checkpoints(records: Sequence[TrialRecord], direction: Direction, keep: int) -> list[str]:
-    """Checkpoints nothing needs any more: a running trial needs its best and its newest one, and of the
-    trials that have ended only the `keep` best need theirs. A repeat was run for its score alone.
+    """Return the checkpoints that may be deleted.
 
-    >>> disposable([complete(number=0, value=0.4), complete(number=1, value=0.6)], "max", keep=1)
+    A running trial needs its best and its newest checkpoint. Of the finished trials, only the `keep` best need one.
+    Repeats need none: only their scores are used.
+
+    >>> unneeded_checkpoints([complete(number=0, value=0.4), complete(number=1, value=0.6)], "max", keep=1)
     ['…/trials/0000/checkpoint-000100']
     """
     # ranked without repeats: once a checkpoint is deleted, a better mean cannot bring it back
@@ -65,21 +69,23 @@ def unneeded_checkpoints(records: Sequence[TrialRecord], direction: Direction, k
 
 
 def trials_with_checkpoints(records: Sequence[TrialRecord], direction: Direction, keep: int) -> list[TrialRecord]:
-    """The trials that can still need a checkpoint: those that run, and the `keep` best. One that has ended and is
-    none of these never will be."""
+    """Return the trials that may still need a checkpoint: the running ones and the `keep` best.
+
+    A finished trial outside the `keep` best can never re-enter that set.
+    """
     running = [record for record in records if record.state == "RUNNING"]
     return running + best_first(without_repeats(records), direction)[:keep]
 
 
 def delete_checkpoints(checkpoints: Iterable[str]) -> None:
-    """Remove checkpoints. The ledger has been written before, so that one cut short
-    is one that nothing points to, and goes next time."""
+    """Delete checkpoints. The ledger no longer refers to them, so that the next run can finish an interrupted
+    deletion."""
     for checkpoint in checkpoints:
         faults.point("retention.delete")
         depot.delete_stored([checkpoint])
 
 
 def delete_copies(workdir: Path) -> None:
-    """Remove the copies on this machine of an ended trial's checkpoints that are kept elsewhere."""
+    """Delete an ended trial's local copies of checkpoints that are stored elsewhere."""
     for checkpoint in workdir.glob("checkpoint-*"):
         shutil.rmtree(checkpoint, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Finished trials of one sweep in another, whose search space would draw them too: so a sweep is extended."""
+"""Copy finished trials from an earlier sweep into a new one whose search space contains them (`--extend`)."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ def imported_trials(
     workdir: Callable[[int], Path],
     storage: Callable[[int], str | None] = lambda number: None,
 ) -> list[FrozenTrial]:
-    """The trials of a ledger that `space` would draw too, for `create_ledger`, in their order.
+    """Return the ledger's finished trials that `space` could also draw, as Optuna trials for `create_ledger`, in order.
 
-    `workdir` gives the folder of the new sweep's trial of a number, `storage` where its checkpoints go instead, if
-    they do. A trial's best checkpoint is there too then, as hard links where the file system has them, so that each
-    sweep may delete its own.
+    `workdir` maps a new trial number to its folder, `storage` to its storage address or None. Each trial's best
+    checkpoint is copied there (as hard links if possible), so that each sweep can delete its own.
     """
     found = ((record, draws_of(space, record.params)) for record in ledger.records() if is_importable(record, space))
     taken = [(record, draws) for record, draws in found if draws is not None]
@@ -52,15 +51,16 @@ def imported_trials(
 
 
 def is_importable(record: TrialRecord, space: SearchSpace) -> bool:
-    """Whether a trial is a result of the search that the new objective can judge."""
+    """Return True for a finished trial that is no repeat and has the new objective in all its evaluations."""
     judged = bool(record.evaluations) and all(space.objective in evaluation for evaluation in record.evaluations)
     return record.state in ("COMPLETE", "PRUNED") and record.repeat_of is None and judged
 
 
 def draws_of(space: SearchSpace, params: Mapping[str, Any]) -> Draws | None:
-    """By label, the domain and the value with which this space would draw these params; None if it never would.
+    """Return the domain and value of each label with which `space` would draw these params; None if it cannot draw
+    them.
 
-    >>> drawn(space, record.params)
+    >>> draws_of(space, record.params)
     {'learning_rate': (Range(low=1e-05, high=0.0001, log=True), 3e-05)}
     """
     found: dict[str, tuple[Domain, Any]] = {}
@@ -80,7 +80,8 @@ def draws_of(space: SearchSpace, params: Mapping[str, Any]) -> Draws | None:
 def copy_best_checkpoint(
     record: TrialRecord, space: SearchSpace, workdir: Path, storage: str | None = None
 ) -> str | None:
-    """Its best checkpoint under `storage` or else `workdir`; None if that was not kept, or is damaged."""
+    """Copy the trial's best checkpoint to `storage`, or else to `workdir`. Return its address; None if it is deleted or
+    damaged."""
     best = best_evaluation(record.evaluations, space.objective, space.direction)
     address = best["checkpoint"] if best else None
     if not address:
@@ -108,7 +109,8 @@ def _link(source: str, target: str) -> None:
 def to_frozen_trial(
     record: TrialRecord, draws: Draws, space: SearchSpace, origin: str, checkpoint: str | None
 ) -> FrozenTrial:
-    """The trial as Optuna keeps it: `origin` says where it was run, and only its best checkpoint came along."""
+    """Return a record as an Optuna trial. `origin` names the sweep and trial that trained it. Only its best
+    checkpoint is kept."""
     best = best_evaluation(record.evaluations, space.objective, space.direction) or {}
     evaluations = [{**e, "checkpoint": checkpoint if e is best else None} for e in record.evaluations]
     trial = optuna.trial.create_trial(
@@ -124,7 +126,7 @@ def to_frozen_trial(
 
 
 def ledger_attributes(record: TrialRecord, evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the ledger keeps beside a trial, under its own names."""
+    """Return the user attributes in which the ledger stores a trial's params, evaluations and incidents."""
     return {
         "key": record.key,
         "params": dict(record.params),

@@ -24,7 +24,7 @@ HURRY_SECONDS = 8.0  # what MLflow gets of the half minute that an interrupt may
 
 
 def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, patience: float = FLUSH_SECONDS) -> Mirror:
-    """What shows the sweep in MLflow; everything it says of it is in the ledger."""
+    """Return the mirror that writes this sweep to MLflow. It needs only what the ledger contains."""
     info = SweepInfo(
         name=ledger.name,
         key=ledger.shown_as(f"{stores.root.absolute()}/{ledger.name}"),
@@ -39,8 +39,11 @@ def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, patience: floa
 
 
 def save_predictions(record: TrialRecord, workdir: Path) -> Path | None:
-    """The answers of an ended trial's best evaluation. They are kept beside the checkpoints, since the mirror comes
-    later and most checkpoints do not stay; those from a bucket also in `workdir`."""
+    """Save the predictions of an ended trial's best evaluation beside its checkpoints and return the local file, or
+    None.
+
+    MLflow may receive them after the checkpoint is deleted. From a bucket they are also downloaded to `workdir`.
+    """
     if record.state == "RUNNING" or not record.checkpoint:
         return None
     beside = depot.join_address(depot.parent(record.checkpoint), PREDICTIONS)
@@ -68,8 +71,11 @@ def show_trial(
 
 
 def finish_mirror(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> list[TrialRecord]:
-    """Close the parent run with the table, the plots and the page, and note in the ledger which run shows which
-    trial. A trial that waits to go on is shown as stopped. `in_a_hurry` leaves plots and page for later."""
+    """Close the sweep's MLflow run with tables, plots and report. Store the trials' run ids in the ledger; return its
+    records.
+
+    Unfinished trials are shown as stopped. `in_a_hurry` omits plots and report.
+    """
     records = ledger.records()
     for record in records:
         if record.state == "RUNNING":
@@ -86,13 +92,13 @@ def finish_mirror(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> l
 
 
 def table_texts(ledger: Ledger) -> dict[str, str]:
-    """What is to be read, by file name."""
+    """Return the comparison tables as texts by file name."""
     table = compare_sweeps([ledger])[1]
     return {"comparison.md": table_markdown(table), "comparison.csv": table_csv(table)}
 
 
 def page_texts(ledger: Ledger) -> dict[str, str]:
-    """The tables, and what is to be looked at. A plot that fails is no reason to end without them."""
+    """Return tables, plots and report by file name; only the tables if drawing fails."""
     texts = table_texts(ledger)
     try:
         from sweeper.results import plots, report

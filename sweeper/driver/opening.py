@@ -20,21 +20,22 @@ from sweeper.space.reading import present_fingerprint, restored
 from sweeper.space.search_space import SearchSpace, resolved
 
 PACKAGES = ("sweeper", "torch", "transformers", "ray", "optuna", "mlflow")
-MAY_CHANGE = ("search.trials", "keep.checkpoints", "repeats", "budget", "resources")  # may differ when a sweep goes on
+# keys that may differ when a sweep is resumed
+MAY_CHANGE = ("search.trials", "keep.checkpoints", "repeats", "budget", "resources")
 
 
 def space_of(ledger: Ledger) -> SearchSpace:
-    """The search space that a sweep was created with, without a look at its data."""
+    """Return the search space with which a sweep was created, without reading its data."""
     attributes = ledger.attributes
     if "search_space" not in attributes:
-        raise ConfigError(f"sweep {ledger.name}: was cut short before it began; run its file again")
+        raise ConfigError(f"sweep {ledger.name}: its creation was interrupted; run its file again")
     return restored(attributes["search_space"], attributes["data_fingerprint"], f"sweep {ledger.name}")
 
 
 def resumed_space(ledger: Ledger, trials: int | None = None) -> SearchSpace:
-    """The search space to go on with, over the data as it is now, perhaps with more trials.
+    """Return the search space to resume a sweep with; `trials` replaces the number of trials.
 
-    Raises DataFailure when the data is gone or no longer the same.
+    Raises DataFailure when the data is missing or has changed.
     """
     space = space_of(ledger)
     check_data(ledger, present_fingerprint(space, f"sweep {ledger.name}"))
@@ -43,30 +44,31 @@ def resumed_space(ledger: Ledger, trials: int | None = None) -> SearchSpace:
 
 
 def check_data(ledger: Ledger, present: str) -> None:
-    """Raises DataFailure when a sweep's data has changed: old and new trials could not be compared."""
+    """Raises DataFailure when a sweep's data has changed: old and new trials would not be comparable."""
     if (before := ledger.attributes["data_fingerprint"]) != present:
         place = ledger.attributes["data"]
         raise DataFailure(
-            f"sweep {ledger.name}: {place} has changed since, its fingerprint was {before} and is {present}; "
-            "put the data back, or run the search space under another name"
+            f"sweep {ledger.name}: {place} has changed; its fingerprint was {before} and is now {present}; "
+            "restore the data, or run the search space under another name"
         )
 
 
 def sweep_to_extend(storage: RDBStorage, space: SearchSpace, taken: Collection[str]) -> Ledger:
-    """The newest sweep of this space's name, which `--extend` goes on from or takes trials from.
+    """Return the ledger of the newest sweep with this space's name, for `--extend`.
 
-    Raises ConfigError when there is none, or it is of another job; DataFailure when it had other data.
+    Raises ConfigError when there is none or its job differs, DataFailure when its data differs.
     """
     numbered = takewhile(taken.__contains__, (numbered_name(space.name, number) for number in count(1)))
     ledger = load_ledger(storage, [space.name, *numbered][-1])
     check_data(ledger, space.data_fingerprint)
     if ledger.attributes["job"] != space.job:
-        raise ConfigError(f"sweep {ledger.name}: is of job {ledger.attributes['job']}, not {space.job}; use --new")
+        raise ConfigError(f"sweep {ledger.name}: has job {ledger.attributes['job']}, not {space.job}; use --new")
     return ledger
 
 
 def sweep_name(space: SearchSpace, taken: Collection[str], new: bool, extended: Ledger | None) -> str:
-    """What the sweep is called: as its space, as the one it goes on with, or by the next free name."""
+    """Return the sweep's name: the space's name, the extended sweep's name if their spaces agree, or the next free
+    name."""
     if extended and not space_differences(extended.attributes["search_space"], resolved(space)):
         return extended.name
     return free_name(space.name, taken) if new or extended else space.name
@@ -75,7 +77,7 @@ def sweep_name(space: SearchSpace, taken: Collection[str], new: bool, extended: 
 def create_extended(
     extended: Ledger, storage: RDBStorage, space: SearchSpace, folder: Path, checkpoints: str | None = None
 ) -> None:
-    """Create the ledger of the sweep in `folder`, with the trials of `extended` that it would draw too."""
+    """Create the ledger of the sweep in `folder` with the trials of `extended` that the new space could also draw."""
     from sweeper.driver.extending import imported_trials
 
     trials = imported_trials(
@@ -88,7 +90,7 @@ def create_extended(
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
-    """`name`, or the first of name-2, name-3, … that no sweep has."""
+    """Return `name`, or the first of name-2, name-3, … that no sweep has."""
     return next(name for name in (numbered_name(name, number) for number in count(1)) if name not in taken)
 
 
@@ -97,12 +99,16 @@ def numbered_name(name: str, number: int) -> str:
 
 
 def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
-    """The sweep's ledger, new or as it was left, for a space that may differ in what `space_differences` allows."""
+    """Create the sweep's ledger, or open the existing one.
+
+    Raises ConfigError if `space_differences` finds a difference to the stored search space, DataFailure if the data
+    differs.
+    """
     if not begun(storage, name):
         return create_ledger(storage, space, name, sweep_versions())
     ledger = load_ledger(storage, name)
     if changes := space_differences(ledger.attributes["search_space"], resolved(space)):
-        cure = "add --extend to take its trials along, --new to run beside it, or name=… for another name"
+        cure = "add --extend to copy its trials, --new to start a new sweep, or name=… for another name"
         raise ConfigError(
             [
                 f"sweep {name}: exists with another search space; {cure}",
@@ -116,7 +122,8 @@ def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
 
 
 def space_differences(before: Any, now: Any, key: str = "") -> list[str]:
-    """Where two search spaces differ, a line each, but for what changes no trial."""
+    """Return one line for each difference between two search spaces that changes trials. Ignore the keys in
+    MAY_CHANGE."""
     if key in MAY_CHANGE:
         return []
     if isinstance(before, dict) and isinstance(now, dict):

@@ -1,4 +1,4 @@
-"""Whether a finalist was good or lucky: the best trials once more with other seeds. Pure; tuning trains them."""
+"""Choose the best trials to repeat with other seeds, and count the trials that remain."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from sweeper.space.search_space import SearchSpace
 
 
 class RepeatSeed(NamedTuple):
-    """A repeat that is still to be trained: of which trial, with which seed."""
+    """Name a repeat to train: the number of the trial to repeat, and the new seed."""
 
     of: int
     seed: int
 
 
 def missing_repeats(records: Sequence[TrialRecord], space: SearchSpace) -> Iterator[RepeatSeed]:
-    """The repeats that the search space asks for and the ledger has not, finalist by finalist. A seed that a
-    finalist had itself is not trained again."""
+    """Yield the repeats that the search space requests and the ledger lacks, best trial first.
+
+    A seed that the trial itself was trained with is not repeated.
+    """
     if space.repeats is None:
         return
     known = {record.key for record in records}
@@ -31,14 +33,16 @@ def missing_repeats(records: Sequence[TrialRecord], space: SearchSpace) -> Itera
 
 
 def expected_trials(space: SearchSpace) -> int:
-    """How many trials there will be at most, repeats included."""
+    """Return the maximal number of trials, repeats included."""
     repeats = space.repeats.top * len(space.repeats.seeds) if space.repeats else 0
     return (space.search.trials or 0) + repeats
 
 
 def count_new_trials(records: Sequence[TrialRecord], space: SearchSpace) -> int:
-    """How many trials are still to be asked for, repeats included. Early on the finalists are not known yet,
-    and may turn out to have had a seed already."""
+    """Return the number of trials still to be created, repeats included.
+
+    It is an upper bound during the search: the best trials are not known yet, and may already have one of the seeds.
+    """
     open_ended = max(0, (space.search.trials or 0) - len(without_repeats(records)))
     if not open_ended or space.repeats is None:
         return open_ended + sum(1 for _ in missing_repeats(records, space))
@@ -50,10 +54,10 @@ def has_unfinished(records: Sequence[TrialRecord], space: SearchSpace) -> bool:
 
 
 def resume_summary(records: Sequence[TrialRecord], space: SearchSpace) -> str:
-    """What running the sweep again will do, in one line.
+    """Return one line about the work that running the sweep again would do.
 
-    >>> outlook(ledger.records(), space)
-    '3 of 8 trials are finished, 1 goes on from epoch 2, 4 are new'
+    >>> resume_summary(ledger.records(), space)
+    '3 of 8 trials are finished, 1 resumes from epoch 2, 4 are new'
     """
     running = [record for record in records if record.state == "RUNNING"]
     points = [resume_point(record) for record in running]
@@ -62,11 +66,11 @@ def resume_summary(records: Sequence[TrialRecord], space: SearchSpace) -> str:
     parts = [
         f"{len(records) - len(running)} of {len(records) + new} trials are finished",
         epochs
-        and f"{_verb(len(epochs), 'goes', 'go')} on from {'epoch' if len(epochs) == 1 else 'epochs'} "
+        and f"{_verb(len(epochs), 'resumes', 'resume')} from {'epoch' if len(epochs) == 1 else 'epochs'} "
         f"{' and '.join(epochs)}",
-        afresh and f"{_verb(afresh, 'starts', 'start')} afresh",
+        afresh and f"{_verb(afresh, 'starts', 'start')} again",
         new and f"{_verb(new, 'is', 'are')} new",
-        not (points or new) and "nothing is left to do",
+        not (points or new) and "nothing remains to do",
     ]
     return ", ".join(str(part) for part in parts if part)
 

@@ -1,4 +1,4 @@
-"""What becomes of a trial whose process broke down: it goes on, perhaps with less at once, or it has failed. Pure."""
+"""Decide if a failed trial is retried, perhaps with less memory, or recorded as failed."""
 
 from __future__ import annotations
 
@@ -12,40 +12,39 @@ from sweeper.space.search_space import SearchSpace, resources_of
 from sweeper.trial.handover import TrialFailure
 
 
-def retry_incident(record: TrialRecord, breakdown: TrialFailure, space: SearchSpace) -> Incident | None:
-    """What to note of a trial that goes on all the same; None for one that has failed.
+def retry_incident(record: TrialRecord, failure: TrialFailure, space: SearchSpace) -> Incident | None:
+    """Return the incident to record for a trial that is retried; None for a trial that has failed.
 
-    A process that died is worth another try, as often as the budget allows, and one whose machine was lost too, on a
-    budget of its own. Out of memory it would be again, so half as much is trained at once, with the same effective
-    batch. Everything else would only happen again.
+    A crash is retried up to `budget.retries` times and a lost node up to `budget.preemptions` times. After out of
+    memory, the per-device batch is halved at the same effective batch. Other failures would recur and are not retried.
     """
     budget = {"crash": space.budget.retries, "node": space.budget.preemptions}
-    if breakdown.kind in budget:
-        tried = sum(one["kind"] == breakdown.kind for one in record.incidents)
-        return _incident(record, breakdown, {}) if tried < budget[breakdown.kind] else None
-    if breakdown.kind == "memory":
+    if failure.kind in budget:
+        tried = sum(one["kind"] == failure.kind for one in record.incidents)
+        return _incident(record, failure, {}) if tried < budget[failure.kind] else None
+    if failure.kind == "memory":
         changed = smaller_params(record, space)
-        return _incident(record, breakdown, changed) if changed else None
+        return _incident(record, failure, changed) if changed else None
     return None
 
 
 def smaller_params(record: TrialRecord, space: SearchSpace) -> Mapping[str, Any]:
-    """The params to change for the same training in less memory; none where there is no less."""
+    """Return the params to change so that the same training needs less memory; empty if that is impossible."""
     job = get_job(space.job)
     resources = resources_of(space, record.params)
     smaller = job.smaller(job.params(**record.used), resources.workers if resources else 1)
     return {} if smaller is None else {k: v for k, v in asdict(smaller).items() if v != record.used[k]}
 
 
-def _incident(record: TrialRecord, breakdown: TrialFailure, changed: Mapping[str, Any]) -> Incident:
-    return {"kind": breakdown.kind, "reason": breakdown.reason, "epoch": record.epochs, "changed": dict(changed)}
+def _incident(record: TrialRecord, failure: TrialFailure, changed: Mapping[str, Any]) -> Incident:
+    return {"kind": failure.kind, "reason": failure.reason, "epoch": record.epochs, "changed": dict(changed)}
 
 
-def failure_line(record: TrialRecord, breakdown: TrialFailure) -> str:
-    """Why a trial has failed for good, in one line."""
-    tries = sum(one["kind"] == breakdown.kind for one in record.incidents) + 1
-    if breakdown.kind in ("crash", "node") and tries > 1:
-        return f"{breakdown.reason} ({tries} times)"
-    if breakdown.kind == "memory" and (size := record.used.get("per_device_train_batch_size")):
-        return f"{breakdown.reason} (with per_device_train_batch_size {size})"
-    return breakdown.reason
+def failure_line(record: TrialRecord, failure: TrialFailure) -> str:
+    """Return the reason why a trial has failed, with the number of attempts or the batch size, in one line."""
+    tries = sum(one["kind"] == failure.kind for one in record.incidents) + 1
+    if failure.kind in ("crash", "node") and tries > 1:
+        return f"{failure.reason} ({tries} times)"
+    if failure.kind == "memory" and (size := record.used.get("per_device_train_batch_size")):
+        return f"{failure.reason} (with per_device_train_batch_size {size})"
+    return failure.reason

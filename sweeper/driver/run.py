@@ -1,4 +1,4 @@
-"""Runs one sweep, from a search space to its table: folder, lock, ledger, mirror, trials, in this order."""
+"""Run one sweep: check the environment, open the ledger, train the unfinished trials, mirror them to MLflow."""
 
 from __future__ import annotations
 
@@ -35,8 +35,11 @@ from sweeper.tracking.mirror import Mirror
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `interrupted`: trials are left that the next run goes on with. `page`: where MLflow
-    shows the sweep, once `sweeper ui` runs."""
+    """Describe how a run ended.
+
+    interrupted  the next run has unfinished trials to resume
+    page         address of the sweep in MLflow, valid while `sweeper ui` runs
+    """
 
     name: str
     records: list[TrialRecord]
@@ -50,7 +53,7 @@ class Outcome:
 
     @property
     def first_cause(self) -> str | None:
-        """Why the first trial failed that did, where none is good."""
+        """Return the failure of the first failed trial if no trial succeeded, else None."""
         first = next((record for record in self.records if record.state == "FAIL"), None)
         if self.good or first is None:
             return None
@@ -58,9 +61,9 @@ class Outcome:
 
 
 def check_environment(space: SearchSpace, machine: Machine, stores: Stores) -> None:
-    """Everything that can be refused before something is created: devices, backbones, the tracking store.
+    """Check devices, backbones and stores before anything is created.
 
-    Raises EnvironmentFailure with every backbone that cannot be had, ConfigError for parameters that do not fit one.
+    Raises EnvironmentFailure with every backbone that cannot be loaded, ConfigError for params that do not fit one.
     """
     reservations(space, machine)
     fetch = get_job(space.job).fetch
@@ -89,15 +92,16 @@ def run_sweep(
     extend: bool = False,
     begin: Callable[[Path], object] | None = None,
 ) -> Outcome:
-    """Run what is left of the sweep called `name`, by default as its space, which may be all, some, or nothing.
+    """Run every unfinished trial of sweep `name` (default: the space's name).
 
-    `console` shows progress; all that libraries print goes to log.txt in the sweep's folder. `new` starts
-    another sweep beside one that exists, under the next free name; `extend` does so too when the search space has
-    changed, and the new sweep begins with those trials of the old one that it would draw too. `interrupt` stops it
-    in good order. `begin` is called with the sweep's folder once nothing is left that would be refused.
+    console    shows progress; the output of libraries goes to log.txt in the sweep's folder
+    interrupt  stops the sweep; running trials can be resumed later
+    new        start another sweep under the next free name
+    extend     do so if the search space has changed, and copy the old trials that the new space could also draw
+    begin      called with the sweep's folder after all checks have passed
 
-    Raises ConfigError if a sweep of this name has another search space, DataFailure if its data has changed
-    since, EnvironmentFailure if another process runs it, here or, with a PostgreSQL ledger, anywhere.
+    Raises ConfigError if the sweep has another search space, DataFailure if its data has changed, EnvironmentFailure
+    if another process runs it (with a PostgreSQL ledger: on any machine).
     """
     check_environment(space, machine, stores)
     storage = open_storage(stores.ledger)
@@ -138,9 +142,9 @@ def outcome_of(ledger: Ledger, records: list[TrialRecord], mirror: Mirror, store
 
 
 def sync_mlflow(ledger: Ledger, stores: Stores) -> Outcome:
-    """Make MLflow agree with the ledger: what it lacks is written, what it has is left, nothing is there twice.
+    """Write everything to MLflow that the ledger has and MLflow lacks. Nothing is written twice.
 
-    Raises EnvironmentFailure when MLflow does not answer, or a process runs the sweep and so does this itself.
+    Raises EnvironmentFailure when MLflow does not answer, or when another process runs the sweep.
     """
     space = space_of(ledger)
     folder = sweep_folder(stores.root, ledger.name)
@@ -155,13 +159,14 @@ def sync_mlflow(ledger: Ledger, stores: Stores) -> Outcome:
 
 @dataclass(frozen=True)
 class ChangeListener:
-    """Who is told when the ledger has changed. The ledger has it already, so that nothing here can lose it."""
+    """Handle each change of the ledger: show progress, update MLflow, delete checkpoints. The ledger is already
+    written."""
 
     sweep: Sweep
     mirror: Mirror
     progress: Progress
-    kept: dict[int, TrialRecord] = field(default_factory=dict)  # the trials that still need a checkpoint
-    gone: set[str] = field(default_factory=set)  # checkpoints of theirs that are deleted; a bucket is asked once
+    kept: dict[int, TrialRecord] = field(default_factory=dict)  # trials that may still need a checkpoint
+    gone: set[str] = field(default_factory=set)  # deleted remote checkpoints, so that a bucket is asked once
 
     def __call__(self, record: TrialRecord) -> None:
         self.progress.update(record)
@@ -174,15 +179,15 @@ class ChangeListener:
         self.progress.console.print(line, markup=False, soft_wrap=True)
 
     def retain(self, record: TrialRecord) -> None:
-        """Delete what nobody needs. Of a long sweep only the trials are looked at that can still need something."""
+        """Delete checkpoints that no trial needs. `kept` limits the check to trials that may still need one."""
         space = self.sweep.space
         before = self.kept.get(record.number)
         self.kept[record.number] = record
         records = list(self.kept.values())
-        finalists = space.repeats.top if space.repeats else 0  # their means are not known yet, so all stay
+        finalists = space.repeats.top if space.repeats else 0  # their means over seeds are not known yet
         keep = max(space.keep.checkpoints, finalists)
         unneeded = set(unneeded_checkpoints(records, space.direction, keep))
-        # It writes some again when it has gone back to before them.
+        # A trial that resumed from an earlier checkpoint writes the later ones again.
         new = (one for one in record.evaluations if before is None or one not in before.evaluations)
         self.gone.difference_update(one["checkpoint"] for one in new)
         delete_checkpoints(sorted(unneeded - self.gone))
@@ -197,7 +202,7 @@ class ChangeListener:
 
 
 def run_unfinished(sweep: Sweep, listeners: ChangeListener, interrupt: Interrupt) -> None:
-    """Train what is left; a finished sweep does not even start Ray."""
+    """Train the unfinished trials. A finished sweep does not start Ray."""
     records = sweep.ledger.records()
     for record in records:
         listeners(record)

@@ -1,4 +1,4 @@
-"""Give Ray Tune the trials that the ledger draws."""
+"""Give Ray Tune the trials that the ledger proposes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ from sweeper.trial import handover
 
 
 class TrialTimer:
-    """The trials that run: since when each is to run, and since when it does. Seconds of the driver's own clock, as
-    another machine's may go otherwise."""
+    """Measure how long running trials wait and start, in seconds of the driver's monotonic clock.
+
+    asked, began  times at which a trial was given to Tune and at which Tune started it, by trial number
+    """
 
     def __init__(self) -> None:
         self.asked: dict[int, float] = {}
@@ -41,8 +43,8 @@ class TrialTimer:
         self.began[number] = time.monotonic()
 
     def timing(self, number: int, taken: Timing) -> dict[str, float]:
-        """What a trial has told of its phases, with what only the driver can know at its first report: how long it
-        waited for its turn, and how long it took to start before it could measure anything."""
+        """Return the seconds of each phase. A trial's first report also gets its waiting time in Tune's queue and the
+        start time of its process, which only the driver can measure."""
         timing = defaultdict(float, taken)
         if (began := self.began.pop(number, None)) is not None:
             timing[WAITING] += began - self.asked.pop(number, began)
@@ -50,33 +52,37 @@ class TrialTimer:
         return dict(timing)
 
 
-CHECK_SECONDS = 5.0  # seconds between looks at a cluster's nodes
+CHECK_SECONDS = 5.0  # between two counts of a cluster's nodes
 
 
 def trial_config(sweep: Sweep, record: TrialRecord) -> handover.TrialConfig:
-    """The trial as its process is told of it, going on from its newest whole checkpoint if it has one."""
+    """Return the config for a trial's process, with the newest undamaged checkpoint if there is one."""
     workdir = sweep.workdir(record.number)
     storage = sweep.storage(record.number)
     resume_from, *earlier = resume_checkpoints(record, workdir, storage) or (None,)
     handover.clear_handover(workdir)
-    share = reservation_of(sweep.space, record.params, sweep.machine)
+    reserved = reservation_of(sweep.space, record.params, sweep.machine)
     return handover.TrialConfig(
         number=record.number,
         job=sweep.space.job,
         params=record.used,
         data=sweep.space.data,
         workdir=str(workdir),
-        cpus=share.cpus,
-        gpus=share.gpus,
+        cpus=reserved.cpus,
+        gpus=reserved.gpus,
         resume_from=resume_from,
         earlier=tuple(filter(None, earlier)),
         storage=storage,
-        workers=share.workers,
+        workers=reserved.workers,
     )
 
 
 class NotPickled:
-    """Tune pickles what it is given into a restore file. Ours is never restored, and a database has no pickle."""
+    """Replace an object's pickled state by an empty one.
+
+    Tune pickles searchers and callbacks for its own restore file. Sweeps resume from the ledger instead, and a database
+    connection cannot be pickled.
+    """
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -84,43 +90,45 @@ class NotPickled:
 
 @dataclass(frozen=True)
 class TrialSource:
-    """Where trials come from.
+    """Define a source of trials.
 
-    mine    whether a trial of the ledger is one of them
-    wanted  whether another is to be made
-    new     makes it; None when there is nothing new to offer
+    is_member  True for a trial in the ledger that came from this source
+    wanted     True while another trial is needed
+    new        creates the next trial; None when none is left
     """
 
-    mine: Callable[[TrialRecord], bool]
+    is_member: Callable[[TrialRecord], bool]
     wanted: Callable[[], bool]
     new: Callable[[], TrialRecord | None]
 
 
 def new_trials_source(sweep: Sweep) -> TrialSource:
-    """What the sampler proposes, as many trials as the search space asks for."""
+    """Return the source that asks the sampler for as many trials as the search space requests."""
     return TrialSource(
-        mine=lambda record: record.repeat_of is None,
+        is_member=lambda record: record.repeat_of is None,
         wanted=lambda: sweep.ledger.tally.searched < (sweep.space.search.trials or 0),
         new=lambda: sweep.ledger.ask(sweep.space),
     )
 
 
 def repeats_source(sweep: Sweep) -> TrialSource:
-    """The finalists once more, with other seeds."""
+    """Return the source of repeats: the best trials with other seeds."""
 
     def first() -> RepeatSeed | None:
         return next(missing_repeats(sweep.ledger.records(), sweep.space), None)
 
     return TrialSource(
-        mine=lambda record: record.repeat_of is not None,
+        is_member=lambda record: record.repeat_of is not None,
         wanted=lambda: first() is not None,
         new=lambda: sweep.ledger.repeat(*found) if (found := first()) else None,
     )
 
 
 class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
-    """Gives Tune the ledger's trials: those left unfinished, then new ones while there are any. A trial that
-    breaks down may come back, so there is no end while others run."""
+    """Give Tune the ledger's unfinished trials first, then new ones from `source`.
+
+    A running trial that fails may be retried, so that the search does not finish while trials run.
+    """
 
     def __init__(
         self,
@@ -136,29 +144,35 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         self.on_change = on_change
         self.interrupt = interrupt
         self.say = say
-        self.shares = reservations(sweep.space, sweep.machine)
+        self.reservations = reservations(sweep.space, sweep.machine)
         self.nodes = sweep.machine.parts
-        self.counted = 0.0  # when the nodes were
+        self.counted = 0.0  # time of the last node count
         self.left = self.unfinished()
-        self.exhausted = False  # nothing new is to be had; what is left may still come back
+        self.exhausted = False  # the source has no more trials; running ones may still be retried
         self.attempts = TrialTimer()
-        self.given: dict[str, int] = {}  # Tune's own id of a trial that runs → its number
+        self.given: dict[str, int] = {}  # running trials: Tune's id → our number
 
     def unfinished(self) -> list[TrialRecord]:
         return [
-            record for record in self.sweep.ledger.records() if record.state == "RUNNING" and self.source.mine(record)
+            record
+            for record in self.sweep.ledger.records()
+            if record.state == "RUNNING" and self.source.is_member(record)
         ]
 
-    def any(self) -> bool:
-        """Whether there is anything to run, and nobody has asked to stop."""
+    def has_trials(self) -> bool:
+        """Return True if a trial can start: one is unfinished or wanted, the failure budget remains, and no stop was
+        requested."""
         if self.interrupt.stopping:
             return False
-        return bool(self.left) or (not self.exhausted and not self.spent())
+        return bool(self.left) or (not self.exhausted and not self.failures_exceeded())
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """None, which is Tune's "not now", while as many run as there is room for, since the next had better be drawn
-        when more is known; and while a trial that runs may yet come back."""
-        if not self.interrupt.stopping and len(self.given) >= self.most():
+        """Return the next trial's config; Searcher.FINISHED at the end.
+
+        Return None (Tune asks again later) while all slots are busy: a later draw can learn from more results. Also
+        return None while a running trial may still need a retry.
+        """
+        if not self.interrupt.stopping and len(self.given) >= self.max_running():
             return None
         record = self.next()
         if record is None:
@@ -168,36 +182,39 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         self.on_change(record)
         return asdict(trial_config(self.sweep, record))
 
-    def most(self) -> int:
-        """How many trials Tune has at once: as many as there is room for. On a cluster, whose nodes are counted now
-        and then, one more, which is what has it grow, or tells that it can run none."""
+    def max_running(self) -> int:
+        """Return the number of trials to give to Tune at once: as many as fit on the nodes.
+
+        A cluster gets one more. The pending trial makes the autoscaler add a node, or lets NodeCallback report that
+        none fits.
+        """
         if not self.sweep.machine.nodes:
-            return self.room()
+            return self.fitting()
         if time.monotonic() - self.counted > CHECK_SECONDS:
             self.counted, self.nodes = time.monotonic(), cluster.live_nodes()
-        return self.room() + 1
+        return self.fitting() + 1
 
-    def room(self) -> int:
-        return max(trials_at_once(share, self.nodes) for share in self.shares)
+    def fitting(self) -> int:
+        return max(trials_at_once(one, self.nodes) for one in self.reservations)
 
     def next(self) -> TrialRecord | None:
-        if not self.any():
+        if not self.has_trials():
             return None
         record = self.left.pop(0) if self.left else self.source.new() if self.source.wanted() else None
         self.exhausted = record is None
         return record
 
-    def spent(self) -> bool:
-        """Whether as many trials have failed as the budget allows."""
+    def failures_exceeded(self) -> bool:
+        """Return True when as many trials have failed as `budget.failed_trials` allows."""
         allowed = self.sweep.space.budget.failed_trials
         return allowed is not None and self.sweep.ledger.tally.failed >= allowed
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """LedgerCallback records the result."""
+        """Free the trial's slot. LedgerCallback records the result."""
         self.given.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the ledger has it."""
+        """Save nothing: the ledger has the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a sweep goes on from its ledger")
+        raise NotImplementedError("sweeps resume from the ledger")

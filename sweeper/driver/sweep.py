@@ -1,4 +1,4 @@
-"""One sweep: its search space, its record, its machine, and where its files lie."""
+"""Hold a running sweep's parts: search space, ledger, machine and file locations."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Sweep:
     space: SearchSpace
     folder: Path
     machine: Machine
-    checkpoints: str | None = None  # where all machines reach them, if not in the sweep's own folder
+    checkpoints: str | None = None  # address that all machines reach; None for the sweep's folder
 
     @property
     def log(self) -> Path:
-        """What libraries print while the sweep runs."""
+        """Return the file that receives the output of libraries."""
         return self.folder / "log.txt"
 
     @property
@@ -37,29 +37,29 @@ class Sweep:
         return trial_folder(self.folder, number)
 
     def storage(self, number: int) -> str | None:
-        """Where a trial's checkpoints are copied to, if they are."""
+        """Return the address to which a trial's checkpoints are copied, or None."""
         return trial_storage(self.checkpoints, self.ledger.name, number)
 
 
 def trial_folder(folder: Path, number: int) -> Path:
-    """A trial's own folder in its sweep's: its checkpoints and its log."""
+    """Return the folder of a trial's checkpoints and logs."""
     return folder / "trials" / f"{number:04d}"
 
 
 def trial_storage(checkpoints: str | None, sweep: str, number: int) -> str | None:
-    """A trial's own place in `[storage] checkpoints`."""
+    """Return the address of a trial's folder in `[storage] checkpoints`, or None without such storage."""
     return join_address(checkpoints, sweep, f"{number:04d}") if checkpoints else None
 
 
 def sweep_folder(root: Path, name: str) -> Path:
-    """The folder of the sweep called `name`, made for this user alone if it is not there.
+    """Return the folder of the sweep called `name`. Create it, for this user only, if it is missing.
 
-    >>> own_folder(Path("sweeps"), "qa_backbones")
+    >>> sweep_folder(Path("sweeps"), "qa_backbones")
     PosixPath('sweeps/qa_backbones')
 
-    To go on with a sweep is to load what its folder holds. Raises ConfigError for a name, which may come from a
-    database that others write to, that is no plain folder's; EnvironmentFailure for a folder that is a link,
-    somebody else's, or that others may write to.
+    Resuming loads files from the folder, so that nobody else may write to it. Raises ConfigError for a name that is no
+    plain folder name (it may come from a shared database). Raises EnvironmentFailure for a folder that is a link,
+    belongs to another user, or is writable by others.
     """
     if not re.fullmatch(NAME, name):
         raise ConfigError(f"sweep {name!r}: cannot name a folder; use 1 to 64 of A-Z a-z 0-9 . _ - and no leading dot")
@@ -71,11 +71,11 @@ def sweep_folder(root: Path, name: str) -> Path:
 
 
 def folder_problem(found: os.stat_result) -> str | None:
-    """Why a folder is not this user's alone to write to, with the cure; None when it is. Windows has its own rules."""
+    """Return why other users could write to a folder, with the cure, or None. On Windows only links are checked."""
     if stat.S_ISLNK(found.st_mode):
-        return "is a link; put the folder itself there"
+        return "is a link; replace it by the folder"
     if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
-        return f"belongs to user {found.st_uid}; copy it, or `chown -R` it once you trust what it holds"
+        return f"belongs to user {found.st_uid}; copy it, or `chown -R` it once you trust its files"
     if os.name == "posix" and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return "can be written to by others; `chmod go-w` it once you trust what it holds"
+        return "can be written to by others; `chmod go-w` it once you trust its files"
     return None

@@ -1,7 +1,6 @@
-"""Ray Tune runs the trials the ledger asks for, and every result goes into the ledger first.
+"""Run a sweep's trials with Ray Tune.
 
-Ray's own searcher, loggers and restore files are not used: the ledger is the only record. Ray asks for
-two small classes here, a Searcher and a Callback; both only pass things on.
+The ledger proposes trials and stores results; Ray's own samplers, loggers and restore files are not used.
 """
 
 from __future__ import annotations
@@ -35,13 +34,11 @@ def run_trials(
     interrupt: Interrupt | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Run all trials the search space asks for; `on_change` is told of every change in the ledger, and `say` of what
-    concerns them all.
+    """Run all trials that the search space requests, then the repeats.
 
-    Returns when they have ended, when the budget is spent, or when `interrupt` is stopping, which leaves the
-    trials that were running RUNNING in the ledger. It is halted when there is no room on the disk, or no node left.
-
-    Raises EnvironmentFailure before the first trial when a cluster's nodes cannot run them.
+    `on_change` receives each changed record, `say` receives lines for the user. Returns when all trials have ended, the
+    time budget is spent, or `interrupt` stops the sweep, which leaves running trials RUNNING in the ledger. A full disk
+    or a lack of nodes also sets `interrupt`. Raises EnvironmentFailure if a cluster's nodes cannot run the trials.
     """
     space, interrupt = sweep.space, interrupt or Interrupt()
     began = time.monotonic()
@@ -60,7 +57,7 @@ def run_trials(
             searcher = LedgerSearcher(sweep, source, on_change, interrupt, say)
             if seconds is None or seconds > 0:
                 _tune(searcher, stopping, seconds)
-            if searcher.unfinished():  # interrupted: who the finalists are is not known yet
+            if searcher.unfinished():  # interrupted: the best trials are not known yet
                 break
     seconds = left()
     if not interrupt.stopping and seconds is not None and seconds <= 0:
@@ -68,8 +65,8 @@ def run_trials(
 
 
 def _tune(searcher: LedgerSearcher, stopping: TrialScheduler, seconds: float | None) -> None:
-    """Run the searcher's trials to their end, for at most so many seconds."""
-    if not searcher.any():
+    """Run the searcher's trials until they end, for at most `seconds`."""
+    if not searcher.has_trials():
         return
     sweep = searcher.sweep
     watchers = [NodeCallback(searcher)] if sweep.machine.nodes else []
@@ -92,13 +89,15 @@ def _tune(searcher: LedgerSearcher, stopping: TrialScheduler, seconds: float | N
 
 
 def placement_group(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
-    """What Tune reserves for a trial, from its Assignment: for each worker as much, on as few nodes as may be."""
+    """Return the resources that Tune reserves for a trial: one bundle a worker, packed on few nodes."""
     return tune.PlacementGroupFactory([{"CPU": config["cpus"], "GPU": config["gpus"]}] * config["workers"])
 
 
 def early_stopping_scheduler(ledger: Ledger, space: SearchSpace) -> TrialScheduler:
-    """Successive halving over epochs, or none. It is shown what the ledger holds, so that a sweep which
-    goes on judges its trials by those that ended before."""
+    """Return ASHA over epochs, or a scheduler that never stops a trial.
+
+    ASHA receives the ledger's earlier evaluations, so that a resumed sweep compares its trials with finished ones.
+    """
     if space.early_stopping is None:
         return FIFOScheduler()
     epochs = max_epochs(space)
@@ -119,14 +118,18 @@ def early_stopping_scheduler(ledger: Ledger, space: SearchSpace) -> TrialSchedul
 
 
 def bind_pending_trials(scheduler: TrialScheduler) -> TrialScheduler:
-    """Has trials whose processes are starting wait for these. Ray's schedulers would give them one that is free again,
-    and end those that were starting: where many start on few CPUs, or trials are short, most never came up."""
-    scheduler.choose_trial_to_run = lambda controller: None  # Tune then goes by who has no process yet
+    """Keep a pending trial bound to the process that is starting for it.
+
+    By default Tune gives the trial to any process that becomes free and kills the one that is starting. With short
+    trials or few CPUs most processes were killed before they had started.
+    """
+    # Overrides a method of Ray's schedulers (ray 2.60); after None, Tune takes the trials that have no process yet.
+    scheduler.choose_trial_to_run = lambda controller: None
     return scheduler
 
 
 def close_unfinished(ledger: Ledger, reason: str, on_change: Callable[[TrialRecord], None]) -> None:
-    """End the trials that are still RUNNING in the ledger: with an evaluation PRUNED, without one FAIL."""
+    """End the trials that are RUNNING in the ledger: PRUNED if they have an evaluation, else FAIL."""
     for record in ledger.records():
         if record.state == "RUNNING":
             on_change(ledger.finish(record.number, "PRUNED" if record.evaluations else "FAIL", reason))

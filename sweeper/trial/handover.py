@@ -1,4 +1,7 @@
-"""What the driver and a trial's process tell each other."""
+"""Define the values and files that the driver and a trial's processes exchange.
+
+The driver calls `clear_handover`, `read_processes` and `read_failure`; a trial's processes call the other functions.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,22 @@ FAILURE = "failure.json"
 PROCESS = "process"
 FailureKind = Literal["error", "diverged", "memory", "disk", "crash", "node", "timeout"]
 LOG = "log.txt"
-PROBE_BYTES = 2**16  # bytes; less than any checkpoint
+PROBE_BYTES = 2**16  # less than any checkpoint
 
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """All a trial's process is told. Plain values, since they travel.
+    """Hold everything that the driver tells a trial's process. All values are plain, since Ray sends them to other
+    machines.
 
-    job          as `jobs.get_job` takes it
-    params       every field of the job's params
-    workdir      the trial's own folder
-    cpus, gpus   what is reserved for each of its workers, which uses a thread for each whole CPU
-    resume_from  the checkpoint to go on from
-    earlier      others, newest first, for when that one turns out to be damaged
-    storage      where its checkpoints are copied to; None when they stay in `workdir`
+    job          name of the job, as `jobs.get_job` takes it
+    params       values of all fields of the job's params
+    workdir      folder of the trial
+    cpus, gpus   reserved for each worker; PyTorch uses one thread for each whole CPU
+    resume_from  checkpoint to resume from; None to start from the pretrained model
+    earlier      older checkpoints, newest first, to fall back on if `resume_from` is damaged
+    storage      address to copy checkpoints to; None if they stay in `workdir`
+    workers      number of processes that train the trial together
     """
 
     number: int
@@ -47,15 +52,15 @@ class TrialConfig:
 
 
 class TrialFailure(NamedTuple):
-    """How a trial's process ended that did not end well.
+    """Describe why a trial's process failed: its kind, and the reason in one line.
 
-    error     the job raised something; it would again
-    diverged  a metric is no longer a finite number
-    memory    it did not fit into the device's memory, or the machine's
-    disk      what it wrote was not taken, by the disk or the checkpoints' storage: no fault of the trial's
-    crash     the process died without a word
-    node      the machine it ran on left the cluster: no fault of the trial's
-    timeout   it took longer than it may
+    error     the job raised an exception; a retry would raise it again
+    diverged  a metric is not finite
+    memory    the device or the machine ran out of memory
+    disk      the disk or the checkpoint storage refused a write; not the trial's fault
+    crash     the process died and recorded no reason
+    node      the machine left the cluster; not the trial's fault
+    timeout   the trial exceeded its time limit
     """
 
     kind: FailureKind
@@ -63,7 +68,7 @@ class TrialFailure(NamedTuple):
 
 
 class ProcessAddress(NamedTuple):
-    """Where a process of a trial is: its id, and that of its node in Ray, which is empty outside Ray."""
+    """Locate a process of a trial: its process id and its Ray node id. The node id is empty outside Ray."""
 
     pid: int
     node: str
@@ -71,7 +76,8 @@ class ProcessAddress(NamedTuple):
 
 @contextmanager
 def register_process(workdir: Path, rank: int = 0) -> Iterator[None]:
-    """Leaves this process's place for the driver, which must be able to end it, while the trial runs."""
+    """Write this process's pid and node to the trial's folder, so that the driver can kill it. Remove the file at
+    the end."""
     workdir.mkdir(parents=True, exist_ok=True)
     _place_file(workdir, rank).write_text(f"{os.getpid()} {this_node()}")
     try:
@@ -85,13 +91,14 @@ def _place_file(workdir: Path, rank: int) -> Path:
 
 
 def this_node() -> str:
+    """Return the Ray id of the node that this process runs on, or an empty string outside Ray."""
     import ray
 
     return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
 def read_processes(workdir: Path) -> list[ProcessAddress]:
-    """Where the trial's processes are, or were when they died; of those that ended by themselves none is left."""
+    """Return the addresses of the trial's processes that are running or were killed, for the driver."""
     return [place for file in sorted(workdir.glob(f"{PROCESS}*")) if (place := _read_place(file))]
 
 
@@ -109,31 +116,34 @@ def remove_process_files(workdir: Path, ranks: Iterable[int]) -> None:
 
 
 def clear_handover(workdir: Path) -> None:
-    """Remove what earlier processes of this trial left for the driver."""
+    """Remove the files of the trial's earlier processes before the driver starts a new one."""
     for path in (*workdir.glob(f"{PROCESS}*"), workdir / FAILURE):
         path.unlink(missing_ok=True)
 
 
 def write_failure(workdir: Path, breakdown: TrialFailure) -> None:
-    """Leave word of a breakdown for `read_failure`, unless there is one: what came first brought about the rest. On
-    a full disk there is none to leave."""
+    """Record a failure for `read_failure`. Keep an earlier record, since the first failure caused the later ones.
+    On a full disk nothing is recorded; `read_failure` detects this itself."""
     with suppress(OSError), (workdir / FAILURE).open("x", encoding="utf-8") as file:
         file.write(json.dumps(breakdown._asdict(), ensure_ascii=False))
 
 
 def read_failure(workdir: Path) -> TrialFailure:
-    """Why a trial failed, for the driver. Without a note the process died before it could leave one, or there was
-    no room for it."""
+    """Return the reason why a trial failed, for the driver.
+
+    Without a record, the reason is a full disk if nothing can be written to `workdir`, and else a crash.
+    """
     try:
         return TrialFailure(**json.loads((workdir / FAILURE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         room = _no_room(workdir)
-        died = "its process died without a word; killed, or out of the machine's memory"
+        died = "its process died without an error message: it was killed, or the machine ran out of memory"
         return TrialFailure("disk", room) if room else TrialFailure("crash", died)
 
 
 def _no_room(workdir: Path) -> str | None:
-    """Why nothing can be written there, if so. A process may die before it has made its folder."""
+    """Return why no file can be written to `workdir`, or None. Create the folder if the process died before it did
+    so."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=workdir) as file:

@@ -1,7 +1,7 @@
-"""What happens in a trial's own process: the job runs, and what it reports goes to the driver.
+"""Run a job in a trial's own process and send its reports to the driver.
 
-Knows nothing of the ledger or the tracker. Tune keeps the process for the next trial, so whatever is
-set here is set again at every start.
+All functions run in the trial's process and use neither ledger nor MLflow. Tune reuses a process for the next trial,
+so each start sets all of its state again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,63 +28,63 @@ from sweeper.trial.handover import LOG, FailureKind, TrialConfig, TrialFailure, 
 
 
 class Diverged(ArithmeticError):
-    """A metric is no longer a finite number."""
+    """Signal that a metric is not finite."""
 
 
 class TrialError(RuntimeError):
-    """What Ray is told of a trial's failure: the reason without its secrets."""
+    """Tell Ray that a trial failed, with a reason that contains no secrets."""
 
 
 class MissingReport(ValueError):
-    """A job has not reported what it declares."""
+    """Signal that a job did not report a metric or an epoch that it declares."""
 
 
-def train_in_process(assignment: TrialConfig) -> None:
-    """One worker, in this very process: Ray Train's local mode, which starts nothing."""
+def train_in_process(config: TrialConfig) -> None:
+    """Train one worker in this process. Ray Train's local mode (`num_workers=0`) starts no other process."""
     import torch
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    torch.set_num_threads(max(1, int(assignment.cpus)))
+    torch.set_num_threads(max(1, int(config.cpus)))
     trainer = TorchTrainer(
-        run_job,
-        train_loop_config=asdict(assignment),
+        lambda: run_job(config),
         scaling_config=ScalingConfig(num_workers=0),
-        run_config=RunConfig(storage_path=assignment.workdir),
+        run_config=RunConfig(storage_path=config.workdir),
     )
     trainer.fit()
 
 
-def run_job(config: Mapping[str, Any]) -> None:
-    """What every worker of a trial runs: the job's `train`."""
-    assignment = TrialConfig(**config)
-    job = get_job(assignment.job)
-    params = job.params(**assignment.params)
-    resume_from = usable_checkpoint(assignment)
-    print(f"trial {assignment.number}: {f'goes on from {resume_from.name}' if resume_from else 'begins'}")
-    rank = int(os.environ["RANK"]) if assignment.workers > 1 else 0
-    reporter = TuneReporter(job.metrics, assignment.storage, rank, assignment.workers)
+def run_job(config: TrialConfig) -> None:
+    """Call the job's `train` in a worker process. Raises MissingReport if it ends before the last epoch."""
+    job = get_job(config.job)
+    params = job.params(**config.params)
+    resume_from = usable_checkpoint(config)
+    print(f"trial {config.number}: {f'resumes from {resume_from.name}' if resume_from else 'starts'}")
+    rank = int(os.environ["RANK"]) if config.workers > 1 else 0
+    reporter = TuneReporter(job.metrics, config.storage, rank, config.workers)
     with timed_by(reporter.watch), phase(TRAINING):
-        job.train(params, assignment.data, Path(assignment.workdir), reporter, resume_from)
+        job.train(params, config.data, Path(config.workdir), reporter, resume_from)
     if reporter.epoch < params.num_train_epochs:
         raise MissingReport(f"the job ended after epoch {reporter.epoch:g} of {params.num_train_epochs}")
 
 
-def usable_checkpoint(assignment: TrialConfig) -> Path | None:
-    """The newest checkpoint that is whole, on this machine; None to begin afresh."""
-    for address in filter(None, (assignment.resume_from, *assignment.earlier)):
+def usable_checkpoint(config: TrialConfig) -> Path | None:
+    """Return the newest undamaged checkpoint, downloaded if it is remote; None to start from the pretrained model."""
+    for address in filter(None, (config.resume_from, *config.earlier)):
         if not checkpoints.is_remote(address):
             return Path(address)
         try:
-            return checkpoints.fetch_checkpoint(address, Path(assignment.workdir) / checkpoints.name_of(address))
+            return checkpoints.fetch_checkpoint(address, Path(config.workdir) / checkpoints.name_of(address))
         except checkpoints.Damaged as error:
-            print(f"trial {assignment.number}: checkpoint {error}; goes back to the one before")
+            print(f"trial {config.number}: checkpoint {error}; tries the one before it")
     return None
 
 
 def store_checkpoint(checkpoint: Path, storage: str | None) -> str:
-    """A checkpoint's address once it is where all machines reach it. Of the copies here only this one stays, for a
-    trial that goes on on this machine."""
+    """Copy a checkpoint to `storage` and return its address there. Without `storage`, return its local path.
+
+    Delete older local copies; the newest one stays, so that the trial can resume on this machine without a download.
+    """
     if storage is None:
         return str(checkpoint)
     address = checkpoints.deposit(checkpoint, storage)
@@ -96,11 +95,10 @@ def store_checkpoint(checkpoint: Path, storage: str | None) -> str:
 
 
 class TuneReporter:
-    """The job's `report`: checks what it is given, adds `seconds` and `timing`, and hands it to Tune.
+    """Send a job's metrics to Tune, with `seconds` and `timing` added. Jobs receive it as `report`.
 
-    A checkpoint travels as its address. Tune would copy the folder, and the ledger needs only to know where it is.
-    Of several workers the first one's report counts. The others wait until it has been heard, so that none is an
-    epoch ahead when the trial is stopped. They wait as long as it takes: NCCL would end them after ten minutes.
+    It sends a checkpoint's address only: Tune would copy the folder. With several workers, only rank 0 sends its
+    report. The others wait at a barrier until Tune has it, so that no rank is an epoch ahead when Tune stops the trial.
     """
 
     def __init__(
@@ -120,32 +118,34 @@ class TuneReporter:
             self.group = waiting_group()
         if self.rank == 0:
             check_metrics(metrics, self.declared)
-            self.tell(metrics, checkpoint)
+            self.send(metrics, checkpoint)
         if self.group is not None:
             import torch.distributed
 
             torch.distributed.barrier(self.group)
         self.epoch = metrics.get("epoch", self.epoch)
 
-    def tell(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
+    def send(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
+        """Store the checkpoint and report to Tune. Called on rank 0 only."""
         from ray import tune
 
         with phase("checkpoints"):
             address = store_checkpoint(checkpoint, self.storage) if checkpoint else None
-        told = {"seconds": time.monotonic() - self.began, "timing": self.watch.taken()}
+        times = {"seconds": time.monotonic() - self.began, "timing": self.watch.taken()}
         with phase(WAITING):
-            tune.report({**metrics, **told, "checkpoint": address})
+            tune.report({**metrics, **times, "checkpoint": address})
 
 
 def waiting_group() -> Any:
-    """All workers once more, who wait for each other on the CPU, however long an upload takes."""
+    """Return a gloo process group of all workers with a timeout of one day. NCCL's ten minutes may be too short for
+    an upload."""
     import torch.distributed
 
     return torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
 
 
 def check_metrics(metrics: Mapping[str, float], declared: Mapping[str, Any]) -> None:
-    """Raises MissingReport for a metric that is not there, Diverged for one that is not finite."""
+    """Raises MissingReport if a declared metric is absent, Diverged if one is not finite."""
     if missing := [name for name in (*declared, "epoch") if name not in metrics]:
         raise MissingReport(f"the job did not report {', '.join(missing)}")
     if broken := {name: metrics[name] for name in declared if not math.isfinite(metrics[name])}:
@@ -155,31 +155,34 @@ def check_metrics(metrics: Mapping[str, float], declared: Mapping[str, Any]) -> 
 
 @contextmanager
 def recorded_failure(workdir: Path) -> Iterator[None]:
-    """Leaves the reason for a failure where the driver finds it, and the traceback in the log."""
+    """Record an exception's reason for the driver and its traceback in the log, then raise TrialError."""
     try:
         yield
     except Exception as error:
         reason = redacted(" ".join(f"{type(error).__name__}: {error}".split()))
-        full = storage_failure(error) or disk_trouble(error, workdir)
+        refusal = storage_failure(error) or disk_trouble(error, workdir)
         if not lost_connection(error):
-            write_failure(workdir, TrialFailure("disk", full) if full else TrialFailure(failure_kind(error), reason))
+            write_failure(
+                workdir, TrialFailure("disk", refusal) if refusal else TrialFailure(failure_kind(error), reason)
+            )
         with suppress(OSError), output_to(workdir / LOG):
             print(redacted(traceback.format_exc()), file=sys.stderr)
-        raise TrialError(reason) from None  # Ray writes down what it is given
+        raise TrialError(reason) from None  # Ray writes the exception to its logs
 
 
 def storage_failure(error: Exception) -> str | None:
-    """What the checkpoints' storage has to do with an error."""
+    """Return the message of a StorageError among an error's causes, or None."""
     return next((str(one) for one in causes(error) if isinstance(one, checkpoints.StorageError)), None)
 
 
 def lost_connection(error: Exception) -> bool:
-    """Whether a worker only felt that another one was gone, which has left word of it unless it died."""
+    """Return True for the error of a worker that lost the connection to another one. The other worker recorded the
+    cause, unless it was killed."""
     return any(kind.__name__ == "DistError" for kind in type(error).__mro__) or "gloo/transport" in str(error)
 
 
 def failure_kind(error: Exception) -> FailureKind:
-    """PyTorch says `out of memory` of its own and of CUDA's errors; on the CPU `can't allocate memory`."""
+    """Classify an error. PyTorch reports `out of memory` for CUDA and `can't allocate memory` on the CPU."""
     text = str(error).lower()
     if isinstance(error, Diverged):
         return "diverged"

@@ -1,8 +1,8 @@
-"""A trial as Tune runs it: in the process it is given, together with others where it has several workers.
+"""Run a trial with one or several workers, in the processes that Tune reserves for it.
 
-Tune reserves a bundle for each worker and gives all of them back when the trial ends, however it ends; so no worker
-outlives its trial. The first worker is Tune's own process. All run Ray Train's local mode, which joins them into a
-process group as it does under torchrun: NCCL where PyTorch sees a GPU, and else gloo.
+Worker 0 runs in Tune's own process, the others in Ray actors. Each runs Ray Train's local mode, which joins them into
+a process group as torchrun does (NCCL on GPUs, gloo on CPUs). Tune releases all reservations when the trial ends, so
+that no worker outlives it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -22,31 +22,32 @@ from sweeper.process.output import output_to
 from sweeper.trial.handover import LOG, TrialConfig, register_process, remove_process_files
 from sweeper.trial.process import lost_connection, recorded_failure, train_in_process
 
-WORKER_POLL_SECONDS = 0.1  # seconds between looks at the other workers
-WORKER_LOSS_SECONDS = 30.0  # seconds until Ray must have noticed that a worker, or its node, is gone
+WORKER_POLL_SECONDS = 0.1
+WORKER_LOSS_SECONDS = 30.0  # Ray notices a lost worker or node within this time
 
 
 def run_trial(config: Mapping[str, Any]) -> None:
-    """The trainable that Tune calls: `config` is an Assignment as a dict."""
-    assignment = TrialConfig(**config)
-    workdir = Path(assignment.workdir)
+    """Run a trial. Tune calls this trainable in the trial's process; `config` is a TrialConfig as a dict."""
+    trial = TrialConfig(**config)
+    workdir = Path(trial.workdir)
     with register_process(workdir), recorded_failure(workdir), output_to(workdir / LOG):
-        if assignment.workers == 1:
-            train_in_process(assignment)
+        if trial.workers == 1:
+            train_in_process(trial)
         else:
-            train_together(assignment)
+            train_together(trial)
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where the workers of a trial find each other: what torchrun would tell them."""
+    """Hold the address at which a trial's workers form their process group, as torchrun would give it."""
 
     host: str
     port: int
     workers: int
 
     def settings(self, rank: int) -> dict[str, str]:
-        """A worker's environment. Ray shows it its own devices only, as if it were alone on its machine."""
+        """Return a worker's environment variables. Ray shows each worker only its own devices, hence LOCAL_RANK is
+        0."""
         return {
             "RANK": str(rank),
             "WORLD_SIZE": str(self.workers),
@@ -54,26 +55,26 @@ class Rendezvous:
             "LOCAL_WORLD_SIZE": "1",
             "MASTER_ADDR": self.host,
             "MASTER_PORT": str(self.port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there already, see `rendezvous_store`
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # `rendezvous_store` has opened it
             "GLOO_SOCKET_IFNAME": gloo_interface(),
         }
 
 
-def train_together(assignment: TrialConfig) -> None:
-    """The first worker's part. The others are there while it trains, and no longer."""
+def train_together(config: TrialConfig) -> None:
+    """Train as rank 0 and start the other workers for as long as that takes."""
     with (
-        rendezvous_store(assignment.workers) as place,
+        rendezvous_store(config.workers) as place,
         as_first_worker(place.settings(0)),
-        start_others(assignment, place) as ends,
-        monitored_workers(ends) as watch,
+        start_others(config, place) as results,
+        monitored_workers(results) as monitor,
     ):
-        train_in_process(assignment)
-        watch.join()
+        train_in_process(config)
+        monitor.join()
 
 
 @contextmanager
 def rendezvous_store(workers: int) -> Iterator[Rendezvous]:
-    """A store on a free port of the address that Ray uses here, which is loopback where Ray is on loopback alone."""
+    """Open a TCPStore on a free port of Ray's address on this node (loopback if Ray uses loopback)."""
     import socket
 
     import ray
@@ -89,7 +90,8 @@ def rendezvous_store(workers: int) -> Iterator[Rendezvous]:
 
 @contextmanager
 def as_first_worker(settings: Mapping[str, str]) -> Iterator[None]:
-    """Within, this process is the first of a group; afterwards it can be in another, or train alone."""
+    """Make this process rank 0. Restore the environment afterwards, since Tune may reuse the process for another
+    trial."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
@@ -101,19 +103,21 @@ def as_first_worker(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 def leave_group() -> None:
-    """The others are gone already; NCCL's orderly end would wait for them."""
+    """Leave the process group after the other workers have ended. NCCL's regular shutdown would wait for them."""
     from torch import distributed
 
     if not distributed.is_initialized():
         return
     if distributed.get_backend() == "nccl":
+        # Private in torch 2.x: the public destroy_process_group waits for workers that are already killed.
         distributed.distributed_c10d._abort_process_group()
     else:
         distributed.destroy_process_group()
 
 
 def gloo_interface() -> str:
-    """The network interface with Ray's address. Gloo would take the one that the host's name leads to."""
+    """Return the network interface with Ray's address. By default gloo resolves the host name, which may be another
+    one."""
     import ray
 
     address = ray.util.get_node_ip_address()
@@ -122,66 +126,68 @@ def gloo_interface() -> str:
 
 
 class OtherWorker:
-    """Any worker but the first, in a process of its own; a Ray actor."""
+    """Run a worker with rank 1 or higher as a Ray actor."""
 
-    def train(self, config: Mapping[str, Any], place: Rendezvous, rank: int) -> None:
-        """It never leaves its group, whose others would take that for a breakdown: the first worker ends it."""
-        assignment = TrialConfig(**config)
-        workdir = Path(assignment.workdir)
+    def train(self, config: TrialConfig, place: Rendezvous, rank: int) -> None:
+        """Train as this rank. Never leave the process group: other ranks would see a failure. Worker 0 kills the
+        actor."""
+        workdir = Path(config.workdir)
         os.environ.update(place.settings(rank))
         with register_process(workdir, rank), recorded_failure(workdir), output_to(workdir / f"log-{rank}.txt"):
-            train_in_process(assignment)
+            train_in_process(config)
 
 
 @contextmanager
-def start_others(assignment: TrialConfig, place: Rendezvous) -> Iterator[list[Any]]:
-    """The other workers, each in its bundle, and what Ray will say of the end of each."""
+def start_others(config: TrialConfig, place: Rendezvous) -> Iterator[list[Any]]:
+    """Start the workers from rank 1, each in its own bundle. Yield Ray's references to their results, and kill them at
+    the end."""
     import ray
     from ray.util import get_current_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     group = get_current_placement_group()
-    remote = ray.remote(num_cpus=assignment.cpus, num_gpus=assignment.gpus)(OtherWorker)
-    ranks = range(1, assignment.workers)
+    remote = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus)(OtherWorker)
+    ranks = range(1, config.workers)
     actors = [
         remote.options(scheduling_strategy=PlacementGroupSchedulingStrategy(group, rank)).remote() for rank in ranks
     ]
     try:
-        yield [actor.train.remote(asdict(assignment), place, rank) for actor, rank in zip(actors, ranks, strict=True)]
+        yield [actor.train.remote(config, place, rank) for actor, rank in zip(actors, ranks, strict=True)]
     finally:
         for actor in actors:
             ray.kill(actor)
-        remove_process_files(Path(assignment.workdir), ranks)
+        remove_process_files(Path(config.workdir), ranks)
 
 
 @contextmanager
-def monitored_workers(ends: list[Any]) -> Iterator[Thread]:
-    """A thread that waits for the other workers' ends. When one breaks down within it ends this process, which may
-    wait for that worker for ever: Tune then hears of it, and the note tells why."""
+def monitored_workers(results: list[Any]) -> Iterator[Thread]:
+    """Kill this process if another worker fails, since a collective call may wait for that worker forever.
+
+    Yield the thread that waits for the workers. Tune then sees a dead process, and the failure record tells why.
+    """
     over = Event()
-    watch = Thread(target=wait_for_workers, args=(ends, over), daemon=True)
-    watch.start()
+    monitor = Thread(target=wait_for_workers, args=(results, over), daemon=True)
+    monitor.start()
     try:
-        yield watch
+        yield monitor
     except Exception as error:
-        if lost_connection(error):  # by one that died, of whose place the driver then finds word
-            watch.join(WORKER_LOSS_SECONDS)
+        if lost_connection(error):  # give the thread time to find the worker that died
+            monitor.join(WORKER_LOSS_SECONDS)
         raise
     finally:
         over.set()
-        watch.join()  # so that it never ends this process when Tune has given it another trial
+        monitor.join()  # a late kill would hit the next trial of this process
 
 
-def wait_for_workers(ends: list[Any], over: Event) -> None:
-    """Returns when all workers have ended well, or when it is `over`. One that broke down has left word of it,
-    unless it died."""
+def wait_for_workers(results: list[Any], over: Event) -> None:
+    """Wait until all workers have ended or `over` is set. Kill this process if one fails."""
     import ray
 
-    while ends and not over.is_set():
-        ended, ends = ray.wait(ends, timeout=WORKER_POLL_SECONDS)
-        for end in ended:
+    while results and not over.is_set():
+        ended, results = ray.wait(results, timeout=WORKER_POLL_SECONDS)
+        for result in ended:
             try:
-                ray.get(end)
+                ray.get(result)
             except Exception:
                 if not over.is_set():
                     os.kill(os.getpid(), signal.SIGKILL)

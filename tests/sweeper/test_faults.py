@@ -277,7 +277,7 @@ def test_real_training_goes_on_from_its_step_and_ends_the_same(
         log = (tmp_path / f"sweeps/toy/trials/{record.number:04d}/log.txt").read_text().splitlines()
         said = [line for line in log if line.startswith(f"trial {record.number}: ")]
         step = int(record.evaluations[0]["step"])
-        assert said == [f"trial {record.number}: begins", f"trial {record.number}: goes on from checkpoint-{step:06d}"]
+        assert said == [f"trial {record.number}: starts", f"trial {record.number}: resumes from checkpoint-{step:06d}"]
     check(ledger, stores_in(tmp_path))
 
 

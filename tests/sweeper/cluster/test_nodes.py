@@ -233,8 +233,8 @@ class TestOnNodes:
         record = lonely.ledger.records()[0]
         assert (record.state, [one["kind"] for one in record.incidents]) == ("RUNNING", ["node"])
         assert len(said) == 1
-        assert said[0].startswith("no node can run the next trial; it wants 1 × 1 CPU and 5 GPU, nodes left: ")
-        assert str(interrupt.cause).startswith("sweep toy: for 2 s no node could run a trial; it wants 1 × 1 CPU")
+        assert said[0].startswith("no node can run the next trial; it needs 1 × 1 CPU and 5 GPU; nodes: ")
+        assert str(interrupt.cause).startswith("sweep toy: for 2 s no node could run a trial; it needs 1 × 1 CPU")
         assert str(interrupt.cause).endswith("add one, then sweeper resume toy")
 
     def test_data_that_differs_is_refused_before_the_first_trial(

@@ -60,11 +60,11 @@ def test_the_outlook_says_what_is_finished_goes_on_and_is_new(
         evaluated(ledger, asked(ledger, space).number, tmp_path / str(number), 4)
         ledger.finish(number, "COMPLETE")
     evaluated(ledger, asked(ledger, space).number, tmp_path / "3", 2)
-    assert resume_summary(ledger.records(), space) == "3 of 8 trials are finished, 1 goes on from epoch 2, 4 are new"
+    assert resume_summary(ledger.records(), space) == "3 of 8 trials are finished, 1 resumes from epoch 2, 4 are new"
     asked(ledger, space)
     evaluated(ledger, asked(ledger, space).number, tmp_path / "5", 3)
     assert resume_summary(ledger.records(), space) == (
-        "3 of 8 trials are finished, 2 go on from epochs 2 and 3, 1 starts afresh, 2 are new"
+        "3 of 8 trials are finished, 2 resume from epochs 2 and 3, 1 starts again, 2 are new"
     )
 
 
@@ -73,6 +73,6 @@ def test_a_finished_sweep_has_nothing_left_to_do(storage: RDBStorage, toy_space:
     ledger = create_ledger(storage, space, "toy")
     evaluated(ledger, asked(ledger, space).number, tmp_path / "0", 4)
     ledger.finish(0, "COMPLETE")
-    assert resume_summary(ledger.records(), space) == "1 of 1 trials are finished, nothing is left to do"
+    assert resume_summary(ledger.records(), space) == "1 of 1 trials are finished, nothing remains to do"
     more = toy_space("search.trials=3")
     assert resume_summary(ledger.records(), more) == "1 of 3 trials are finished, 2 are new"

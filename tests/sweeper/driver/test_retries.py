@@ -96,7 +96,7 @@ def test_a_trial_that_dies_too_often_has_failed(run: Callable[..., Ledger]) -> N
         "search={sampler: grid}", "parameters={trouble: {values: [die, none]}}", "budget={retries: 1}"
     ).records()
     assert record.state == "FAIL"
-    assert "its process died without a word" in str(record.reason)
+    assert "its process died without an error message" in str(record.reason)
     assert "(2 times)" in str(record.reason)
     assert len(record.incidents) == 1
     assert other.state == "COMPLETE"

@@ -78,7 +78,7 @@ def test_changed_data_is_refused_with_both_fingerprints(stores: Stores, here: Pa
     now = read_search_space(file).data_fingerprint
     assert now != space.data_fingerprint
     assert result.exit_code == 3
-    assert f"has changed since, its fingerprint was {space.data_fingerprint} and is {now}" in result.stderr
+    assert f"has changed; its fingerprint was {space.data_fingerprint} and is now {now}" in result.stderr
 
 
 def test_data_that_is_gone_ends_resume_with_exit_3(stores: Stores, here: Path) -> None:

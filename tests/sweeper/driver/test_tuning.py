@@ -88,7 +88,7 @@ TROUBLES = [
     ("nan", "Diverged: height is nan, eval_loss is nan at epoch 1"),
     ("inf", "Diverged: height is inf, eval_loss is -inf at epoch 1"),
     ("silent", "MissingReport: the job ended after epoch 0 of 4"),
-    ("die", "its process died without a word"),
+    ("die", "its process died without an error message"),
     ("no_metric", "MissingReport: the job did not report height, eval_loss"),
 ]
 
@@ -186,7 +186,7 @@ def test_a_trial_that_tune_drops_without_a_word_is_taken_up_again(
     searcher = LedgerSearcher(sweep, new_trials_source(sweep), lambda record: None, Interrupt())
     given = searcher.suggest("dropped")
     assert searcher.suggest("next") is None  # it may come back
-    LedgerCallback(searcher).find([SimpleNamespace(status="ERROR", trial_id="dropped")])
+    LedgerCallback(searcher).find_unreported_errors([SimpleNamespace(status="ERROR", trial_id="dropped")])
     assert [one["reason"] for one in sweep.ledger.record(0).incidents] == [UNREADY]
     assert searcher.suggest("again") == given
 

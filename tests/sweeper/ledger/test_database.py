@@ -329,7 +329,7 @@ def test_the_ledger_of_an_earlier_version_opens_and_goes_on(fixture: Path, tmp_p
     ]  # 4 is 0 again
     assert ledger.attributes["versions"]["sweeper"] == fixture.stem
     space = opening.space_of(ledger)
-    assert resume_summary(records, space) == "3 of 6 trials are finished, 2 start afresh, 1 is new"
+    assert resume_summary(records, space) == "3 of 6 trials are finished, 2 start again, 1 is new"
     tried(ledger, space)
     assert load_ledger(open_storage(ledger.storage.url), "toy").records()[-1].state == "COMPLETE"
 

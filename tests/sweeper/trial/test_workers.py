@@ -62,7 +62,7 @@ def test_asha_stops_trials_of_two_workers_and_their_cpus_come_back(run: Callable
         assert record.evaluations[-1]["height"] == pytest.approx(height(ToyParams(**record.params), int(record.epochs)))
         workdir = tmp_path / f"toy/trials/{record.number:04d}"
         assert starts(workdir) == 1
-        assert "begins" in (workdir / "log-1.txt").read_text()  # the second worker was there
+        assert "starts" in (workdir / "log-1.txt").read_text()  # the second worker was there
     assert_all_free()
 
 
