@@ -1,4 +1,4 @@
-"""How many trials run side by side, and why. Pure arithmetic over what one machine, or a cluster's, have."""
+"""Compute how many trials run at once on a machine or cluster, and what each trial reserves. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweeper.space.sections import Resources
 
 @dataclass(frozen=True)
 class Node:
-    """One machine of a cluster, under the name a person knows it by."""
+    """Describe one machine of a cluster. `name` is its address."""
 
     name: str
     cpus: int
@@ -25,7 +25,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Machine:
-    """What trials can have: of one machine, or in all of a cluster whose `nodes` are given."""
+    """Describe the CPUs and GPUs that trials can use: of this machine, or the totals over a cluster's `nodes`."""
 
     cpus: int
     gpus: int
@@ -33,6 +33,7 @@ class Machine:
 
     @property
     def parts(self) -> tuple[Node, ...]:
+        """Return the cluster's nodes, or this machine as one node."""
         return self.nodes or (Node("this machine", self.cpus, self.gpus),)
 
     @property
@@ -41,13 +42,14 @@ class Machine:
 
 
 def cluster_of(nodes: tuple[Node, ...]) -> Machine:
-    """A cluster of these nodes."""
+    """Return a cluster of these nodes as a Machine."""
     return Machine(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), nodes)
 
 
 @dataclass(frozen=True)
 class TrialReservation:
-    """What one trial reserves, for each of its workers, and how many such trials a machine holds at once."""
+    """Hold what one trial reserves (`cpus` and `gpus` for each of its `workers`) and how many such trials run at
+    once."""
 
     cpus: float
     gpus: float
@@ -55,7 +57,7 @@ class TrialReservation:
     workers: int = 1
 
     def why(self, machine: Machine) -> str:
-        """In one line, node by node for a cluster."""
+        """Explain the number of concurrent trials in one line, with the count of each node for a cluster."""
         each = f"{self.workers} workers of " if self.workers > 1 else ""
         shared = f", {int(1 / self.gpus)} on each GPU" if 0 < self.gpus < 1 else ""
         wants = f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU{shared}" if self.gpus else "")
@@ -71,7 +73,7 @@ class TrialReservation:
 
 
 def local_machine() -> Machine:
-    """The CPUs this process may run on and the GPUs CUDA shows it."""
+    """Return the CPUs that this process may use and the GPUs that CUDA shows."""
     return Machine(len(os.sched_getaffinity(0)), _gpus())
 
 
@@ -86,11 +88,12 @@ def _gpus() -> int:
 
 @cache  # the driver asks again for each trial
 def reserve(resources: Resources | None, machine: Machine, trials: int) -> TrialReservation:
-    """What each of `trials` trials reserves here. Left open, a worker takes a whole GPU where there is one, and
-    else a CPU, or more only when there are fewer workers than CPUs: two trials with a thread each finish sooner
-    than one after the other with two.
+    """Return what each of `trials` trials reserves on this machine.
 
-    Raises EnvironmentFailure for what can never be given: a worker to no node, or all workers to no cluster.
+    Defaults: one GPU a worker if there is any, else one CPU, or more when CPUs would idle. Two trials with one thread
+    each finish sooner than one after the other with two threads.
+
+    Raises EnvironmentFailure when no node fits a worker, or the machine cannot hold all workers of a trial.
     """
     wanted = resources or Resources()
     gpus = wanted.gpus if wanted.gpus is not None else float(machine.gpus > 0)
@@ -107,7 +110,7 @@ def reserve(resources: Resources | None, machine: Machine, trials: int) -> Trial
 
 
 def _spare_cpus(machine: Machine, gpus: float, workers: int) -> int:
-    """As many CPUs for each of so many workers as leave room for them all; one, where there is not even that."""
+    """Return the largest number of CPUs a worker at which all workers run at once; at least one."""
     if gpus:
         return 1
     most = max(node.cpus for node in machine.parts)
@@ -116,7 +119,7 @@ def _spare_cpus(machine: Machine, gpus: float, workers: int) -> int:
 
 
 def _too_much(cpus: float, gpus: float, machine: Machine) -> str | None:
-    """Why no node can ever run a worker, if so. One that has the GPUs must have the CPUs as well."""
+    """Return why no node can run a worker, or None. One node must have both the CPUs and the GPUs."""
     most_cpus, most_gpus = (max(getattr(node, of) for node in machine.parts) for of in ("cpus", "gpus"))
     whose = "the largest node" if machine.nodes else machine.name
     who = "a worker" if machine.nodes else "a trial"
@@ -134,31 +137,32 @@ def _amount(cpus: float, gpus: float) -> str:
 
 
 def workers_at_once(cpus: float, gpus: float, nodes: tuple[Node, ...]) -> int:
-    """How many workers that reserve so much run at once on empty nodes."""
+    """Return how many workers with this reservation run at once on empty nodes."""
     return sum(workers_on_node(node, cpus, gpus) for node in nodes)
 
 
-def trials_at_once(share: TrialReservation, nodes: tuple[Node, ...]) -> int:
-    """How many trials with this share run at once on these nodes, perhaps none."""
-    return workers_at_once(share.cpus, share.gpus, nodes) // share.workers
+def trials_at_once(reservation: TrialReservation, nodes: tuple[Node, ...]) -> int:
+    """Return how many trials with this reservation run at once on empty nodes; may be zero."""
+    return workers_at_once(reservation.cpus, reservation.gpus, nodes) // reservation.workers
 
 
 def workers_on_node(node: Node, cpus: float, gpus: float) -> int:
-    """How many workers that reserve so much run at once on an empty node."""
+    """Return how many workers with this reservation run at once on one empty node."""
     by_cpu = int(node.cpus / cpus)
     return min(by_cpu, _by_gpu(gpus, node.gpus)) if gpus else by_cpu
 
 
 def _by_gpu(wanted: float, gpus: int) -> int:
-    """A fraction is taken from one GPU, never across two."""
+    """Return how many workers fit on the GPUs. A fraction of a GPU never spans two of them."""
     return int(gpus // wanted) if wanted >= 1 else gpus * int(1 / wanted)
 
 
 def reservations(space: SearchSpace, machine: Machine) -> list[TrialReservation]:
-    """The different shares trials of this space may reserve. Raises EnvironmentFailure if one can never be given."""
+    """Return the different reservations that trials of this space may make. Raises EnvironmentFailure if one cannot
+    fit."""
     return [reserve(resources, machine, space.search.trials or 1) for resources in possible_resources(space)]
 
 
 def reservation_of(space: SearchSpace, params: Mapping[str, Any], machine: Machine) -> TrialReservation:
-    """What the trial with these parameters reserves."""
+    """Return what the trial with these params reserves."""
     return reserve(resources_of(space, params), machine, space.search.trials or 1)

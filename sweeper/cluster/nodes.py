@@ -1,4 +1,5 @@
-"""The nodes of the Ray that a sweep uses: which there are, whether trials can run there, what became of one."""
+"""Inspect the nodes of a Ray cluster: list them, check that they can run trials, detect lost nodes, kill processes
+there."""
 
 from __future__ import annotations
 
@@ -19,35 +20,35 @@ from sweeper.cluster.capacity import Machine, Node, cluster_of
 from sweeper.errors import EnvironmentFailure
 from sweeper.trial.handover import read_processes, this_node
 
-PACKAGES = ("sweeper", "ray", "torch", "transformers")  # that must be of one version on all nodes
+PACKAGES = ("sweeper", "ray", "torch", "transformers")  # whose versions must agree on all nodes
 MARKER = ".seen-by-nodes-"
-NODE_START_SECONDS = 120.0  # seconds for a node to start a process that imports our packages
-NODE_REPLY_SECONDS = 30.0  # seconds after which a node that does not answer counts as lost
+NODE_START_SECONDS = 120.0  # for a node to start a process that imports our packages
+NODE_REPLY_SECONDS = 30.0  # a node that does not reply within this time counts as lost
 NODE_POLL_SECONDS = 0.2
 
 
 def cluster_machine() -> Machine:
-    """The cluster as Ray knows it at present. Raises EnvironmentFailure when none of its nodes has a CPU."""
+    """Return the cluster as Ray sees it now. Raises EnvironmentFailure when none of its nodes has a CPU."""
     if found := live_nodes():
         return cluster_of(found)
-    raise EnvironmentFailure("the cluster has no node with a CPU now; add one, `ray start --address=HOST:PORT`")
+    raise EnvironmentFailure("the cluster has no node with a CPU; add one with `ray start --address=HOST:PORT`")
 
 
 def live_nodes() -> tuple[Node, ...]:
-    """Those that are there and have a CPU."""
+    """Return the live nodes that have a CPU."""
     found = [_node(node, name) for node, name in _node_names(live_ray_nodes())]
     return tuple(node for node in found if node.cpus)
 
 
 def live_ray_nodes() -> list[Mapping[str, Any]]:
-    """What Ray knows of each node that is there."""
+    """Return Ray's description of each live node."""
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _node_names(nodes: list[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Each with its address, and part of its id where several have the same."""
+    """Yield each node with its address, and with part of its id if several nodes have the same address."""
     shared = Counter(node["NodeManagerAddress"] for node in nodes)
     for node in nodes:
         address = node["NodeManagerAddress"]
@@ -59,7 +60,7 @@ def _node(node: Mapping[str, Any], name: str) -> Node:
 
 
 def call_on_node(node: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Ray's reference to what `function` gives when it is called on that node, whatever else runs there."""
+    """Call `function` on a node, even if all its CPUs are reserved. Return Ray's reference to the result."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -70,11 +71,11 @@ def call_on_node(node: str, function: Callable[..., Any], *arguments: Any) -> An
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a node sees of a sweep.
+    """Hold what a node can read of a sweep.
 
-    marker       what a file in the sweep's folder says; None where there is no such file
-    fingerprint  of the data there, or why it cannot be read
-    versions     of Python and the packages; None for one that is not there
+    marker       content of the marker file in the sweep's folder; None if the file is not visible
+    fingerprint  of the data, or the reason why it cannot be read
+    versions     of Python and the packages; None for a package that is not installed
     """
 
     marker: str | None
@@ -83,7 +84,7 @@ class NodeReport:
 
 
 def inspect_node(marker: str, data: str) -> NodeReport:
-    """The sight of the node that this is called on."""
+    """Return the report of the node on which this function runs."""
     file = Path(marker)
     return NodeReport(file.read_text() if file.is_file() else None, _seen_fingerprint(data), node_versions())
 
@@ -98,7 +99,7 @@ def _seen_fingerprint(data: str) -> str:
 
 
 def node_versions() -> dict[str, str | None]:
-    """By package, without what a build adds after a plus."""
+    """Return the versions by package, without the build suffix after a plus."""
     return {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
 
 
@@ -110,10 +111,9 @@ def _version(package: str) -> str | None:
 
 
 def check_nodes(folder: Path, data: str, fingerprint: str) -> None:
-    """Whether every node of the cluster sees the sweep's folder and the same data, and has the same packages.
+    """Check that every node sees the sweep's folder and the same data, and has the same package versions.
 
-    A node that is lost meanwhile is no mistake. Raises EnvironmentFailure with everything that is wrong, node by
-    node.
+    Ignore a node that is lost meanwhile. Raises EnvironmentFailure with all problems, node by node.
     """
     names = {str(node["NodeID"]): name for node, name in _node_names(live_ray_nodes())}
     with marker_file(folder.absolute()) as marker:
@@ -130,7 +130,7 @@ def check_nodes(folder: Path, data: str, fingerprint: str) -> None:
 
 @contextmanager
 def marker_file(folder: Path) -> Iterator[Path]:
-    """A file in a folder that only those can know who see this very folder."""
+    """Create a file with random content. Only a node that sees the same folder can read that content."""
     with NamedTemporaryFile("w", dir=folder, prefix=MARKER) as file:
         file.write(os.urandom(16).hex())
         file.flush()
@@ -138,22 +138,22 @@ def marker_file(folder: Path) -> Iterator[Path]:
 
 
 def _node_problems(node: str, sight: Any, expected: NodeReport, folder: Path, data: str) -> list[str]:
-    """What keeps a node from running trials."""
+    """Return the problems that keep a node from running trials."""
     import ray
 
     try:
         return node_differences(ray.get(sight, timeout=NODE_START_SECONDS), expected, folder, data)
     except ray.exceptions.GetTimeoutError:
-        return [f"has not answered for {NODE_START_SECONDS:g} s; is it overloaded? take it out with `ray stop` there"]
+        return [f"has not answered for {NODE_START_SECONDS:g} s, perhaps overloaded; remove it with `ray stop` there"]
     except ray.exceptions.RayError as error:
         if is_lost(node):
             return []
         cause = str(error).strip().splitlines()[-1]
-        return [f"cannot run our code; {cause}; install there what is installed here"]
+        return [f"cannot run sweeper's code; {cause}; install the same packages there as here"]
 
 
 def node_differences(seen: NodeReport, expected: NodeReport, folder: Path, data: str) -> list[str]:
-    """What a node lacks, each with its cure."""
+    """Return one line with a cure for each difference between a node's report and the expected one."""
     problems = []
     if seen.marker != expected.marker:
         cure = "put it on storage that all nodes share, as mlflow.ini's [storage] root"
@@ -163,14 +163,17 @@ def node_differences(seen: NodeReport, expected: NodeReport, folder: Path, data:
         problems.append(f"data {data}: has fingerprint {expected.fingerprint} here, there {seen.fingerprint}; {cure}")
     for package, here in expected.versions.items():
         there = seen.versions.get(package)
-        if there != here and not (package == "sweeper" and there is None):  # it may have travelled there with us
+        if there != here and not (package == "sweeper" and there is None):  # Ray sends it to the node if it is missing
             problems.append(f"has {package} {there or 'not at all'}, here it is {here}; install the same there")
     return problems
 
 
 def is_lost(node: str) -> bool:
-    """Whether a node has left the cluster. Ray may learn of it only after its processes are gone, so a node that is
-    said to be there is asked. For one that answers this takes no longer than a call."""
+    """Return True if a node has left the cluster.
+
+    Ray may list a lost node for some seconds. So the node is called, for up to NODE_REPLY_SECONDS; a live one replies
+    at once.
+    """
     import ray
 
     if not node or not ray.is_initialized():
@@ -194,13 +197,12 @@ def _answered(answer: Any) -> bool:
 
 
 def has_lost_node(workdir: Path) -> bool:
-    """Whether a trial that died without a word had a process on a node that is lost."""
+    """Return True if a process of the trial ran on a node that is lost."""
     return any(is_lost(node) for node in {place.node for place in read_processes(workdir)})
 
 
 def kill_trial(workdir: Path) -> None:
-    """Kill the trial's processes, which may be stuck where nothing else reaches them; for the driver. A process id
-    means something only on its own node."""
+    """Kill the trial's processes, each on its own node. The driver calls this for a trial that hangs."""
     here = this_node()
     for place in read_processes(workdir):
         if place.node in ("", here):

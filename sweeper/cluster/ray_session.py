@@ -1,4 +1,4 @@
-"""Ray for one sweep: one of our own on this machine, or a cluster that is there already."""
+"""Start Ray on this machine for one sweep, or connect to a running Ray cluster."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.process.signals import descendants, kill_processes, signals_blocked
 from sweeper.secrets import redacted_values
 
-OBJECT_STORE_BYTES = 100 * 2**20  # trials exchange paths and numbers only
-TEMP_PATH_BYTES = 20  # bytes of a path that leave room for those of Ray's sockets, which have 104 in all
+OBJECT_STORE_BYTES = 100 * 2**20  # trials exchange only paths and numbers
+TEMP_PATH_BYTES = 20  # Ray's socket paths may have 104 bytes in all
 
-# Read by Ray when it is imported or started; its processes inherit them.
+# Environment that Ray reads when it is imported or started; its processes inherit it.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours, see sweeper/interrupt.py
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # processes start side by side; LedgerSearcher keeps to the room there is
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own state files are not needed
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # for a process to end a trial that is stopped, and take another
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we handle signals, see sweeper/process/signals.py
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start processes in parallel; LedgerSearcher limits their number
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's state files are not used
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # for a process to end a stopped trial before it is reused
     "TOKENIZERS_PARALLELISM": "false",
 }
 LOCAL = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # without a cluster Ray listens on loopback alone, on Linux as well
-    "HF_HUB_OFFLINE": "1",  # the driver has fetched what trials need
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # then Ray listens on loopback only, on Linux too
+    "HF_HUB_OFFLINE": "1",  # the driver has downloaded the backbones
     "HF_DATASETS_OFFLINE": "1",
 }
-# Of a driver's environment, to a cluster.
+# Names or prefixes of the driver's variables that are sent to a cluster.
 SENT_PREFIXES = ("HF_", "SWEEPER_", "TUNE_FUNCTION_", "TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS")
 
 
 @contextmanager
 def ray_session(machine: Machine) -> Iterator[None]:
-    """A Ray of our own on this machine, or the one that is already there.
+    """Start Ray on this machine and stop it at the end; use the connected cluster if there is one.
 
-    `address="local"` keeps Ray from joining a stranger's cluster that it finds here. Ray asks whoever calls it for
-    its token unless RAY_AUTH_MODE says otherwise, and is reached through loopback only.
+    `address="local"` keeps Ray from joining another user's cluster on this machine. Ray listens on loopback only and
+    requires its token from each caller unless RAY_AUTH_MODE changes that.
     """
     import ray
     from ray._private import ray_constants
@@ -53,8 +53,9 @@ def ray_session(machine: Machine) -> Iterator[None]:
         return
     os.environ.update(QUIET | LOCAL)
     os.environ.pop("RAY_AUTH_MODE", None)
-    ray_constants.ENABLE_RAY_CLUSTER = False  # made from the environment when Ray was imported
-    strangers = descendants()
+    # Private in ray 2.60: Ray reads the variable in LOCAL on import, which may have happened before.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    earlier = descendants()
     with private_folder() as folder:
         with signals_blocked():
             ray.init(
@@ -64,35 +65,38 @@ def ray_session(machine: Machine) -> Iterator[None]:
                 include_dashboard=False,
                 log_to_driver=False,
                 object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(folder),
+                _temp_dir=str(folder),  # undocumented in ray 2.60: the only way to set the folder of its sockets
             )
         restrict_token()
         try:
             yield
         finally:
-            family = [process for process in descendants() if process not in strangers]
+            started = [process for process in descendants() if process not in earlier]
+            # Private in ray 2.60: `ray.shutdown` has no option to kill its processes at once.
             kill_without_waiting(ray._private.worker._global_node)
             ray.shutdown()
-            kill_processes(family)  # its agents would outlive it by a minute
+            kill_processes(started)  # its agents would run for another minute
 
 
 def kill_without_waiting(node: Any) -> None:
-    """Have Ray kill its processes without waiting a second for each to hear SIGTERM: it is blocked in them, see
-    `handlers_kept`."""
+    """Make Ray kill its processes at once. It would wait a second for each to handle SIGTERM, which they block, see
+    `signals_blocked`."""
     kill = node.kill_all_processes
     node.kill_all_processes = lambda **asked: kill(**{**asked, "allow_graceful": False})
 
 
 @contextmanager
 def joined_cluster(address: str) -> Iterator[None]:
-    """The cluster at `address`, HOST:PORT, or `auto` for the one this machine belongs to, for as long as it takes.
+    """Connect to the cluster at `address`: HOST:PORT, or `auto` for the cluster of this machine. Disconnect at the end.
 
-    Raises ConfigError for a Ray client's address, since the driver must be part of the cluster; EnvironmentFailure
-    when nothing answers there.
+    Raises ConfigError for the address of a Ray client, since the driver must run in the cluster. Raises
+    EnvironmentFailure when no cluster answers.
     """
     os.environ.update(QUIET)
     if "://" in address:
-        raise ConfigError(f"--address {address}: is for Ray's client; run on the cluster's head, with --address auto")
+        raise ConfigError(
+            f"--address {address}: is an address for Ray's client; run on the cluster's head node with --address auto"
+        )
     import ray
 
     with signals_blocked():
@@ -105,7 +109,7 @@ def joined_cluster(address: str) -> Iterator[None]:
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
             cause = str(error).strip().splitlines()[0]
-            cure = "start it with `ray start --head`, or name HOST:PORT of one that runs"
+            cure = "start one with `ray start --head`, or give HOST:PORT of a running one"
             raise EnvironmentFailure(f"--address {address}: no Ray cluster answers; {cause}; {cure}") from error
     try:
         yield
@@ -114,9 +118,10 @@ def joined_cluster(address: str) -> Iterator[None]:
 
 
 def runtime_env() -> dict[str, Any]:
-    """What travels to a cluster's trials: some of our environment, and both packages unless they are installed.
+    """Return what Ray sends to a cluster's trials: environment variables, and both packages if they are not installed.
 
-    Ray shows it to whoever sees the cluster, so secrets stay: trials need no ledger, nodes have their own logins.
+    Ray shows these values to all users of the cluster, so that variables with secrets are left out. Trials do not need
+    the ledger's password, and nodes have their own logins.
     """
     wanted = {name: value for name, value in os.environ.items() if name.startswith(SENT_PREFIXES)}
     hidden = redacted_values(wanted)
@@ -125,25 +130,26 @@ def runtime_env() -> dict[str, Any]:
 
 
 def package_folders() -> list[str]:
-    """The folders of both packages."""
+    """Return the folders of both packages."""
     return [str(Path(str(sys.modules[name].__file__)).parent) for name in ("sweeper", "jobs")]
 
 
 def is_installed() -> bool:
-    """Whether our packages come from where pip puts them, rather than from a source tree."""
+    """Return True if the packages were installed with pip, False if they run from a source tree."""
     return not (Path(package_folders()[0]).parent / "pyproject.toml").is_file()
 
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """For Ray's sockets and logs, gone afterwards. Ray opens its own folder to everyone, so that it needs another
-    around it."""
+    """Create a temporary folder for Ray's sockets and logs. Ray makes its own folder readable by everyone, so that it
+    is placed inside one that only this user can open."""
     temp = gettempdir() if len(os.fsencode(gettempdir())) <= TEMP_PATH_BYTES else "/tmp"
     with TemporaryDirectory(prefix="sweeper-", dir=temp, ignore_cleanup_errors=True) as folder:
         yield Path(folder) / "ray"
 
 
 def restrict_token() -> None:
-    """Ray's token is its owner's alone. An older Ray, or one under another umask, made it readable by everyone."""
+    """Make Ray's token readable by its owner only. Older Ray versions, or another umask, left it readable by
+    everyone."""
     with suppress(OSError):
         (Path.home() / ".ray" / "auth_token").chmod(0o600)

@@ -1,5 +1,8 @@
-"""A command that goes on by itself after its terminal is closed. It is forked before anything heavy is imported and
-stays in the foreground until it has begun, so that whatever is refused is told as ever, with its exit code."""
+"""Run a command in the background after its checks have passed (`--detach`).
+
+The process is forked before heavy imports. The caller waits until the command leaves the terminal, so that errors
+before that still have their message and exit code.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OUTPUT = "output.txt"
-PATH_BYTES = 4096  # bytes, which a pipe takes in one piece
+PATH_BYTES = 4096  # a pipe transfers this many bytes in one piece
 
 
 @dataclass(frozen=True)
 class DetachedCommand:
-    """A command that goes on: its process, and the folder of its sweep."""
+    """Identify a command that runs in the background: its process id and its sweep's folder."""
 
     pid: int
     folder: Path
@@ -28,13 +31,13 @@ class DetachedCommand:
 
 @dataclass(frozen=True)
 class Detachment:
-    """The end of a pipe at which the command says that it has begun."""
+    """Hold the pipe through which the command tells its parent that it runs in the background."""
 
-    told: int
+    pipe: int
 
     def leave(self, folder: Path, terminal: int) -> None:
-        """Go on without a terminal: in a session of our own, with nothing to read, and with all that is written to
-        standard output, standard error and the descriptor `terminal` going to a file in `folder`."""
+        """Continue without a terminal: in a new session, with empty input, and with output, errors and the descriptor
+        `terminal` appended to a file in `folder`. Then notify the parent."""
         os.setsid()
         log = os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -45,30 +48,30 @@ class Detachment:
             os.dup2(log, descriptor, inheritable=descriptor in (1, 2))
         os.close(log)
         os.close(nothing)
-        os.write(self.told, os.fsencode(folder))
-        os.close(self.told)
+        os.write(self.pipe, os.fsencode(folder))
+        os.close(self.pipe)
 
 
 def start_detached(command: Callable[[Detachment], object]) -> DetachedCommand | int:
-    """Run `command` in a process of its own. Returns once it has left, or its exit code when it ended before.
+    """Run `command` in a child process. Return when it has left the terminal, or its exit code if it ended before.
 
-    >>> outcome = detached(lambda detachment: train(space, detachment))
+    >>> outcome = start_detached(lambda detachment: train(space, detachment))
     """
-    heard, told = os.pipe()
+    reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(heard)
-        command(Detachment(told))
+        os.close(reading)
+        command(Detachment(writing))
         sys.exit(0)
-    os.close(told)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the command as well, which ends
-    folder = os.read(heard, PATH_BYTES)
+    os.close(writing)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the child too, which ends
+    folder = os.read(reading, PATH_BYTES)
     signal.signal(signal.SIGINT, before)
-    os.close(heard)
+    os.close(reading)
     return DetachedCommand(pid, Path(os.fsdecode(folder))) if folder else exit_code(pid)
 
 
 def exit_code(pid: int) -> int:
-    """Of a process that ends by itself or by a signal, as a shell says it."""
+    """Wait for a child process and return its exit code, 128 + signal number if a signal ended it."""
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return code if code >= 0 else 128 - code

@@ -1,4 +1,4 @@
-"""Send the output of this process to a file."""
+"""Redirect the output of this process to a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def output_to(log: Path) -> Iterator[None]:
-    """Sends all this process prints to a file, what C++ libraries print included."""
+    """Append everything this process prints to a file, including the output of C++ libraries."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)

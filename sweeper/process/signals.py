@@ -1,5 +1,7 @@
-"""SIGINT and SIGTERM. The first asks for an orderly end, the second ends the process at once: the ledger has
-whatever was finished, and the kernel frees the sweep's lock."""
+"""Handle SIGINT and SIGTERM: the first requests an orderly stop, the second ends the process at once.
+
+An abrupt end loses nothing: the ledger has all results, and the kernel releases the sweep's lock.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ from types import FrameType
 import psutil
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SHUTDOWN_SECONDS = 25.0  # seconds for an orderly end, of the half minute that spot machines and batch systems give
+SHUTDOWN_SECONDS = 25.0  # for an orderly stop; spot machines and batch systems allow 30 s
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ends a command that was asked to stop. Its exit code is the shell's for the signal: 130 or 143."""
+    """End a command that was asked to stop. Its exit code is 128 + signal number, as in a shell: 130 or 143."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.strsignal(signum))
@@ -25,10 +27,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interrupt:
-    """Whether this process is to stop: it was asked to, or must.
+    """Record a request to stop, by a signal or by this process itself.
 
-    >>> with catching(Interrupt()) as interrupt:
-    ...     with interrupt.held():      # where an exception would come at a bad moment
+    >>> with handle_signals(Interrupt()) as interrupt:
+    ...     with interrupt.held():  # a signal raises no exception here
     ...         while not interrupt.asked:
     ...             step()
     ...     interrupt.raise_asked()
@@ -40,33 +42,33 @@ class Interrupt:
         self._held = False
 
     def __call__(self, signum: int, frame: FrameType | None = None) -> None:
-        """The signal handler."""
+        """Handle a signal: record the first one, end the process on the second or after SHUTDOWN_SECONDS."""
         if self.asked is not None:
             exit_now(signum)
         self.asked = signum
-        watch = threading.Timer(SHUTDOWN_SECONDS, exit_now, [signum])
-        watch.daemon = True
-        watch.start()
+        timer = threading.Timer(SHUTDOWN_SECONDS, exit_now, [signum])
+        timer.daemon = True
+        timer.start()
         if not self._held:
             raise Interrupted(signum)
 
     def ask(self) -> None:
-        """Do as a first signal, from any thread. It is never the second one, which would end the process."""
+        """Request a stop from any thread, as a first signal does. After a signal this does nothing."""
         if self.asked is None:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     @property
     def stopping(self) -> bool:
-        """Whether to come to an end: asked from outside, or because we `halt`."""
+        """Return True after a signal or a call of `halt`."""
         return self.asked is not None or self.cause is not None
 
     def halt(self, cause: str) -> None:
-        """Come to an orderly end, for this reason, which is none of the trials'."""
+        """Request an orderly stop of the whole sweep, for a reason that is not a trial's fault."""
         self.cause = self.cause or cause
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within, a first signal is only noted."""
+        """Record a first signal without raising an exception."""
         self._held = True
         try:
             yield
@@ -80,18 +82,18 @@ class Interrupt:
 
 
 def exit_now(signum: int) -> None:
-    """End this process and those it started, now."""
+    """Kill the processes that this one started, then end this one."""
     kill_processes(descendants())
     os._exit(128 + signum)
 
 
 def descendants() -> list[psutil.Process]:
-    """All processes below this one, parents before children."""
+    """Return all processes below this one, parents before children."""
     return psutil.Process().children(recursive=True)
 
 
 def kill_processes(processes: list[psutil.Process]) -> None:
-    """Kill those of them that are still there."""
+    """Kill those processes that still run."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -99,7 +101,7 @@ def kill_processes(processes: list[psutil.Process]) -> None:
 
 @contextmanager
 def handle_signals(interrupt: Interrupt) -> Iterator[Interrupt]:
-    """SIGINT and SIGTERM go to `interrupt` meanwhile."""
+    """Send SIGINT and SIGTERM to `interrupt` and restore the former handlers at the end."""
     before = {signum: signal.signal(signum, interrupt) for signum in SIGNALS}
     try:
         yield interrupt
@@ -110,9 +112,11 @@ def handle_signals(interrupt: Interrupt) -> Iterator[Interrupt]:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """For code that puts its own signal handlers in place of ours, as Ray does when it starts. The signals wait
-    meanwhile, and for ever in the processes started here: what is sent to the whole group, as systemd and Slurm
-    do, would else end Ray before we could."""
+    """Block SIGINT and SIGTERM while Ray starts, and restore our handlers, which Ray replaces.
+
+    Processes started meanwhile inherit the block, so that a signal to the whole process group, as from systemd or
+    Slurm, cannot kill Ray before the sweep has stopped.
+    """
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:

@@ -58,7 +58,7 @@ def test_what_a_node_lacks_is_told_with_its_cure(seen: NodeReport, problem: str 
 
 def test_a_ray_client_address_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"--address ray://head:10001: is for Ray's client; run on the cluster's head"
+        ConfigError, match=r"--address ray://head:10001: is an address for Ray's client; run on the cluster's head node"
     ):
         joined_cluster("ray://head:10001").__enter__()
 
