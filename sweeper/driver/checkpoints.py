@@ -11,8 +11,7 @@ from jobs import faults
 from jobs.job import Direction
 from sweeper.ledger.ranking import best_first, without_repeats
 from sweeper.ledger.record import TrialRecord
-from sweeper.storage import checkpoints
-from sweeper.storage import checkpoints as depot
+from sweeper.storage import checkpoints as stored
 
 
 def resume_point(record: TrialRecord) -> Mapping[str, Any] | None:
@@ -25,7 +24,7 @@ def resume_point(record: TrialRecord) -> Mapping[str, Any] | None:
 
 def _resume_points(record: TrialRecord) -> Iterator[Mapping[str, Any]]:
     newest_first = reversed(record.evaluations)
-    return (e for e in newest_first if e["checkpoint"] and not checkpoints.stored_damage(e["checkpoint"]))
+    return (e for e in newest_first if e["checkpoint"] and not stored.stored_damage(e["checkpoint"]))
 
 
 def resume_checkpoints(record: TrialRecord, workdir: Path, storage: str | None = None) -> tuple[str, ...]:
@@ -38,15 +37,15 @@ def resume_checkpoints(record: TrialRecord, workdir: Path, storage: str | None =
     point = next(points, None)
     known = record.evaluations[: record.evaluations.index(point) + 1] if point else ()
     kept = {evaluation["checkpoint"] for evaluation in known if evaluation["checkpoint"]}
-    names = {checkpoints.name_of(address) for address in kept}
+    names = {stored.name_of(address) for address in kept}
     for checkpoint in workdir.glob("checkpoint-*"):
         if checkpoint.name not in names:
             shutil.rmtree(checkpoint)
-    if storage and checkpoints.is_remote(storage):
-        checkpoints.tidy(storage, kept)
+    if storage and stored.is_remote(storage):
+        stored.tidy(storage, kept)
     if point is None:
         return ()
-    earlier = points if checkpoints.is_remote(point["checkpoint"]) else ()
+    earlier = points if stored.is_remote(point["checkpoint"]) else ()
     return (point["checkpoint"], *(one["checkpoint"] for one in earlier))
 
 
@@ -82,7 +81,7 @@ def delete_checkpoints(checkpoints: Iterable[str]) -> None:
     deletion."""
     for checkpoint in checkpoints:
         faults.point("retention.delete")
-        depot.delete_stored([checkpoint])
+        stored.delete_stored([checkpoint])
 
 
 def delete_copies(workdir: Path) -> None:

@@ -12,8 +12,7 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
-from sweeper.driver.sweep import trial_folder
-from sweeper.driver.sweep import trial_storage as storage_of
+from sweeper.driver.sweep import trial_folder, trial_storage
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.ledger.ledger import Ledger, begun, create_ledger, load_ledger
 from sweeper.space.reading import present_fingerprint, restored
@@ -84,7 +83,7 @@ def create_extended(
         extended,
         space,
         lambda number: trial_folder(folder, number),
-        lambda number: storage_of(checkpoints, folder.name, number),
+        lambda number: trial_storage(checkpoints, folder.name, number),
     )
     create_ledger(storage, space, folder.name, sweep_versions(), trials)
 

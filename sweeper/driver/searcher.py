@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
-
-from jobs.timing import START, WAITING
-
-if TYPE_CHECKING:
-    from sweeper.ledger.record import TrialRecord
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from ray.tune.search import Searcher
 
+from jobs.timing import START, WAITING
 from sweeper.cluster import nodes as cluster
 from sweeper.cluster.capacity import reservation_of, reservations, trials_at_once
 from sweeper.driver.checkpoints import resume_checkpoints

@@ -62,7 +62,7 @@ def run_job(config: TrialConfig) -> None:
     print(f"trial {config.number}: {f'resumes from {resume_from.name}' if resume_from else 'starts'}")
     rank = int(os.environ["RANK"]) if config.workers > 1 else 0
     reporter = TuneReporter(job.metrics, config.storage, rank, config.workers)
-    with timed_by(reporter.watch), phase(TRAINING):
+    with timed_by(reporter.stopwatch), phase(TRAINING):
         job.train(params, config.data, Path(config.workdir), reporter, resume_from)
     if reporter.epoch < params.num_train_epochs:
         raise MissingReport(f"the job ended after epoch {reporter.epoch:g} of {params.num_train_epochs}")
@@ -109,7 +109,7 @@ class TuneReporter:
         self.rank = rank
         self.workers = workers
         self.began = time.monotonic()
-        self.watch = Stopwatch(START)
+        self.stopwatch = Stopwatch(START)
         self.epoch = 0.0
         self.group: Any = None
 
@@ -131,7 +131,7 @@ class TuneReporter:
 
         with phase("checkpoints"):
             address = store_checkpoint(checkpoint, self.storage) if checkpoint else None
-        times = {"seconds": time.monotonic() - self.began, "timing": self.watch.taken()}
+        times = {"seconds": time.monotonic() - self.began, "timing": self.stopwatch.taken()}
         with phase(WAITING):
             tune.report({**metrics, **times, "checkpoint": address})
 
