@@ -15,22 +15,22 @@ from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger, load_ledger
 from sweeper.ledger.ranking import best_first
 from sweeper.space.search_space import SearchSpace
+from tests.support.sources import module_path, source_files
 
-ROOT = Path(__file__).parents[1]
 WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 FILE_TIMES = {"st_mtime", "st_ctime", "st_atime", "st_mtime_ns", "st_ctime_ns", "getmtime", "getctime"}
-SHOWN = {  # where a moment is only shown: the time of a point in MLflow that has none of its own
-    ("runs", "_points"),
-    ("client", "_log_values"),
+SHOWN = {  # the time of a point in MLflow that has none of its own
+    ("sweeper/tracking/runs.py", "_points"),
+    ("sweeper/tracking/client.py", "_log_values"),
 }
-COMPARED = {  # whether a file of features is the one that was checked; where the clock has jumped it is checked again
-    ("tokens", "_file_state"),
-    ("tokens", "_open_entry"),
+COMPARED = {  # tells if a file of tokens is the one that was checked; after a jump of the clock it is checked again
+    ("jobs/features/tokens.py", "_file_state"),
+    ("jobs/features/tokens.py", "_open_entry"),
 }
 
 
-def looks(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Where a module asks for the time of day or of a file: its name, the function, what it asks."""
+def looks(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield each expression of a module that asks for the time of day or of a file, after the function it is in."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     for node in ast.walk(tree):
@@ -39,19 +39,19 @@ def looks(path: Path) -> Iterator[tuple[str, str, str]]:
         asked = ast.unparse(node)
         if any(asked.endswith(name) for name in WALL) or node.attr in FILE_TIMES:
             inside = [f for f in functions if f.lineno <= node.lineno <= (f.end_lineno or 0)]
-            yield path.stem, max(inside, key=lambda f: f.lineno).name if inside else "", asked
+            yield max(inside, key=lambda f: f.lineno).name if inside else "", asked
 
 
 def test_only_what_is_shown_asks_for_the_time_of_day() -> None:
-    found = [look for package in ("jobs", "sweeper") for path in (ROOT / package).rglob("*.py") for look in looks(path)]
+    found = [(module_path(path), *look) for path in source_files() for look in looks(path)]
     assert {(module, function) for module, function, _ in found} == SHOWN | COMPARED
-    assert {asked for module, _, asked in found if module != "tokens"} == {"time.time"}
+    assert {asked for module, _, asked in found if module.startswith("sweeper/")} == {"time.time"}
 
 
 def test_a_look_at_the_clock_would_be_found(tmp_path: Path) -> None:
     module = tmp_path / "cache.py"
     module.write_text("def old(path):\n    return time.time() - path.stat().st_mtime > 60\n")
-    assert sorted(looks(module)) == [("cache", "old", "path.stat().st_mtime"), ("cache", "old", "time.time")]
+    assert sorted(looks(module)) == [("old", "path.stat().st_mtime"), ("old", "time.time")]
 
 
 def test_the_order_of_trials_is_that_of_their_numbers_whatever_the_clock_says(

@@ -6,13 +6,12 @@ import ast
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 
 from jobs import JOBS
+from tests.support.sources import ROOT, source_files
 
-ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers", "ray", "mlflow", "optuna", "datasets", "pandas"}
 
 
@@ -54,7 +53,8 @@ def test_what_every_command_imports_is_light(module: str) -> None:
 
 
 def test_every_loader_is_told_not_to_run_code_from_a_hub() -> None:
-    for path in sorted((ROOT / "jobs").rglob("*.py")):
+    loaders = 0
+    for path in source_files():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
                 isinstance(node, ast.Call)
@@ -63,3 +63,5 @@ def test_every_loader_is_told_not_to_run_code_from_a_hub() -> None:
             ):
                 told = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
                 assert told.get("trust_remote_code") == "False", f"{path.name}:{node.lineno}"
+                loaders += 1
+    assert loaders, "no call of from_pretrained was found"

@@ -43,11 +43,12 @@ from sweeper.results.table import table_markdown
 from sweeper.storage.settings import read_stores
 from sweeper.tracking.server import private_log, server_environment
 from tests.support.commands import invoke
+from tests.support.sources import source_files
 from tests.support.spaces import TOY
 from tests.support.written import Told, written
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted([*(ROOT / "sweeper").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")])
+SOURCES = source_files()
 SECRET = "Zq9canary-of-this-test"
 
 # The lowest version without the advisories known of what is used here.

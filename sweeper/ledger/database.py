@@ -75,10 +75,10 @@ def open_storage(url: str) -> RDBStorage:
     file = _file(url)
     with database_errors(url):
         if file is not None:
-            create_whole(file, lambda address: _connect(address).engine.dispose())
+            create_whole(file, lambda address: _open_url(address).engine.dispose())
             if problem := torn(file, _patience(url)):
                 raise EnvironmentFailure(f"ledger {file}: {problem}; {_database_cure(problem, url)}")
-        return _connect(url)
+        return _open_url(url)
 
 
 def _patience(url: str) -> float:
@@ -86,7 +86,7 @@ def _patience(url: str) -> float:
     return float(str(make_url(url).query.get("timeout", BUSY)))
 
 
-def _connect(url: str) -> RDBStorage:
+def _open_url(url: str) -> RDBStorage:
     shared = postgres.is_postgres(url)
     waiting = postgres.settings(url) if shared else {"timeout": _patience(url)}
     try:

@@ -138,7 +138,7 @@ def decide(
     if entrant.rank >= champion.rank:
         equal = entrant.score == champion.score
         relation = "equals the older" if equal else "does not reach"
-        return Decision(False, _sentence(entrant, relation, champion, told))
+        return Decision(False, _outcome_text(entrant, relation, champion, told))
     if significant and p is None:
         raise DataFailure(
             f"trial {entrant.trial}: no paired test against the champion {champion.trial}, as predictions are "
@@ -146,12 +146,12 @@ def decide(
             f"{entrant.objective} is no score per question; leave out --significant"
         )
     if significant and p is not None and p >= ALPHA:
-        return Decision(False, _sentence(entrant, "cannot be told from", champion, told))
+        return Decision(False, _outcome_text(entrant, "cannot be told from", champion, told))
     relation = "equals, and is older than," if entrant.score == champion.score else "beats"
-    return Decision(True, _sentence(entrant, relation, champion, told))
+    return Decision(True, _outcome_text(entrant, relation, champion, told))
 
 
-def _sentence(entrant: Entrant, relation: str, champion: Entrant, told: str) -> str:
+def _outcome_text(entrant: Entrant, relation: str, champion: Entrant, told: str) -> str:
     return f"{entrant.objective} {entrant.score:.4f} {relation} {champion.score:.4f} of {champion.trial}{told}"
 
 

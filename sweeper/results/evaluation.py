@@ -44,14 +44,14 @@ def system_cells(row: SystemScore) -> list[str]:
     name = row.system if row.weight is None else f"{row.system} (weight {row.weight:.2f})"
     estimates = (row.paragraph_accuracy, row.exact_match_given_right, row.exact_match, row.f1)
     shares = (row.selection_errors, row.reading_errors)
-    return [name, *map(_interval_text, estimates), *map(_percent, shares), _rate(row.questions_per_second)]
+    return [name, *map(_interval_text, estimates), *map(_percent_cell, shares), _rate(row.questions_per_second)]
 
 
 def _interval_text(estimate: Estimate | None) -> str:
     return "–" if estimate is None else f"{estimate.value:.3f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
-def _percent(value: float | None) -> str:
+def _percent_cell(value: float | None) -> str:
     return "–" if value is None else f"{value:.0%}"
 
 

@@ -129,7 +129,7 @@ def question_scores(data: Data, predictions: Sequence[Prediction], name: str, pr
         )
     _check_keys(predictions, len(data.paragraphs), name)
     pairs = list(zip(questions, predictions, strict=True))
-    return {**_answer_scores(pairs, accepted(data, profile), profile), **_paragraph_scores(pairs)}
+    return {**_answer_scores(pairs, accepted(data, profile), profile), **_picked_right(pairs)}
 
 
 def _check_keys(predictions: Sequence[Prediction], paragraphs: int, name: str) -> None:
@@ -157,7 +157,7 @@ def _answer_scores(
     }
 
 
-def _paragraph_scores(pairs: Sequence[tuple[Question, Prediction]]) -> Scores:
+def _picked_right(pairs: Sequence[tuple[Question, Prediction]]) -> Scores:
     if any("paragraph" not in prediction for _, prediction in pairs):
         return {}
     right = np.array([float(prediction["paragraph"] == row.relevant) for row, prediction in pairs])

@@ -53,7 +53,7 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> Document:
 
     Raises ConfigError with every mistake that can be found.
     """
-    return parse_document(_read_text(path), path, overrides)
+    return parse_document(_read_yaml_text(path), path, overrides)
 
 
 def parse_document(text: str, path: Path, overrides: Sequence[str] = ()) -> Document:
@@ -126,7 +126,7 @@ def kind_of(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _read_text(path: Path) -> str:
+def _read_yaml_text(path: Path) -> str:
     raw = _bytes(path)
     for mark, name in _FOREIGN.items():
         if raw.startswith(mark):

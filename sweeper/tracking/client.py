@@ -136,7 +136,7 @@ def find_run(client: Any, experiment_id: str, identity: Mapping[str, str]) -> An
 
     A client that loses the answer to a create request sends it again and so creates a second run.
     """
-    condition = " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in identity.items())
+    condition = " and ".join(f"tags.`{key}` = {_search_quoted(value)}" for key, value in identity.items())
     return keep_one_run(client, client.search_runs([experiment_id], condition))
 
 
@@ -154,7 +154,7 @@ def trial_runs(client: Any, experiment_id: str, sweep_key: str) -> dict[str, lis
     MLflow has no index on tag values, so a request per trial would read every tag of the sweep each time.
     """
     found: dict[str, list[Any]] = {}
-    condition, token = f"tags.`sweeper.sweep_key` = {_quoted(sweep_key)}", None
+    condition, token = f"tags.`sweeper.sweep_key` = {_search_quoted(sweep_key)}", None
     while True:
         page = client.search_runs([experiment_id], condition, max_results=RUNS_PER_PAGE, page_token=token)
         for run in page:
@@ -163,7 +163,7 @@ def trial_runs(client: Any, experiment_id: str, sweep_key: str) -> dict[str, lis
             return found
 
 
-def _quoted(value: str) -> str:
+def _search_quoted(value: str) -> str:
     """Return `value` in quotes for a search. MLflow's search language cannot escape a quote."""
     return f'"{value}"' if "'" in value else f"'{value}'"
 
@@ -250,7 +250,7 @@ def _chunks(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def one_line(error: Exception) -> str:
+def cause_line(error: Exception) -> str:
     """Return the cause in one line: the innermost error of a socket or of SQLite, else MLflow's message."""
     bottom: BaseException = error
     while inner := bottom.__cause__ or bottom.__context__:
@@ -324,7 +324,7 @@ def mlflow_errors(stores: Stores) -> Iterator[None]:
         raise
     except Exception as error:
         raise EnvironmentFailure(
-            f"MLflow at {redacted(stores.tracking)}: {one_line(error)}; {_mlflow_cure(error, stores)}, or name "
+            f"MLflow at {redacted(stores.tracking)}: {cause_line(error)}; {_mlflow_cure(error, stores)}, or name "
             "another store in mlflow.ini: [mlflow] tracking_uri"
         ) from None
 

@@ -213,7 +213,7 @@ class Mirror:
 
     def _failed(self, content: RunContent, error: Exception, pause: float) -> None:
         """Move the content to the end of the queue, or drop it after a permanent error; then wait."""
-        reason = tracking.one_line(error)
+        reason = tracking.cause_line(error)
         logger.warning("%s: %s", content.name, reason)
         self._runs = None  # the write may have succeeded: read the runs again
         with self._changed:

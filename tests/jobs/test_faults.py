@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs import faults
-
-ROOT = Path(__file__).parents[2]
+from tests.support.sources import ROOT, source_files
 
 
 def test_a_fault_happens_once_and_leaves_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +40,7 @@ def test_a_fault_that_cannot_be_is_refused(line: str) -> None:
 def passed_points() -> list[str]:
     """The points that stand in the code."""
     found = []
-    for path in [*(ROOT / "jobs").rglob("*.py"), *(ROOT / "sweeper").rglob("*.py")]:
+    for path in source_files():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "faults.point":
                 found.append(str(ast.literal_eval(node.args[0])))
@@ -54,6 +53,8 @@ def test_every_point_stands_in_the_code_once() -> None:
 
 def test_every_point_has_a_test_that_makes_it_fail() -> None:
     """Each is asked for in a test other than this."""
-    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
+    tests = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
+    assert len(tests) >= 70
+    texts = [path.read_text(encoding="utf-8") for path in tests]
     asked = {name for text in texts for name in re.findall(r"\b([a-z]+\.[a-z]+)\b", text)}
     assert set(faults.POINTS) <= asked

@@ -24,6 +24,7 @@ from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
 from tests.support.commands import invoke
 from tests.support.limits import fill, killed_at, largest_file, mounted
+from tests.support.sources import ROOT
 
 
 @pytest.fixture
@@ -97,6 +98,11 @@ def test_a_folder_that_cannot_be_written_is_one_line(
         submit_answers(team(checkpoints), *files(few), tmp_path / "nowhere" / "submission.csv", place, 0.0)
 
 
+def modules_of(folder: Path) -> dict[str, bytes]:
+    """Return the content of each Python file below a folder, by its path."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.py")}
+
+
 def test_an_exported_folder_answers_by_itself(
     few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path
 ) -> None:
@@ -110,6 +116,8 @@ def test_an_exported_folder_answers_by_itself(
     check = subprocess.run(["sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS"], cwd=folder, check=False)
     assert check.returncode == 0
     assert not [path for path in folder.rglob("*") if path.suffix in (".pt", ".bin", ".pth")]
+    assert modules_of(folder / "jobs") == modules_of(ROOT / "jobs")
+    assert len(modules_of(folder / "jobs")) >= 30
     with pytest.raises(ConfigError, match="is there and not empty; name a new folder"):
         export_team(team(checkpoints), folder, place, 0.3)
 
