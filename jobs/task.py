@@ -23,7 +23,8 @@ class Task:
 
     name      the job's name; it is written into every checkpoint
     model     model(params, tokenizer): returns a transformers PreTrainedModel, for example from
-              `jobs.model.backbones.load_model`. Its outputs are named `logits` or end in `_logits`, and each is
+              `jobs.model.backbones.load_model`, which takes the number of classes as `num_labels` (backbones named
+              `scratch:` ignore it and have two). Its outputs are named `logits` or end in `_logits`, and each is
               2-dimensional: [inputs, positions or classes]
     inputs    inputs(params, tokenizer, data, rows, cache): returns the inputs of some questions of a data set. The
               object has `len()` and `lengths()`, an integer array [inputs] with the tokens of each. `cache` is a
@@ -49,7 +50,7 @@ class Task:
     `jobs.features.windows.cut_windows` and `best_answers` do, or keep one window and cut off the rest, as jobs.mc
     does. `rows` may be unlabelled (`relevant` is None) when a trained model answers new questions.
 
-    The smallest example classifies each question by the position of its relevant paragraph among four candidates:
+    The smallest example guesses from the question alone which of its first two paragraphs is the relevant one:
 
         class Questions:
             def __init__(self, params, tokenizer, rows):
@@ -68,7 +69,7 @@ class Task:
             return {
                 "input_ids": pad_sequence(ids, batch_first=True),
                 "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], batch_first=True),
-                "labels": torch.tensor([row.paragraphs.index(row.relevant) for row in rows]),
+                "labels": torch.tensor([int(row.relevant != row.paragraphs[0]) for row in rows]),
             }
 
         def evaluate(inputs, data, logits, params):
@@ -79,9 +80,9 @@ class Task:
             ]
 
         TASK = Task(
-            "position",
+            "first",
             lambda params, tokenizer: load_model(
-                params.backbone, "AutoModelForSequenceClassification", tokenizer, 64, num_labels=4
+                params.backbone, "AutoModelForSequenceClassification", tokenizer, 64, num_labels=2
             ),
             lambda params, tokenizer, data, rows, cache: Questions(params, tokenizer, rows),
             collate,

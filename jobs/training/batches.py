@@ -1,4 +1,4 @@
-"""Group rows of like length into batches and divide them over the workers."""
+"""Group rows of similar length into batches and divide the batches among the workers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Ints = NDArray[np.integer[Any]]
 
 
 class WorkerBatch(NamedTuple):
-    """One worker's batch, of an optimizer step's rows.
+    """Hold the rows of one worker's batch and the factor for its mean loss.
 
-    weight  what the mean loss of its rows counts for, so that the mean over all workers of what a worker's batches
-            of a step add up to is the mean loss of the step's rows
+    A worker adds up the weighted losses of its batches of an optimizer step. The `weight` is chosen so that the mean
+    of these sums over all workers is the mean loss of the step's rows.
     """
 
     rows: Sequence[int]
@@ -30,9 +30,10 @@ WEIGHT = "weight"
 
 
 class InputDataset(Dataset[int]):  # type: ignore[misc]
-    """Some inputs of a task by their numbers, and the function from numbers to a batch of tensors.
+    """Provide some inputs of a task to a DataLoader, one collated batch at a time.
 
-    PyTorch asks a dataset that has `__getitems__` for a whole batch at once, with what the batch sampler gives.
+    PyTorch calls `__getitems__` once per batch, with the element that the batch sampler yields: a WorkerBatch.
+    `numbers` are the inputs to use, `lengths` their tokens, and `collate` builds a batch of tensors from numbers.
     """
 
     def __init__(self, numbers: Sequence[int], lengths: Ints, collate: Callable[[Sequence[int]], Batch]) -> None:
@@ -44,28 +45,29 @@ class InputDataset(Dataset[int]):  # type: ignore[misc]
         return len(self.numbers)
 
     def batch(self, rows: Sequence[int] | Ints) -> Batch:
+        """Return the batch of these rows, which count within `numbers`."""
         return self.collate([int(self.numbers[row]) for row in rows])
 
     def __getitem__(self, row: int) -> Any:
         return self.batch([row])
 
-    def __getitems__(self, share: WorkerBatch) -> Mapping[str, Any]:
-        return {**self.batch(share.rows), WEIGHT: share.weight}
+    def __getitems__(self, own: WorkerBatch) -> Mapping[str, Any]:
+        return {**self.batch(own.rows), WEIGHT: own.weight}
 
 
 def keep_batch(batch: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The collate function for Inputs, whose batches come collated."""
+    """Return the batch unchanged: the collate function for InputDataset, which collates batches itself."""
     return batch
 
 
-POOL_BATCHES = 50  # batches that are sorted together, at most, as in Trainer's own way of grouping
+POOL_BATCHES = 50  # at most so many batches are sorted together, as in Trainer's group_by_length
 
 
 def batched_by_length(lengths: Ints, size: int, seed: int, epoch: int) -> Ints:
-    """Every row once, so that each `size` in turn are alike in length, and the batches come in random order.
+    """Return every row once, so that consecutive runs of `size` rows have similar lengths, in random order of runs.
 
-    Rows are shuffled, sorted within pools of batches, at least four pools where there are enough rows, and cut
-    into batches. The incomplete batch is the last.
+    Rows are shuffled, divided into pools, sorted by length within each pool and cut into batches. There are at least
+    four pools if there are enough rows. An incomplete batch comes last.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
@@ -78,7 +80,7 @@ def batched_by_length(lengths: Ints, size: int, seed: int, epoch: int) -> Ints:
 
 
 def shuffled(lengths: Ints, size: int, seed: int, epoch: int) -> Ints:
-    """Every row once, in random order."""
+    """Return every row once, in random order."""
     return np.random.default_rng([seed, epoch]).permutation(len(lengths))
 
 
@@ -86,19 +88,22 @@ ORDERS = {"group_by_length": batched_by_length, "random": shuffled}
 
 
 def split_step(rows: Ints, most: int, count: int) -> list[list[WorkerBatch]]:
-    """The rows of one optimizer step for each of `count` workers, in as many batches each: of at most `most` rows,
-    alike in size, each row once. A worker for which no row is left repeats one, which counts nothing."""
+    """Divide the rows of one optimizer step among `count` workers: for each worker, a list of batches.
+
+    All workers get the same number of batches, of at most `most` rows and similar size. A worker for which no row is
+    left gets a repeated row with weight 0, since all workers must take part in every step.
+    """
     parts = np.array_split(rows, count * -(-len(rows) // (most * count)))
-    weighed = [
-        WorkerBatch(part.tolist() or rows[:1].tolist(), count * len(part) / len(rows))  # every worker steps as often
-        for part in parts
-    ]
+    weighed = [WorkerBatch(part.tolist() or rows[:1].tolist(), count * len(part) / len(rows)) for part in parts]
     return [weighed[rank::count] for rank in range(count)]
 
 
 class WorkerSampler(Sampler[WorkerBatch]):  # type: ignore[misc]
-    """One worker's batches of an epoch, of `order(epoch)` in steps of `size` rows. They depend on that alone, so that
-    a training that goes on in the middle of an epoch sees the rest of it."""
+    """Yield one worker's batches of an epoch, given `order(epoch)` and optimizer steps of `size` rows.
+
+    Batches depend on the epoch only, so a training resumed in the middle of an epoch sees the rest of it. `length` is
+    the number of rows, `most` the largest batch on a device, `count` the number of workers and `rank` this worker's.
+    """
 
     def __init__(
         self, order: Callable[[int], Ints], length: int, size: int, most: int, count: int = 1, rank: int = 0
@@ -126,18 +131,20 @@ class WorkerSampler(Sampler[WorkerBatch]):  # type: ignore[misc]
 
 
 class EpochLoader(DataLoader[Any]):  # type: ignore[misc]
-    """A DataLoader whose batch sampler is told of epochs, as Trainer does it."""
+    """Load batches and pass the epoch, which Trainer sets, on to the batch sampler."""
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
 
 
-CPU_BATCH_TOKENS = 1024  # tokens whose activations stay near a CPU: 32 inputs of 512 at once took 1.4 times as long
+CPU_BATCH_TOKENS = 1024  # activations of so many tokens fit into a CPU's cache; 32 inputs of 512 took 1.4 times as long
 
 
 def batches_by_tokens(lengths: Ints, size: int, most: int | None = None) -> list[Ints]:
-    """All rows, the longest first, in batches of as many tokens, with their padding, as `size` of the longest have;
-    of `most` tokens where that is given and less, but one row at least."""
+    """Divide all rows, the longest first, into batches with a limited number of tokens, padding included.
+
+    The limit is the size of `size` of the longest rows, or `most` tokens if that is less. A batch has at least one row.
+    """
     order = np.argsort(-lengths, kind="stable")
     whole = size * int(lengths.max(initial=1))
     budget, at = min(whole, most or whole), 0
@@ -149,18 +156,21 @@ def batches_by_tokens(lengths: Ints, size: int, most: int | None = None) -> list
 
 
 def evaluation_batches(lengths: Ints, size: int) -> list[Ints]:
-    """`batches_by_tokens` for the device there is."""
+    """Return `batches_by_tokens` with the limit that suits this machine's device."""
     return batches_by_tokens(lengths, size, None if torch.cuda.is_available() else CPU_BATCH_TOKENS)
 
 
 def worker_turns(batches: int, count: int, rank: int) -> list[int]:
-    """The numbers of the batches that one of `count` workers evaluates. Each takes as many, since a sharded model
-    gives its output to all or none: where there are too few, the last is taken more than once."""
+    """Return the numbers of the batches that worker `rank` of `count` evaluates.
+
+    Every worker gets the same number of batches, because the forward pass of a sharded model needs all workers. If the
+    batches do not divide evenly, several workers evaluate the last one.
+    """
     return [min(number, batches - 1) for number in range(rank, batches + -batches % count, count)]
 
 
 def restore_order(batches: Sequence[NDArray[np.integer[Any]]], parts: Sequence[Floats]) -> Floats:
-    """The rows of all batches, each where it came from, as wide as the widest."""
+    """Return the scores of all batches as one array [rows, widest], in the original order of the rows."""
     table = np.zeros((sum(map(len, batches)), max(part.shape[1] for part in parts)), np.float32)
     for rows, part in zip(batches, parts, strict=True):
         table[rows, : part.shape[1]] = part

@@ -1,4 +1,4 @@
-"""Run a trained model over inputs and return its scores."""
+"""Compute the logits of a trained model for the inputs of a task."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from jobs.params import TrainingParams
 from jobs.task import Task
@@ -17,23 +15,24 @@ from jobs.training.batches import Batch, Floats, evaluation_batches, restore_ord
 
 
 def has_bf16() -> bool:
-    """Whether the device that is trained on has bfloat16 products of its own."""
+    """Return true if this machine's device computes bfloat16 matrix products in hardware."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Private in torch 2.13: no public function says whether the CPU computes bfloat16 products itself.
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def uses_bf16(params: TrainingParams) -> bool:
-    """fp32, which is never less exact, takes the place of bf16 where the device would have to imitate it."""
+    """Return true if the params ask for bf16 and the device supports it. Warns if fp32 is used instead."""
     if params.bf16 and not has_bf16():
-        logging.getLogger(__name__).warning("bf16 is not to be had on this device; fp32 takes its place")
+        logging.getLogger(__name__).warning("this device does not support bf16; training in fp32")
     return params.bf16 and has_bf16()
 
 
 def predict(task: Task, model: PreTrainedModel, inputs: Any, params: TrainingParams) -> tuple[Floats, ...]:
-    """The model's logits for all inputs, in their order: arrays [inputs, positions], 0 beyond an input's own.
+    """Return the model's logits for all inputs, in their order: arrays [inputs, widest], 0 beyond an input's own.
 
-    Neighbours in length share a batch, so that little is padding; precision is that of the training.
+    Inputs of similar length share a batch to save padding. The precision is that of the training.
     """
     batches = evaluation_batches(inputs.lengths(), params.per_device_eval_batch_size)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=uses_bf16(params)):
@@ -41,14 +40,13 @@ def predict(task: Task, model: PreTrainedModel, inputs: Any, params: TrainingPar
     return tuple(restore_order(batches, parts) for parts in zip(*outputs, strict=True))
 
 
-LABELS = ("labels", "start_positions", "end_positions")
-
-
 def _logits(model: PreTrainedModel, batch: Batch) -> list[Floats]:
+    labels = {name for name in batch if name == "labels" or name.endswith("_positions")}
     with torch.inference_mode():
-        output = model(**{name: tensor.to(model.device) for name, tensor in batch.items() if name not in LABELS})
+        output = model(**{name: tensor.to(model.device) for name, tensor in batch.items() if name not in labels})
     return logit_arrays(output)
 
 
 def logit_arrays(output: Mapping[str, torch.Tensor]) -> list[Floats]:
+    """Return the outputs whose names end in `logits` as float32 arrays."""
     return [output[name].float().cpu().numpy() for name in output if name.endswith("logits")]

@@ -1,4 +1,4 @@
-"""Report every evaluation, with its checkpoint, from inside Hugging Face's Trainer."""
+"""Report every evaluation of Hugging Face's Trainer together with its checkpoint."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from jobs.job import Report
 from jobs.training import workers
 from jobs.training.batches import Floats
 
-UNFINISHED = "unfinished"  # the folder that Trainer writes to
+UNFINISHED = "unfinished"  # the folder to which Trainer writes checkpoints before they are published
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]
-    """Reports an evaluation once its checkpoint is whole: Trainer logs, evaluates, then saves.
+    """Report the metrics of each evaluation as soon as its checkpoint is complete.
 
-    Rank 0 writes the checkpoint, and all report it.
+    Trainer logs, evaluates, then saves, so the report is made after saving. Rank 0 writes predictions, metrics and
+    identity into the checkpoint and publishes it; then all ranks report it. `evaluate` turns logits into metrics and
+    predictions, and `identity` describes the job and its params.
     """
 
     def __init__(
@@ -45,12 +47,12 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self.train_loss = float("nan")
 
     def score(self, logits: tuple[Floats, ...]) -> dict[str, float]:
-        """What `evaluate` makes of logits; a task with one kind of them is given the array itself."""
+        """Return the metrics of these logits and keep the predictions. `evaluate` gets one array for one output."""
         metrics, self.predictions = self.evaluate(logits if len(logits) > 1 else logits[0])
         return metrics
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step >= state.max_steps:  # else the last evaluation has no train_loss beside it
+        if state.global_step >= state.max_steps:  # otherwise the last report would lack the latest train_loss
             control.should_log = True
 
     def on_log(
@@ -71,8 +73,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         metrics: dict[str, float],
         **_: Any,
     ) -> None:
-        own = {key: value for key, value in metrics.items() if not key.endswith(("_per_second", "_runtime", "epoch"))}
-        self.metrics = {key if key == "eval_loss" else key.removeprefix("eval_"): value for key, value in own.items()}
+        self.metrics = metrics
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         finished = state.global_step >= state.max_steps
@@ -83,7 +84,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             "epoch": epoch,
             "step": float(state.global_step),
         }
-        workers.barrier()  # until each has put its random state into the folder
+        workers.barrier()  # every rank writes its random state into the folder first
         self.report(
             metrics, workers.once(lambda: self._publish(Path(str(args.output_dir)), state.global_step, metrics))
         )

@@ -1,7 +1,7 @@
-"""A task and its params to a Hugging Face Trainer, and its evaluations to reports; a model to its logits.
-Knows no job's input or metrics.
+"""Train a Task with Hugging Face's Trainer and report its evaluations.
 
-Several workers train as one would: they share every optimizer step's rows, and every evaluation's.
+Several workers train one model as a single worker would: they divide the rows of each optimizer step and of each
+evaluation among them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    Trainer,
-    TrainerControl,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import Trainer, TrainerControl, TrainingArguments, set_seed
 
 from jobs.dataset.data import SAMPLE, read_data, vocabulary
 from jobs.job import ParamError, Report
@@ -48,8 +43,11 @@ from jobs.training.reporting import UNFINISHED, Reporter
 
 
 def span_loss(outputs: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
-    """The mean cross-entropy of a row's start and end among its own positions. A model's own loss is among those of
-    the padding too, so that it depends on which rows share a batch, and thus on how many workers there are."""
+    """Return the mean cross-entropy of start and end positions, with padding excluded.
+
+    The loss of a transformers model includes padding positions in the softmax. It would depend on the other rows of
+    the batch, and so on the number of workers.
+    """
     padding = batch["attention_mask"] == 0
     start, end = (
         torch.nn.functional.cross_entropy(
@@ -61,13 +59,13 @@ def span_loss(outputs: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor
 
 
 class BatchTrainer(Trainer):  # type: ignore[misc]
-    """Trainer with training batches alike in length and evaluation batches alike in tokens.
+    """Train in batches of similar length and evaluate in batches with a limited number of tokens.
 
-    score    from the logits of all evaluation inputs, in their order, to metrics
+    `score` returns the metrics of the logits of all evaluation inputs, in their order.
     """
 
     control: TrainerControl
-    loss_is_scaled_for_ga = True  # by the weight of each Share
+    loss_is_scaled_for_ga = True  # by the weight of each WorkerBatch
 
     def __init__(self, *, score: Callable[[tuple[Floats, ...]], dict[str, float]], **options: Any) -> None:
         super().__init__(**options)
@@ -88,49 +86,58 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean loss of a row times the batch's weight. Trainer's own count of items is not asked: it counts
-        labels, which some models have and some have not."""
+        """Return the mean loss of the batch's rows times the batch's weight.
+
+        Trainer's `num_items_in_batch` is ignored: it counts labels, and only some tasks have a key `labels`.
+        """
         weight = inputs.pop(WEIGHT, 1.0)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
         if "start_positions" in inputs:
             loss = span_loss(outputs, inputs)
         return (loss * weight, outputs) if return_outputs else loss * weight
 
-    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """The mean loss of an input, and what `score` says; logged and told to callbacks as Trainer does it.
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Return `eval_loss`, the mean loss of an input, and the metrics of `score`; log them and inform callbacks.
 
-        The workers share the batches, each input is counted once, and rank 0 tells all of them the metrics.
+        The workers divide the batches among them. Each input counts once. Rank 0 sends the metrics to all ranks.
         """
         with phase("evaluation"):
-            return self._evaluated(metric_key_prefix)
+            return self._evaluate_all()
 
-    def _evaluated(self, prefix: str) -> dict[str, float]:
+    def _evaluate_all(self) -> dict[str, float]:
         self.model.eval()
         batches = evaluation_batches(self.eval_dataset.lengths, self.args.per_device_eval_batch_size)
         own = worker_turns(len(batches), workers.count(), workers.rank())
-        parts = workers.gather_on_first({number: self._step(batches[number]) for number in own})
+        parts = workers.gather_on_first({number: self._evaluate_batch(batches[number]) for number in own})
         metrics = workers.once(
-            lambda: self._judged(batches, {number: one for part in parts for number, one in part.items()})
+            lambda: self._mean_metrics(batches, {number: one for part in parts for number, one in part.items()})
         )
-        metrics = {f"{prefix}_{name}": value for name, value in metrics.items()}
-        self.log(metrics)
+        # Trainer prefixes all metrics with "eval_"; here they keep the names that the job declares. `log` adds `epoch`
+        # to the dict that it gets (transformers 5.23).
+        self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _save_checkpoint(self, *args: Any, **options: Any) -> None:
+        # Private in transformers 5.23, overridden to measure the time: no public method covers saving alone.
         with phase("checkpoints"):
             super()._save_checkpoint(*args, **options)
 
-    def _step(self, rows: Ints) -> tuple[float, list[Floats]]:
+    def _evaluate_batch(self, rows: Ints) -> tuple[float, list[Floats]]:
         batch = self._prepare_inputs(self.eval_dataset.batch(rows))
         with torch.no_grad():
             loss, outputs = self.compute_loss(self.model, batch, return_outputs=True)
         return float(loss), logit_arrays(outputs)
 
-    def _judged(self, batches: Sequence[Ints], outputs: Mapping[int, tuple[float, list[Floats]]]) -> dict[str, float]:
+    def _mean_metrics(
+        self, batches: Sequence[Ints], outputs: Mapping[int, tuple[float, list[Floats]]]
+    ) -> dict[str, float]:
         losses, logits = zip(*(outputs[number] for number in range(len(batches))), strict=True)
         loss = float(np.dot(losses, [len(rows) for rows in batches]) / len(self.eval_dataset))
-        return {"loss": loss, **self.score(tuple(restore_order(batches, parts) for parts in zip(*logits, strict=True)))}
+        return {
+            "eval_loss": loss,
+            **self.score(tuple(restore_order(batches, parts) for parts in zip(*logits, strict=True))),
+        }
 
 
 def run_training(
@@ -141,9 +148,9 @@ def run_training(
     report: Report,
     resume_from: Path | None = None,
 ) -> None:
-    """Train one model, and report after every evaluation, with a complete checkpoint; see jobs.job.Job.
+    """Train one model and report every evaluation with a complete checkpoint; called by `jobs.training.train`.
 
-    Raises ParamError where the params do not fit the number of workers.
+    Raises ParamError when the params do not fit the number of workers.
     """
     with phase(START):
         trainer = make_trainer(task, params, data, workdir, report)
@@ -153,7 +160,7 @@ def run_training(
 
 
 def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, report: Report) -> BatchTrainer:
-    """A Trainer with its model and data, for this worker among all of them."""
+    """Return this worker's Trainer with model and data, ready to train."""
     workers.join_workers()
     if params.fsdp:
         check_sharding(params, workers.count(), torch.cuda.is_available())
@@ -188,37 +195,41 @@ def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, r
         callbacks=[reporter],
     )
     if workers.rank():
-        set_seed((params.seed + workers.rank()) % 2**32)  # workers drop different numbers, from the same weights
+        set_seed(
+            (params.seed + workers.rank()) % 2**32
+        )  # weights are equal by now; dropout must differ between workers
     return trainer
 
 
 def check_sharding(params: TrainingParams, count: int, on_gpus: bool) -> None:
-    """Raises ParamError where there is nothing to shard a model over. (accelerate shards on GPUs only, and trains
-    without a word unsharded where there are none.)"""
+    """Verify that there are several workers with GPUs to shard a model over. Raises ParamError if not.
+
+    Without GPUs, accelerate would train unsharded and give no warning.
+    """
     check_workers(params, count, None)
     if not on_gpus:
         raise ParamError("fsdp", NO_GPUS)
 
 
 def layer_classes(model: torch.nn.Module) -> list[str]:
-    """The names of the classes that a model is a stack of: what is sharded, and put together again, by itself."""
+    """Return the class names of the model's layers. Sharding gathers the weights of one layer at a time."""
     stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     return sorted({type(layer).__name__ for stack in stacks for layer in stack})
 
 
 def input_dataset(task: Task, inputs: Any, numbers: Sequence[int], params: TrainingParams) -> InputDataset:
-    """Some of a task's inputs as Trainer takes them."""
+    """Wrap some of a task's inputs in a dataset for Trainer."""
     return InputDataset(numbers, inputs.lengths()[list(numbers)], lambda rows: task.collate(inputs, rows, params))
 
 
 def training_arguments(
     params: TrainingParams, output_dir: Path, workers: int = 1, layers: Sequence[str] = ()
 ) -> TrainingArguments:
-    """What Trainer is told. Each device takes the largest share of the effective batch that divides it
-    and is no larger than `per_device_train_batch_size`; accumulation does the rest. `layers` are the classes that
-    are sharded one by one, if any are.
+    """Return the TrainingArguments for these params.
 
-    Raises ParamError when the effective batch cannot be shared among the workers.
+    `device_batch` gives the batch size per device, and gradient accumulation makes up the effective batch. `layers` are
+    the class names of the layers to shard. Raises ParamError when the effective batch cannot be divided among the
+    workers.
     """
     strategy = "steps" if params.eval_steps else "epoch"
     every = max(params.eval_steps, 1)
@@ -243,11 +254,11 @@ def training_arguments(
         eval_steps=every,
         save_steps=every,
         logging_steps=every,
-        logging_nan_inf_filter=False,  # a loss that is not finite must be seen, not averaged away
+        logging_nan_inf_filter=False,  # report a loss that is not finite instead of filtering it out
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        average_tokens_across_devices=False,  # a Share's weight sees to it
-        ddp_find_unused_parameters=False,  # there are none, and looking for them takes time
+        average_tokens_across_devices=False,  # the weight of each WorkerBatch does this
+        ddp_find_unused_parameters=False,  # all parameters are used, and the search for unused ones takes time
         fsdp=params.fsdp or None,
         fsdp_config={"transformer_layer_cls_to_wrap": list(layers)} if params.fsdp else None,
         use_cpu=not torch.cuda.is_available(),

@@ -1,5 +1,7 @@
-"""The workers of one training: processes that torch.distributed has joined, each with a rank. Alone, a process is
-rank 0 of one. Where they meet nothing may fail on one alone, or the others would wait for it."""
+"""Coordinate the workers of one training: processes of a torch.distributed group, each with a rank.
+
+A process without a group is rank 0 of 1. A failure on one rank at a collective call would leave the others waiting.
+"""
 
 from __future__ import annotations
 
@@ -13,59 +15,64 @@ T = TypeVar("T")
 
 
 class WorkerError(RuntimeError):
-    """What rank 0 did for all failed; the other ranks say why."""
+    """Report on the other ranks that work on rank 0 failed."""
 
 
 def join_workers() -> None:
-    """Become one of the workers that the environment tells of (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR,
-    MASTER_PORT), unless that is done already or there are none."""
+    """Join the process group described by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+
+    Does nothing when this process has joined already or these variables are not set.
+    """
     from accelerate import PartialState
 
     PartialState(cpu=not torch.cuda.is_available())
 
 
 def is_distributed() -> bool:
+    """Return true if this process belongs to a process group."""
     return bool(dist.is_available() and dist.is_initialized())
 
 
 def count() -> int:
+    """Return the number of workers."""
     return dist.get_world_size() if is_distributed() else 1
 
 
 def rank() -> int:
+    """Return the rank of this worker, counted from 0."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def barrier() -> None:
-    """Go on when every worker is here."""
+    """Wait until every worker has called this."""
     if is_distributed():
         dist.barrier()
 
 
 def once(work: Callable[[], T]) -> T:
-    """What `work` gives on rank 0, which alone does it, on every rank. No rank goes on before it is done.
+    """Run `work` on rank 0 and return its result on every rank. All ranks wait for it.
 
-    Raises what it raises on rank 0, and WorkerError with its text on the others.
+    An exception of `work` is raised on rank 0; the others raise WorkerError with its text.
     """
     if count() == 1:
         return work()
     if rank() > 0:
-        told: T = _told()
-        return told
+        received: T = _receive()
+        return received
     try:
         result = work()
     except BaseException as error:
-        _tell(f"{type(error).__name__}: {error}", None)
+        _send(f"{type(error).__name__}: {error}", None)
         raise
-    _tell(None, result)
+    _send(None, result)
     return result
 
 
-def _tell(trouble: str | None, result: Any) -> None:
-    dist.broadcast_object_list([trouble, result])
+def _send(failure: str | None, result: Any) -> None:
+    dist.broadcast_object_list([failure, result])
 
 
-def _told() -> Any:
+def _receive() -> Any:
     message: list[Any] = [None, None]
     dist.broadcast_object_list(message)
     if message[0] is not None:
@@ -74,7 +81,7 @@ def _told() -> Any:
 
 
 def gather_on_first(value: T) -> list[T]:
-    """The values of all ranks in their order, on rank 0; an empty list on the others."""
+    """Return the values of all ranks in their order on rank 0, and an empty list on the others."""
     if count() == 1:
         return [value]
     values: list[Any] | None = [None] * count() if rank() == 0 else None
