@@ -281,7 +281,7 @@ def test_sharding_needs_workers_with_gpus() -> None:
     params = QaParams(fsdp=True)
     check_sharding(params, 2, on_gpus=True)
     check_workers(params, 2, None)
-    with pytest.raises(ParamError, match="there is one: leave it off"):
+    with pytest.raises(ParamError, match="there is one: set fsdp to false"):
         check_sharding(params, 1, on_gpus=True)
     with pytest.raises(ParamError, match="these workers have none"):
         check_sharding(params, 2, on_gpus=False)
