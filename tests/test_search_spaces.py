@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sweeper.cluster.capacity import Machine
-from sweeper.monitor.plan import draws, plan_lines
+from sweeper.monitor.plan import first_configurations, plan_lines
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace, params_of
 from tests.support.network import refuse_connections
@@ -110,10 +110,13 @@ def test_a_search_space_plans_without_network_on_any_machine(
 
 @pytest.mark.parametrize(("figure", "name", "expected"), REPORT)
 def test_the_reports_settings_are_among_the_first(figure: str, name: str, expected: dict[str, Any]) -> None:
-    first = [vars(params_of(space(name), params)) for params in draws(space(name), 6)]
+    first = [vars(params_of(space(name), params)) for params in first_configurations(space(name), 6)]
     assert any(expected.items() <= params.items() for params in first)
     assert figure in (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def test_the_reports_best_reader_goes_first() -> None:
-    assert vars(params_of(space("qa_backbones"), draws(space("qa_backbones"), 1)[0])).items() >= REPORT[0][2].items()
+    assert (
+        vars(params_of(space("qa_backbones"), first_configurations(space("qa_backbones"), 1)[0])).items()
+        >= REPORT[0][2].items()
+    )

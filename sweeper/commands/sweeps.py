@@ -84,7 +84,7 @@ def status_command(name: str | None, as_json: bool) -> None:
     """
     from sweeper.monitor import status as present
 
-    found = [present.status(ledger_of(name))] if name else present.active(ledger_storage())
+    found = [present.status(ledger_of(name))] if name else present.running_sweeps(ledger_storage())
     if as_json:
         click.echo(present.status_json(found[0] if name else found), nl=False)
         return
@@ -104,7 +104,7 @@ def stop_command(name: str, now: bool) -> None:
     from sweeper.monitor import status as present
 
     ledger = ledger_of(name)
-    present.stop(ledger, "now" if now else "stop", partial(click.echo, err=True))
+    present.stop_sweep(ledger, "now" if now else "stop", partial(click.echo, err=True))
     click.echo(f"next: {present.status(ledger).next()}", err=True)
 
 

@@ -87,7 +87,7 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         elif failure.kind == "disk":
             self.interrupt.halt(disk_failure_line(self.sweep, number, failure.reason))
         elif retried := retry_incident(record, failure, self.sweep.space):
-            record = ledger.survive(number, retried)
+            record = ledger.add_incident(number, retried)
             self.on_change(record)
             self.retry(record)
         else:

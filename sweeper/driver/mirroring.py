@@ -27,7 +27,7 @@ def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, patience: floa
     """Return the mirror that writes this sweep to MLflow. It needs only what the ledger contains."""
     info = SweepInfo(
         name=ledger.name,
-        key=ledger.shown_as(f"{stores.root.absolute()}/{ledger.name}"),
+        key=ledger.mlflow_key(f"{stores.root.absolute()}/{ledger.name}"),
         objective=space.objective,
         direction=space.direction,
         columns=searched_parameters(space),

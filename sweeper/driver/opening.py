@@ -14,7 +14,7 @@ from optuna.storages import RDBStorage
 
 from sweeper.driver.sweep import trial_folder, trial_storage
 from sweeper.errors import ConfigError, DataFailure
-from sweeper.ledger.ledger import Ledger, begun, create_ledger, load_ledger
+from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger, sweep_exists
 from sweeper.space.reading import present_fingerprint, restored
 from sweeper.space.search_space import SearchSpace, resolved
 
@@ -103,7 +103,7 @@ def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
     Raises ConfigError if `space_differences` finds a difference to the stored search space, DataFailure if the data
     differs.
     """
-    if not begun(storage, name):
+    if not sweep_exists(storage, name):
         return create_ledger(storage, space, name, sweep_versions())
     ledger = load_ledger(storage, name)
     if changes := space_differences(ledger.attributes["search_space"], resolved(space)):
@@ -116,7 +116,7 @@ def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
         )
     check_data(ledger, space.data_fingerprint)
     ledger.extend(space)
-    ledger.mend(space)
+    ledger.repair(space)
     return ledger
 
 

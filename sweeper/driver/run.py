@@ -17,10 +17,10 @@ from sweeper.driver.repeats import expected_trials, has_unfinished, resume_summa
 from sweeper.driver.sweep import Sweep, sweep_folder, trial_folder
 from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import database_errors, open_storage
-from sweeper.ledger.ledger import Ledger, begun, ready, sweep_names
-from sweeper.ledger.lock import owned
+from sweeper.ledger.ledger import Ledger, fully_created, sweep_exists, sweep_names
+from sweeper.ledger.lock import sweep_lock
 from sweeper.ledger.record import TrialRecord
-from sweeper.monitor.heartbeat import as_driver
+from sweeper.monitor.heartbeat import driver_heartbeat
 from sweeper.monitor.progress import Progress
 from sweeper.process.output import output_to
 from sweeper.process.signals import Interrupt
@@ -105,12 +105,12 @@ def run_sweep(
     """
     check_environment(space, machine, stores)
     storage = open_storage(stores.ledger)
-    taken = [name for name in sweep_names(storage) if ready(storage, name)] if new or extend else []
+    taken = [name for name in sweep_names(storage) if fully_created(storage, name)] if new or extend else []
     extended = sweep_to_extend(storage, space, taken) if extend else None
     name = name or sweep_name(space, taken, new, extended)
     folder = sweep_folder(stores.root, name)
-    with owned(folder, stores.ledger, interrupt.halt), database_errors(stores.ledger):
-        if extended and extended.name != name and not begun(storage, name):
+    with sweep_lock(folder, stores.ledger, interrupt.halt), database_errors(stores.ledger):
+        if extended and extended.name != name and not sweep_exists(storage, name):
             create_extended(extended, storage, space, folder, stores.checkpoints)
         ledger = open_ledger(storage, space, name)
         (folder / "search_space.yaml").write_text(to_yaml(space), encoding="utf-8")
@@ -118,7 +118,7 @@ def run_sweep(
             console.print(resume_summary(records, space), markup=False, soft_wrap=True)
         if begin:
             begin(folder)
-        with as_driver(ledger, interrupt):
+        with driver_heartbeat(ledger, interrupt):
             return _run_driver(Sweep(ledger, space, folder, machine, stores.checkpoints), stores, console, interrupt)
 
 
@@ -148,7 +148,7 @@ def sync_mlflow(ledger: Ledger, stores: Stores) -> Outcome:
     """
     space = space_of(ledger)
     folder = sweep_folder(stores.root, ledger.name)
-    with owned(folder, stores.ledger), database_errors(stores.ledger):
+    with sweep_lock(folder, stores.ledger), database_errors(stores.ledger):
         check_store(stores)
         with output_to(folder / "log.txt"), mirror_of(ledger, space, stores) as mirror:
             for record in ledger.records():

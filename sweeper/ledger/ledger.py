@@ -1,8 +1,5 @@
-"""The one record of a sweep's trials: an Optuna study, which any Optuna tool can open.
-
-What a trial is to try is asked here, what became of it is written here first, and everything that is
-shown or mirrored elsewhere is read from here. Holds no Ray, no MLflow and no files.
-"""
+"""Store a sweep's trials in an Optuna study: draw parameters, record evaluations and results, read them back.
+Every other view of a sweep (tables, plots, MLflow) is made from it."""
 
 from __future__ import annotations
 
@@ -28,25 +25,26 @@ from sweeper.space.search_space import SearchSpace, assign, grid, params_of, res
 
 ABANDONED = "abandoned"
 READY = "ready"
-SHOWN_AS = "shown_as"
-DRAWS = 50  # of parameters that had been tried, before the space counts as exhausted
+MLFLOW_KEY = "shown_as"
+MAX_DRAWS = 50  # draws of parameters already tried, after which the space counts as exhausted
 
 
 def sweep_names(storage: RDBStorage) -> list[str]:
-    """The sweeps in this database, oldest first."""
+    """Return the names of the sweeps in this database, oldest first."""
     return [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
 
 
 @dataclass
 class Tally:
-    """What is asked at every step of a sweep, kept up instead of read from all trials, which would take ever longer.
-    Its owner is the only one who adds trials or ends them; a reading of all of them counts anew.
+    """Cache the counts that each step of a sweep needs, since reading all trials takes longer the more there are.
 
-    keys      of all trials there are to know of
-    drawn     how many trials there would be, had no driver been killed; each draw's seed follows from it
-    searched  how many trials are no repeats
-    failed    how many trials are FAIL
-    waiting   Optuna's ids of the settings that are still to be tried, in order
+    Only the driver adds or ends trials, so it can update the counts; `Ledger.records` counts again.
+
+    keys      keys of all trials with parameters
+    drawn     number of draws, without those that an interruption made void; it determines the next draw's seed
+    searched  number of trials that are no repeats
+    failed    number of trials with state FAIL
+    waiting   Optuna's ids of enqueued settings that have not run, in order
     """
 
     keys: set[str]
@@ -62,6 +60,8 @@ class Tally:
 
 
 def tally_of(trials: Sequence[optuna.trial.FrozenTrial], records: Sequence[TrialRecord]) -> Tally:
+    """Count the trials of a study."""
+    # optuna 5.0 has no public name for a trial's id in the database, which its storage methods require
     waiting = deque(trial._trial_id for trial in trials if trial.state == TrialState.WAITING)
     tally = Tally(set(), sum(ABANDONED not in trial.user_attrs for trial in trials), 0, 0, waiting)
     for record in records:
@@ -71,7 +71,7 @@ def tally_of(trials: Sequence[optuna.trial.FrozenTrial], records: Sequence[Trial
 
 @dataclass(frozen=True)
 class Ledger:
-    """One sweep's study.
+    """Read and write one sweep's study.
 
     >>> ledger = create_ledger(open_storage("sqlite:///sweeps/ledger.db"), space, "qa_backbones")
     >>> trial = ledger.ask(space)
@@ -83,7 +83,7 @@ class Ledger:
 
     storage: RDBStorage
     study: optuna.Study
-    _tallies: list[Tally] = field(default_factory=list, repr=False, compare=False)  # the newest, once there is one
+    _tallies: list[Tally] = field(default_factory=list, repr=False, compare=False)  # the current one, or empty
     _ids: dict[int, int] = field(default_factory=dict, repr=False, compare=False)  # number → Optuna's id
 
     @property
@@ -92,19 +92,18 @@ class Ledger:
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
-        """What was noted when the sweep was created: job, objective, metrics, search_space, trials …"""
+        """Return the attributes as read first: job, objective, metrics, search_space, trials …"""
         return self.study.user_attrs
 
-    def notes(self) -> Mapping[str, Any]:
-        """The attributes as they are now, also those that others write."""
+    def latest_attributes(self) -> Mapping[str, Any]:
+        """Read the attributes from the database, with those that other processes have written."""
         return self.storage.get_study_user_attrs(self.storage.get_study_id_from_name(self.name))
 
-    def note(self, name: str, value: Any) -> None:
+    def set_attribute(self, name: str, value: Any) -> None:
         self.study.set_user_attr(name, value)
 
     def now(self) -> float:
-        """Seconds since 1970 by the database's clock, the one that all machines share which reach it. SQLite has
-        none but that of the machine that asks."""
+        """Return the database server's time in seconds since 1970; SQLite uses the clock of this machine."""
         with self.storage.engine.connect() as connection:
             return float(connection.execute(select(extract("epoch", func.current_timestamp()))).scalar_one())
 
@@ -117,9 +116,9 @@ class Ledger:
         return "max" if self.study.direction == optuna.study.StudyDirection.MAXIMIZE else "min"
 
     def records(self) -> list[TrialRecord]:
-        """Every trial there is to know of, by number; draws that had been tried before are not among them."""
-        trials, noted = self.study.get_trials(deepcopy=False), self.study.user_attrs
-        records = [self._record(trial, noted) for trial in trials if "params" in trial.user_attrs]
+        """Return all trials in the order of their numbers, without draws of parameters tried before."""
+        trials, attributes = self.study.get_trials(deepcopy=False), self.study.user_attrs
+        records = [self._record(trial, attributes) for trial in trials if "params" in trial.user_attrs]
         self._tallies[:] = [tally_of(trials, records)]
         return records
 
@@ -133,12 +132,12 @@ class Ledger:
         return self._record(self.storage.get_trial(self._id(number)), self.study.user_attrs)
 
     def ask(self, space: SearchSpace) -> TrialRecord | None:
-        """The next trial to run, or None when the search space has nothing new to offer.
+        """Draw the next trial. Return None when the search space has no new parameters.
 
-        The sampler is made anew from the seed and the trial's number, so that a sweep which was
-        interrupted goes on with the draws it would have made.
+        Each draw has a sampler of its own, seeded by the sweep's seed and the number of draws, so that a resumed
+        sweep draws the same parameters as an uninterrupted one.
         """
-        for _ in range(DRAWS):
+        for _ in range(MAX_DRAWS):
             self.study.sampler = sampler(space, self.tally.drawn)
             trial = self._begin(space)
             params = draw(trial, space)
@@ -152,8 +151,12 @@ class Ledger:
         return None
 
     def _begin(self, space: SearchSpace) -> optuna.Trial:
-        """What `study.ask` does, which looks through all trials for one that waits. TPE does so in any case, and
-        needs what else that method sets up."""
+        """Start a trial: the next enqueued one, else a new one.
+
+        `study.ask` does the same but searches all trials for an enqueued one. TPE reads all trials anyway and needs
+        the rest of `study.ask`. The private `_storage`, `_trial_id` and `optuna.Trial(study, id)` are those that
+        `study.ask` of optuna 5.0 uses.
+        """
         waiting = self.tally.waiting
         enqueued = waiting.popleft() if waiting else None
         self.tally.drawn += enqueued is None
@@ -171,11 +174,10 @@ class Ledger:
     def _study_id(self) -> int:
         return self.storage.get_study_id_from_name(self.name)
 
-    def mend(self, space: SearchSpace) -> None:
-        """Put right what a driver leaves that is killed between two writes. Only for the sweep's owner.
+    def repair(self, space: SearchSpace) -> None:
+        """Repair the trials of a driver that was killed between two writes. Only the holder of the sweep's lock may.
 
-        A trial whose parameters were never written down is closed, and its draw is made again; one whose
-        last epoch is on record is finished.
+        A trial without parameters is closed and drawn again. A trial with its last epoch recorded is finished.
         """
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if "params" not in trial.user_attrs:
@@ -188,11 +190,12 @@ class Ledger:
         fixed = trial.user_attrs.get("fixed")
         if fixed is not None and ABANDONED not in trial.user_attrs:
             self.study.enqueue_trial(enqueueable(space, fixed), user_attrs={"fixed": fixed})
+        # private in optuna 5.0, see `tally_of`
         self.storage.set_trial_user_attr(trial._trial_id, ABANDONED, True)
         self.study.tell(trial.number, state=TrialState.FAIL)
 
     def repeat(self, number: int, seed: int) -> TrialRecord:
-        """A new trial with the parameters of another and this seed. The sampler has no part in it."""
+        """Create a trial with the parameters of another trial and this seed, without the sampler."""
         params = {**self.record(number).params, "seed": seed}
         trial_id = self.storage.create_new_trial(self._study_id)
         fingerprint = self.attributes["data_fingerprint"]
@@ -212,8 +215,10 @@ class Ledger:
         checkpoint: str | None,
         timing: Mapping[str, float] | None = None,
     ) -> TrialRecord:
-        """Record one evaluation, and in seconds what each phase took since the one before. The same epoch reported
-        again, as after a restart, replaces the first."""
+        """Record one evaluation; `timing` holds the seconds of each phase since the evaluation before.
+
+        A second report of the same epoch replaces the first one.
+        """
         faults.point("ledger.report")
         trial_id = self._id(number)
         evaluation = {**metrics, "checkpoint": checkpoint, **({"timing": dict(timing)} if timing else {})}
@@ -223,14 +228,14 @@ class Ledger:
         self.storage.set_trial_intermediate_value(trial_id, step, metrics[self.objective])
         return record
 
-    def survive(self, number: int, incident: Mapping[str, Any]) -> TrialRecord:
-        """Note what has happened to a trial that goes on all the same."""
+    def add_incident(self, number: int, incident: Mapping[str, Any]) -> TrialRecord:
+        """Record an incident of a trial that continues."""
         nth = len(self.record(number).incidents)
         self.storage.set_trial_user_attr(self._id(number), f"{INCIDENT}{nth:04d}", dict(incident))
         return self.record(number)
 
     def finish(self, number: int, state: State, reason: str | None = None) -> TrialRecord:
-        """Close a trial. Its value is that of its best evaluation; only a finished one has state COMPLETE."""
+        """End a trial. A COMPLETE one gets the value of its best evaluation."""
         faults.point("ledger.finish")
         if reason:
             self.storage.set_trial_user_attr(self._id(number), "reason", reason)
@@ -241,22 +246,22 @@ class Ledger:
         return self.record(number)
 
     def extend(self, space: SearchSpace) -> None:
-        """Note that more trials are asked for, or other checkpoints kept, than when the sweep was created."""
+        """Store a search space that asks for more trials or keeps other checkpoints than before."""
         if self.study.user_attrs["search_space"] != resolved(space):
             self.study.set_user_attr("search_space", resolved(space))
 
-    def shown_as(self, proposed: str) -> str:
-        """The key by which MLflow knows the sweep: what was proposed first, on whichever machine that was."""
-        if SHOWN_AS not in self.study.user_attrs:
-            self.study.set_user_attr(SHOWN_AS, proposed)
-        return str(self.study.user_attrs[SHOWN_AS])
+    def mlflow_key(self, proposed: str) -> str:
+        """Return the key of the sweep's run in MLflow: the first one ever proposed, on any machine."""
+        if MLFLOW_KEY not in self.study.user_attrs:
+            self.study.set_user_attr(MLFLOW_KEY, proposed)
+        return str(self.study.user_attrs[MLFLOW_KEY])
 
     def set_run(self, number: int, run_id: str) -> None:
-        """Note which MLflow run shows a trial; kept with the study, since a finished trial is closed to changes."""
+        """Record a trial's MLflow run. The study holds it, since Optuna does not change a finished trial."""
         self.study.set_user_attr(f"run:{number}", run_id)
 
     def set_test(self, number: int, score: float) -> None:
-        """Note a trial's score on the test questions; the latest one counts."""
+        """Record a trial's score on the test questions in place of an earlier one."""
         self.study.set_user_attr(f"test:{number}", score)
 
     def _id(self, number: int) -> int:
@@ -264,8 +269,8 @@ class Ledger:
             self._ids[number] = self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         return self._ids[number]
 
-    def _record(self, trial: optuna.trial.FrozenTrial, noted: Mapping[str, Any]) -> TrialRecord:
-        """`noted`: what the study says of all trials, read once for many, since each look is a query."""
+    def _record(self, trial: optuna.trial.FrozenTrial, attributes: Mapping[str, Any]) -> TrialRecord:
+        """Build a record. `attributes` are the study's, read once for many trials because each read is a query."""
         attrs = trial.user_attrs
         evaluations = tuple(attrs[key] for key in sorted(attrs) if key.startswith(EVALUATION))
         best = best_evaluation(evaluations, self.objective, self.direction)
@@ -279,11 +284,11 @@ class Ledger:
             metrics={name: best[name] for name in self.attributes["metrics"] if name in best} if best else {},
             checkpoint=best["checkpoint"] if best else None,
             reason=attrs.get("reason"),
-            run_id=noted.get(f"run:{trial.number}"),
+            run_id=attributes.get(f"run:{trial.number}"),
             started=trial.datetime_start,
             ended=trial.datetime_complete,
             repeat_of=attrs.get("repeat_of"),
-            test=noted.get(f"test:{trial.number}"),
+            test=attributes.get(f"test:{trial.number}"),
             incidents=tuple(attrs[key] for key in sorted(attrs) if key.startswith(INCIDENT)),
             origin=attrs.get(ORIGIN),
         )
@@ -296,8 +301,7 @@ def create_ledger(
     versions: Mapping[str, str] | None = None,
     adopted: Sequence[optuna.trial.FrozenTrial] = (),
 ) -> Ledger:
-    """A new sweep's ledger, with the trials it begins with (see `adoption`) already in it, and the settings that
-    are to be tried first already waiting.
+    """Create a sweep with the trials taken over from another sweep (`adopted`) and the enqueued settings.
 
     Raises ConfigError when there is a sweep of that name.
     """
@@ -306,8 +310,8 @@ def create_ledger(
     try:
         study = optuna.create_study(storage=storage, study_name=name, direction=direction)
     except optuna.exceptions.DuplicatedStudyError:
-        raise ConfigError(f"sweep {name}: there is one of this name already; choose another name") from None
-    noted = {
+        raise ConfigError(f"sweep {name}: the name is taken; choose another name") from None
+    attributes = {
         "job": space.job,
         "data": space.data,
         "data_fingerprint": space.data_fingerprint,
@@ -316,21 +320,21 @@ def create_ledger(
         "search_space": resolved(space),
         "versions": dict(versions or {}),
     }
-    for attribute, value in noted.items():
+    for attribute, value in attributes.items():
         study.set_user_attr(attribute, value)
     for trial in adopted:
         study.add_trial(trial)
-    had = {trial.user_attrs["key"] for trial in adopted}
+    adopted_keys = {trial.user_attrs["key"] for trial in adopted}
     combinations = grid(space) if space.search.sampler == "grid" else ()
     for settings in chain(space.search.enqueue, combinations):
-        if not had or _settled_key(space, settings) not in had:
+        if not adopted_keys or _fixed_key(space, settings) not in adopted_keys:
             study.enqueue_trial(enqueueable(space, settings), user_attrs={"fixed": dict(settings)})
     study.set_user_attr(READY, True)
     return Ledger(storage, study)
 
 
-def _settled_key(space: SearchSpace, settings: Mapping[str, Any]) -> str | None:
-    """The key of the trial that these settings alone decide; None where a sampler would add to them."""
+def _fixed_key(space: SearchSpace, settings: Mapping[str, Any]) -> str | None:
+    """Return the key of the trial with these settings; None if the sampler has to draw other parameters."""
     undecided = object()
     assignment = assign(space, lambda label, domain: undecided, settings)
     try:
@@ -340,26 +344,28 @@ def _settled_key(space: SearchSpace, settings: Mapping[str, Any]) -> str | None:
         return None
 
 
-def begun(storage: RDBStorage, name: str) -> bool:
-    """Whether there is a sweep of this name. What is left of one whose driver was killed while it wrote down
-    the search space is removed: it has run no trial. Only for the sweep's owner."""
+def sweep_exists(storage: RDBStorage, name: str) -> bool:
+    """Return True if the sweep exists. Only the holder of the sweep's lock may call it.
+
+    A sweep whose creation was interrupted has no trials: it is deleted and does not count.
+    """
     if name not in sweep_names(storage):
         return False
-    if ready(storage, name):
+    if fully_created(storage, name):
         return True
     optuna.delete_study(study_name=name, storage=storage)
     return False
 
 
-def ready(storage: RDBStorage, name: str) -> bool:
-    """Whether a sweep was written down to its end."""
+def fully_created(storage: RDBStorage, name: str) -> bool:
+    """Return True if the creation of the sweep was not interrupted."""
     study = optuna.load_study(study_name=name, storage=storage)
     attributes = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
     return READY in study.user_attrs or any("params" in attrs and ORIGIN not in attrs for attrs in attributes)
 
 
 def load_ledger(storage: RDBStorage, name: str) -> Ledger:
-    """Return the ledger of an existing sweep. Raises ConfigError if the name is unknown, with the most similar one."""
+    """Load an existing sweep. Raises ConfigError with the most similar name."""
     names = sweep_names(storage)
     if name not in names:
         raise ConfigError(unknown_name("sweep", name, names))

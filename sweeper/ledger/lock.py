@@ -1,4 +1,4 @@
-"""Who runs a sweep: one process at a time, of this machine or, with a PostgreSQL ledger, of all."""
+"""Lock a sweep: one process runs it at a time, on this machine or, with a PostgreSQL ledger, on all machines."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from sweeper.storage import postgres
 
 
 def _ignored(cause: str) -> None:
-    """For an owner that has nothing to stop."""
+    """Ignore the loss of a lock."""
 
 
 @contextmanager
-def owned(folder: Path, ledger: str | None = None, lost: Callable[[str], None] = _ignored) -> Iterator[None]:
-    """Nobody else runs the sweep in `folder` meanwhile. The lock is freed when the process dies: by the kernel, and
-    by the server that holds the `ledger`, which is asked as well when it is a PostgreSQL.
+def sweep_lock(folder: Path, ledger: str | None = None, lost: Callable[[str], None] = _ignored) -> Iterator[None]:
+    """Hold the lock of the sweep in `folder`, and one in a PostgreSQL `ledger`. The death of the process frees both.
 
-    `lost` is told, from a thread, when that lock is gone before its time: the server went away, and another process
-    may take the sweep as soon as it is back. Raises EnvironmentFailure, naming who runs it.
+    A thread calls `lost` with the cause if the server drops its lock: another process may then take the sweep.
+    Raises EnvironmentFailure, naming the process that holds the lock.
     """
     with _locked(folder), _claimed(folder.name, ledger, lost):
         yield
@@ -48,11 +47,11 @@ def _claimed(sweep: str, ledger: str | None, lost: Callable[[str], None]) -> Ite
     if ledger is None or not postgres.is_postgres(ledger):
         yield
         return
-    cause = f"sweep {sweep}: its lock in the ledger is gone, as the server went away; sweeper resume {sweep}"
+    cause = f"sweep {sweep}: the database server has dropped its lock; run `sweeper resume {sweep}`"
     try:
-        with database_errors(ledger), postgres.held(ledger, f"sweep {sweep}", lambda: lost(cause)):
+        with database_errors(ledger), postgres.hold_lock(ledger, f"sweep {sweep}", lambda: lost(cause)):
             yield
-    except postgres.Taken as taken:
+    except postgres.LockTaken as taken:
         raise _refusal(sweep, taken.owner) from None
 
 

@@ -1,6 +1,4 @@
-"""What a person writes to mean a trial or its checkpoint: `SWEEP`, which is its best trial, or `SWEEP/NUMBER`;
-a checkpoint is also a folder, its `s3://` address, or `JOB@champion`.
-"""
+"""Find the trial that a user names as `SWEEP` (its best trial) or `SWEEP/NUMBER`, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from sweeper.storage import checkpoints
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of one sweep, and where its files lie."""
+    """Join a trial with its ledger and find its files."""
 
     ledger: Ledger
     record: TrialRecord
@@ -32,7 +30,7 @@ class Trial:
 
     @property
     def id(self) -> int:
-        """Its number among all trials of the ledger's database, which grows with time."""
+        """Return the trial's id among all trials of the database; later trials have larger ids."""
         storage = self.ledger.storage
         study = storage.get_study_id_from_name(self.ledger.name)
         return storage.get_trial_id_from_study_id_trial_number(study, self.record.number)
@@ -46,9 +44,9 @@ class Trial:
         return str(self.ledger.attributes["data"])
 
     def checkpoint(self, root: Path) -> Path:
-        """The whole checkpoint of its best evaluation, in the cache below `root` when it lies in a bucket.
+        """Return the folder of the best evaluation's checkpoint: a copy in the cache below `root` for one in a bucket.
 
-        Raises EnvironmentFailure when it is not kept or is damaged.
+        Raises EnvironmentFailure when the checkpoint is not kept or is damaged.
         """
         address = self.record.checkpoint
         if not address or not checkpoints.still_stored([address]):
@@ -58,9 +56,9 @@ class Trial:
         return whole(checkpoints.local(address, root))
 
     def predictions(self) -> list[dict[str, object]]:
-        """Its answers to the validation questions, at its best evaluation, in the order of the data.
+        """Return the answers to the validation questions at the best evaluation, in the order of the data.
 
-        Raises NoPredictions when it has none.
+        Raises NoPredictions when the trial has none.
         """
         address = self.record.checkpoint
         content = (
@@ -77,7 +75,7 @@ class Trial:
 
 
 def find_trial(text: str, storage: RDBStorage) -> Trial:
-    """The trial that `text` means.
+    """Return the trial that `text` names.
 
     >>> find_trial("qa_backbones/3", storage).record.number
     3
@@ -100,7 +98,7 @@ def find_trial(text: str, storage: RDBStorage) -> Trial:
 
 
 def split(text: str) -> tuple[str, int | None]:
-    """The sweep's name and the trial's number, if one is given.
+    """Split a name into the sweep's name and the trial's number, None if there is none.
 
     >>> split("qa_backbones/3")
     ('qa_backbones', 3)
@@ -110,7 +108,7 @@ def split(text: str) -> tuple[str, int | None]:
 
 
 def whole(folder: Path) -> Path:
-    """`folder`, a checkpoint that is as it was written; else raises EnvironmentFailure."""
+    """Return `folder` if its checkpoint is undamaged. Raises EnvironmentFailure otherwise."""
     if problem := damage(folder):
         raise EnvironmentFailure(f"checkpoint {problem}; name another trial's, or train this one again")
     return folder

@@ -1,4 +1,4 @@
-"""A trial as the ledger holds it."""
+"""Define the record of a trial, its key and its best evaluation."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 EVALUATION = "evaluation:"
 INCIDENT = "incident:"
 ORIGIN = "origin"
-BREAKDOWNS = {"crash": "its process died", "node": "its machine was lost", "memory": "out of memory"}
+INCIDENT_TEXTS = {"crash": "its process died", "node": "its machine was lost", "memory": "out of memory"}
 
 Incident = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as the ledger has it.
+    """Hold one trial as stored in the ledger.
 
     value        the objective at the best evaluation so far, None before the first
     metrics      all metrics at that evaluation
-    evaluations  every report in order: the job's metrics, `epoch`, `seconds` since the trial began, `timing`: the
+    evaluations  reports in order: the job's metrics, `epoch`, `seconds` since the start of the trial, `timing` with the
                  seconds of each phase since the report before
-    checkpoint   the folder that belongs to the best evaluation
-    reason       why a trial is PRUNED or FAIL
+    checkpoint   the folder or s3:// address of the best evaluation
+    reason       the cause of PRUNED or FAIL
     repeat_of    the number of the trial that this one repeats with another seed
-    test         its score on the test questions, where that was ever evaluated
-    incidents    what it has survived, in order: `kind`, `reason`, the `epoch` it had reached, and the params that
-                 are `changed` since
-    origin       SWEEP/NUMBER where it was run, when it was taken over from another sweep
+    test         the score on the test questions, None if not evaluated
+    incidents    failures after which the trial continued, in order: `kind`, `reason`, the `epoch` reached, and the
+                 parameters `changed` since
+    origin       SWEEP/NUMBER of the original if the trial was taken over from another sweep
     """
 
     number: int
@@ -57,7 +57,7 @@ class TrialRecord:
 
     @property
     def used(self) -> Mapping[str, Any]:
-        """The params it is trained with by now. `params` stay what was asked for, and what it is known by."""
+        """Return the parameters after the changes of all incidents. `params` and `key` stay as drawn."""
         changes = [incident["changed"] for incident in self.incidents]
         return reduce(lambda params, changed: {**params, **changed}, changes, dict(self.params))
 
@@ -67,7 +67,7 @@ class TrialRecord:
 
     @property
     def trained(self) -> bool:
-        """Whether every epoch is on record."""
+        """Return True if the last epoch is recorded."""
         return bool(self.evaluations) and self.epochs >= self.params["num_train_epochs"]
 
     @property
@@ -76,7 +76,7 @@ class TrialRecord:
 
 
 def trial_key(job: str, params: Mapping[str, Any], data_fingerprint: str) -> str:
-    """What makes two trials the same one: job, every parameter with its seed, and the data."""
+    """Return a hash of the job, all parameters with the seed, and the data. Equal trials have equal keys."""
     text = json.dumps([job, dict(params), data_fingerprint], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -84,17 +84,17 @@ def trial_key(job: str, params: Mapping[str, Any], data_fingerprint: str) -> str
 def best_evaluation(
     evaluations: Sequence[Mapping[str, Any]], objective: str, direction: Direction
 ) -> Mapping[str, Any] | None:
-    """The earliest evaluation with the best objective; None when there is none."""
+    """Return the earliest evaluation with the best objective; None if there is none."""
     sign = 1 if direction == "max" else -1
     return max(evaluations, key=lambda evaluation: sign * evaluation[objective], default=None)
 
 
 def incident_line(incident: Incident) -> str:
-    """An incident in one line.
+    """Return an incident as one line.
 
     >>> incident_line(record.incidents[0])
     'out of memory after epoch 1, goes on with per_device_train_batch_size 4'
     """
-    what = BREAKDOWNS[incident["kind"]]
+    what = INCIDENT_TEXTS[incident["kind"]]
     settings = " and ".join(f"{name} {value}" for name, value in incident["changed"].items())
     return f"{what} after epoch {incident['epoch']:g}, goes on{f' with {settings}' if settings else ''}"

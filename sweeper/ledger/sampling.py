@@ -1,4 +1,4 @@
-"""Optuna draws a trial's parameters from a search space."""
+"""Draw a trial's parameters from a search space with an Optuna sampler."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from sweeper.space.search_space import SearchSpace, assign, draw_labels, params_
 
 
 def draw(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any] | None:
-    """All parameters of the job for this trial, with what an enqueued setting fixes in its place; None where
-    the values do not fit together, which is known of pairs beforehand but not of three."""
+    """Draw all parameters of the job. An enqueued trial's settings replace draws.
+
+    Return None if the job refuses the combination: only pairs of values are checked before a sweep.
+    """
     fixed = trial.user_attrs.get("fixed", {})
     assignment = assign(space, lambda label, domain: suggest(trial, label, domain), fixed)
     try:
@@ -26,7 +28,7 @@ def draw(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any] | None:
 
 
 def suggest(trial: optuna.Trial, label: str, domain: Domain) -> Any:
-    """Optuna's draw from one of our domains."""
+    """Draw a value of a domain; a constant is returned as it is."""
     match domain:
         case Choice(values):
             return trial.suggest_categorical(label, values)
@@ -39,7 +41,7 @@ def suggest(trial: optuna.Trial, label: str, domain: Domain) -> Any:
 
 
 def distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
-    """The same for a trial that is imported rather than asked for."""
+    """Return a domain as an Optuna distribution, for trials that are added without a draw."""
     match domain:
         case Choice(values):
             return optuna.distributions.CategoricalDistribution(values)
@@ -52,7 +54,7 @@ def distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
 
 
 def sampler(space: SearchSpace, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler for trial `number`. TPE learns conditional spaces branch by branch (`group`)."""
+    """Return the sampler of draw `number`. TPE models each branch of a conditional space separately (`group`)."""
     seed = (space.search.seed * 1_000_003 + number) % 2**32
     if space.search.sampler != "tpe":
         return optuna.samplers.RandomSampler(seed=seed)
@@ -62,8 +64,6 @@ def sampler(space: SearchSpace, number: int) -> optuna.samplers.BaseSampler:
 
 
 def enqueueable(space: SearchSpace, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a setting that lies in the space, under the labels its draws will have: what the
-    sampler can learn from. The rest is fixed beside it.
-    """
+    """Return by draw label the values of a setting that lie in the space: those that the sampler can learn from."""
     labelled = ((label, domain, settings[name]) for name, label, domain in draw_labels(space) if name in settings)
     return {label: value for label, domain, value in labelled if contains(domain, value)}

@@ -1,5 +1,5 @@
-"""A driver's sign of life in the ledger, and its ear for `sweeper stop`. Both go through the ledger alone, so that they
-work from every machine that reaches it. Which of two clocks is right never matters: every time is the ledger's own."""
+"""Record a driver's heartbeat in the ledger and carry out requests to stop it. Any machine that reaches the ledger can
+read the one and make the other. All times are the database's, so the machines' clocks need not agree."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from sweeper.process.signals import SIGNALS, Interrupt, exit_now
 
 DRIVER = "driver"
 STOP = "stop"
-LOOK = 5.0  # seconds between two looks for a request: 18 ms each of a ledger of 2,000 trials
-BEAT = 30.0  # seconds between two signs of life, a write of 4 ms each
-SILENT = 100.0  # seconds without one, three missed, after which nothing is known of a driver
+POLL_SECONDS = 5.0  # between two reads of the stop request; a read takes 18 ms in a ledger of 2,000 trials
+HEARTBEAT_SECONDS = 30.0  # between two heartbeats; a write takes 4 ms
+SILENT_SECONDS = 100.0  # three missed heartbeats: the driver may run or not
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 PIDS = Path("/proc/self/ns/pid")
 
 State = Literal["running", "silent", "died", "ended"]
-Wish = Literal["stop", "now"]
+StopRequest = Literal["stop", "now"]
 
 
 @dataclass(frozen=True)
 class Driver:
-    """The process that runs a sweep, as it says of itself. Times are the ledger's clock, in seconds since 1970.
+    """Describe the process that runs a sweep. Times are the ledger's clock, in seconds since 1970.
 
-    id     one start of it; a request to stop is for this alone, so that none reaches the driver that comes after
-    place  where `pid` means something, see `here`
-    seen   its last sign of life
-    ended  when it came to its end by itself; None before, and for ever when it is killed
+    id     unique for each start; a stop request names it, so that it cannot stop a later driver
+    place  the `process_namespace` in which `pid` is valid
+    seen   time of the last heartbeat
+    ended  time of an orderly end; None for a driver that runs or was killed
     """
 
     id: str
@@ -53,53 +53,54 @@ class Driver:
     ended: float | None = None
 
     def state(self, now: float) -> State:
-        """`died` is known where the process would be; from elsewhere a driver that is cut off is `silent` too."""
+        """Return the driver's state. Only its own machine can tell `died`; others see a dead driver as `silent`."""
         if self.ended is not None:
             return "ended"
-        if self.place and self.place == here() and gone(self.pid):
+        if self.place and self.place == process_namespace() and process_ended(self.pid):
             return "died"
-        return "silent" if now - self.seen > SILENT else "running"
+        return "silent" if now - self.seen > SILENT_SECONDS else "running"
 
 
-def here() -> str:
-    """What tells the processes that can be looked up by number: this start of this kernel, and its container. Empty
-    where that cannot be told."""
+def process_namespace() -> str:
+    """Return an identifier of the boot and the container in which process ids are valid; empty if it is unknown."""
     try:
         return f"{BOOT.read_text().strip()} {PIDS.readlink()}"
     except OSError:
         return ""
 
 
-def gone(pid: int) -> bool:
+def process_ended(pid: int) -> bool:
+    """Return True if no process has this id, or only a zombie."""
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 
 
-def driver_of(notes: Mapping[str, Any]) -> Driver | None:
-    """The newest driver of the sweep with these notes (`Ledger.notes`); None where none has signed."""
-    return Driver(**notes[DRIVER]) if DRIVER in notes else None
+def driver_of(attributes: Mapping[str, Any]) -> Driver | None:
+    """Return the newest driver in `Ledger.latest_attributes`; None if the sweep has never had one."""
+    return Driver(**attributes[DRIVER]) if DRIVER in attributes else None
 
 
-def wish_for(driver: Driver, notes: Mapping[str, Any]) -> Wish | None:
-    """What this driver has been asked to do."""
-    asked = notes.get(STOP, {})
+def stop_request(driver: Driver, attributes: Mapping[str, Any]) -> StopRequest | None:
+    """Return the stop request to this driver, None if there is none."""
+    asked = attributes.get(STOP, {})
     return asked["wish"] if asked.get("driver") == driver.id else None
 
 
-def ask(ledger: Ledger, driver: Driver, wish: Wish) -> None:
-    """Ask a driver to come to its end: in good order, or at once."""
-    ledger.note(STOP, {"driver": driver.id, "wish": wish})
+def request_stop(ledger: Ledger, driver: Driver, request: StopRequest) -> None:
+    """Ask a driver to stop in good order (`stop`) or at once (`now`)."""
+    ledger.set_attribute(STOP, {"driver": driver.id, "wish": request})
 
 
 def wait_for_driver(
-    ledger: Ledger, driver: Driver, patience: float, pause: Callable[[float], object] = time.sleep
+    ledger: Ledger, driver: Driver, timeout: float, pause: Callable[[float], object] = time.sleep
 ) -> State:
-    """The driver's state once it no longer runs, or after so many seconds. One that another has followed has ended."""
-    until = time.monotonic() + patience
+    """Wait until the driver no longer runs, at most `timeout` seconds, and return its state: `ended` if a later driver
+    has replaced it."""
+    until = time.monotonic() + timeout
     while True:
-        present = driver_of(ledger.notes())
+        present = driver_of(ledger.latest_attributes())
         state = present.state(ledger.now()) if present and present.id == driver.id else "ended"
         if state != "running" or time.monotonic() > until:
             return state
@@ -107,16 +108,16 @@ def wait_for_driver(
 
 
 @contextmanager
-def as_driver(ledger: Ledger, interrupt: Interrupt) -> Iterator[None]:
-    """This process is the sweep's driver meanwhile: it shows that it lives, and comes to its end when it is asked.
+def driver_heartbeat(ledger: Ledger, interrupt: Interrupt) -> Iterator[None]:
+    """Register this process as the sweep's driver, write its heartbeat and carry out stop requests within the block.
 
-    A ledger that cannot be reached for a while is no reason to end: whoever needs it for a trial will say so.
+    Errors of the database are ignored here: the code that records trials reports them.
     """
     now = ledger.now()
-    driver = Driver(uuid4().hex, platform.node(), os.getpid(), here(), started=now, seen=now)
-    sign(ledger, driver)
+    driver = Driver(uuid4().hex, platform.node(), os.getpid(), process_namespace(), started=now, seen=now)
+    write_heartbeat(ledger, driver)
     over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(ledger, driver, interrupt, over), name="watch", daemon=True)
+    thread = threading.Thread(target=_beat, args=(ledger, driver, interrupt, over), name="heartbeat", daemon=True)
     thread.start()
     try:
         yield
@@ -124,34 +125,34 @@ def as_driver(ledger: Ledger, interrupt: Interrupt) -> Iterator[None]:
         over.set()
         thread.join()
         with suppress(*DATABASE_ERRORS):
-            sign_off(ledger, driver)
+            write_end(ledger, driver)
 
 
-def sign(ledger: Ledger, driver: Driver) -> None:
-    ledger.note(DRIVER, asdict(driver))
+def write_heartbeat(ledger: Ledger, driver: Driver) -> None:
+    ledger.set_attribute(DRIVER, asdict(driver))
 
 
-def sign_off(ledger: Ledger, driver: Driver) -> None:
+def write_end(ledger: Ledger, driver: Driver) -> None:
     now = ledger.now()
-    sign(ledger, replace(driver, seen=now, ended=now))
+    write_heartbeat(ledger, replace(driver, seen=now, ended=now))
 
 
-def _watch(ledger: Ledger, driver: Driver, interrupt: Interrupt, over: threading.Event) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they are the main thread's, which may be holding them back
-    signed = time.monotonic()
-    while not over.wait(LOOK):
+def _beat(ledger: Ledger, driver: Driver, interrupt: Interrupt, over: threading.Event) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # only the main thread handles signals; it may hold them back
+    written = time.monotonic()
+    while not over.wait(POLL_SECONDS):
         with suppress(*DATABASE_ERRORS, SQLAlchemyError):
-            obey(wish_for(driver, ledger.notes()), ledger, driver, interrupt)
-            if time.monotonic() - signed >= BEAT:
-                sign(ledger, replace(driver, seen=ledger.now()))
-                signed = time.monotonic()
+            carry_out(stop_request(driver, ledger.latest_attributes()), ledger, driver, interrupt)
+            if time.monotonic() - written >= HEARTBEAT_SECONDS:
+                write_heartbeat(ledger, replace(driver, seen=ledger.now()))
+                written = time.monotonic()
 
 
-def obey(wish: Wish | None, ledger: Ledger, driver: Driver, interrupt: Interrupt) -> None:
-    """Do as a first signal would, or as a second."""
-    if wish == "stop":
+def carry_out(request: StopRequest | None, ledger: Ledger, driver: Driver, interrupt: Interrupt) -> None:
+    """Act on a stop request: `stop` like a first SIGINT, `now` like a second one."""
+    if request == "stop":
         interrupt.ask()
-    if wish == "now":
+    if request == "now":
         with suppress(*DATABASE_ERRORS):
-            sign_off(ledger, driver)
+            write_end(ledger, driver)
         exit_now(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""What a sweep would do, as lines of text, without doing any of it."""
+"""Describe a sweep as lines of text without running it: the space, the first configurations, the disk it needs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sweeper.monitor.progress import short_value
 from sweeper.space.cases import backbones, list_cases
 from sweeper.space.search_space import SearchSpace, searched_parameters
 
-ADAM = 3  # a checkpoint to go on from holds the weights and AdamW's two moments of each
+COPIES_PER_CHECKPOINT = 3  # the weights and the two moments that AdamW keeps of each weight
 
 
 def plan_lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str]:
-    """The plan: the space branch by branch, trials at once, first configurations, disk."""
+    """Yield the plan: the branches of the space, the trials at once, the first configurations, the disk space."""
     search = space.search
     goal = f"{space.objective} ({space.direction})"
     yield f"{space.name}: {search.trials} trials of {space.job} on {space.data}, by {goal}"
@@ -26,7 +26,7 @@ def plan_lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str
         yield f"branch {number}"
         yield from (f"  {name}: {domain}" for name, domain in case.domains.items())
     yield from (f"trials: {share.why(machine)}" for share in reservations(space, machine))
-    yield stopping(space)
+    yield early_stopping_line(space)
     if space.repeats:
         seeds = ", ".join(map(str, space.repeats.seeds))
         yield f"repeats: then the best {space.repeats.top} again, with seeds {seeds}"
@@ -35,12 +35,13 @@ def plan_lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str
         [*searched_parameters(space), *(name for settings in space.search.enqueue for name in settings)]
     )
     yield from (
-        f"  {' '.join(f'{name}={short_value(params[name])}' for name in shown)}" for params in draws(space, first)
+        f"  {' '.join(f'{name}={short_value(params[name])}' for name in shown)}"
+        for params in first_configurations(space, first)
     )
     yield disk_forecast(space, max(share.slots for share in reservations(space, machine)))
 
 
-def stopping(space: SearchSpace) -> str:
+def early_stopping_line(space: SearchSpace) -> str:
     rule = space.early_stopping
     if rule is None:
         return "early stopping: none"
@@ -49,8 +50,8 @@ def stopping(space: SearchSpace) -> str:
     )
 
 
-def draws(space: SearchSpace, count: int) -> list[dict[str, Any]]:
-    """The parameters `run` would try first, as long as none of them has taught the sampler anything."""
+def first_configurations(space: SearchSpace, count: int) -> list[dict[str, Any]]:
+    """Return the parameters of the first trials, drawn before any result has influenced the sampler."""
     ledger = create_ledger(open_storage("sqlite:///:memory:"), space, space.name)
     records = iter(partial(ledger.ask, space), None)
     return [
@@ -59,11 +60,11 @@ def draws(space: SearchSpace, count: int) -> list[dict[str, Any]]:
 
 
 def disk_forecast(space: SearchSpace, slots: int) -> str:
-    """At most two checkpoints of each running trial and those that are kept."""
+    """Estimate the disk space: at most two checkpoints of each running trial, and the kept ones."""
     known = [size for size in map(weight_bytes, backbones(space)) if size is not None]
     if not known:
         return "disk: not known before the backbones are downloaded"
     checkpoints = 2 * slots + space.keep.checkpoints
-    most = checkpoints * ADAM * max(known) / 2**20
-    note = "" if len(known) == len(backbones(space)) else ", larger if a backbone that is not here yet is larger"
-    return f"disk: up to {most:,.0f} MiB in {checkpoints} checkpoints{note}"
+    most = checkpoints * COPIES_PER_CHECKPOINT * max(known) / 2**20
+    caveat = "" if len(known) == len(backbones(space)) else ", larger if a backbone that is not here yet is larger"
+    return f"disk: up to {most:,.0f} MiB in {checkpoints} checkpoints{caveat}"

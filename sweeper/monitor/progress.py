@@ -1,4 +1,4 @@
-"""What a running sweep shows: a live table on a terminal, one line per trial that ends elsewhere."""
+"""Print a running sweep: a line per ended trial and, on a terminal, a live table of the running trials."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATES = {"RUNNING": "running", "COMPLETE": "complete", "PRUNED": "stopped early
 
 
 class Progress:
-    """Shows every change it is told of.
+    """Print each change of a trial that `update` receives.
 
     >>> with Progress(console, "exact_match", "max", trials=8, names=["backbone", "learning_rate"]) as progress:
     ...     progress.update(record)
@@ -31,7 +31,7 @@ class Progress:
         self.trials = trials
         self.names = names
         self.records: dict[int, TrialRecord] = {}
-        self.open: dict[int, TrialRecord] = {}  # those that run: all that is looked at, twice a second
+        self.open: dict[int, TrialRecord] = {}  # the running trials, for the live table
         self.began = time.monotonic()
         self.live = Live(
             console=console,
@@ -64,7 +64,7 @@ class Progress:
             self.console.print(Text(self.line(record)), soft_wrap=True)
 
     def line(self, record: TrialRecord) -> str:
-        """A trial that has ended, in one line: which, how, how good, with what."""
+        """Return an ended trial as one line: number, state, epochs, seconds, score, settings."""
         score = f"{self.objective} {record.value:.4f}" if record.value is not None else record.reason or ""
         settings = " ".join(f"{name}={short_value(record.params[name])}" for name in self.names)
         how = f"{STATES[record.state]:<13} {record.epochs:>4g} epochs {record.seconds:>7.1f} s"
@@ -72,7 +72,7 @@ class Progress:
         return f"trial {record.number:>3}  {how}  {score}  {again}{settings}"
 
     def view(self) -> Group:
-        """The live table: a line of totals, then the trials that are running."""
+        """Return the live table: a line of totals, then a row per running trial."""
         return Group(Text(self.totals()), self.running())
 
     def totals(self) -> str:
@@ -93,5 +93,5 @@ class Progress:
 
 
 def short_value(value: object) -> str:
-    """A parameter's value in little room: three digits of a float."""
+    """Return a parameter's value as short text; a float has three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,5 +1,5 @@
-"""What a sweep is doing now, and the way to end it from afar. Reads the ledger alone, so that it answers on every
-machine that reaches it, also where the data, the job or the checkpoints are not."""
+"""Report the state of a sweep and stop it from any machine. Needs only the ledger, not the data, the job or the
+checkpoints."""
 
 from __future__ import annotations
 
@@ -11,25 +11,35 @@ from typing import Any
 from optuna.storages import RDBStorage
 
 from sweeper.errors import EnvironmentFailure
-from sweeper.ledger.ledger import Ledger, load_ledger, ready, sweep_names
+from sweeper.ledger.ledger import Ledger, fully_created, load_ledger, sweep_names
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
-from sweeper.monitor.heartbeat import BEAT, LOOK, SILENT, Driver, State, Wish, ask, driver_of, wait_for_driver, wish_for
+from sweeper.monitor.heartbeat import (
+    HEARTBEAT_SECONDS,
+    POLL_SECONDS,
+    SILENT_SECONDS,
+    Driver,
+    State,
+    StopRequest,
+    driver_of,
+    request_stop,
+    stop_request,
+    wait_for_driver,
+)
 from sweeper.process.signals import SHUTDOWN_SECONDS
 from sweeper.space.sections import duration
 
-LONGEST_WAIT = (
-    LOOK + SHUTDOWN_SECONDS + SILENT + BEAT
-)  # even a driver that is killed by its own patience has been missed by then
-PROMISES: Mapping[Wish, str] = {
-    "stop": f"it looks every {LOOK:g} s, lets running trials save what they have, and ends within half a minute",
-    "now": f"it looks every {LOOK:g} s and ends then; its trials go on from their last checkpoints",
+# a driver that had to kill itself counts as silent after this time
+MAX_WAIT_SECONDS = POLL_SECONDS + SHUTDOWN_SECONDS + SILENT_SECONDS + HEARTBEAT_SECONDS
+PROMISES: Mapping[StopRequest, str] = {
+    "stop": f"it reads requests every {POLL_SECONDS:g} s, saves the running trials and ends within half a minute",
+    "now": f"it reads requests every {POLL_SECONDS:g} s; its trials can resume from their last checkpoints",
 }
 
 
 @dataclass(frozen=True)
-class Running:
-    """A trial that is being trained; `epoch` and `seconds` are those of its last evaluation."""
+class RunningTrial:
+    """Hold the state of a running trial; `epoch` and `seconds` belong to its last evaluation."""
 
     trial: int
     epoch: float
@@ -40,7 +50,7 @@ class Running:
 
 @dataclass(frozen=True)
 class TrialCounts:
-    """Trials by what became of them. `left` have not begun; `total` is the most there will be, repeats included."""
+    """Count trials by state. `left` have not started; `total` is the largest possible number, with repeats."""
 
     finished: int
     pruned: int
@@ -51,14 +61,14 @@ class TrialCounts:
 
 
 @dataclass(frozen=True)
-class Best:
+class BestTrial:
     trial: int
     value: float
 
 
 @dataclass(frozen=True)
-class Process:
-    """The newest driver. `seconds` it has run, and `seen` so many seconds ago, both by the ledger's own clock."""
+class DriverProcess:
+    """Describe the newest driver: `seconds` it has run, `seen` seconds since its heartbeat, by the ledger's clock."""
 
     host: str
     pid: int
@@ -68,21 +78,23 @@ class Process:
 
 @dataclass(frozen=True)
 class Status:
-    """state   of the driver; None when none has ever signed
-    asked   whether it was asked to stop, and how
+    """Describe a sweep at one moment.
+
+    state  state of the driver; None if the sweep has never had one
+    asked  the stop request to the driver, if any
     """
 
     sweep: str
     state: State | None
-    process: Process | None
-    asked: Wish | None
+    process: DriverProcess | None
+    asked: StopRequest | None
     objective: str
     trials: TrialCounts
-    best: Best | None
-    running: tuple[Running, ...]
+    best: BestTrial | None
+    running: tuple[RunningTrial, ...]
 
     def lines(self) -> list[str]:
-        """For people: driver, trials, best, and the running trials one by one."""
+        """Return the lines that `sweeper status` prints: driver, trials, best, then each running trial."""
         leader = f"{self.objective} {self.best.value:.4f} (trial {self.best.trial})" if self.best else "–"
         return [
             f"{self.sweep}: {self._driver()}",
@@ -114,46 +126,46 @@ class Status:
             f"{counts.running} {running}, {counts.left} left of {counts.total}"
         )
 
-    def _running(self, trial: Running) -> str:
+    def _running(self, trial: RunningTrial) -> str:
         value = "–" if trial.value is None else f"{self.objective} {trial.value:.4f}"
         so_far = f"epoch {trial.epoch:g} of {trial.epochs:g} after {duration_text(trial.seconds)}"
         return f"trial {trial.trial}: {so_far}, best {value}"
 
     def next(self) -> str:
-        """The command that comes next."""
+        """Return the command that continues from this state."""
         if self.state == "running":
             return f"sweeper status {self.sweep}   or   sweeper stop {self.sweep}"
         return f"sweeper {'resume' if self.trials.running or self.trials.left else 'compare'} {self.sweep}"
 
 
 def status(ledger: Ledger) -> Status:
-    """How a sweep stands at this moment.
+    """Return the present state of a sweep.
 
     >>> status(load_ledger(storage, "qa_backbones")).trials.running
     2
     """
-    notes, now = ledger.notes(), ledger.now()
-    driver, records = driver_of(notes), ledger.records()
+    attributes, now = ledger.latest_attributes(), ledger.now()
+    driver, records = driver_of(attributes), ledger.records()
     ranked = best_first(records, ledger.direction)
     return Status(
         sweep=ledger.name,
         state=driver.state(now) if driver else None,
         process=process_of(driver, now) if driver else None,
-        asked=wish_for(driver, notes) if driver else None,
+        asked=stop_request(driver, attributes) if driver else None,
         objective=ledger.objective,
-        trials=count_trials(records, notes["search_space"]),
-        best=Best(ranked[0].number, ranked[0].value) if ranked and ranked[0].value is not None else None,
-        running=tuple(running(record) for record in records if record.state == "RUNNING"),
+        trials=count_trials(records, attributes["search_space"]),
+        best=BestTrial(ranked[0].number, ranked[0].value) if ranked and ranked[0].value is not None else None,
+        running=tuple(running_trial(record) for record in records if record.state == "RUNNING"),
     )
 
 
-def process_of(driver: Driver, now: float) -> Process:
+def process_of(driver: Driver, now: float) -> DriverProcess:
     last = now if driver.state(now) == "running" else driver.seen
-    return Process(driver.host, driver.pid, max(0.0, last - driver.started), max(0.0, now - driver.seen))
+    return DriverProcess(driver.host, driver.pid, max(0.0, last - driver.started), max(0.0, now - driver.seen))
 
 
 def count_trials(records: Sequence[TrialRecord], space: Mapping[str, Any]) -> TrialCounts:
-    """`space` as the ledger has it, in plain values: the job it names need not be installed here."""
+    """Count the trials of a search space as the ledger stores it: its job need not be installed here."""
     states = [record.state for record in records]
     repeats = space.get("repeats")
     most = space["search"]["trials"] + (repeats["top"] * len(repeats["seeds"]) if repeats else 0)
@@ -167,55 +179,57 @@ def count_trials(records: Sequence[TrialRecord], space: Mapping[str, Any]) -> Tr
     )
 
 
-def running(record: TrialRecord) -> Running:
-    return Running(record.number, record.epochs, record.params["num_train_epochs"], record.seconds, record.value)
+def running_trial(record: TrialRecord) -> RunningTrial:
+    return RunningTrial(record.number, record.epochs, record.params["num_train_epochs"], record.seconds, record.value)
 
 
-def active(storage: RDBStorage) -> list[Status]:
-    """The sweeps whose driver runs, or has not said that it ended: from afar, one that is silent may be either."""
-    ledgers = [load_ledger(storage, name) for name in sweep_names(storage) if ready(storage, name)]
-    signed = [ledger for ledger in ledgers if (driver := driver_of(ledger.notes())) and driver.ended is None]
+def running_sweeps(storage: RDBStorage) -> list[Status]:
+    """Return the sweeps whose driver has not recorded its end. A silent driver may still run."""
+    ledgers = [load_ledger(storage, name) for name in sweep_names(storage) if fully_created(storage, name)]
+    signed = [
+        ledger for ledger in ledgers if (driver := driver_of(ledger.latest_attributes())) and driver.ended is None
+    ]
     return [status(ledger) for ledger in signed]
 
 
 def status_json(found: Status | Sequence[Status]) -> str:
-    """One object, or an array of them."""
+    """Return one status as a JSON object, or several as an array."""
     values = asdict(found) if isinstance(found, Status) else [asdict(one) for one in found]
     return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
 
 
-def stop(ledger: Ledger, wish: Wish, say: Callable[[str], object]) -> None:
-    """Ask the sweep's driver to come to its end, and return when it has; `say` is told what happens meanwhile.
+def stop_sweep(ledger: Ledger, request: StopRequest, say: Callable[[str], object]) -> None:
+    """Ask the sweep's driver to stop and wait for its end. `say` receives a line for each step.
 
     Raises EnvironmentFailure when the driver does not answer.
     """
-    driver = driver_of(ledger.notes())
+    driver = driver_of(ledger.latest_attributes())
     state = driver.state(ledger.now()) if driver else "ended"
     if driver is None or state in ("ended", "died"):
         why = "its driver has died" if state == "died" else "it is not running"
         say(f"{ledger.name}: there is nothing to stop, {why}")
         return
-    ask(ledger, driver, wish)
+    request_stop(ledger, driver, request)
     if state == "running":
-        say(f"{ledger.name}: asked process {driver.pid} on {driver.host} to end; {PROMISES[wish]}")
-        state = wait_for_driver(ledger, driver, LONGEST_WAIT)
+        say(f"{ledger.name}: asked process {driver.pid} on {driver.host} to end; {PROMISES[request]}")
+        state = wait_for_driver(ledger, driver, MAX_WAIT_SECONDS)
     if state in ("running", "silent"):
-        raise EnvironmentFailure(unanswered(ledger, driver))
+        raise EnvironmentFailure(no_answer_text(ledger, driver))
     say(f"{ledger.name}: stopped; nothing that was finished is lost")
 
 
-def unanswered(ledger: Ledger, driver: Driver) -> str:
+def no_answer_text(ledger: Ledger, driver: Driver) -> str:
     seen = duration_text(ledger.now() - driver.seen)
     return (
         f"sweep {ledger.name}: process {driver.pid} on {driver.host} was seen {seen} ago and does not answer; it has "
-        "died or cannot reach the ledger; end it there if it still runs, or wait: it will stop once it reads this"
+        "died or cannot reach the ledger; end it there if it still runs, or wait: it stops when it reads the request"
     )
 
 
 def duration_text(seconds: float) -> str:
-    """A length of time in whole seconds, as a search space writes it.
+    """Return a duration in whole seconds, in the notation of search spaces.
 
-    >>> span(200.4)
+    >>> duration_text(200.4)
     '3m20s'
     """
     return duration(max(0, round(seconds))) or "0s"

@@ -13,7 +13,7 @@ from filelock import FileLock
 from jobs import faults
 from jobs.files import atomic
 
-BUSY = 20.0  # seconds to wait for a locked file; an orderly end after an interrupt must fit in as well
+BUSY_SECONDS = 20.0  # seconds to wait for a locked file; an orderly end after an interrupt must fit in as well
 
 
 def create_private(address: str) -> None:
@@ -37,7 +37,7 @@ def create_whole(database: Path, make: Callable[[str], object]) -> None:
     if database.exists():
         return
     create_folder(database.parent)
-    with FileLock(f"{database}.lock", timeout=BUSY):
+    with FileLock(f"{database}.lock", timeout=BUSY_SECONDS):
         if database.exists():
             return
         with atomic(database) as part:

@@ -35,7 +35,7 @@ PULSE = 5.0  # seconds between looks at whether a lock is still ours
 LONGEST_NAME = 63  # bytes PostgreSQL keeps of an application's name
 
 
-class Taken(Exception):
+class LockTaken(Exception):
     """Another connection holds the lock; `owner` says whose."""
 
     def __init__(self, owner: str) -> None:
@@ -72,11 +72,11 @@ def database_lock(url: str, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def held(url: str, what: str, lost: Callable[[], None], pulse: float = PULSE) -> Iterator[None]:
+def hold_lock(url: str, what: str, lost: Callable[[], None], pulse: float = PULSE) -> Iterator[None]:
     """Hold the lock on `what`, and call `lost`, from a thread, as soon as it is seen to be gone. Raises Taken."""
     with _own_connection(url) as connection:
         if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": lock_number(what)}):
-            raise Taken(_holder(connection, lock_number(what)))
+            raise LockTaken(_holder(connection, lock_number(what)))
         with _watch_connection(connection, lost, pulse):
             yield
 

@@ -60,12 +60,12 @@ def test_of_processes_that_start_a_sweep_at_once_one_runs_it(stores: Stores, toy
 
 def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
     def die() -> None:
-        with driver.owned(tmp_path):
+        with driver.sweep_lock(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert ending_of(die) == -signal.SIGKILL
     left = (tmp_path / "owner").read_text()
-    with driver.owned(tmp_path):
+    with driver.sweep_lock(tmp_path):
         assert (tmp_path / "owner").read_text() == str(os.getpid()) != left
 
 

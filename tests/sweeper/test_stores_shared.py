@@ -217,7 +217,7 @@ def test_a_database_that_goes_away_ends_a_sweep_that_can_be_resumed(
     said = driver.said.read_text(encoding="utf-8")
     assert code == 4, said
     assert "Traceback" not in said
-    assert "ledger postgresql://" in said or "its lock in the ledger is gone" in said
+    assert "ledger postgresql://" in said or "has dropped its lock" in said
     assert not [secret for secret in SECRETS if secret in said]
     done(one, "resume", "toy")
     assert [record.state for record in ledger_of(one).records()] == ["COMPLETE"] * 2

@@ -78,7 +78,7 @@ def test_a_ledger_cut_short_anywhere_has_every_trial_or_is_refused(used: Ledger,
             load_ledger(existing_storage(f"sqlite:///{torn}"), "toy")
         assert len(caught.value.lines) == 1
         assert str(torn) in caught.value.lines[0]
-        assert "put a copy of" in caught.value.lines[0]
+        assert "restore a backup" in caught.value.lines[0]
         assert torn.read_bytes() == content[:cut]  # whatever can be saved from it is still there
         refused += 1
     assert refused > 100
@@ -90,7 +90,7 @@ def test_a_ledger_cut_short_anywhere_has_every_trial_or_is_refused(used: Ledger,
 def test_a_ledger_cut_short_at_any_byte_is_known(used: Ledger, tmp_path: Path) -> None:
     content, torn = file_of(used).read_bytes(), tmp_path / "torn.db"
     torn.write_bytes(content)
-    assert database.torn(torn) is None
+    assert database.file_damage(torn) is None
     for cut in reversed(range(len(content))):
         os.truncate(torn, cut)
         assert refused(torn), cut
@@ -98,7 +98,7 @@ def test_a_ledger_cut_short_at_any_byte_is_known(used: Ledger, tmp_path: Path) -
 
 def refused(file: Path) -> bool:
     try:
-        return database.torn(file) is not None
+        return database.file_damage(file) is not None
     except sqlite3.DatabaseError as error:  # `reachable` makes a line of it
         return "malformed" in str(error)
 
@@ -160,7 +160,7 @@ def test_processes_that_begin_at_once_make_one_database(tmp_path: Path, toy_spac
 
 def test_a_short_lock_is_not_noticed(used: Ledger, toy_space: Make) -> None:
     with used.storage.engine.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000 * database.BUSY
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000 * database.BUSY_SECONDS
     with locked(file_of(used)) as lock:
         release = threading.Timer(0.3, lock.rollback)
         release.start()
@@ -185,7 +185,7 @@ def test_a_lock_of_seconds_is_not_noticed_and_one_that_stays_is_told(used: Ledge
         told = pytest.raises(EnvironmentFailure, match="database is locked; end the process")
         with told, database.database_errors(used.storage.url):
             tried(used, toy_space())
-        assert time.monotonic() - began < 2 * database.BUSY
+        assert time.monotonic() - began < 2 * database.BUSY_SECONDS
     assert used.records() == before
     tried(used, toy_space())
     assert len(used.records()) == len(before) + 1
@@ -239,9 +239,9 @@ def test_a_full_disk_is_one_line_with_the_bytes_free_and_loses_nothing(tmp_path:
         assert len(caught.value.lines) == 1
         assert str(disk) in caught.value.lines[0]
         assert ledger.records()[: len(before)] == before
-        assert database.torn(disk / "ledger.db") is None
+        assert database.file_damage(disk / "ledger.db") is None
         filler.unlink()
-        ledger.mend(toy_space())
+        ledger.repair(toy_space())
         tried(ledger, toy_space())
         assert ledger.records()[-1].state == "COMPLETE"
         ledger.storage.engine.dispose()
@@ -303,7 +303,7 @@ def test_a_thousand_trials_cost_a_bounded_time_each(
     print(f"{told}; {took:.2f} s to open and read all, {file_of(ledger).stat().st_size:,} bytes")
     assert len(records) == len({record.key for record in records}) == 1000
     assert seconds[-1] < 5 * seconds[0]
-    assert database.torn(file_of(ledger)) is None
+    assert database.file_damage(file_of(ledger)) is None
 
 
 # made by another version

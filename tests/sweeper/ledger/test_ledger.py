@@ -23,7 +23,7 @@ from optuna.storages import RDBStorage
 
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.ledger.database import database_errors, existing_storage, open_storage
-from sweeper.ledger.ledger import Ledger, begun, create_ledger, load_ledger, sweep_names
+from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger, sweep_exists, sweep_names
 from sweeper.ledger.record import TrialRecord, trial_key
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
@@ -200,7 +200,7 @@ def test_sweeps_are_found_by_name_and_a_slip_is_answered(storage: RDBStorage, to
     assert sweep_names(storage) == ["qa_backbones"]
     with pytest.raises(ConfigError, match="did you mean 'qa_backbones'"):
         load_ledger(storage, "qa_backbone")
-    with pytest.raises(ConfigError, match="there is one of this name already"):
+    with pytest.raises(ConfigError, match="the name is taken"):
         create_ledger(storage, toy_space(), "qa_backbones")
 
 
@@ -283,7 +283,7 @@ class Trials(RuleBasedStateMachine):
 
     @rule()
     def mend(self) -> None:
-        self.ledger.mend(self.space)
+        self.ledger.repair(self.space)
         for number in self.running():
             if 4 in self.model[number]["heights"]:
                 self.model[number]["state"] = "COMPLETE"
@@ -345,7 +345,7 @@ def test_a_draw_that_was_cut_short_is_made_again(storage: RDBStorage, toy_space:
     for _ in range(4):
         asked(undisturbed, space)
         killed.study.ask()  # as far as a driver came that was killed before it noted the parameters
-        killed.mend(space)
+        killed.repair(space)
         asked(killed, space)
     assert [record.params for record in killed.records()] == [record.params for record in undisturbed.records()]
     assert len(killed.study.get_trials()) == 8
@@ -358,14 +358,14 @@ def test_a_trial_whose_last_epoch_is_on_record_is_finished(storage: RDBStorage, 
         number = asked(ledger, space).number
         for epoch in range(1, epochs + 1):
             ledger.report(number, evaluation(epoch, 0.2), None)
-    ledger.mend(space)
+    ledger.repair(space)
     assert [record.state for record in ledger.records()] == ["COMPLETE", "RUNNING"]
 
 
 def test_a_sweep_that_was_cut_short_while_it_was_noted_is_created_again(storage: RDBStorage, toy_space: Make) -> None:
     optuna.create_study(storage=storage, study_name="toy").set_user_attr("job", "tests.toy:JOB")
-    assert not begun(storage, "toy")
-    assert not begun(storage, "toy")
+    assert not sweep_exists(storage, "toy")
+    assert not sweep_exists(storage, "toy")
     ledger = create_ledger(storage, toy_space(), "toy")
-    assert begun(storage, "toy")
+    assert sweep_exists(storage, "toy")
     assert ledger.records() == []

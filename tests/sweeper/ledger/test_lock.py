@@ -16,7 +16,7 @@ import pytest
 from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import sweep_names
-from sweeper.ledger.lock import owned
+from sweeper.ledger.lock import sweep_lock
 from sweeper.storage import postgres
 from tests.support.processes import together
 from tests.support.servers import PASSWORD, Postgres
@@ -45,7 +45,7 @@ def machine(tmp_path: Path, name: str) -> Path:
 
 
 def own(folder: Path, ledger: str, told: Any) -> None:
-    with owned(folder, ledger):
+    with sweep_lock(folder, ledger):
         told.send(os.getpid())
         signal.pause()
 
@@ -57,7 +57,7 @@ def test_a_sweep_of_another_machine_is_refused_and_free_once_its_process_is_kill
     process = context.Process(target=own, args=(machine(tmp_path, "one"), ledger, there), daemon=True)
     process.start()
     pid, other = here.recv(), machine(tmp_path, "two")
-    with pytest.raises(EnvironmentFailure) as refused, owned(other, ledger):
+    with pytest.raises(EnvironmentFailure) as refused, sweep_lock(other, ledger):
         pass
     told = f"sweep toy: process {pid} on {socket.gethostname()} is running it; wait for it or stop it"
     assert refused.value.lines == (told,)
@@ -71,26 +71,26 @@ def test_a_sweep_of_another_machine_is_refused_and_free_once_its_process_is_kill
 def taken_within(folder: Path, ledger: str) -> Any:
     """The server takes a moment to see that a connection has ended."""
     while True:
-        claim = owned(folder, ledger)
+        claim = sweep_lock(folder, ledger)
         try:
             claim.__enter__()
         except EnvironmentFailure:
             continue
         claim.__exit__(None, None, None)
-        return owned(folder, ledger)
+        return sweep_lock(folder, ledger)
 
 
 @pytest.mark.slow
 def test_a_lock_that_is_lost_is_told_of(server: Postgres, ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = threading.Event()
-    with postgres.held(ledger, "sweep toy", lost.set, pulse=0.01):
-        with pytest.raises(postgres.Taken), postgres.held(ledger, "sweep toy", lost.set):
+    with postgres.hold_lock(ledger, "sweep toy", lost.set, pulse=0.01):
+        with pytest.raises(postgres.LockTaken), postgres.hold_lock(ledger, "sweep toy", lost.set):
             pass
         assert not lost.is_set()
         server.stop()
         assert lost.wait(PATIENCE)
     server.start()
-    with postgres.held(ledger, "sweep toy", lost.set):
+    with postgres.hold_lock(ledger, "sweep toy", lost.set):
         pass
 
 

@@ -12,7 +12,7 @@ from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.ledger.ranking import Spread, best_first, seed_spread
 from sweeper.ledger.record import best_evaluation
 from sweeper.monitor.progress import Progress
-from sweeper.monitor.status import Best, status
+from sweeper.monitor.status import BestTrial, status
 from sweeper.results.overview import sweep_overview
 from sweeper.space.search_space import SearchSpace
 from tests.support.commands import invoke
@@ -48,7 +48,7 @@ def test_status_progress_ls_and_compare_name_the_same_best_trial(repeated: Ledge
     for one in repeated.records():
         progress.update(one)
     (row,) = sweep_overview(repeated.storage)
-    assert status(repeated).best == Best(1, 0.5)
+    assert status(repeated).best == BestTrial(1, 0.5)
     assert progress.totals().endswith(", best 0.5000 (trial 1)")
     assert row[-1] == "0.5000"
     printed = {command: invoke(*command.split()).stdout for command in COMMANDS}

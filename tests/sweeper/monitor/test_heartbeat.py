@@ -18,7 +18,16 @@ from optuna.storages import RDBStorage
 
 from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.monitor import heartbeat
-from sweeper.monitor.heartbeat import BEAT, SILENT, Driver, as_driver, ask, driver_of, here, wish_for
+from sweeper.monitor.heartbeat import (
+    HEARTBEAT_SECONDS,
+    SILENT_SECONDS,
+    Driver,
+    driver_heartbeat,
+    driver_of,
+    process_namespace,
+    request_stop,
+    stop_request,
+)
 from sweeper.process.signals import Interrupt
 from sweeper.space.search_space import SearchSpace
 
@@ -35,8 +44,8 @@ def ledger(storage: RDBStorage, toy_space: Make) -> Ledger:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks and signs all the time."""
-    monkeypatch.setattr(heartbeat, "LOOK", 0.005)
-    monkeypatch.setattr(heartbeat, "BEAT", 0.0)
+    monkeypatch.setattr(heartbeat, "POLL_SECONDS", 0.005)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -49,16 +58,16 @@ def told() -> Iterator[threading.Event]:
 
 
 def test_a_driver_elsewhere_is_judged_by_its_last_sign_of_life() -> None:
-    assert ELSEWHERE.state(ELSEWHERE.seen + BEAT) == "running"
-    assert ELSEWHERE.state(ELSEWHERE.seen + SILENT + 1) == "silent"
+    assert ELSEWHERE.state(ELSEWHERE.seen + HEARTBEAT_SECONDS) == "running"
+    assert ELSEWHERE.state(ELSEWHERE.seen + SILENT_SECONDS + 1) == "silent"
     assert replace(ELSEWHERE, ended=1060.0).state(1061.0) == "ended"
 
 
 def test_a_driver_that_is_gone_from_this_machine_has_died() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
-    here_once = replace(ELSEWHERE, pid=process.pid, place=here())
-    assert here()
+    here_once = replace(ELSEWHERE, pid=process.pid, place=process_namespace())
+    assert process_namespace()
     assert here_once.state(1061.0) == "died"
     assert replace(here_once, pid=os.getpid()).state(1061.0) == "running"
     assert replace(here_once, place="").state(1061.0) == "running"  # nobody knows where to look
@@ -68,25 +77,25 @@ def test_a_killed_driver_that_nobody_has_buried_has_died() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert replace(ELSEWHERE, pid=process.pid, place=here()).state(1061.0) == "died"
+    assert replace(ELSEWHERE, pid=process.pid, place=process_namespace()).state(1061.0) == "died"
     process.communicate()
 
 
 def test_a_request_is_for_one_start_of_a_driver(ledger: Ledger) -> None:
-    ask(ledger, ELSEWHERE, "stop")
-    assert wish_for(ELSEWHERE, ledger.notes()) == "stop"
-    assert wish_for(replace(ELSEWHERE, id="b"), ledger.notes()) is None
-    ask(ledger, ELSEWHERE, "now")
-    assert wish_for(ELSEWHERE, ledger.notes()) == "now"
+    request_stop(ledger, ELSEWHERE, "stop")
+    assert stop_request(ELSEWHERE, ledger.latest_attributes()) == "stop"
+    assert stop_request(replace(ELSEWHERE, id="b"), ledger.latest_attributes()) is None
+    request_stop(ledger, ELSEWHERE, "now")
+    assert stop_request(ELSEWHERE, ledger.latest_attributes()) == "now"
 
 
 def test_a_driver_says_where_it_is_and_when_it_has_ended(ledger: Ledger) -> None:
-    with as_driver(ledger, Interrupt()):
-        driver = driver_of(ledger.notes())
+    with driver_heartbeat(ledger, Interrupt()):
+        driver = driver_of(ledger.latest_attributes())
         assert driver is not None
-        assert (driver.pid, driver.place) == (os.getpid(), here())
+        assert (driver.pid, driver.place) == (os.getpid(), process_namespace())
         assert driver.state(ledger.now()) == "running"
-    ended = driver_of(ledger.notes())
+    ended = driver_of(ledger.latest_attributes())
     assert ended is not None
     assert ended.id == driver.id
     assert ended.state(ledger.now()) == "ended"
@@ -103,9 +112,9 @@ def test_a_driver_goes_on_signing(ledger: Ledger, monkeypatch: pytest.MonkeyPatc
         return float(tick)
 
     monkeypatch.setattr(Ledger, "now", now)
-    with as_driver(ledger, Interrupt()):
+    with driver_heartbeat(ledger, Interrupt()):
         assert late.wait(PATIENCE)
-        driver = driver_of(ledger.notes())
+        driver = driver_of(ledger.latest_attributes())
     assert driver is not None
     assert (driver.started, driver.ended) == (100.0, None)
     assert driver.seen >= 103.0
@@ -113,12 +122,12 @@ def test_a_driver_goes_on_signing(ledger: Ledger, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("hurried")
 def test_a_driver_that_is_asked_gets_the_signal(ledger: Ledger, told: threading.Event) -> None:
-    with as_driver(ledger, Interrupt()):
-        ask(ledger, ELSEWHERE, "stop")  # for another
+    with driver_heartbeat(ledger, Interrupt()):
+        request_stop(ledger, ELSEWHERE, "stop")  # for another
         assert not told.wait(0.05)
-        driver = driver_of(ledger.notes())
+        driver = driver_of(ledger.latest_attributes())
         assert driver is not None
-        ask(ledger, driver, "stop")
+        request_stop(ledger, driver, "stop")
         assert told.wait(PATIENCE)
 
 
@@ -135,35 +144,35 @@ def test_a_driver_that_is_to_end_at_once_signs_off_before(ledger: Ledger, monkey
     left, states = threading.Event(), []
 
     def leave(signum: int) -> None:
-        driver = driver_of(ledger.notes())
+        driver = driver_of(ledger.latest_attributes())
         states.append((signum, driver and driver.ended is not None))
         left.set()
 
-    monkeypatch.setattr(heartbeat, "leave", leave)
-    with as_driver(ledger, Interrupt()):
-        driver = driver_of(ledger.notes())
+    monkeypatch.setattr(heartbeat, "exit_now", leave)
+    with driver_heartbeat(ledger, Interrupt()):
+        driver = driver_of(ledger.latest_attributes())
         assert driver is not None
-        ask(ledger, driver, "now")
+        request_stop(ledger, driver, "now")
         assert left.wait(PATIENCE)
     assert states[0] == (signal.SIGINT, True)
 
 
 @pytest.mark.usefixtures("hurried")
-def test_a_ledger_that_is_away_for_a_while_does_not_end_the_watch(
+def test_a_ledger_that_is_away_for_a_while_does_not_end_the_heartbeat(
     ledger: Ledger, told: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, tries = Ledger.notes, count()
+    read, tries = Ledger.latest_attributes, count()
 
-    def notes(self: Ledger) -> Any:
-        if threading.current_thread().name == "watch" and next(tries) < 3:
+    def failing(self: Ledger) -> Any:
+        if threading.current_thread().name == "heartbeat" and next(tries) < 3:
             raise sqlite3.OperationalError("database is locked")
         return read(self)
 
-    monkeypatch.setattr(Ledger, "notes", notes)
-    with as_driver(ledger, Interrupt()):
-        driver = driver_of(ledger.notes())
+    monkeypatch.setattr(Ledger, "latest_attributes", failing)
+    with driver_heartbeat(ledger, Interrupt()):
+        driver = driver_of(ledger.latest_attributes())
         assert driver is not None
-        ask(ledger, driver, "stop")
+        request_stop(ledger, driver, "stop")
         assert told.wait(PATIENCE)
     assert next(tries) > 3
 
@@ -171,10 +180,10 @@ def test_a_ledger_that_is_away_for_a_while_does_not_end_the_watch(
 def test_who_waits_hears_of_the_end(ledger: Ledger) -> None:
     now = ledger.now()
     driver = replace(ELSEWHERE, started=now, seen=now)
-    ledger.note(heartbeat.DRIVER, asdict(driver))
-    assert heartbeat.wait_for_driver(ledger, driver, patience=0.0, pause=pytest.fail) == "running"
+    ledger.set_attribute(heartbeat.DRIVER, asdict(driver))
+    assert heartbeat.wait_for_driver(ledger, driver, timeout=0.0, pause=pytest.fail) == "running"
 
     def meanwhile(_: float) -> None:
-        ledger.note(heartbeat.DRIVER, asdict(replace(driver, id="the next one")))
+        ledger.set_attribute(heartbeat.DRIVER, asdict(replace(driver, id="the next one")))
 
     assert heartbeat.wait_for_driver(ledger, driver, PATIENCE, meanwhile) == "ended"

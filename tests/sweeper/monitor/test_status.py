@@ -12,8 +12,8 @@ import pytest
 
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
-from sweeper.monitor.heartbeat import DRIVER, SILENT, Driver, ask, driver_of, sign_off
-from sweeper.monitor.status import active, duration_text, status
+from sweeper.monitor.heartbeat import DRIVER, SILENT_SECONDS, Driver, driver_of, request_stop, write_end
+from sweeper.monitor.status import duration_text, running_sweeps, status
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 from tests.support.commands import invoke
@@ -49,7 +49,7 @@ def signed(ledger: Ledger, ago: float = 0.0, **changes: object) -> Driver:
     """A driver on another machine, which was seen so many seconds ago."""
     now = ledger.now()
     driver = Driver("a", "node7", 4711, "elsewhere", started=now - ago - 200, seen=now - ago)
-    ledger.note(DRIVER, asdict(replace(driver, **changes)))  # type: ignore[arg-type]
+    ledger.set_attribute(DRIVER, asdict(replace(driver, **changes)))  # type: ignore[arg-type]
     return driver
 
 
@@ -70,7 +70,7 @@ def test_status_tells_of_the_driver_and_every_trial(ledger: Ledger) -> None:
 
 def test_status_as_json_has_the_same(ledger: Ledger) -> None:
     driver = signed(ledger)
-    ask(ledger, driver, "stop")
+    request_stop(ledger, driver, "stop")
     found = json.loads(invoke("status", "toy", "--json").stdout)
     assert (found["state"], found["asked"], found["process"]["pid"]) == ("running", "stop", 4711)
     assert found["trials"] == {"finished": 1, "pruned": 1, "failed": 1, "running": 1, "left": 4, "total": 8}
@@ -83,25 +83,25 @@ def test_status_as_json_has_the_same(ledger: Ledger) -> None:
 
 def test_status_says_that_a_stop_was_asked_for(ledger: Ledger) -> None:
     driver = signed(ledger)
-    ask(ledger, driver, "stop")
+    request_stop(ledger, driver, "stop")
     assert "  asked to stop; running trials save what they have" in status(ledger).lines()
-    ask(ledger, driver, "now")
+    request_stop(ledger, driver, "now")
     assert "  asked to stop at once" in status(ledger).lines()
 
 
 def test_status_needs_neither_the_job_nor_the_data(ledger: Ledger) -> None:
     space = {**ledger.attributes["search_space"], "job": "nowhere.at.all:JOB", "data": "/nowhere"}
-    ledger.note("search_space", space)
-    ledger.note("job", "nowhere.at.all:JOB")
+    ledger.set_attribute("search_space", space)
+    ledger.set_attribute("job", "nowhere.at.all:JOB")
     assert invoke("status", "toy").exit_code == 0
 
 
 def test_a_driver_that_is_silent_or_has_died_is_told_from_one_that_runs(ledger: Ledger) -> None:
     assert status(ledger).lines()[0] == "toy: not running"
-    signed(ledger, ago=SILENT + 50)
+    signed(ledger, ago=SILENT_SECONDS + 50)
     assert status(ledger).lines()[0].startswith("toy: silent: process 4711 on node7 was seen 2m3")
     assert "1 cut short" in status(ledger).lines()[1]
-    sign_off(ledger, signed(ledger))
+    write_end(ledger, signed(ledger))
     assert status(ledger).lines()[0] == "toy: not running"
     assert invoke("status", "toy").stderr == "next: sweeper resume toy\n"
 
@@ -109,11 +109,11 @@ def test_a_driver_that_is_silent_or_has_died_is_told_from_one_that_runs(ledger: 
 def test_without_a_name_all_sweeps_are_shown_whose_driver_has_not_ended(ledger: Ledger, toy_space: Make) -> None:
     for name in ("ended", "never"):
         create_ledger(ledger.storage, toy_space(), name)
-    assert active(ledger.storage) == []
+    assert running_sweeps(ledger.storage) == []
     assert invoke("status").stderr == "no sweep is running; next: sweeper ls\n"
     assert invoke("status", "--json").stdout == "[]\n"
-    signed(ledger, ago=SILENT + 50)
-    assert [one.sweep for one in active(ledger.storage)] == ["toy"]
+    signed(ledger, ago=SILENT_SECONDS + 50)
+    assert [one.sweep for one in running_sweeps(ledger.storage)] == ["toy"]
 
 
 def test_there_is_nothing_to_stop_where_no_driver_runs(ledger: Ledger) -> None:
@@ -127,12 +127,12 @@ def test_there_is_nothing_to_stop_where_no_driver_runs(ledger: Ledger) -> None:
 
 def test_a_driver_that_does_not_answer_is_told_with_the_place_to_look_at(ledger: Ledger) -> None:
     """It is asked all the same: it may only be cut off."""
-    driver = signed(ledger, ago=SILENT + 50)
+    driver = signed(ledger, ago=SILENT_SECONDS + 50)
     result = invoke("stop", "toy", "--now")
     assert result.exit_code == 4
     assert "process 4711 on node7 was seen 2m3" in result.stderr
     assert status(ledger).asked == "now"
-    assert driver_of(ledger.notes()) == driver
+    assert driver_of(ledger.latest_attributes()) == driver
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.2, "0s"), (41.0, "41s"), (200.4, "3m20s"), (7500.0, "2h5m")])

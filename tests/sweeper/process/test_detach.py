@@ -44,7 +44,7 @@ def toy(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "toy.yaml").write_text(TOY, encoding="utf-8")
     yield tmp_path
     with suppress(Exception):
-        driver = driver_of(ledger_in(tmp_path).notes())
+        driver = driver_of(ledger_in(tmp_path).latest_attributes())
         assert driver is not None
         for process in (psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)):
             process.kill()
@@ -115,7 +115,7 @@ def test_a_detached_sweep_goes_on_when_its_terminal_is_closed(toy: Path) -> None
         said += os.read(terminal, 4096)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGHUP
-    driver = driver_of(ledger_in(toy).notes())
+    driver = driver_of(ledger_in(toy).latest_attributes())
     assert driver is not None
     assert f"process {driver.pid};" in said.decode()
     with suppress(psutil.NoSuchProcess):
