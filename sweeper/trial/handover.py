@@ -99,10 +99,10 @@ def this_node() -> str:
 
 def read_processes(workdir: Path) -> list[ProcessAddress]:
     """Return the addresses of the trial's processes that are running or were killed, for the driver."""
-    return [place for file in sorted(workdir.glob(f"{PROCESS}*")) if (place := _read_address(file))]
+    return [place for file in sorted(workdir.glob(f"{PROCESS}*")) if (place := _read_process_address(file))]
 
 
-def _read_address(file: Path) -> ProcessAddress | None:
+def _read_process_address(file: Path) -> ProcessAddress | None:
     try:
         pid, _, node = file.read_text().partition(" ")
         return ProcessAddress(int(pid), node)
