@@ -185,4 +185,4 @@ def team_of(stores: Stores, mc: str, qa: str, end_to_end: str | None, ensemble: 
 
     if end_to_end:
         return teams.Team(end_to_end=find_checkpoint(end_to_end, stores))
-    return teams.two_stage_team(mc, qa, ensemble, stores)
+    return teams.make_two_stage_team(mc, qa, ensemble, stores)

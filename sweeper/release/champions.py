@@ -1,8 +1,7 @@
-"""Champions: the version of each job's registered model that MLflow calls `champion`, and the folder that holds it.
+"""Find and register champions: the model version with the alias `champion` of each job in MLflow's registry.
 
-The folders lie below `champions/` in the root, named by trial and content, and are never changed; MLflow holds where
-from and why. With a server, the files are uploaded to the trial's run as well, and fetched from there where they
-are missing.
+The files lie in folders below `champions/` in the root, named by trial and content, and never change. MLflow stores
+their origin. With an MLflow server, the files are also uploaded to the trial's run and downloaded when missing.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from sweeper.tracking.client import connect, mlflow_errors
 
 CHAMPION = "champion"
 FOLDER = "champions"
-LABEL = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"  # a sweep's name, a trial's number, and eight characters
+LABEL = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"  # sweep, trial number and start of the content's hash
 
 
 @dataclass(frozen=True)
 class Version:
-    """A registered model's version. `tags` has its lineage; `folder` is its place below the champions' folder."""
+    """Hold a version of a registered model. `tags` has its lineage; `folder` is relative to the champions' folder."""
 
     model: str
     number: int
@@ -43,13 +42,13 @@ class Version:
 
 @dataclass(frozen=True)
 class Registry:
-    """MLflow's model registry, as far as champions need it. Every method raises EnvironmentFailure."""
+    """Access MLflow's model registry. Every method raises EnvironmentFailure when MLflow does not answer."""
 
     stores: Stores
     client: Any
 
     def champions(self) -> list[str]:
-        """The models that have a champion."""
+        """Return the names of the models that have a champion."""
         with mlflow_errors(self.stores):
             models, token = [], None
             while token != "":
@@ -65,18 +64,18 @@ class Registry:
             found = self.client.get_model_version_by_alias(model, CHAMPION)
         if "folder" not in found.tags:
             raise EnvironmentFailure(
-                f"champion of {model}: version {found.version} in MLflow was not made by `sweeper promote`; take its "
-                f"alias {CHAMPION} away there, and promote a trial"
+                f"champion of {model}: version {found.version} in MLflow was not made by `sweeper promote`; remove its "
+                f"alias {CHAMPION} there, and promote a trial"
             )
         if not re.fullmatch(f"{NAME}/{LABEL}", place := found.tags["folder"]):
             raise EnvironmentFailure(
-                f"champion of {model}: MLflow has version {found.version} in {place!r}, which is no place below "
+                f"champion of {model}: MLflow has version {found.version} in {place!r}, which is no folder below "
                 f"{FOLDER}; promote a trial again"
             )
         return Version(model, int(found.version), found.run_id or None, dict(found.tags))
 
     def register(self, model: str, folder: str, run_id: str | None, tags: Mapping[str, str]) -> Version:
-        """A new version of `model`, whose files lie in `folder` below the champions' folder; not yet champion."""
+        """Create a version of `model` with its files in `folder` below the champions' folder, without the alias."""
         with mlflow_errors(self.stores):
             if not self.client.search_registered_models(f"name = '{model}'"):
                 self.client.create_registered_model(model)
@@ -85,13 +84,13 @@ class Registry:
             made = self.client.create_model_version(model, source, run_id, tags=tags, await_creation_for=None)
             return Version(model, int(made.version), run_id, tags)
 
-    def crown(self, version: Version) -> None:
-        """Make it its model's one champion."""
+    def make_champion(self, version: Version) -> None:
+        """Set the alias `champion` to this version; the model's previous champion loses it."""
         with mlflow_errors(self.stores):
             self.client.set_registered_model_alias(version.model, CHAMPION, str(version.number))
 
-    def place(self, version: Version) -> Path:
-        """The folder of the version's files on this machine, downloaded first where a server has them."""
+    def local_folder(self, version: Version) -> Path:
+        """Return the folder of the version's files on this machine; download them first if they are on a server."""
         folder = self.stores.root / FOLDER / version.folder
         if self.stores.remote and not folder.is_dir():
             self._download(version, folder)
@@ -105,8 +104,11 @@ class Registry:
             rename_synced(Path(found), folder, replace=True)
 
     def _source(self, folder: str, run_id: str | None) -> str:
-        """Where MLflow is to find the files. Nothing is copied into a database's artifacts; a server takes only
-        what it holds itself, as a path of this machine would tell others nothing."""
+        """Return the address of the files for MLflow.
+
+        Without a server it is the local folder, and nothing is copied. With a server the files are uploaded first,
+        because other machines cannot read this machine's folder.
+        """
         path = self.stores.root / FOLDER / folder
         if not self.stores.remote:
             return path.as_uri()
@@ -115,25 +117,25 @@ class Registry:
 
 
 def open_registry(stores: Stores) -> Registry:
-    """Raises EnvironmentFailure when MLflow's store does not answer."""
+    """Connect to MLflow's registry. Raises EnvironmentFailure when its store does not answer."""
     return Registry(stores, connect(stores))
 
 
 def champion(job: str, stores: Stores) -> Path:
-    """The folder of the job's champion, an undamaged checkpoint without what only training needs.
+    """Return the folder of the job's champion: an undamaged checkpoint without training state.
 
     >>> champion("qa", stores)
     PosixPath('…/champions/qa/qa_backbones-3-1f0c2e9a')
 
     Raises ConfigError when the job has none, EnvironmentFailure when its files are missing or damaged.
     """
-    if sqlite_is_absent(stores.tracking):  # opening it would make it
+    if sqlite_is_absent(stores.tracking):  # opening it would create it
         raise ConfigError(f"job {job}: has no champion; {_champion_cure(job, [])}")
     registry = open_registry(stores)
     version = registry.champion(job)
     if version is None:
         raise ConfigError(f"job {job}: has no champion; {_champion_cure(job, registry.champions())}")
-    folder = registry.place(version)
+    folder = registry.local_folder(version)
     if problem := damage(folder):
         raise EnvironmentFailure(
             f"champion of {job}, {problem}; promote trial {version.tags['trial']} again, or another with --force"

@@ -1,4 +1,4 @@
-"""Write a folder that answers questions by itself, offline."""
+"""Write a self-contained folder that answers questions offline."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jobs.answering.offline import TEAM
 from jobs.checkpoint import copy_answering_part, write_json
 from jobs.files import atomic, disk_errors
 from sweeper.errors import ConfigError, EnvironmentFailure
-from sweeper.release.submit import NOT_WRITTEN, check_place
-from sweeper.release.teams import END_TO_END, READER, SELECTOR, Team, fitted, two_stages
+from sweeper.release.submit import NOT_WRITTEN, check_output_folder
+from sweeper.release.teams import END_TO_END, READER, SELECTOR, Team, fit_weight, load_two_stages
 from sweeper.storage.settings import Stores
 
 PROGRAM = """# Answers the questions in two files with the models beside this one; works offline.
@@ -43,25 +43,26 @@ REQUIRED = (
 
 
 def export_team(team: Team, output: Path, stores: Stores, weight: float | None = None) -> str:
-    """Write a folder that answers questions without this project's stores: checkpoints without what only training
-    needs, `answer.py`, the jobs it uses, pinned requirements, and SHA256SUMS of it all. Returns a word on the
-    weight, which is fitted as `answer` does.
+    """Write a folder that answers questions without this project's stores, and return a note on the weight.
 
-    Raises ConfigError when the folder exists and is not empty, EnvironmentFailure when the disk does not take it.
+    The folder has the checkpoints without training state, `answer.py`, the code of `jobs`, pinned requirements, and
+    SHA256SUMS of all files. Without `weight`, the weight is fitted as by `team_answers`.
+
+    Raises ConfigError when the folder exists and is not empty, EnvironmentFailure when it cannot be written.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"{output}: is there and not empty; name a new folder")
-    check_place(output)
-    told = "end to end"
+        raise ConfigError(f"{output}: exists and is not empty; name a new folder")
+    check_output_folder(output)
+    note = "end to end"
     if team.selector and weight is None:
-        weight, told = fitted(team, *two_stages(team, stores.root / "features"))
+        weight, note = fit_weight(team, *load_two_stages(team, stores.root / "features"))
     elif team.selector:
-        told = f"weight {weight} as given"
+        note = f"weight {weight} as given"
     with disk_errors(EnvironmentFailure, NOT_WRITTEN, output), atomic(output) as part:
         part.mkdir()
         _fill(part, team, weight or 0.0)
         faults.point("export.rename")
-    return told
+    return note
 
 
 def _fill(folder: Path, team: Team, weight: float) -> None:
@@ -76,7 +77,7 @@ def _fill(folder: Path, team: Team, weight: float) -> None:
 
 
 def _copy_code(package: Path, target: Path) -> None:
-    """Without the modes it was installed with: who may read an export is for its owner to say."""
+    """Copy the Python files without their file modes, so that the umask decides who may read the export."""
     for path in package.rglob("*.py"):
         place = target / path.relative_to(package)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ def _copy_code(package: Path, target: Path) -> None:
 
 
 def _copy_checkpoints(team: Team, weight: float, output: Path) -> Mapping[str, Any]:
-    """Copies the checkpoints; tells `answer.py` where they are."""
+    """Copy the checkpoints and return their folders' names for `answer.py`."""
     if team.end_to_end:
         return {END_TO_END: copy_answering_part(team.end_to_end, output / END_TO_END).name}
     assert team.selector

@@ -1,4 +1,4 @@
-"""Find a checkpoint by the name a person gives it."""
+"""Find a checkpoint by the name that a user writes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sweeper.storage.settings import Stores
 
 
 def find_checkpoint(text: str, stores: Stores) -> Path:
-    """The checkpoint folder that `text` means: one on disk, a job's champion, or a trial's.
+    """Return the checkpoint folder of a path, of a bucket address, of `JOB@champion`, of a sweep or of SWEEP/NUMBER.
 
     >>> find_checkpoint("qa@champion", stores)
     PosixPath('…/champions/qa/qa_backbones-3-1f0c2e9a')
 
-    Raises ConfigError when nothing of this name is there, EnvironmentFailure when it is damaged.
+    Raises ConfigError when nothing has this name, EnvironmentFailure when the checkpoint is damaged.
     """
     if checkpoints.is_remote(text):
         return checkpoints.local(text, stores.root)
@@ -34,10 +34,10 @@ def find_checkpoint(text: str, stores: Stores) -> Path:
 
 
 def _folder(text: str) -> Path | None:
-    """The folder that `text` is the path of, if it is meant as one."""
+    """Return `text` as a folder if it is the path of a checkpoint or is written like a path; else None."""
     try:
         folder = Path(text).expanduser()
-        meant = (folder / MANIFEST).is_file() or (folder.is_dir() and text.startswith((".", "/", "~")))
-    except (OSError, RuntimeError):  # a name too long, or ~somebody who is not there
+        is_path = (folder / MANIFEST).is_file() or (folder.is_dir() and text.startswith((".", "/", "~")))
+    except (OSError, RuntimeError):  # the name is too long, or ~name is no user
         return None
-    return folder if meant else None
+    return folder if is_path else None

@@ -1,8 +1,8 @@
-"""Which trial is its job's champion, and the one way to become it.
+"""Promote a trial to its job's champion.
 
-The rule: on the same validation data and by the same metric, the higher score wins; of equals the trial that the
-ledger knew first. So the outcome does not depend on the order in which trials are promoted, which a rule that asked
-for significance would: an early one could keep out all that are a little better. The paired test is told with it.
+On the same validation data and metric the better score wins; of equal scores the older trial. The result does not
+depend on the order of promotions. A rule that required significance would depend on it: an early champion could keep
+out every trial that is only slightly better. The p-value of the paired test is reported as information.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from sweeper.secrets import redacted_values
 from sweeper.space.sections import NAME
 from sweeper.storage.settings import Stores
 
-PATIENCE = 900.0  # seconds to wait while others copy checkpoints
+LOCK_SECONDS = 900.0  # longest wait while other promotions copy checkpoints
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """A trial as far as it is compared: the score of its best evaluation and what that was measured by.
+    """Hold what a promotion compares: the score of a trial's best evaluation, and how it was measured.
 
-    trial_id   its number in the ledger's database; of equal scores the lower one wins
-    profile    the metric profile, which decides what counts as right
+    trial_id   the trial's number in the ledger's database; of equal scores the lower number wins
+    profile    the metric profile, which defines a right answer
     """
 
     trial: str
@@ -52,19 +52,19 @@ class Entrant:
 
     @property
     def rank(self) -> tuple[float, int, str]:
-        """The lowest is the best."""
+        """Return a sort key; the best entrant has the lowest."""
         return (-self.score if self.direction == "max" else self.score, self.trial_id, self.trial)
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """What became of a promotion.
+    """Hold the result of a promotion.
 
-    promoted  whether the trial is champion now and was not before
+    promoted  True if the trial became champion and was not champion before
     reason    one sentence that says why
-    version   the champion's version now, `folder` its checkpoint
-    previous  the champion until then, as it was compared
-    p         of the paired test between the two; None where they cannot be compared question by question
+    version   the version of the champion after the promotion; `folder` is its checkpoint
+    previous  the champion before the promotion
+    p         the p-value of the paired test between the two; None if they cannot be compared by question
     """
 
     job: str
@@ -77,7 +77,7 @@ class Promotion:
     p: float | None
 
     def lines(self) -> list[str]:
-        """What became of it, for people."""
+        """Return the result as lines for the user."""
         version = f"{self.job} (version {self.version})"
         if self.promoted:
             return [f"{self.trial.trial} is champion of {version}: {self.reason}", f"  {self.folder}"]
@@ -98,35 +98,36 @@ def promote(trial: Trial, stores: Stores, *, force: bool = False, significant: b
     >>> promote(find_trial("qa_backbones", storage), stores).reason
     'exact_match 0.8315 beats 0.8106 of qa_small/2 (paired test: p = 0.003)'
 
-    `significant` asks for p below 0.05 as well; `force` asks for nothing and is noted with the version. Any number
-    may be promoted at once on machines that share the root: they take turns.
+    `significant` also requires p < 0.05. `force` skips the comparison and is stored with the version. Promotions
+    on machines that share the root run one after the other.
 
-    Raises ConfigError when the two were measured on different data or by different metrics, EnvironmentFailure
-    when the checkpoint is not kept or damaged or MLflow does not answer, DataFailure when `significant` is asked
-    for and the answers cannot be compared.
+    Raises ConfigError when data or metrics of the two differ, EnvironmentFailure when the checkpoint is missing or
+    damaged or MLflow does not answer, DataFailure when `significant` is set and the paired test cannot be made.
     """
-    job, entrant, checkpoint = job_name(trial), entrant_of(trial), trial.checkpoint(stores.root)
-    content, registry = _content(checkpoint), open_registry(stores)
+    job, entrant, checkpoint = job_name(trial), make_entrant(trial), trial.checkpoint(stores.root)
+    content, registry = _existing_fingerprint(checkpoint), open_registry(stores)
     _check_run(trial, stores)
     with promotion_lock(stores.root / FOLDER, job):
         version = registry.champion(job)
-        champion = entrant_in(version.tags) if version else None
+        champion = read_entrant(version.tags) if version else None
         p = _p_against_champion(trial, version, registry) if version and champion != entrant else None
-        decision = decide(entrant, champion, p, force=force, significant=significant)
+        decision = decide_promotion(entrant, champion, p, force=force, significant=significant)
         if version is None or decision.wins:
-            tags = lineage(trial, entrant, content, champion, p, forced=force)
-            version = _enthrone(trial, checkpoint, tags, registry)
+            tags = lineage_tags(trial, entrant, content, champion, p, forced=force)
+            version = _register_champion(trial, checkpoint, tags, registry)
         elif champion == entrant:
             _install(checkpoint, stores.root / FOLDER / version.folder)
     folder = stores.root / FOLDER / version.folder
     return Promotion(job, entrant, decision.wins, decision.reason, version.number, folder, champion, p)
 
 
-def decide(
+def decide_promotion(
     entrant: Entrant, champion: Entrant | None, p: float | None, *, force: bool = False, significant: bool = False
 ) -> Decision:
-    """Whether `entrant` takes the champion's place, and why. Raises ConfigError when the two cannot be compared,
-    DataFailure when `significant` is asked for and there is no p."""
+    """Decide if `entrant` replaces the champion, and say why.
+
+    Raises ConfigError when the two cannot be compared, DataFailure when `significant` is set and `p` is None.
+    """
     if champion is None:
         return Decision(True, f"the first champion, with {entrant.objective} {entrant.score:.4f}")
     if champion == entrant:
@@ -134,25 +135,25 @@ def decide(
     if force:
         return Decision(True, f"replaces {champion.trial} ({champion.objective} {champion.score:.4f}) by force")
     _check_comparable(entrant, champion)
-    told = "" if p is None else f" (paired test: p = {p:.2g})"
+    test = "" if p is None else f" (paired test: p = {p:.2g})"
     if entrant.rank >= champion.rank:
         equal = entrant.score == champion.score
         relation = "equals the older" if equal else "does not reach"
-        return Decision(False, _outcome_text(entrant, relation, champion, told))
+        return Decision(False, _outcome_text(entrant, relation, champion, test))
     if significant and p is None:
         raise DataFailure(
-            f"trial {entrant.trial}: no paired test against the champion {champion.trial}, as predictions are "
+            f"trial {entrant.trial}: no paired test against the champion {champion.trial}, because predictions are "
             f"missing, the data has changed, the scores recomputed from predictions are not the reported ones, or "
             f"{entrant.objective} is no score per question; leave out --significant"
         )
     if significant and p is not None and p >= ALPHA:
-        return Decision(False, _outcome_text(entrant, "cannot be told from", champion, told))
+        return Decision(False, _outcome_text(entrant, "cannot be told from", champion, test))
     relation = "equals, and is older than," if entrant.score == champion.score else "beats"
-    return Decision(True, _outcome_text(entrant, relation, champion, told))
+    return Decision(True, _outcome_text(entrant, relation, champion, test))
 
 
-def _outcome_text(entrant: Entrant, relation: str, champion: Entrant, told: str) -> str:
-    return f"{entrant.objective} {entrant.score:.4f} {relation} {champion.score:.4f} of {champion.trial}{told}"
+def _outcome_text(entrant: Entrant, relation: str, champion: Entrant, test: str) -> str:
+    return f"{entrant.objective} {entrant.score:.4f} {relation} {champion.score:.4f} of {champion.trial}{test}"
 
 
 def _check_comparable(entrant: Entrant, champion: Entrant) -> None:
@@ -169,15 +170,15 @@ def _check_comparable(entrant: Entrant, champion: Entrant) -> None:
 
 
 def job_name(trial: Trial) -> str:
-    """The job's own name, which its registered model bears. Raises ConfigError when it cannot be a folder's."""
+    """Return the name of the job and its registered model. Raises ConfigError when it cannot name a folder."""
     name = get_job(trial.job).name
     if not re.fullmatch(NAME, name):
         raise ConfigError(f"job {trial.job}: {name!r} cannot name a model; use A-Z a-z 0-9 . _ - in its Job")
     return name
 
 
-def entrant_of(trial: Trial) -> Entrant:
-    """Raises ConfigError when the trial has failed or has no score yet."""
+def make_entrant(trial: Trial) -> Entrant:
+    """Return the trial as an Entrant. Raises ConfigError when it has failed or has no score yet."""
     record, ledger = trial.record, trial.ledger
     if record.value is None or record.state not in ("COMPLETE", "PRUNED"):
         raise ConfigError(
@@ -195,16 +196,16 @@ def entrant_of(trial: Trial) -> Entrant:
     )
 
 
-def entrant_in(tags: Mapping[str, str]) -> Entrant:
-    """The entrant that `lineage` has noted."""
+def read_entrant(tags: Mapping[str, str]) -> Entrant:
+    """Read the Entrant that `lineage_tags` wrote."""
     values: dict[str, Any] = {name: tags[name] for name in Entrant.__dataclass_fields__}
     return Entrant(**{**values, "trial_id": int(values["trial_id"]), "score": float(values["score"])})
 
 
-def lineage(
+def lineage_tags(
     trial: Trial, entrant: Entrant, content: str, previous: Entrant | None, p: float | None, *, forced: bool
 ) -> dict[str, str]:
-    """Where a version comes from, as its tags: how to make it again and why it became champion."""
+    """Return the tags of a version: how to reproduce it, and why it became champion."""
     attributes, record = trial.ledger.attributes, trial.record
     return {
         **{name: str(value) for name, value in asdict(entrant).items()},
@@ -223,32 +224,32 @@ def lineage(
 
 
 def checkpoint_fingerprint(checkpoint: Path) -> str:
-    """SHA-256 of the manifest of what answering needs: the same for a checkpoint and its copy."""
+    """Return the SHA-256 of the manifest of the files for answering; a checkpoint and its copy have the same."""
     text = json.dumps(answering_part(checkpoint), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def folder_name(trial: Trial, content: str) -> str:
-    """Readable, and of its own for every content, so that no folder ever has to change.
+def champion_folder_name(trial: Trial, content: str) -> str:
+    """Return a readable folder name that differs for every content, so that a folder never changes.
 
-    A version's number is known only once MLflow has noted where the files are.
+    The name cannot have the version's number: MLflow assigns it after it has the folder.
     """
     return f"{trial.name.replace('/', '-')}-{content[:8]}"
 
 
 @contextmanager
 def promotion_lock(folder: Path, job: str) -> Iterator[None]:
-    """One promotion of a job at a time; the kernel frees the lock when the process dies.
+    """Allow one promotion of a job at a time; the kernel releases the lock when the process dies.
 
-    MLflow's alias belongs to whoever sets it last, and nothing in it makes "read, compare, set" one step.
+    MLflow cannot read, compare and set an alias in one step: the last writer wins.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = FileLock(folder / f"{job}.lock")
     try:
-        lock.acquire(timeout=PATIENCE)
+        lock.acquire(timeout=LOCK_SECONDS)
     except Timeout:
         raise EnvironmentFailure(
-            f"champion of {job}: another promotion has held {folder / job}.lock for {PATIENCE:g} s; end that process"
+            f"champion of {job}: another promotion holds {folder / job}.lock for {LOCK_SECONDS:g} s; end that process"
         ) from None
     except OSError as error:  # for example, the lock file is a symbolic link, which FileLock refuses
         line = disk_error_line(error, "remove it", folder / f"{job}.lock")
@@ -259,21 +260,21 @@ def promotion_lock(folder: Path, job: str) -> Iterator[None]:
         lock.release()
 
 
-def _enthrone(trial: Trial, checkpoint: Path, tags: Mapping[str, str], registry: Registry) -> Version:
-    """Files first, alias last: cut short anywhere, the old champion stays and is whole."""
+def _register_champion(trial: Trial, checkpoint: Path, tags: Mapping[str, str], registry: Registry) -> Version:
+    """Copy the files first and set the alias last, so that an interruption leaves the old champion intact."""
     job = job_name(trial)
-    folder = f"{job}/{folder_name(trial, tags['manifest_sha256'])}"
+    folder = f"{job}/{champion_folder_name(trial, tags['manifest_sha256'])}"
     _install(checkpoint, registry.stores.root / FOLDER / folder)
     version = registry.register(job, folder, trial.record.run_id, tags)
     faults.point("promotion.alias")
-    registry.crown(version)
+    registry.make_champion(version)
     return version
 
 
 def _check_run(trial: Trial, stores: Stores) -> None:
     if stores.remote and not trial.record.run_id:
         raise EnvironmentFailure(
-            f"trial {trial.name}: MLflow at {stores.address} has no run of it to keep the files; "
+            f"trial {trial.name}: MLflow at {stores.address} has no run for its files; "
             f"run `sweeper sync {trial.ledger.name}` first"
         )
 
@@ -290,13 +291,13 @@ def _install(checkpoint: Path, folder: Path) -> None:
         ) from None
 
 
-def _content(checkpoint: Path) -> str:
-    """Its fingerprint. Raises EnvironmentFailure when the checkpoint went meanwhile, as a running sweep's may."""
+def _existing_fingerprint(checkpoint: Path) -> str:
+    """Return the checkpoint's fingerprint. Raises EnvironmentFailure when a running sweep has just deleted it."""
     try:
         return checkpoint_fingerprint(checkpoint)
     except (OSError, ValueError):
         raise EnvironmentFailure(
-            f"checkpoint {checkpoint}: is no longer kept, as its sweep found better ones; name the sweep's best trial"
+            f"checkpoint {checkpoint}: was deleted, because its sweep found better trials; name the sweep's best trial"
         ) from None
 
 
@@ -307,9 +308,9 @@ def _p_against_champion(trial: Trial, version: Version, registry: Registry) -> f
     """
     if version.tags["data_fingerprint"] != trial.ledger.attributes["data_fingerprint"]:
         return None
-    objective, champion = trial.ledger.objective, entrant_in(version.tags)
+    objective, champion = trial.ledger.objective, read_entrant(version.tags)
     try:
-        data, given = validation_data(trial), load_json(registry.place(version) / PREDICTIONS)
+        data, given = validation_data(trial), load_json(registry.local_folder(version) / PREDICTIONS)
         own = verified_scores(trial, data, trial.predictions())
         other = question_scores(data, given, champion.trial, metric_profile(trial))
         if champion.profile == metric_profile(trial):  # else its score was computed by another definition

@@ -1,4 +1,4 @@
-"""Answer the questions of a contest and write its CSV file."""
+"""Answer the questions of a contest and write the submission CSV."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NOT_WRITTEN = "nothing was written; free disk space or name another place"
 def submit_answers(
     team: Team, context: Path, test: Path, output: Path, stores: Stores, weight: float | None
 ) -> Answers:
-    """Answer the questions of `test` and write them to `output`, or write nothing.
+    """Answer the questions of `test` and write the answers to `output`.
 
-    Raises Failure with a line for each answer that a contest would refuse.
+    Raises Failure with one line for each answer that a contest would refuse; nothing is written then.
     """
-    check_place(output)
+    check_output_folder(output)
     data = read_unlabelled(context, test)
     answers = team_answers(team, data, stores.root / "features", weight)
     if problems := submission.submission_problems(data, data.test, answers.rows):
@@ -33,15 +33,15 @@ def submit_answers(
 
 
 def record_submission(team: Team, answers: Answers, output: Path, stores: Stores) -> None:
-    """Note a submission in MLflow: the file, and which models made it. Raises EnvironmentFailure."""
+    """Store a submission in MLflow: the file and the checkpoints that made it. Raises EnvironmentFailure."""
     from sweeper.tracking.client import log_single_run
 
-    made = {f"checkpoint.{place}": str(folder) for place, folder in enumerate(team.members())}
-    tags = {**made, "sha256": hashlib.sha256(output.read_bytes()).hexdigest(), "answering": answers.note}
+    members = {f"checkpoint.{index}": str(folder) for index, folder in enumerate(team.members())}
+    tags = {**members, "sha256": hashlib.sha256(output.read_bytes()).hexdigest(), "answering": answers.note}
     log_single_run(stores, "submissions", output.name, tags, {"weight": answers.weight}, [output])
 
 
-def check_place(output: Path) -> None:
-    """Before hours of work: that the folder to write in is there. Raises EnvironmentFailure."""
+def check_output_folder(output: Path) -> None:
+    """Raise EnvironmentFailure when the folder to write into does not exist. Called before hours of work."""
     if not output.absolute().parent.is_dir():
-        raise EnvironmentFailure(f"{output}: its folder {output.parent} is not there; make it, or name another place")
+        raise EnvironmentFailure(f"{output}: folder {output.parent} does not exist; create it, or name another place")

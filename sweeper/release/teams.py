@@ -1,4 +1,4 @@
-"""From trained models to what leaves the house: a submission, or a folder that answers by itself."""
+"""Answer questions with a team of trained models, as submissions and exports need it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SELECTOR, READER, END_TO_END = "mc", "qa", "longformer"
 
 @dataclass(frozen=True)
 class Team:
-    """Checkpoints that answer together: a selector and one reader or several, or one model that does both."""
+    """Hold the checkpoints that answer together: a selector and readers, or one end-to-end model."""
 
     selector: Path | None = None
     readers: tuple[Path, ...] = ()
@@ -35,36 +35,39 @@ class Team:
 
 @dataclass(frozen=True)
 class Answers:
-    """`weight` is the reader's in the sum of both scores, 0 for the plain pipeline and end to end; `note` says
-    where it comes from."""
+    """Hold a team's answers.
+
+    weight  the weight of the reader's score in the sum of both scores; 0 for the plain pipeline and end to end
+    note    one phrase on the origin of the weight
+    """
 
     rows: Sequence[Answer]
     weight: float
     note: str
 
 
-def two_stage_team(selector: str, reader: str, ensemble: int, stores: Stores) -> Team:
-    """The team of a selector and a reader, or of the `ensemble` best readers of one sweep.
+def make_two_stage_team(selector: str, reader: str, ensemble: int, stores: Stores) -> Team:
+    """Return the team of a selector and a reader, or of a selector and the `ensemble` best readers of a sweep.
 
-    Raises ConfigError when there are not as many whose checkpoints were kept.
+    Raises ConfigError when the sweep kept fewer checkpoints.
     """
     readers = [find_checkpoint(reader, stores)] if ensemble == 1 else best_readers(reader, ensemble, stores)
     return Team(selector=find_checkpoint(selector, stores), readers=tuple(readers))
 
 
 def best_readers(sweep: str, count: int, stores: Stores) -> list[Path]:
-    """Checkpoints of a sweep's best trials, best first."""
+    """Return the checkpoints of a sweep's best trials, best first."""
     from sweeper.ledger.database import existing_storage
     from sweeper.ledger.ledger import load_ledger
     from sweeper.ledger.lookup import Trial
 
     name, number = split(sweep)
     if number is not None or Path(name).is_dir() or "@" in name:
-        raise ConfigError(f"--ensemble {count}: takes the best readers of a sweep; name it with --qa SWEEP")
+        raise ConfigError(f"--ensemble {count}: needs the best readers of a sweep; name one with --qa SWEEP")
     ledger = load_ledger(existing_storage(stores.ledger), name)
     ranked = best_first(ledger.records(), ledger.direction)
-    there = checkpoints.still_stored(record.checkpoint for record in ranked)
-    kept = [Trial(ledger, record) for record in ranked if record.checkpoint in there]
+    stored = checkpoints.still_stored(record.checkpoint for record in ranked)
+    kept = [Trial(ledger, record) for record in ranked if record.checkpoint in stored]
     if len(kept) < count:
         raise ConfigError(
             f"--ensemble {count}: sweep {name} has kept {len(kept)} checkpoints; ask for fewer, or run it again "
@@ -74,37 +77,42 @@ def best_readers(sweep: str, count: int, stores: Stores) -> list[Path]:
 
 
 def team_answers(team: Team, data: Data, cache: Path, weight: float | None = None) -> Answers:
-    """The team's answers to the unlabelled questions of `data`. Without a `weight` one is fitted on the validation
-    questions of the reader's own data, if that is still there.
+    """Return the team's answers to the unlabelled questions of `data`.
 
-    Raises CheckpointError or BackboneError for a checkpoint that cannot be used.
+    Without `weight`, the weight is fitted on the validation questions of the reader's data, if that data still
+    exists. Raises CheckpointError or BackboneError for a checkpoint that cannot be used.
     """
     if team.end_to_end:
         model = answering.load_answering_model(team.end_to_end, END_TO_END, cache)
         return Answers(answering.end_to_end(model, data, data.test), 0.0, "end to end")
-    selector, readers = two_stages(team, cache)
-    chosen, told = (weight, f"weight {weight} as given") if weight is not None else fitted(team, selector, readers)
-    return Answers(answering.pipeline(selector, readers, data, data.test, chosen), chosen, told)
+    selector, readers = load_two_stages(team, cache)
+    chosen, note = (weight, f"weight {weight} as given") if weight is not None else fit_weight(team, selector, readers)
+    return Answers(answering.pipeline(selector, readers, data, data.test, chosen), chosen, note)
 
 
-def two_stages(team: Team, cache: Path) -> tuple[answering.Model, list[answering.Model]]:
-    """The selector and the readers, loaded."""
+def load_two_stages(team: Team, cache: Path) -> tuple[answering.Model, list[answering.Model]]:
+    """Load the selector and the readers."""
     assert team.selector
     selector = answering.load_answering_model(team.selector, SELECTOR, cache)
     return selector, [answering.load_answering_model(folder, READER, cache) for folder in team.readers]
 
 
-def fitted(team: Team, selector: answering.Model, readers: Sequence[answering.Model]) -> tuple[float, str]:
-    """The weight with the most exact matches on the validation questions of the reader's own data, and a word on it;
-    0 where these are no longer there."""
-    made = identity(team.readers[0])
+def fit_weight(team: Team, selector: answering.Model, readers: Sequence[answering.Model]) -> tuple[float, str]:
+    """Return the weight with the most exact matches on the validation questions of the reader's data, and a note.
+
+    The weight is 0 when this data is missing or has changed.
+    """
+    trained = identity(team.readers[0])
     try:
-        data = read_data(made["data"])
+        data = read_data(trained["data"])
     except DataError:
-        return 0.0, f"plain pipeline, as the validation questions in {made['data']} are not there to fit a weight on"
-    if data.fingerprint != made["data_fingerprint"]:
-        return 0.0, f"plain pipeline, as {made['data']} has changed since the reader was trained on it"
-    profile = str(made["params"].get("metric_profile", "strict"))
+        return (
+            0.0,
+            f"plain pipeline, as {trained['data']} has no validation questions to fit a weight on",
+        )
+    if data.fingerprint != trained["data_fingerprint"]:
+        return 0.0, f"plain pipeline, as {trained['data']} has changed since the reader was trained on it"
+    profile = str(trained["params"].get("metric_profile", "strict"))
     weight = evaluation.fitted_weight(data, selector, readers, profile)
-    helps = "soft two stages" if weight else "plain pipeline"
-    return weight, f"{helps}: weight {weight:.2f} fitted on {len(data.valid)} validation questions"
+    method = "soft two stages" if weight else "plain pipeline"
+    return weight, f"{method}: weight {weight:.2f} fitted on {len(data.valid)} validation questions"

@@ -72,5 +72,5 @@ def test_another_machine_fetches_the_champion(trial: Trial, address: str, tmp_pa
 
 
 def test_a_trial_the_server_does_not_know_is_refused(trial: Trial, address: str, tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFailure, match=r"trial toy/0: MLflow at http.* has no run of it"):
+    with pytest.raises(EnvironmentFailure, match=r"trial toy/0: MLflow at http.* has no run for its files"):
         promote(trial, machine(tmp_path / "here", address))

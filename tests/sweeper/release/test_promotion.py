@@ -30,7 +30,7 @@ from sweeper.ledger.lookup import Trial, find_trial
 from sweeper.release import promotion
 from sweeper.release.champions import Version, champion, open_registry
 from sweeper.release.lookup import find_checkpoint
-from sweeper.release.promotion import Entrant, Promotion, decide, entrant_in, promote
+from sweeper.release.promotion import Entrant, Promotion, decide_promotion, promote, read_entrant
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
@@ -108,32 +108,32 @@ def entrant(**changes: Any) -> Entrant:
 
 
 def test_the_higher_score_wins_and_the_test_is_told() -> None:
-    assert decide(entrant(), None, None).wins
-    better = decide(entrant(trial="a/2", score=0.82), entrant(), 0.3)
+    assert decide_promotion(entrant(), None, None).wins
+    better = decide_promotion(entrant(trial="a/2", score=0.82), entrant(), 0.3)
     assert better.wins
     assert better.reason == "exact_match 0.8200 beats 0.8000 of a/1 (paired test: p = 0.3)"
-    assert not decide(entrant(trial="a/2", score=0.78), entrant(), 0.3).wins
+    assert not decide_promotion(entrant(trial="a/2", score=0.78), entrant(), 0.3).wins
 
 
 def test_where_less_is_better_the_lower_score_wins() -> None:
     loss = entrant(objective="eval_loss", direction="min")
-    assert decide(replace(loss, trial="a/2", score=0.7), loss, None).wins
-    assert not decide(replace(loss, trial="a/2", score=0.9), loss, None).wins
+    assert decide_promotion(replace(loss, trial="a/2", score=0.7), loss, None).wins
+    assert not decide_promotion(replace(loss, trial="a/2", score=0.9), loss, None).wins
 
 
 def test_of_equals_the_trial_that_was_known_first_wins() -> None:
-    assert not decide(entrant(trial="a/2", trial_id=6), entrant(), 1.0).wins
-    assert decide(entrant(trial="a/0", trial_id=4), entrant(), 1.0).wins
+    assert not decide_promotion(entrant(trial="a/2", trial_id=6), entrant(), 1.0).wins
+    assert decide_promotion(entrant(trial="a/0", trial_id=4), entrant(), 1.0).wins
 
 
 def test_significance_can_be_asked_for() -> None:
     better = entrant(trial="a/2", score=0.82)
-    kept = decide(better, entrant(), 0.05, significant=True)
+    kept = decide_promotion(better, entrant(), 0.05, significant=True)
     assert kept.reason == "exact_match 0.8200 cannot be told from 0.8000 of a/1 (paired test: p = 0.05)"
     assert not kept.wins
-    assert decide(better, entrant(), 0.049, significant=True).wins
+    assert decide_promotion(better, entrant(), 0.049, significant=True).wins
     with pytest.raises(DataFailure, match="no paired test against the champion a/1"):
-        decide(better, entrant(), None, significant=True)
+        decide_promotion(better, entrant(), None, significant=True)
 
 
 def test_no_test_is_made_of_scores_that_were_not_reported(stores: Stores, storage: RDBStorage, tmp_path: Path) -> None:
@@ -154,8 +154,8 @@ def test_no_test_is_made_of_scores_that_were_not_reported(stores: Stores, storag
 def test_what_was_measured_otherwise_needs_force(changes: dict[str, str], words: str) -> None:
     other = entrant(trial="b/1", score=0.9, **changes)
     with pytest.raises(ConfigError, match=words):
-        decide(other, entrant(), None)
-    assert decide(other, entrant(), None, force=True).wins
+        decide_promotion(other, entrant(), None)
+    assert decide_promotion(other, entrant(), None, force=True).wins
 
 
 # in MLflow and on disk
@@ -168,7 +168,7 @@ def test_the_first_is_champion_with_its_lineage(
     done = promote(trial, stores)
     assert (done.promoted, done.previous, done.version) == (True, None, 1)
     tags = champion_version(stores, "toy").tags
-    assert entrant_in(tags) == done.trial
+    assert read_entrant(tags) == done.trial
     assert (tags["sweep"], tags["trial"], tags["trial_key"]) == ("toy", "toy/0", trial.record.key)
     assert (tags["metric.eval_loss"], tags["version.torch"], tags["forced"]) == ("0.5", "2.13.0", "false")
     assert json.loads(tags["params"]) == trial.record.params
@@ -273,7 +273,7 @@ def test_a_promotion_cut_short_leaves_the_old_champion(
     for module, name in (
         ("jobs.checkpoint", "refuse_damaged"),
         ("sweeper.release.champions", "Registry.register"),
-        ("sweeper.release.champions", "Registry.crown"),
+        ("sweeper.release.champions", "Registry.make_champion"),
     ):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(f"{module}.{name}", cut)
@@ -325,7 +325,7 @@ def test_a_checkpoint_that_goes_while_it_is_promoted_leaves_the_old_champion(
 
     with monkeypatch.context() as patch:
         patch.setattr(promotion, "checkpoint_fingerprint", deleted_at_first)
-        with pytest.raises(EnvironmentFailure, match="is no longer kept, as its sweep found better ones"):
+        with pytest.raises(EnvironmentFailure, match="was deleted, because its sweep found better trials"):
             promote(early, stores)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.shutil, "copyfile", deleted_later)
@@ -425,7 +425,7 @@ def check_round(one: Round, outcomes: list[Promotion]) -> None:
     assert {name: int(number) for name, number in aliases.items()} == {"champion": version.number}
     assert (champion("toy", one.stores) / "model.safetensors").is_file()
     versions = sorted(registry.client.search_model_versions("name = 'toy'"), key=lambda found: int(found.version))
-    ranks = [entrant_in(found.tags).rank for found in versions]
+    ranks = [read_entrant(found.tags).rank for found in versions]
     assert ranks == sorted(ranks, reverse=True)  # each champion was better than the one before
     assert sum(done.promoted for done in outcomes) == len(versions)
     assert len(outcomes) == len(one.heights)
@@ -470,9 +470,9 @@ def test_a_champions_folder_is_below_the_others_whatever_mlflow_says(
     (tmp_path / "outside").mkdir()
     for place in ("../../outside", "/etc", "toy/../../outside", "toy", "toy/..", "toy/x/y", "toy/.x", "toy/x\n"):
         client.set_model_version_tag("toy", str(version.number), "folder", place)
-        with pytest.raises(EnvironmentFailure, match=r"is no place below champions; promote a trial again"):
+        with pytest.raises(EnvironmentFailure, match=r"is no folder below champions; promote a trial again"):
             champion("toy", stores)
-    with pytest.raises(EnvironmentFailure, match=r"is no place below champions; promote a trial again"):
+    with pytest.raises(EnvironmentFailure, match=r"is no folder below champions; promote a trial again"):
         promote(trial, stores)
     assert list((tmp_path / "outside").iterdir()) == []
 

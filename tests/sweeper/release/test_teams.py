@@ -19,7 +19,7 @@ from sweeper.ledger.ledger import create_ledger
 from sweeper.release import submit
 from sweeper.release.export import export_team
 from sweeper.release.submit import submit_answers
-from sweeper.release.teams import Answers, Team, best_readers, fitted, two_stages
+from sweeper.release.teams import Answers, Team, best_readers, fit_weight, load_two_stages
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
 from tests.support.commands import invoke
@@ -44,9 +44,9 @@ def team(checkpoints: dict[str, Path], readers: int = 1) -> Team:
 def test_the_weight_is_fitted_where_the_reader_was_validated(
     few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path
 ) -> None:
-    weight, told = fitted(team(checkpoints), *two_stages(team(checkpoints), tmp_path))
+    weight, note = fit_weight(team(checkpoints), *load_two_stages(team(checkpoints), tmp_path))
     assert 0 <= weight <= 1
-    assert told.endswith(f"weight {weight:.2f} fitted on {len(few.valid)} validation questions")
+    assert note.endswith(f"weight {weight:.2f} fitted on {len(few.valid)} validation questions")
 
 
 def test_without_these_questions_the_plain_pipeline_answers(checkpoints: dict[str, Path], tmp_path: Path) -> None:
@@ -55,11 +55,11 @@ def test_without_these_questions_the_plain_pipeline_answers(checkpoints: dict[st
     made = json.loads((moved / "job.json").read_text(encoding="utf-8"))
     (moved / "job.json").write_text(json.dumps({**made, "data": str(tmp_path / "gone")}), encoding="utf-8")
     moved_team = Team(checkpoints["mc"], (moved,))
-    weight, told = fitted(moved_team, *two_stages(moved_team, tmp_path))
-    assert (weight, told.split(",")[0]) == (0.0, "plain pipeline")
-    assert "are not there" in told
+    weight, note = fit_weight(moved_team, *load_two_stages(moved_team, tmp_path))
+    assert (weight, note.split(",")[0]) == (0.0, "plain pipeline")
+    assert "has no validation questions to fit" in note
     (moved / "job.json").write_text(json.dumps({**made, "data_fingerprint": "another"}), encoding="utf-8")
-    assert "has changed since" in fitted(moved_team, *two_stages(moved_team, tmp_path))[1]
+    assert "has changed since" in fit_weight(moved_team, *load_two_stages(moved_team, tmp_path))[1]
 
 
 @pytest.mark.parametrize("kind", ["two stages", "two readers", "end to end"])
@@ -94,7 +94,7 @@ def test_answers_a_contest_would_refuse_are_not_written(
 def test_a_folder_that_cannot_be_written_is_one_line(
     few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path
 ) -> None:
-    with pytest.raises(EnvironmentFailure, match="is not there; make it, or name another place"):
+    with pytest.raises(EnvironmentFailure, match="does not exist; create it, or name another place"):
         submit_answers(team(checkpoints), *files(few), tmp_path / "nowhere" / "submission.csv", place, 0.0)
 
 
@@ -118,7 +118,7 @@ def test_an_exported_folder_answers_by_itself(
     assert not [path for path in folder.rglob("*") if path.suffix in (".pt", ".bin", ".pth")]
     assert modules_of(folder / "jobs") == modules_of(ROOT / "jobs")
     assert len(modules_of(folder / "jobs")) >= 30
-    with pytest.raises(ConfigError, match="is there and not empty; name a new folder"):
+    with pytest.raises(ConfigError, match="exists and is not empty; name a new folder"):
         export_team(team(checkpoints), folder, place, 0.3)
 
 
@@ -157,7 +157,7 @@ def test_an_ensemble_is_the_best_readers_that_were_kept(
     assert [folder.name for folder in best_readers("readers", 2, stores)] == ["1", "0"]
     with pytest.raises(ConfigError, match="has kept 2 checkpoints; ask for fewer"):
         best_readers("readers", 3, stores)
-    with pytest.raises(ConfigError, match="name it with --qa SWEEP"):
+    with pytest.raises(ConfigError, match="name one with --qa SWEEP"):
         best_readers("qa@champion", 2, stores)
 
 
@@ -185,9 +185,9 @@ def test_a_place_that_is_not_there_is_told_before_the_work(
     few: Data, place: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submit, "team_answers", lambda *_: pytest.fail("worked before it looked"))
-    with pytest.raises(EnvironmentFailure, match=r"its folder .*nowhere is not there"):
+    with pytest.raises(EnvironmentFailure, match=r"folder .*nowhere does not exist"):
         submit_answers(Team(), *files(few), tmp_path / "nowhere" / "a.csv", place, None)
-    with pytest.raises(EnvironmentFailure, match=r"its folder .*nowhere is not there"):
+    with pytest.raises(EnvironmentFailure, match=r"folder .*nowhere does not exist"):
         export_team(Team(), tmp_path / "nowhere" / "bundle", place, None)
 
 
@@ -250,5 +250,5 @@ def test_a_place_that_is_read_only_is_told_before_anything_is_written(
     monkeypatch.setattr(submit.submission, "submission_problems", lambda *_: [])
     with mounted(tmp_path / "disk", "128k") as disk:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-        with pytest.raises(EnvironmentFailure, match="Read-only file system; nothing was written"):
+        with pytest.raises(EnvironmentFailure, match=r"Read-only file system .*; nothing was written"):
             submit_answers(Team(), *files(few), disk / "submission.csv", place, None)
