@@ -1,8 +1,5 @@
-"""Checkpoints away from the sweep's folder: `[storage] checkpoints`, a shared folder or an S3 bucket.
-
-A checkpoint's address is a path, read where it lies, or an `s3://` address, of which a local copy is made where it
-is needed. The manifest is written last and removed first, so a checkpoint in a bucket exists only when it is whole.
-"""
+"""Copy, read and delete checkpoints by their address: a path or an `s3://` address. Remote ones are downloaded for use.
+The manifest is written last and deleted first, so a checkpoint in a bucket is complete if it has a manifest."""
 
 from __future__ import annotations
 
@@ -30,24 +27,24 @@ from sweeper.errors import EnvironmentFailure
 from sweeper.secrets import redacted
 from sweeper.storage.files import create_folder
 
-CACHE = "cache"  # in the root folder: copies of checkpoints that lie in a bucket; may be deleted at any time
+CACHE = "cache"  # in the root folder, with copies of checkpoints from a bucket; may be deleted at any time
 SCHEME = "s3"
 CONNECT_SECONDS, REQUEST_SECONDS = 10, 60
-ATTEMPTS = 6  # of a request; the waits between them double
-AT_ONCE = 8  # files of a checkpoint, or checkpoints to delete
-LONGEST_CAUSE = 300  # characters
+MAX_ATTEMPTS = 6  # of a request; the pauses between them double
+PARALLEL_REQUESTS = 8
+CAUSE_CHARS = 300
 
 
 class StorageError(EnvironmentFailure):
-    """The storage does not answer, or refuses: no fault of a trial's."""
+    """Report that the storage does not answer or refuses a request. The trial is not the cause."""
 
 
 class Damaged(RuntimeError):
-    """There is no whole checkpoint at an address. One line: which file, and what is wrong with it."""
+    """Report in one line the missing or damaged file of a checkpoint."""
 
 
 class StoragePlace(NamedTuple):
-    """An address as its file system takes it."""
+    """Join a pyarrow file system with a path in it."""
 
     files: Any
     path: str
@@ -57,38 +54,39 @@ class StoragePlace(NamedTuple):
 
 
 def is_remote(address: str) -> bool:
-    """Whether it is no path of this machine's."""
+    """Return True unless the address is a path on this machine."""
     return "://" in address
 
 
 def join_address(address: str, *names: str) -> str:
-    """
-    >>> join("s3://bucket/folder", "qa_backbones", "0003")
+    """Append names to an address.
+
+    >>> join_address("s3://bucket/folder", "qa_backbones", "0003")
     's3://bucket/folder/qa_backbones/0003'
     """
     return "/".join((address.rstrip("/"), *names)) if is_remote(address) else str(Path(address, *names))
 
 
 def parent(address: str) -> str:
-    """The trial's folder that a checkpoint lies in."""
+    """Return the address of the folder that holds a checkpoint."""
     return address.rpartition("/")[0] if is_remote(address) else str(Path(address).parent)
 
 
 def name_of(address: str) -> str:
-    """The checkpoint's own name. Raises EnvironmentFailure for a remote address that has none: it may come from a
-    database that others write to, and names a folder here."""
+    """Return the checkpoint's name. Raises EnvironmentFailure for a remote address without a valid one: it becomes a
+    folder's name, and it may come from a database that others can write."""
     if not is_remote(address):
         return Path(address).name
     name = address.rpartition("/")[2]
     if not (address.startswith(f"{SCHEME}://") and re.fullmatch(r"checkpoint-\d{6,}", name)):
         raise EnvironmentFailure(
-            f"{redacted(address)}: is no checkpoint's address; write s3://BUCKET/FOLDER/checkpoint-N"
+            f"{redacted(address)}: not the address of a checkpoint; write s3://BUCKET/FOLDER/checkpoint-N"
         )
     return name
 
 
 def deposit(checkpoint: Path, folder: str) -> str:
-    """Copy a whole checkpoint below `folder` under its own name; its address there. One that is there is replaced.
+    """Copy a checkpoint into `folder`, replacing one of the same name, and return the copy's address.
 
     Raises StorageError for a bucket, OSError for a path.
     """
@@ -99,7 +97,7 @@ def deposit(checkpoint: Path, folder: str) -> str:
     with reaching(target):
         place = _resolve_address(target)
         _remove(place)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
             list(pool.map(lambda name: _upload(checkpoint / name, place / name), manifest))
         faults.point("depot.manifest")
         _upload(checkpoint / MANIFEST, place / MANIFEST)
@@ -107,10 +105,10 @@ def deposit(checkpoint: Path, folder: str) -> str:
 
 
 def fetch_checkpoint(address: str, target: Path, *, answering: bool = False) -> Path:
-    """Make `target` an undamaged copy of the checkpoint at a remote address, in one rename; `answering`: without
-    what only training needs. A copy that is there and is the same is kept.
+    """Download a remote checkpoint to `target` unless an undamaged copy is there.
 
-    Any number may ask for the same one at once. Raises Damaged, StorageError, OSError.
+    `answering` leaves out files that only training needs. A lock lets several processes call this at the same time.
+    Raises Damaged, StorageError, OSError.
     """
     create_folder(target.parent)
     with FileLock(target.parent / f".{target.name}.lock"), reaching(address):
@@ -123,9 +121,9 @@ def fetch_checkpoint(address: str, target: Path, *, answering: bool = False) -> 
 
 
 def local(address: str, root: Path) -> Path:
-    """A checkpoint's folder on this machine, for answering questions: where it lies, or a copy in the cache.
+    """Return a folder on this machine with the checkpoint, for answering questions: a cached copy of a remote one.
 
-    Raises EnvironmentFailure when it cannot be had whole.
+    Raises EnvironmentFailure when the checkpoint is damaged or cannot be downloaded.
     """
     if not is_remote(address):
         return Path(address)
@@ -138,8 +136,10 @@ def local(address: str, root: Path) -> Path:
 
 
 def stored_damage(address: str) -> str | None:
-    """What shows that there is no whole checkpoint, or None. Of a remote one only names and sizes are looked at;
-    `fetch_checkpoint` looks at every byte. Raises StorageError."""
+    """Describe the damage of a checkpoint; None if it is undamaged. Raises StorageError.
+
+    Of a remote one only names and sizes are checked; `fetch_checkpoint` checks every byte.
+    """
     if not is_remote(address):
         return folders.damage(Path(address))
     try:
@@ -154,7 +154,7 @@ def stored_damage(address: str) -> str | None:
 
 
 def still_stored(addresses: Iterable[str | None]) -> set[str]:
-    """Those of these checkpoints that are still there. A bucket that cannot be reached has none."""
+    """Return the addresses that still hold a checkpoint. An unreachable bucket counts as empty."""
     asked = {address for address in addresses if address}
     here = {address for address in asked if not is_remote(address) and Path(address).is_dir()}
     sweeps = {parent(parent(address)) for address in asked if is_remote(address)}
@@ -162,7 +162,7 @@ def still_stored(addresses: Iterable[str | None]) -> set[str]:
 
 
 def delete_stored(addresses: Iterable[str]) -> None:
-    """Remove checkpoints. What fails is left: nothing points to it, and it goes next time."""
+    """Delete checkpoints. Errors are ignored, since nothing refers to these checkpoints any more."""
     remote = []
     for address in addresses:
         if is_remote(address):
@@ -170,13 +170,12 @@ def delete_stored(addresses: Iterable[str]) -> None:
         else:
             shutil.rmtree(address, ignore_errors=True)
     if remote:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
             list(pool.map(_remove_address, remote))
 
 
 def copy(address: str, folder: str) -> str | None:
-    """The address of a copy below `folder`, from bucket to bucket made by their server; None when there is no whole
-    checkpoint to copy."""
+    """Copy a checkpoint into `folder` and return its address; None if it is damaged."""
     if not is_remote(address):
         return None if folders.damage(Path(address)) else deposit(Path(address), folder)
     target = join_address(folder, name_of(address))
@@ -196,14 +195,14 @@ def copy(address: str, folder: str) -> str | None:
 
 
 def tidy(folder: str, keep: set[str]) -> None:
-    """Remove the checkpoints in a remote folder that are none of these addresses."""
+    """Delete the checkpoints in a remote folder except the addresses in `keep`."""
     with reaching(folder):
         names = [info.base_name for info in _list_folder(_resolve_address(folder))]
     delete_stored({join_address(folder, name) for name in names if name.startswith("checkpoint-")} - keep)
 
 
 def read_address(address: str) -> bytes | None:
-    """What a file holds, None if there is none. Raises StorageError."""
+    """Return a file's content, None if it is missing. Raises StorageError."""
     if not is_remote(address):
         return Path(address).read_bytes() if Path(address).is_file() else None
     with reaching(address):
@@ -211,7 +210,7 @@ def read_address(address: str) -> bytes | None:
 
 
 def write_address(address: str, content: bytes) -> None:
-    """Raises StorageError for a bucket, OSError for a path."""
+    """Write a file. Raises StorageError for a bucket, OSError for a path."""
     if not is_remote(address):
         Path(address).write_bytes(content)
         return
@@ -222,7 +221,7 @@ def write_address(address: str, content: bytes) -> None:
 
 
 def check_address(address: str) -> None:
-    """Write a small file there and remove it. Raises EnvironmentFailure when that fails."""
+    """Check that the address is writable: write a small file and delete it. Raises EnvironmentFailure otherwise."""
     probe = join_address(address, f".probe-{os.getpid()}")
     with disk_errors(StorageError, "name another place in [storage] checkpoints", address):
         if not is_remote(address):
@@ -233,10 +232,10 @@ def check_address(address: str) -> None:
 
 
 def check_readable(address: str) -> None:
-    """Whether it is there, without writing anything. Raises EnvironmentFailure."""
+    """Check without writing that the address exists. Raises EnvironmentFailure otherwise."""
     if not is_remote(address):
         if not os.access(address, os.W_OK):
-            raise StorageError(f"{address}: is not there, or may not be written to; check [storage] checkpoints")
+            raise StorageError(f"{address}: missing or not writable; check [storage] checkpoints")
         return
     with reaching(address):
         bucket = StoragePlace(_bucket_files(), urlsplit(address).netloc)
@@ -245,13 +244,13 @@ def check_readable(address: str) -> None:
 
 @contextmanager
 def reaching(address: str) -> Iterator[None]:
-    """Turns what a bucket's server says, or that it says nothing, into a StorageError of one line."""
+    """Raise an error of a bucket's server, or its silence, as a StorageError of one line."""
     try:
         yield
     except OSError as error:
         if not is_remote(address) or error.errno in DISK_ERRORS:
             raise
-        said = shorten(redacted(str(error)), LONGEST_CAUSE, placeholder=" …")
+        said = shorten(redacted(str(error)), CAUSE_CHARS, placeholder=" …")
         raise StorageError(f"{redacted(address)}: {said}; check that it can be reached and takes files") from error
 
 
@@ -266,8 +265,8 @@ def _resolve_address(address: str) -> StoragePlace:
 
 @cache
 def _bucket_files() -> Any:
-    """S3 as the environment says: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID …, as
-    Amazon's own tools read them."""
+    """Connect to S3 with the environment variables of Amazon's tools: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL,
+    AWS_REGION, AWS_ACCESS_KEY_ID …"""
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
     endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
@@ -278,7 +277,7 @@ def _bucket_files() -> Any:
         region=region or "us-east-1",
         connect_timeout=CONNECT_SECONDS,
         request_timeout=REQUEST_SECONDS,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=MAX_ATTEMPTS),
     )
 
 
@@ -300,14 +299,14 @@ def _complete(sweep: str) -> list[str]:
 
 
 def _manifest(place: StoragePlace) -> dict[str, Any]:
-    """Raises Damaged."""
+    """Read a checkpoint's manifest. Raises Damaged if it is missing or malformed."""
     try:
         content = _read_place(place / MANIFEST)
         manifest = json.loads(content) if content is not None else None
     except ValueError:
         manifest = None
     if not isinstance(manifest, dict) or any("/" in name or name in (".", "..", MANIFEST) for name in manifest):
-        raise Damaged(f"{SCHEME}://{(place / MANIFEST).path}: not there or not readable")
+        raise Damaged(f"{SCHEME}://{(place / MANIFEST).path}: missing or not readable")
     return manifest
 
 
@@ -325,10 +324,10 @@ def _upload(file: Path, place: StoragePlace) -> None:
 
 
 def _download(place: StoragePlace, manifest: dict[str, Any], target: Path) -> None:
-    """Raises Damaged when what came is not what the manifest says."""
+    """Download the manifest's files. Raises Damaged if one differs from the manifest."""
     with atomic(target, replace=True) as incoming:
         incoming.mkdir(mode=0o700)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
             list(pool.map(lambda name: _download_file(place / name, incoming / name), manifest))
         folders.write_json(incoming / MANIFEST, manifest)
         if problem := folders.damage(incoming):

@@ -1,4 +1,4 @@
-"""Create private files and folders, and write files whole or not at all."""
+"""Create private files and folders, and SQLite files that are never left incomplete."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from filelock import FileLock
 from jobs import faults
 from jobs.files import atomic
 
-BUSY_SECONDS = 20.0  # seconds to wait for a locked file; an orderly end after an interrupt must fit in as well
+BUSY_SECONDS = 20.0  # longest wait for a locked file; shorter than the shutdown after an interrupt
 
 
 def create_private(address: str) -> None:
-    """Make a SQLite address's file (mode 0600), or a file address's folder (0700), where it is missing.
+    """Create the file of a SQLite address (mode 0600) or the folder of a `file:` address (0700) if it is missing.
 
-    Missing folders above are made 0700 too. SQLite gives its journals the file's mode. Any other address
-    is left alone. Raises OSError.
+    Parent folders get mode 0700; SQLite gives its journals the file's mode. Other addresses are ignored. Raises
+    OSError.
     """
     if address.startswith("sqlite:///"):
         path = Path(address.removeprefix("sqlite:///").partition("?")[0])
@@ -31,8 +31,9 @@ def create_private(address: str) -> None:
 
 
 def create_whole(database: Path, make: Callable[[str], object]) -> None:
-    """Make a new SQLite file beside its place and give it its name when it is complete, so that one that was cut
-    short is always a damaged one. `make` fills the address it is given; the lock is for processes that start at once.
+    """Create a SQLite file under another name and rename it when it is complete: a truncated one is then always damage.
+
+    `make` fills the database at the address it receives. A lock lets one of several processes create the file.
     """
     if database.exists():
         return
@@ -47,6 +48,6 @@ def create_whole(database: Path, make: Callable[[str], object]) -> None:
 
 
 def create_folder(folder: Path) -> None:
-    """Make a folder and those above it, mode 0700, where they are missing."""
+    """Create a folder and its parents, with mode 0700, if they are missing."""
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)

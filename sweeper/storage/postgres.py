@@ -1,7 +1,7 @@
-"""What a PostgreSQL address needs beyond SQLAlchemy: its driver, an end to waiting, and locks that all machines see.
+"""Connect to PostgreSQL with timeouts and hold advisory locks, which all machines see.
 
-The locks are PostgreSQL's advisory ones: the server frees them when the connection that holds them ends, as it does
-with its process. A pooler that gives one connection to many sessions, as pgbouncer in transaction mode, breaks them.
+The server frees a lock when the connection of its holder ends. A pooler that shares a connection between sessions, such
+as pgbouncer in transaction mode, breaks the locks.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from sweeper.errors import EnvironmentFailure
 
-# libpq's own: without them a host that vanishes is waited for until the kernel gives up, after a quarter of an hour
-WAITING = {
+# libpq settings: without them the kernel waits a quarter of an hour for a host that is gone; seconds, the last in ms
+CLIENT_TIMEOUTS = {
     "connect_timeout": 10,
     "keepalives_idle": 15,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-# the same for the server, whose locks would outlive a host that vanishes
-SERVER_WAITING = {"tcp_keepalives_idle": 15, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
-TURN = "60s"
-PULSE = 5.0  # seconds between looks at whether a lock is still ours
-LONGEST_NAME = 63  # bytes PostgreSQL keeps of an application's name
+# the same for the server: else a lock would outlive a host that is gone; seconds
+SERVER_TIMEOUTS = {"tcp_keepalives_idle": 15, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
+LOCK_TIMEOUT = "60s"
+PULSE_SECONDS = 5.0  # between two checks that the connection still holds its lock
+NAME_BYTES = 63  # PostgreSQL cuts an application name there
 
 
 class LockTaken(Exception):
-    """Another connection holds the lock; `owner` says whose."""
+    """Report that another connection holds the lock; `owner` names its process."""
 
     def __init__(self, owner: str) -> None:
         super().__init__(owner)
@@ -48,7 +48,7 @@ def is_postgres(url: str) -> bool:
 
 
 def settings(url: str) -> dict[str, Any]:
-    """What to connect with, but for what the address itself says. Raises EnvironmentFailure without a driver."""
+    """Return the timeouts that the address does not set itself. Raises EnvironmentFailure if its driver is missing."""
     parsed = make_url(url)
     try:
         parsed.get_dialect().import_dbapi()
@@ -59,21 +59,21 @@ def settings(url: str) -> dict[str, Any]:
             f"{shown}: its driver {error.name} is not installed; pip install '{package}'"
         ) from None
     libpq = parsed.get_dialect().driver.startswith("psycopg")
-    return {name: value for name, value in WAITING.items() if libpq and name not in parsed.query}
+    return {name: value for name, value in CLIENT_TIMEOUTS.items() if libpq and name not in parsed.query}
 
 
 @contextmanager
 def database_lock(url: str, what: str) -> Iterator[None]:
-    """One at a time, over all machines: `what` is being done. Others wait."""
+    """Hold the lock named `what`. Processes on all machines wait for their turn, at most LOCK_TIMEOUT."""
     with _own_connection(url) as connection:
-        connection.execute(text(f"SET lock_timeout = '{TURN}'"))
+        connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": lock_number(what)})
         yield
 
 
 @contextmanager
-def hold_lock(url: str, what: str, lost: Callable[[], None], pulse: float = PULSE) -> Iterator[None]:
-    """Hold the lock on `what`, and call `lost`, from a thread, as soon as it is seen to be gone. Raises Taken."""
+def hold_lock(url: str, what: str, lost: Callable[[], None], pulse: float = PULSE_SECONDS) -> Iterator[None]:
+    """Hold the lock named `what`. A thread calls `lost` if the connection breaks. Raises LockTaken at once."""
     with _own_connection(url) as connection:
         if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": lock_number(what)}):
             raise LockTaken(_holder(connection, lock_number(what)))
@@ -82,31 +82,31 @@ def hold_lock(url: str, what: str, lost: Callable[[], None], pulse: float = PULS
 
 
 def lock_number(what: str) -> int:
-    """The number by which PostgreSQL knows a lock, in the 64 bits of its bigint."""
+    """Return the 64-bit number that identifies a lock in PostgreSQL."""
     return int.from_bytes(hashlib.blake2b(what.encode(), digest_size=8).digest(), signed=True)
 
 
 def own_name() -> str:
-    """What other sessions see of this one.
+    """Return the application name that other sessions see for this process.
 
     >>> own_name()
     'sweeper 4711 on workstation'
     """
-    return f"sweeper {os.getpid()} on {socket.gethostname()}".encode()[:LONGEST_NAME].decode(errors="ignore")
+    return f"sweeper {os.getpid()} on {socket.gethostname()}".encode()[:NAME_BYTES].decode(errors="ignore")
 
 
 @contextmanager
 def _own_connection(url: str) -> Iterator[Connection]:
-    """A connection of its own, never in a transaction."""
+    """Open a separate connection in autocommit mode and release its locks at the end."""
     engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=settings(url))
     with engine.connect() as connection:
         connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": own_name()})
-        for name, value in SERVER_WAITING.items():
+        for name, value in SERVER_TIMEOUTS.items():
             connection.execute(text(f"SET {name} = {value}"))
         try:
             yield connection
         finally:
-            with suppress(SQLAlchemyError):  # the server does so too, but somewhat later
+            with suppress(SQLAlchemyError):  # the server would release them too, but later
                 connection.execute(text("SELECT pg_advisory_unlock_all()"))
 
 
@@ -114,7 +114,7 @@ def _own_connection(url: str) -> Iterator[Connection]:
 def _watch_connection(connection: Connection, lost: Callable[[], None], pulse: float) -> Iterator[None]:
     over = threading.Event()
 
-    def look() -> None:
+    def check_connection() -> None:
         while not over.wait(pulse):
             try:
                 connection.execute(text("SELECT 1"))
@@ -122,7 +122,7 @@ def _watch_connection(connection: Connection, lost: Callable[[], None], pulse: f
                 lost()
                 return
 
-    watcher = threading.Thread(target=look, name="lock", daemon=True)
+    watcher = threading.Thread(target=check_connection, name="lock", daemon=True)
     watcher.start()
     try:
         yield
@@ -132,7 +132,7 @@ def _watch_connection(connection: Connection, lost: Callable[[], None], pulse: f
 
 
 def _holder(connection: Connection, number: int) -> str:
-    """Who holds a lock, as `own_name` puts it. It may have been freed meanwhile."""
+    """Return the process that holds a lock, `unknown` if it was freed meanwhile."""
     found = connection.scalar(
         text(
             "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) "

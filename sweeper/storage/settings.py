@@ -1,8 +1,5 @@
-"""Where records live: the root folder, the ledger, MLflow's store and the address of its pages.
-
-Reads `mlflow.ini` and the environment; connects to nothing and imports nothing heavy. As addresses hold
-passwords, the rule for hiding secrets lives here too.
-"""
+"""Read from `mlflow.ini` and the environment the addresses of the root folder, the ledger, MLflow and the checkpoints.
+Connects to nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ _Place = tuple[str, str]
 
 @dataclass(frozen=True, repr=False)
 class Stores:
-    """Absolute places of everything that outlives a command. Printing one shows no password.
+    """Hold the absolute paths and addresses of all stored data. Its repr hides passwords.
 
     root         folder of sweeps, features, logs and local databases
     ledger       Optuna storage address
@@ -57,12 +54,12 @@ class Stores:
 
     @property
     def remote(self) -> bool:
-        """Whether MLflow is a server that runs already."""
+        """Return True if MLflow is a running server."""
         return urlsplit(self.tracking).scheme in SERVERS
 
     @property
     def address(self) -> str:
-        """Where a browser finds MLflow's pages, without any password."""
+        """Return the URL of MLflow's pages, without a password."""
         return redacted(self.tracking) if self.remote else f"http://{self.host}:{self.port}"
 
     def __repr__(self) -> str:
@@ -71,7 +68,7 @@ class Stores:
 
 
 class _Setting(NamedTuple):
-    """A value as the user wrote it, where it stands, and the folder its relative paths start from."""
+    """Hold a value as written, its location for messages, and the base folder of its relative paths."""
 
     place: str
     text: str
@@ -79,7 +76,7 @@ class _Setting(NamedTuple):
 
 
 def read_stores(folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> Stores:
-    """The stores that `mlflow.ini` in `folder` (default: the current one) and `environ` name.
+    """Read the stores from `mlflow.ini` in `folder` (default: the current one) and from `environ`.
 
     >>> read_stores(Path("/data"), {}).ledger
     'sqlite:////data/sweeps/ledger.db'
@@ -120,7 +117,7 @@ def read_stores(folder: Path | None = None, environ: Mapping[str, str] = os.envi
 
 
 def _read_file(folder: Path) -> tuple[dict[_Place, _Setting], list[str]]:
-    """The file's settings by section and key, and what is wrong with its form and names."""
+    """Read the file's settings by section and key, and the mistakes in its sections and keys."""
     try:
         text = (folder / FILE).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -142,15 +139,15 @@ def _read_file(folder: Path) -> tuple[dict[_Place, _Setting], list[str]]:
 
 
 def _parse_ini(text: str) -> ConfigParser:
-    # an empty default section switches off [DEFAULT], whose keys would turn up in every other section
+    # an empty default section disables [DEFAULT], whose keys would appear in every other section
     parser = ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"), default_section="")
     try:
         parser.read_string(text)
     except DuplicateSectionError as error:
-        raise ConfigError(f"{FILE}:{error.lineno}: [{error.section}]: stands twice; join the two") from None
+        raise ConfigError(f"{FILE}:{error.lineno}: [{error.section}]: appears twice; join the two") from None
     except DuplicateOptionError as error:
         place = f"{FILE}:{error.lineno}: [{error.section}] {error.option}"
-        raise ConfigError(f"{place}: stands twice; keep one of the two") from None
+        raise ConfigError(f"{place}: appears twice; keep one of the two") from None
     except SyntaxMistake as error:
         bad = getattr(error, "errors", None) or [(getattr(error, "lineno", 0), getattr(error, "line", ""))]
         raise ConfigError([_not_understood(number, found) for number, found in bad]) from None
@@ -163,7 +160,7 @@ def _not_understood(number: int, found: str) -> str:
 
 
 def _line_numbers(text: str) -> dict[_Place, int]:
-    """Line numbers of sections, as (section, ""), and of keys, which ConfigParser does not keep."""
+    """Return the line numbers of sections, as (section, ""), and of keys; ConfigParser does not keep them."""
     section, lines = "", {}
     for number, line in enumerate(text.splitlines(), 1):
         if header := ConfigParser.SECTCRE.match(line):
@@ -175,13 +172,13 @@ def _line_numbers(text: str) -> dict[_Place, int]:
 
 
 def _misplaced(section: str, key: str, value: str) -> str | None:
-    """What is wrong with a key's name or form; None when nothing is, or when its section is the mistake."""
+    """Describe the mistake in a key's name or value; None if there is none or its section is unknown."""
     if section not in KEYS:
         return None
     if key not in KEYS[section]:
         return unknown_name("key", key, KEYS[section])
     if "\n" in value:
-        return "runs on into the next line, as that one is indented; start every key at the line's beginning"
+        return "continues on the next line because that line is indented; start each key at the beginning of its line"
     return None
 
 
@@ -228,7 +225,7 @@ def _tracking(text: str, folder: Path) -> str:
 
 
 def _scheme(text: str, known: tuple[str, ...]) -> str:
-    """The address's scheme without a driver: sqlite, postgresql (also of postgresql+psycopg), http."""
+    """Return the scheme without a driver: `postgresql` for postgresql+psycopg. Raises ValueError if it is not known."""
     scheme = text.partition(":")[0].partition("+")[0] if ":" in text else ""
     if scheme in known:
         return scheme

@@ -146,7 +146,7 @@ def test_doctor_says_whether_the_checkpoints_place_is_there(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("address", ["s3://b/x/..", "s3://b/x/", "s3://b/x/checkpoint-1", "http://b/checkpoint-000001"])
 def test_an_address_that_names_no_checkpoint_becomes_no_folder(tmp_path: Path, address: str) -> None:
-    with pytest.raises(EnvironmentFailure, match="is no checkpoint's address"):
+    with pytest.raises(EnvironmentFailure, match="not the address of a checkpoint"):
         depot.local(address, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -239,7 +239,7 @@ def test_a_bucket_that_is_not_there_is_no_trials_fault(server: None, tmp_path: P
 def test_a_server_that_does_not_answer_is_an_environment_failure(
     server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(depot, "ATTEMPTS", 1)
+    monkeypatch.setattr(depot, "MAX_ATTEMPTS", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     depot._bucket_files.cache_clear()
     try:
