@@ -1,4 +1,4 @@
-"""Looks at what a sweep depends on and says what it finds: versions, devices, disk, stores, switches."""
+"""Check the requirements of a sweep: package versions, devices, disk, stores and environment variables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sweeper.errors import Failure
 from sweeper.secrets import redacted
 from sweeper.storage.settings import Stores
 
-SWITCHES = (
+VARIABLES = (
     "HF_HUB_OFFLINE",
     "HF_DATASETS_OFFLINE",
     "HF_HOME",
@@ -31,7 +31,7 @@ SWITCHES = (
     "AWS_ENDPOINT_URL_S3",
     "MLFLOW_S3_ENDPOINT_URL",
 )
-LOW_DISK = 5 * 2**30
+MIN_FREE_BYTES = 5 * 2**30
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,23 @@ class Finding:
 
 
 def findings(stores: Stores) -> list[Finding]:
-    """Everything worth knowing before a sweep; nothing is created."""
-    return [python(), *packages(), devices(), disk_finding(stores.root), *reachable_findings(stores), *switches()]
+    """Return the result of every check. Creates nothing."""
+    return [
+        python_finding(),
+        *package_findings(),
+        device_finding(),
+        disk_finding(stores.root),
+        *reachable_findings(stores),
+        *variable_findings(),
+    ]
 
 
-def python() -> Finding:
+def python_finding() -> Finding:
     return Finding("python", f"{platform.python_version()} on {platform.platform()}")
 
 
-def packages() -> list[Finding]:
-    """Each requirement of this package and the version that is installed."""
+def package_findings() -> list[Finding]:
+    """Compare each requirement of this package with the installed version."""
     wanted = [Requirement(text) for text in requires("sweeper") or []]
     return [_package_finding(requirement) for requirement in wanted if not requirement.marker]
 
@@ -60,24 +67,25 @@ def _package_finding(requirement: Requirement) -> Finding:
     try:
         found = version(requirement.name)
     except PackageNotFoundError:
-        return Finding(requirement.name, f"not installed; {requirement} is wanted", False)
+        return Finding(requirement.name, f"not installed; install {requirement}", False)
     good = requirement.specifier.contains(found, prereleases=True)
-    return Finding(requirement.name, found if good else f"{found}; {requirement} is wanted", good)
+    return Finding(requirement.name, found if good else f"{found}; install {requirement}", good)
 
 
-def devices() -> Finding:
+def device_finding() -> Finding:
     machine = local_machine()
     return Finding("devices", f"{machine.cpus} CPU, {machine.gpus} GPU")
 
 
 def disk_finding(root: Path) -> Finding:
-    """Room where sweeps are kept, or where the folder would be created."""
+    """Check the free disk space in the folder of sweeps, or in the closest parent that exists."""
     place = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
-    good = free > LOW_DISK and os.access(place, os.W_OK)
+    good = free > MIN_FREE_BYTES and os.access(place, os.W_OK)
     return Finding(
         "disk",
-        f"{free / 2**30:.1f} GiB free at {place}" + ("" if good else "; make room, or set SWEEPER_ROOT"),
+        f"{free / 2**30:.1f} GiB free at {place}"
+        + ("" if good else "; free some space, or set SWEEPER_ROOT to another folder"),
         good,
     )
 
@@ -88,16 +96,16 @@ def reachable_findings(stores: Stores) -> list[Finding]:
     from sweeper.tracking.client import check_store
 
     found = [
-        _tried("ledger", stores.ledger, lambda: existing_storage(stores.ledger)),
-        _tried("mlflow", stores.tracking, lambda: check_store(stores)),
+        _finding_of("ledger", stores.ledger, lambda: existing_storage(stores.ledger)),
+        _finding_of("mlflow", stores.tracking, lambda: check_store(stores)),
     ]
     for what, address in (("artifacts", stores.artifacts), ("checkpoints", stores.checkpoints)):
         if address and (address.startswith("s3:") or what == "checkpoints"):
-            found.append(_tried(what, address, partial(check_readable, address)))
+            found.append(_finding_of(what, address, partial(check_readable, address)))
     return found
 
 
-def _tried(what: str, address: str, attempt: Callable[[], object]) -> Finding:
+def _finding_of(what: str, address: str, attempt: Callable[[], object]) -> Finding:
     if address.startswith("sqlite:///") and not Path(address.removeprefix("sqlite:///")).exists():
         return Finding(what, f"{address}, created by the first sweep")
     try:
@@ -107,5 +115,5 @@ def _tried(what: str, address: str, attempt: Callable[[], object]) -> Finding:
     return Finding(what, redacted(address))
 
 
-def switches() -> list[Finding]:
-    return [Finding(name, redacted(os.environ[name])) for name in SWITCHES if name in os.environ]
+def variable_findings() -> list[Finding]:
+    return [Finding(name, redacted(os.environ[name])) for name in VARIABLES if name in os.environ]

@@ -1,9 +1,9 @@
-"""What sweeper says when it cannot go on: one line per mistake and an exit code, never a traceback.
+"""Define the errors that end a command with one line per mistake and an exit code instead of a traceback.
 
 Failure
 ├── ConfigError        2   command line, search space, overrides
 ├── DataFailure        3   the data set
-└── EnvironmentFailure 4   disk, tracking server, devices, models that cannot be had
+└── EnvironmentFailure 4   disk, tracking server, devices, models that cannot be loaded
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 
 class Failure(Exception):
-    """Ends a command. Each line states what is wrong, why, and what to do about it."""
+    """Raised to end a command. Each line states what is wrong, why, and how to fix it."""
 
     exit_code = 1
 

@@ -22,27 +22,27 @@ _SHAPES = re.compile(
 )
 
 _SECRET_NAME = re.compile(r"(?i)passw(?:or)?d|secret|credential|(?:api|access|private)[_-]?key|token$")
-_SHORTEST_SECRET = 8
+_MIN_SECRET_CHARS = 8
 
 
 def redacted(text: str, environ: Mapping[str, str] = os.environ) -> str:
-    """`text` without its secrets, safe to print, log and store.
+    """Replace secrets in `text` by ***, so that it is safe to print, log and store.
 
     >>> redacted("postgresql://me:hunter2@db/mlflow")
     'postgresql://me:***@db/mlflow'
 
-    Hides logins in addresses, what follows a name like `password=`, tokens of well-known shapes, and
-    values of the environment's own secrets (variables named like one).
+    Secrets are passwords in URLs, values after a name like `password=`, tokens with a well-known prefix, and values
+    of environment variables with a secret's name.
     """
     for name, value in environ.items():
-        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
+        if _SECRET_NAME.search(name) and len(value) >= _MIN_SECRET_CHARS:
             text = text.replace(value, "***")
     text = _USERINFO.sub(lambda match: f"{match[1]}:***@" if match[1] else f"{match[2]}***@", text)
     return _SHAPES.sub("***", _NAMED.sub(r"\1***", text))
 
 
 def redacted_values(values: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """`values` with strings redacted and whatever is kept under a secret's name hidden.
+    """Return `values` with strings redacted and values under a secret's name replaced by ***.
 
     >>> redacted_values({"hf_token": "abc", "tokenizer": "bert", "seed": 1})
     {'hf_token': '***', 'tokenizer': 'bert', 'seed': 1}

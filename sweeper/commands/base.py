@@ -57,8 +57,8 @@ class Commands(click.Group):
 def main() -> None:
     """Find the best Chinese question-answering models for a data set.
 
-    Write a search space as one YAML file; `sweeper run` trains its trials side by side, stops weak ones
-    early, and ends with a table.
+    Write a search space as one YAML file. `sweeper run` trains its trials in parallel, stops weak ones early,
+    and prints a table.
     """
     os.umask(0o077)  # only the owner may read records, checkpoints and logs
 
@@ -67,7 +67,7 @@ address_option = click.option(
     "--address",
     envvar="RAY_ADDRESS",
     metavar="HOST:PORT",
-    help="Use the Ray cluster there, or `auto`: the one this machine is part of. Also from RAY_ADDRESS.",
+    help="Use the Ray cluster at this address; `auto` uses this machine's cluster (default: RAY_ADDRESS).",
 )
 
 

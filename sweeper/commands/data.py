@@ -1,30 +1,28 @@
-"""Commands for data sets: check, convert, sample."""
+"""Define the commands for data sets: check, convert, sample."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    pass
 from sweeper.commands.base import data_mistakes, main
 
 
 @main.group()
 def data_group() -> None:
-    """Look at data sets, convert others', write the built-in one."""
+    """Check data sets, convert published ones, and write the built-in sample."""
 
 
 @data_group.command()
 @click.argument("location")
-@click.option("--tokenizer", metavar="NAME", help="A backbone's name: lengths in its tokens too.")
-@click.option("--json", "as_json", is_flag=True, help="One object.")
+@click.option("--tokenizer", metavar="NAME", help="Count lengths in tokens of this backbone too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check_command(location: str, tokenizer: str | None, as_json: bool) -> None:
-    """Read a data set in full and describe it; every broken row is named.
+    """Read a whole data set, describe it, and list every invalid row.
 
-    LOCATION is a folder, or the word sample.
+    LOCATION is a folder, or `sample`.
     """
     import json
 
@@ -37,18 +35,26 @@ def check_command(location: str, tokenizer: str | None, as_json: bool) -> None:
 
 @data_group.command()
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--train", multiple=True, required=True, metavar="FILE", help="SQuAD, DRCD or CMRC JSON, or hub:NAME.")
-@click.option("--valid", multiple=True, metavar="FILE", help="Likewise.")
-@click.option("--test", multiple=True, metavar="FILE", help="Likewise.")
-@click.option("--valid-share", default=0.0, show_default=True, help="Of train's questions, by whole articles.")
-@click.option("--test-share", default=0.0, show_default=True, help="Likewise.")
-@click.option("--distractors", type=click.Choice(["article", "bm25"]), default="article", show_default=True)
-@click.option("--candidates", default=4, show_default=True, help="Paragraphs of a question.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--train", multiple=True, required=True, metavar="FILE", help="Read SQuAD, DRCD or CMRC JSON, or hub:NAME."
+)
+@click.option("--valid", multiple=True, metavar="FILE", help="Read validation questions from this file.")
+@click.option("--test", multiple=True, metavar="FILE", help="Read test questions from this file.")
+@click.option("--valid-share", default=0.0, show_default=True, help="Move this share of train's articles to valid.")
+@click.option("--test-share", default=0.0, show_default=True, help="Move this share of train's articles to test.")
+@click.option(
+    "--distractors",
+    type=click.Choice(["article", "bm25"]),
+    default="article",
+    show_default=True,
+    help="Choose wrong paragraphs from the same article or by BM25.",
+)
+@click.option("--candidates", default=4, show_default=True, help="Give each question this many paragraphs.")
+@click.option("--seed", default=0, show_default=True, help="Seed the random choices.")
 def convert_command(
     output: Path, train: tuple[str, ...], valid: tuple[str, ...], test: tuple[str, ...], **options: Any
 ) -> None:
-    """Write the questions of published corpora to the folder OUTPUT, with distractor paragraphs."""
+    """Convert published corpora to a data set in the folder OUTPUT, with distractor paragraphs."""
     from jobs.dataset import convert as assignment
 
     sources = {split: files for split, files in {"train": train, "valid": valid, "test": test}.items() if files}
@@ -59,9 +65,9 @@ def convert_command(
 
 
 @data_group.command()
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="A new or empty folder.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Write to this new or empty folder.")
 def sample_command(output: Path) -> None:
-    """Write the built-in sample in the assignment's format."""
+    """Write the built-in sample as a data set."""
     from jobs.dataset.convert import write_sample
 
     with data_mistakes():

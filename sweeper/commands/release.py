@@ -1,4 +1,4 @@
-"""Commands that turn checkpoints into champions, submissions and exports."""
+"""Define the commands that turn checkpoints into champions, submissions and exports."""
 
 from __future__ import annotations
 
@@ -18,17 +18,29 @@ from sweeper.commands.base import data_mistakes, ledger_storage, main, show, tab
 
 @main.command()
 @click.argument("data")
-@click.option("--mc", metavar="MODEL", help="Picks the paragraph.")
-@click.option("--qa", metavar="MODEL", help="Reads it.")
-@click.option("--longformer", metavar="MODEL", help="Does both at once.")
-@click.option("--split", type=click.Choice(["valid", "test"]), default="valid", show_default=True)
-@click.option("--profile", type=click.Choice(["strict", "drcd", "cmrc2018"]), default="strict", show_default=True)
+@click.option("--mc", metavar="MODEL", help="Select paragraphs with this model.")
+@click.option("--qa", metavar="MODEL", help="Read the selected paragraph with this model.")
+@click.option("--longformer", metavar="MODEL", help="Answer end to end with this model.")
+@click.option(
+    "--split",
+    type=click.Choice(["valid", "test"]),
+    default="valid",
+    show_default=True,
+    help="Use the questions of this split.",
+)
+@click.option(
+    "--profile",
+    type=click.Choice(["strict", "drcd", "cmrc2018"]),
+    default="strict",
+    show_default=True,
+    help="Compute scores by this metric profile.",
+)
 @table_forms("md", "json", json="Print one JSON object with full precision.")
 def evaluate_command(data: str, split: str, profile: str, form: str, **named: str | None) -> None:
     """Compare two stages, soft two stages, end to end and BM25 on the labelled questions of DATA.
 
-    A MODEL is JOB@champion, a sweep, which means its best trial, SWEEP/NUMBER, or a checkpoint's folder. With
-    --split test, `compare` shows what each trial named so scored by itself.
+    A MODEL is JOB@champion, SWEEP/NUMBER, SWEEP for its best trial, or a checkpoint's folder. With --split test,
+    each named trial's own score is recorded, and `compare` shows it.
     """
     from sweeper.release.lookup import find_checkpoint
     from sweeper.results import evaluation as systems
@@ -44,7 +56,7 @@ def evaluate_command(data: str, split: str, profile: str, form: str, **named: st
         models = evaluation.load_models(checkpoints, stores.root / "features")
         rows = list(evaluation.evaluate_systems(exam, models))
         if split == "test":
-            note_tests({job: evaluation.alone(exam, job, model) for job, model in models.items()}, named)
+            record_test_scores({job: evaluation.alone(exam, job, model) for job, model in models.items()}, named)
     if form == "json":
         click.echo(systems.systems_json(rows, split, profile), nl=False)
     else:
@@ -53,20 +65,20 @@ def evaluate_command(data: str, split: str, profile: str, form: str, **named: st
 
 @main.command()
 @click.argument("name", metavar="TRIAL")
-@click.option("--if-better", is_flag=True, help="On the same data; what it does anyway.")
-@click.option("--significant", is_flag=True, help="Only if a paired test tells them apart too.")
-@click.option("--force", is_flag=True, help="In any case; it is noted.")
+@click.option("--if-better", is_flag=True, help="Promote only if better on the same data (the default).")
+@click.option("--significant", is_flag=True, help="Promote only if a paired test finds the difference significant.")
+@click.option("--force", is_flag=True, help="Promote in any case, and record that it was forced.")
 def promote_command(name: str, if_better: bool, significant: bool, force: bool) -> None:
-    """Make a trial's best checkpoint its job's champion, if it is better than the present one.
+    """Make a trial's best checkpoint its job's champion if it is better than the current one.
 
-    A TRIAL is a sweep, which means its best one, or SWEEP/NUMBER.
+    TRIAL is SWEEP/NUMBER, or SWEEP for its best trial.
     """
     from sweeper.ledger.lookup import find_trial
     from sweeper.release.promotion import promote as promoted
     from sweeper.storage.settings import read_stores
 
     if force and (significant or if_better):
-        raise ConfigError("--force: asks for nothing, the other options for something; give one of them")
+        raise ConfigError("--force: cannot be combined with --if-better or --significant; give one of them")
     stores = read_stores()
     trial = find_trial(name, ledger_storage())
     outcome = promoted(trial, stores, force=force, significant=significant)
@@ -78,14 +90,14 @@ def promote_command(name: str, if_better: bool, significant: bool, force: bool) 
 
 
 def a_number(_: click.Context, option: click.Parameter, value: float | None) -> float | None:
-    """Refuses nan, which lies in every range."""
+    """Return the number. Raises BadParameter for nan, which passes every range check."""
     if value is not None and value != value:
-        raise click.BadParameter("nan is no number", param=option)
+        raise click.BadParameter("nan is not a number", param=option)
     return value
 
 
 def team_options(command: Any) -> Any:
-    """Who answers."""
+    """Add the options that name the models that answer questions."""
     for option in (
         click.option(
             "--ensemble",
@@ -93,16 +105,26 @@ def team_options(command: Any) -> Any:
             default=1,
             show_default=True,
             metavar="K",
-            help="The K best readers of --qa SWEEP.",
+            help="Use the K best readers of --qa SWEEP.",
         ),
-        click.option("--end-to-end", metavar="MODEL", is_flag=False, flag_value="longformer@champion"),
-        click.option("--qa", metavar="MODEL", default="qa@champion", show_default=True, help="Reads it."),
-        click.option("--mc", metavar="MODEL", default="mc@champion", show_default=True, help="Picks the paragraph."),
+        click.option(
+            "--end-to-end",
+            metavar="MODEL",
+            is_flag=False,
+            flag_value="longformer@champion",
+            help="Answer end to end with this model.",
+        ),
+        click.option(
+            "--qa", metavar="MODEL", default="qa@champion", show_default=True, help="Read paragraphs with this model."
+        ),
+        click.option(
+            "--mc", metavar="MODEL", default="mc@champion", show_default=True, help="Select paragraphs with this model."
+        ),
         click.option(
             "--weight",
             type=click.FloatRange(0, 1),
             callback=a_number,
-            help="Of the reader's score; fitted if not given.",
+            help="Weight the reader's score by this number (default: fitted).",
         ),
     ):
         command = option(command)
@@ -110,14 +132,26 @@ def team_options(command: Any) -> Any:
 
 
 @main.command()
-@click.option("--context", type=click.Path(path_type=Path), required=True)
-@click.option("--test", type=click.Path(path_type=Path), required=True, help="Questions without labels.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("submission.csv"), show_default=True)
+@click.option("--context", type=click.Path(path_type=Path), required=True, help="Read the paragraphs from this file.")
+@click.option(
+    "--test",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Read the questions, which need no labels, from this file.",
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("submission.csv"),
+    show_default=True,
+    help="Write to this file.",
+)
 @team_options
 def submit_command(context: Path, test: Path, output: Path, weight: float | None, **named: Any) -> None:
     """Answer the questions of a contest with the champions and write its CSV file.
 
-    A MODEL is JOB@champion, a sweep, which means its best trial, SWEEP/NUMBER, or a checkpoint's folder.
+    A MODEL is JOB@champion, SWEEP/NUMBER, SWEEP for its best trial, or a checkpoint's folder.
     """
     from sweeper.release.submit import record_submission, submit_answers
     from sweeper.storage.settings import read_stores
@@ -130,17 +164,23 @@ def submit_command(context: Path, test: Path, output: Path, weight: float | None
     try:
         record_submission(team, answers, output, stores)
     except EnvironmentFailure as failure:
-        click.echo(f"{failure}; the file is good, and is not on record", err=True)
+        click.echo(f"{failure}; the submission file is complete, but the submission was not recorded", err=True)
     click.echo(f"next: sweeper score {output} SOLUTION.csv", err=True)
 
 
 @main.command()
 @click.argument("submission", type=click.Path(path_type=Path))
 @click.argument("solution", type=click.Path(path_type=Path))
-@click.option("--profile", type=click.Choice(["strict", "drcd", "cmrc2018"]), default="strict", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="One object.")
+@click.option(
+    "--profile",
+    type=click.Choice(["strict", "drcd", "cmrc2018"]),
+    default="strict",
+    show_default=True,
+    help="Compute scores by this metric profile.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def score_command(submission: Path, solution: Path, profile: str, as_json: bool) -> None:
-    """Exact match and F1 of a submission against the right answers."""
+    """Print exact match and F1 of a submission against the right answers."""
     import json
 
     with data_mistakes():
@@ -155,7 +195,7 @@ def score_command(submission: Path, solution: Path, profile: str, as_json: bool)
 @click.argument("output", type=click.Path(path_type=Path))
 @team_options
 def export_command(output: Path, weight: float | None, **named: Any) -> None:
-    """Write a folder OUTPUT that answers questions by itself, offline, without sweeper's stores."""
+    """Write a folder OUTPUT that answers questions offline, without sweeper."""
     from sweeper.release.export import export_team
     from sweeper.storage.settings import read_stores
 
@@ -167,8 +207,8 @@ def export_command(output: Path, weight: float | None, **named: Any) -> None:
     click.echo(f"next: cd {output} && python answer.py CONTEXT TEST SUBMISSION", err=True)
 
 
-def note_tests(scores: dict[str, float], named: dict[str, str | None]) -> None:
-    """Note test scores with the trials that were named as such; champions and folders are nobody's trial."""
+def record_test_scores(scores: dict[str, float], named: dict[str, str | None]) -> None:
+    """Record test scores with the trials named on the command line. Champions and folders belong to no trial."""
     from sweeper.ledger.lookup import find_trial
 
     for job, score in scores.items():
@@ -179,7 +219,7 @@ def note_tests(scores: dict[str, float], named: dict[str, str | None]) -> None:
 
 
 def team_of(stores: Stores, mc: str, qa: str, end_to_end: str | None, ensemble: int) -> Team:
-    """The checkpoints that options name."""
+    """Return the team of checkpoints that the options name."""
     from sweeper.release import teams
     from sweeper.release.lookup import find_checkpoint
 

@@ -1,4 +1,4 @@
-"""Commands that show results: compare, report, errors, best."""
+"""Define the commands that show results: compare, report, errors, best."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sweeper.commands.base import ledger_of, ledger_storage, main, show, table_f
 
 @main.command()
 @click.argument("names", nargs=-1, required=True, metavar="SWEEP...")
-@click.option("--all", "every", is_flag=True, help="Every trial of several sweeps, not each backbone's best.")
-@click.option("--sort", metavar="COLUMN", help="By a metric, from the best; or by a parameter.")
-@click.option("--reverse", is_flag=True, help="The other way round.")
-@click.option("--timing", is_flag=True, help="Where the time of one sweep's trials went, in seconds.")
+@click.option("--all", "every", is_flag=True, help="Show every trial of several sweeps, not only each backbone's best.")
+@click.option("--sort", metavar="COLUMN", help="Sort by a metric, best first, or by a parameter.")
+@click.option("--reverse", is_flag=True, help="Reverse the order.")
+@click.option("--timing", is_flag=True, help="Show the time of one sweep's trials by phase, in seconds.")
 @table_forms("md", "csv", "json", "html", json="Print one JSON array, best first, with an object for each trial.")
 def compare_command(
     names: tuple[str, ...], every: bool, sort: str | None, reverse: bool, timing: bool, form: str
@@ -37,7 +37,7 @@ def compare_command(
         return
     if form == "html":
         if len(ledgers) > 1:
-            raise ConfigError("--html: a page has one sweep; name one")
+            raise ConfigError("--html: a page shows one sweep; name only one")
         click.echo(report.trials_html(ledgers[0]), nl=False)
         return
     table, view = comparison.compare_sweeps(ledgers, every, sort, reverse)
@@ -54,7 +54,7 @@ def show_timing(ledgers: list[Ledger], form: str) -> None:
     from sweeper.results import timing
 
     if len(ledgers) > 1 or form == "html":
-        raise ConfigError("--timing: shows one sweep, for the terminal or as --md, --csv or --json")
+        raise ConfigError("--timing: needs one sweep, and prints a table, --md, --csv or --json; leave out the rest")
     records = ledgers[0].records()
     if form == "json":
         click.echo(sheet.json_text(timing.timing_values(records)), nl=False)
@@ -64,9 +64,9 @@ def show_timing(ledgers: list[Ledger], form: str) -> None:
 
 @main.command()
 @click.argument("name", metavar="SWEEP")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Default: SWEEP.html.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Write to this file (default: SWEEP.html).")
 def report_command(name: str, output: Path | None) -> None:
-    """Write a sweep as one self-contained page: table, curves, importance, cost."""
+    """Write a self-contained HTML report of a sweep: table, curves, importance, cost."""
     from sweeper.ledger.lookup import Trial
     from sweeper.ledger.ranking import best_first
     from sweeper.results import report as page
@@ -83,13 +83,15 @@ def report_command(name: str, output: Path | None) -> None:
 
 @main.command()
 @click.argument("name", metavar="TRIAL")
-@click.option("--vs", metavar="TRIAL", help="What this one gets right instead.")
-@click.option("--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Of each kind.")
+@click.option("--vs", metavar="TRIAL", help="Compare with the answers of this trial.")
+@click.option(
+    "--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Show this many examples of each kind."
+)
 @table_forms("md", "json")
 def errors_command(name: str, vs: str | None, examples: int, form: str) -> None:
-    """Sort a trial's answers into kinds of mistakes, by type and length of the answer.
+    """Count a trial's mistakes by kind, and by type and length of the answer.
 
-    A TRIAL is a sweep, which means its best one, or SWEEP/NUMBER.
+    TRIAL is SWEEP/NUMBER, or SWEEP for its best trial.
     """
     from sweeper.ledger.lookup import find_trial
     from sweeper.results import mistakes
@@ -111,11 +113,11 @@ def errors_command(name: str, vs: str | None, examples: int, form: str) -> None:
 
 @main.command()
 @click.argument("name", metavar="TRIAL")
-@click.option("--yaml", is_flag=True, help="As a search space; what it prints anyway.")
+@click.option("--yaml", is_flag=True, help="Print YAML (the default).")
 def best_command(name: str, yaml: bool) -> None:
     """Print a search space that runs exactly this trial again.
 
-    A TRIAL is a sweep, which means its best one, or SWEEP/NUMBER.
+    TRIAL is SWEEP/NUMBER, or SWEEP for its best trial.
     """
     from sweeper.ledger.lookup import find_trial
     from sweeper.results.recipe import best_yaml

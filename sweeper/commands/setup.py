@@ -1,21 +1,18 @@
-"""Commands that set up and inspect an installation: ui, schema, doctor, cluster."""
+"""Define the commands that set up and inspect an installation: ui, schema, params, doctor, cluster."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    pass
 from sweeper.commands.base import main, show, table_forms
 
 
 @main.command()
-@click.option("--port", type=int, help="Instead of the one in mlflow.ini.")
+@click.option("--port", type=int, help="Use this port instead of the one in mlflow.ini.")
 def ui_command(port: int | None) -> None:
-    """Serve the MLflow pages of all sweeps on this machine's loopback address."""
+    """Serve the MLflow pages of all sweeps, for this machine only."""
     from sweeper.storage.settings import read_stores
     from sweeper.tracking.server import serve
 
@@ -52,7 +49,7 @@ def params_command(job: str, form: str) -> None:
 
 @main.command()
 def doctor_command() -> None:
-    """Check versions, devices, stores and offline switches."""
+    """Check versions, devices, stores and environment variables."""
     from sweeper.doctor import findings
     from sweeper.storage.settings import read_stores
 
@@ -64,36 +61,36 @@ def doctor_command() -> None:
 
 @main.group()
 def cluster_group() -> None:
-    """Print a ready file, with explanations, that starts a cluster or its stores."""
+    """Print a commented file that starts a cluster or its stores."""
 
 
 @cluster_group.command("ray-up")
 def ray_up_command() -> None:
-    """Nodes on AWS that come and go with a sweep, for `ray up`."""
-    hand_out("ray-up.yaml")
+    """Print a file for `ray up` that starts AWS nodes on demand."""
+    print_file("ray-up.yaml")
 
 
 @cluster_group.command()
 def kuberay_command() -> None:
-    """A sweep as a RayJob on Kubernetes."""
-    hand_out("kuberay.yaml")
+    """Print a RayJob that runs a sweep on Kubernetes."""
+    print_file("kuberay.yaml")
 
 
 @cluster_group.command()
 def slurm_command() -> None:
-    """A sweep as a Slurm job, for `sbatch`."""
-    hand_out("slurm.sh")
+    """Print a Slurm job that runs a sweep, for `sbatch`."""
+    print_file("slurm.sh")
 
 
 @cluster_group.command()
 def compose_command() -> None:
-    """PostgreSQL, an S3-compatible server and MLflow's server, for `docker compose`."""
-    hand_out("compose.yaml")
+    """Print a file for `docker compose` with PostgreSQL, an S3-compatible server and MLflow."""
+    print_file("compose.yaml")
 
 
-def hand_out(file: str) -> None:
-    """Print a file of sweeper/cluster/files/; its head says what to do with it."""
+def print_file(file: str) -> None:
+    """Print a file of sweeper/cluster/files/. Its first lines explain its use."""
     from importlib.resources import files
 
     click.echo((files("sweeper.cluster") / "files" / file).read_text(encoding="utf-8"), nl=False)
-    click.echo("next: write it to a file, read its first lines, set what is marked there", err=True)
+    click.echo("next: save it as a file, read its first lines, and set the marked values", err=True)

@@ -1,4 +1,4 @@
-"""Commands that run sweeps and watch them: run, resume, status, stop, sync, plan, ls."""
+"""Define the commands that run and monitor sweeps: run, resume, status, stop, sync, plan, ls."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from sweeper.commands.base import address_option, ledger_of, ledger_storage, mac
 @click.argument("file")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @address_option
-@click.option("--new", is_flag=True, help="Run beside a sweep of this name instead of going on with it.")
-@click.option("--extend", is_flag=True, help="The file has changed: run beside, beginning with the trials that fit.")
-@click.option("--detach", is_flag=True, help="Go on after the terminal is closed; see `status` and `stop`.")
+@click.option("--new", is_flag=True, help="Start a second sweep under the next free name.")
+@click.option("--extend", is_flag=True, help="Start a new sweep for the changed file and reuse the trials that fit.")
+@click.option("--detach", is_flag=True, help="Run in the background; see `status` and `stop`.")
 def run_command(
     file: str, overrides: tuple[str, ...], address: str | None, new: bool, extend: bool, detach: bool
 ) -> None:
     """Train the trials of a search space and print their table.
 
-    FILE is a path, or a name in search_spaces/. Overrides are dotted: search.trials=2.
-    A sweep that was interrupted goes on; one that is finished is not run again.
+    FILE is a path or a name in search_spaces/. An override is a dotted key: search.trials=2.
+    An interrupted sweep is resumed; a finished one is not run again.
     """
     from sweeper.space.reading import find_file, read_search_space
 
     if new and extend:
-        raise ConfigError("--new and --extend: use one of the two; --extend runs beside the sweep as well")
+        raise ConfigError("--new and --extend: cannot be combined; --extend starts a new sweep too, so leave out --new")
 
     def command(detachment: Detachment | None = None) -> None:
         from sweeper.process.signals import Interrupt, handle_signals
@@ -53,12 +53,12 @@ def run_command(
 @main.command()
 @click.argument("name", metavar="SWEEP")
 @address_option
-@click.option("--trials", type=click.IntRange(min=1), help="How many there are to be in all; more than before.")
-@click.option("--detach", is_flag=True, help="Go on after the terminal is closed; see `status` and `stop`.")
+@click.option("--trials", type=click.IntRange(min=1), help="Raise the total number of trials.")
+@click.option("--detach", is_flag=True, help="Run in the background; see `status` and `stop`.")
 def resume_command(name: str, address: str | None, trials: int | None, detach: bool) -> None:
-    """Go on with a sweep from its ledger alone, without its file.
+    """Resume a sweep from its ledger; its file is not needed.
 
-    What is finished stays; what was cut short goes on from its last checkpoint.
+    Finished trials are kept. Interrupted trials continue from their last checkpoint.
     """
 
     def command(detachment: Detachment | None = None) -> None:
@@ -76,11 +76,11 @@ def resume_command(name: str, address: str | None, trials: int | None, detach: b
 
 @main.command()
 @click.argument("name", metavar="[SWEEP]", required=False)
-@click.option("--json", "as_json", is_flag=True, help="One object; without SWEEP an array.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, or an array without SWEEP.")
 def status_command(name: str | None, as_json: bool) -> None:
-    """Show who runs a sweep, its trials so far, and those that run now. Without SWEEP: all sweeps that run.
+    """Show the state of a sweep, its process and its trials, or of all running sweeps.
 
-    Reads the ledger alone, so that it works from every machine that reaches it.
+    Reads only the ledger, so it works from every machine that can reach the ledger.
     """
     from sweeper.monitor import status as present
 
@@ -94,12 +94,12 @@ def status_command(name: str | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("name", metavar="SWEEP")
-@click.option("--now", is_flag=True, help="At once; trials go on from their last checkpoints.")
+@click.option("--now", is_flag=True, help="Stop at once; `resume` continues from the last checkpoints.")
 def stop_command(name: str, now: bool) -> None:
-    """Ask the process that runs a sweep to end, through the ledger, and wait until it has.
+    """Ask a sweep's process to stop, through the ledger, and wait until it has stopped.
 
-    As with Ctrl-C it ends in good order: running trials save what they have, and `resume` goes on with them. This
-    works from every machine that reaches the ledger; when it is interrupted itself, what it has asked for stays asked.
+    As with Ctrl-C, running trials save a checkpoint, and `resume` continues them. This works from every machine that
+    can reach the ledger. If you interrupt `stop`, its request stays valid.
     """
     from sweeper.monitor import status as present
 
@@ -111,27 +111,29 @@ def stop_command(name: str, now: bool) -> None:
 @main.command()
 @click.argument("name", metavar="SWEEP")
 def sync_command(name: str) -> None:
-    """Make MLflow show what the ledger says, as after an outage or a driver that was killed."""
+    """Copy a sweep's ledger to MLflow, for example after an MLflow outage or a killed driver."""
     from sweeper.driver import run as driver
     from sweeper.storage.settings import read_stores
 
     outcome = driver.sync_mlflow(ledger_of(name), read_stores())
     if outcome.mirror_failure:
-        raise EnvironmentFailure(f"{outcome.mirror_failure}; the ledger has everything, try again later")
-    click.echo(f"{name}: MLflow has its {len(outcome.records)} trials, each once")
+        raise EnvironmentFailure(f"{outcome.mirror_failure}; the ledger has all results; try again later")
+    click.echo(f"{name}: MLflow has all {len(outcome.records)} trials")
     page = f", then open {outcome.page}" if outcome.page else ""
     click.echo(f"next: sweeper ui{page}", err=True)
 
 
 def run_detached(command: Callable[[Detachment], None]) -> None:
-    """Have a command go on without this terminal, and say how it is looked at and ended from now on."""
+    """Run a command in the background, and print how to see its state and stop it."""
     from sweeper.process.detach import DetachedCommand, start_detached
 
     outcome = start_detached(command)
     if not isinstance(outcome, DetachedCommand):
         sys.exit(outcome)
     name = outcome.folder.name
-    click.echo(f"{name}: goes on as process {outcome.pid}; what it says goes to {outcome.output}", err=True)
+    click.echo(
+        f"{name}: runs in the background as process {outcome.pid}; its output goes to {outcome.output}", err=True
+    )
     click.echo(f"next: sweeper status {name}   or   sweeper stop {name}", err=True)
 
 
@@ -144,7 +146,7 @@ def run_and_print(
     new: bool = False,
     extend: bool = False,
 ) -> None:
-    """Run what is left of a sweep, print its table, and exit with what became of it."""
+    """Run the unfinished trials of a sweep, print its table, and exit with the sweep's exit code."""
     from sweeper.storage.settings import read_stores
 
     with terminal(plain=detachment is not None) as console:
@@ -159,7 +161,7 @@ def run_and_print(
         outcome = run_sweep(space, read_stores(), machine, console, interrupt, name, new, extend, begin)
     show(comparison.compare_sweeps([ledger_of(outcome.name)])[1])
     if outcome.mirror_failure:
-        click.echo(f"{outcome.mirror_failure}; the ledger has everything", err=True)
+        click.echo(f"{outcome.mirror_failure}; the ledger has all results", err=True)
     interrupt.raise_asked()
     if outcome.interrupted:
         raise KeyboardInterrupt
@@ -178,10 +180,10 @@ def run_and_print(
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @address_option
 @click.option(
-    "--first", type=click.IntRange(min=0), default=5, show_default=True, help="How many configurations to show."
+    "--first", type=click.IntRange(min=0), default=5, show_default=True, help="Show this many configurations."
 )
 def plan_command(file: str, overrides: tuple[str, ...], address: str | None, first: int) -> None:
-    """Show what `run` would do: branches, trials at once and why, first configurations, disk."""
+    """Show the plan of `run`: branches, concurrent trials and their limit, first configurations, disk space."""
     from sweeper.monitor.plan import plan_lines
     from sweeper.space.reading import find_file, read_search_space
 

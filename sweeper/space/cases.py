@@ -35,16 +35,16 @@ MAX_CUTS = 1_000
 
 @dataclass(frozen=True)
 class Case:
-    """The trials of a space that match the same branches: what each parameter can be among them."""
+    """Hold the domains and resources of all trials whose parameters match the same branches."""
 
     domains: Mapping[str, Domain]
     resources: Resources | None
 
 
 def list_cases(space: SearchSpace) -> list[Case]:
-    """The space cut by its `when` conditions: one Case for each combination of branches that can occur.
+    """Split a space by its `when` conditions: one Case for each combination of branches that can occur.
 
-    >>> for name, domain in branches(space)[0].domains.items():
+    >>> for name, domain in list_cases(space)[0].domains.items():
     ...     print(f"{name}: {domain}")
     backbone: hfl/chinese-lert-large
     learning_rate: 1e-5 … 4e-5 log
@@ -57,17 +57,17 @@ def list_cases(space: SearchSpace) -> list[Case]:
 
 
 def max_epochs(space: SearchSpace) -> int:
-    """The greatest num_train_epochs that a trial of this space can have."""
+    """Return the largest num_train_epochs that a trial of this space can have."""
     return int(max(_possible(space, "num_train_epochs")))
 
 
 def backbones(space: SearchSpace) -> list[str]:
-    """Every backbone that a trial of this space can have."""
+    """Return every backbone that a trial of this space can have."""
     return list(dict.fromkeys(_possible(space, "backbone")))
 
 
 def possible_resources(space: SearchSpace) -> list[Resources | None]:
-    """The different amounts that trials of this space reserve."""
+    """Return the distinct resources that trials of this space reserve."""
     found: list[Resources | None] = []
     for cut in _all_cuts(space):
         resources = resources_of(space, cut.first)
@@ -77,20 +77,20 @@ def possible_resources(space: SearchSpace) -> list[Resources | None]:
 
 
 def _possible(space: SearchSpace, name: str) -> Iterator[Any]:
-    """The values one parameter can have, of a range its ends."""
+    """Yield the values that a parameter can have; for a range, both ends."""
     default = Constant(_defaults(space.job)[name])
     for cut in _all_cuts(space):
         yield from ends(cut.domains.get(name, default))
 
 
 def _all_cuts(space: SearchSpace) -> Iterator[Cut]:
-    """The parts of the space itself and of what each enqueued setting leaves of it."""
+    """Yield the cuts of the space, then those of the space with each enqueued setting fixed."""
     for parameters in (space.parameters, *(pinned(space.parameters, e) for e in space.search.enqueue)):
         yield from _space_cuts(parameters, space.resources, _defaults(space.job))
 
 
 def ends(domain: Domain) -> tuple[Any, ...]:
-    """The values by which a domain is tried out: each of a choice, both ends of a range."""
+    """Return the values to check of a domain: every value of a choice, both ends of a range."""
     if isinstance(domain, Range):
         return (domain.low, domain.high)
     return domain.values if isinstance(domain, Choice) else (domain.value,)
@@ -98,8 +98,12 @@ def ends(domain: Domain) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Cut:
-    """A part of the space in which every condition has one answer: the branch each parameter matched, its
-    domain narrowed to this part, and its first value."""
+    """Hold a part of the space in which every `when` condition is either true or false.
+
+    matched  the index of the branch that each parameter takes
+    domains  each parameter's domain within this part
+    first    the first value of each domain
+    """
 
     matched: Mapping[str, int]
     domains: Mapping[str, Domain]
@@ -107,7 +111,7 @@ class Cut:
 
 
 def _space_cuts(parameters: Parameters, resources: Sequence[Reservation], defaults: Mapping[str, Any]) -> list[Cut]:
-    """The parts of a space, at most one more than MAX_CUTS."""
+    """Split a space into cuts. Stops at MAX_CUTS + 1."""
     conditional: list[Conditional] = [
         *(branch for branches in parameters.values() for branch in branches),
         *resources,
@@ -138,10 +142,10 @@ def _extended(
 
 
 def _domain_parts(domain: Domain, globs: list[str]) -> list[tuple[Domain, Any]]:
-    """A domain cut into the values that `globs` tell apart, each part with its first value.
+    """Group the values of a domain by the globs they match. Return each group with its first value.
 
-    Of a range too long to list only the ends and the numbers that the globs name are told apart; what is
-    left of it stands as the whole range.
+    A range that is too long to list is represented by its ends and by the numbers that the globs name; all other
+    values keep the whole range as their domain.
     """
     listed = grid_values(domain) if globs else None
     named = [number for glob in globs if (number := _number_in_range(domain, glob)) is not None]
@@ -154,7 +158,7 @@ def _domain_parts(domain: Domain, globs: list[str]) -> list[tuple[Domain, Any]]:
 
 
 def _number_in_range(domain: Domain, glob: str) -> int | float | None:
-    """The number that a glob is, if it lies in the range."""
+    """Return the number that a glob names if it lies in the range, else None."""
     number = _glob_number(glob)
     if number is None or not isinstance(domain, Range) or not domain.low <= number <= domain.high:
         return None
@@ -164,7 +168,7 @@ def _number_in_range(domain: Domain, glob: str) -> int | float | None:
 
 
 def _merged(parameters: Parameters, cuts: list[Cut]) -> dict[str, Domain]:
-    """What each parameter can be in any of some cuts that matched the same branches."""
+    """Join the domains of cuts that match the same branches."""
     return {
         name: _union(parameters[name][index].domain, [cut.domains[name] for cut in cuts])
         for name, index in cuts[0].matched.items()
@@ -182,6 +186,6 @@ def _union(whole: Domain, parts: list[Domain]) -> Domain:
 
 
 def pinned(parameters: Parameters, entry: Mapping[str, Any]) -> Parameters:
-    """The parameters with those of `entry` as constants, which come first as they depend on nothing."""
+    """Return the parameters with those of `entry` as constants, first, because constants depend on nothing."""
     constants = {name: (Branch({}, Constant(value)),) for name, value in entry.items()}
     return {**constants, **{name: branches for name, branches in parameters.items() if name not in entry}}

@@ -1,7 +1,7 @@
-"""A YAML file and dotted overrides become plain values, with the place of every key; and back.
+"""Read a YAML file with dotted overrides into plain values and the line of each key, and write values as YAML.
 
-A small, strict YAML: no anchors, tags, merge keys or second document, no key twice, and the scalars of
-YAML 1.2's core schema. What the keys mean is left to `search_space`.
+Accepts a strict subset of YAML 1.2: no anchors, tags, merge keys, duplicate keys or second document. `reading`
+interprets the keys.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ _FOREIGN = {
 
 @dataclass(frozen=True)
 class Document:
-    """`values` is the file with its overrides applied. `lines` tells where each key stands: "12", or
-    "override 'search.trials=2'"."""
+    """Hold a file's values with overrides applied.
+
+    lines  the origin of each key: a line number, "12", or an override, "override 'search.trials=2'"
+    """
 
     path: Path
     values: dict[str, Any]
@@ -46,18 +48,18 @@ class Document:
 
 
 def read_document(path: Path, overrides: Sequence[str] = ()) -> Document:
-    """The values of a YAML file with `dotted.key=value` overrides applied in turn.
+    """Read a YAML file and apply `dotted.key=value` overrides in order.
 
     >>> read_document(Path("qa.yaml"), ["search.trials=2"]).values["search"]["trials"]
     2
 
-    Raises ConfigError with every mistake that can be found.
+    Raises ConfigError with one line for each mistake.
     """
     return parse_document(_read_yaml_text(path), path, overrides)
 
 
 def parse_document(text: str, path: Path, overrides: Sequence[str] = ()) -> Document:
-    """The same for text that was read already; `path` is what messages name."""
+    """Parse the text of a YAML file and apply overrides. Messages name `path`."""
     lines: dict[Key, str] = {}
     note = Mistakes(path, lines)
     values = _values(text, (), lines, note)
@@ -73,7 +75,7 @@ def parse_document(text: str, path: Path, overrides: Sequence[str] = ()) -> Docu
 
 
 def plain_scalar(text: str) -> str | int | float | bool | None:
-    """What an unquoted scalar means: YAML 1.2's core schema, decimal numbers only.
+    """Return the value of an unquoted scalar by YAML 1.2's core schema, with decimal numbers only.
 
     >>> [plain_scalar(text) for text in ("1e-5", "no", "010", "1:30", "true", "~")]
     [1e-05, 'no', '010', '1:30', True, None]
@@ -90,12 +92,12 @@ def plain_scalar(text: str) -> str | int | float | bool | None:
 
 
 def yaml_text(values: dict[str, Any]) -> str:
-    """Plain values as YAML that `read_document` gives back unchanged."""
+    """Write plain values as YAML that `read_document` reads back unchanged."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the text that `plain_scalar` would take for something else, and writes no aliases."""
+    """Quote text that `plain_scalar` would not read as text, and write no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -121,7 +123,7 @@ def _integer(text: str) -> int:
 
 
 def kind_of(value: object) -> str:
-    """What a value is, in words: "a list"."""
+    """Return the kind of a value in words: "a list"."""
     names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", type(None): "nothing"}
     return names.get(type(value), "a number")
 
@@ -141,7 +143,7 @@ def _read_yaml_text(path: Path) -> str:
 
 
 def _bytes(path: Path) -> bytes:
-    """At most MAX_BYTES of a regular file: a pipe would block, a device would never end."""
+    """Read a regular file of at most MAX_BYTES. Pipes and devices are refused, since reading them may never end."""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
@@ -165,7 +167,7 @@ def _line_of(raw: bytes | str, position: int) -> int:
 
 
 class _YamlError(Exception):
-    """Ends the reading of one text: what follows cannot be trusted."""
+    """Raised when the rest of a text cannot be read."""
 
     def __init__(self, line: int, text: str, key: Key = ()) -> None:
         super().__init__(text)
@@ -173,7 +175,7 @@ class _YamlError(Exception):
 
 
 def _values(text: str, root: Key, lines: dict[Key, str], note: Mistakes, place: str | None = None) -> Any:
-    """The plain value of one YAML text. Mistakes are noted; `place` stands for all its lines."""
+    """Return the plain value of one YAML text, and record its mistakes. `place` replaces line numbers."""
     reading = _Reading(text, lines, note, place)
     try:
         return reading.document(root)
@@ -183,9 +185,9 @@ def _values(text: str, root: Key, lines: dict[Key, str], note: Mistakes, place: 
 
 
 class _Reading:
-    """Builds values straight from parser events, so that nothing is composed before it is refused.
+    """Build values from parser events, so that forbidden YAML is refused before it is expanded.
 
-    The recursion is as deep as the document, which MAX_DEPTH bounds.
+    The recursion depth is that of the document; MAX_DEPTH bounds it.
     """
 
     def __init__(self, text: str, lines: dict[Key, str], note: Mistakes, place: str | None) -> None:
@@ -288,7 +290,7 @@ def _line(event: yaml.Event) -> int:
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
-    """PyYAML's events, and every way in which its scanner gives up as one exception."""
+    """Yield PyYAML's events. Raises _YamlError for every error of its scanner."""
     try:
         loader = yaml.SafeLoader(text)
     except yaml.reader.ReaderError as error:
@@ -318,7 +320,7 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
 
 
 def _override(text: str, values: dict[str, Any], lines: dict[Key, str], note: Mistakes) -> None:
-    """Apply one `dotted.key=value`, whose value is read as the file's values are."""
+    """Apply one `dotted.key=value`. The value is parsed as YAML."""
     place = f"override {text!r}" if len(text) <= 80 else f"override {text[:79] + '…'!r}"
     name, equals, value = text.partition("=")
     path: list[str] = name.strip().split(".")
@@ -351,7 +353,7 @@ def _set(path: list[str], text: str, values: Any, lines: dict[Key, str], note: M
 
 
 def _index(container: Any, segment: str) -> str | int | None:
-    """Where `segment` leads inside a mapping (anywhere) or a list (to an entry it has)."""
+    """Return the key or index that `segment` names in a mapping or list, or None if a list has no such entry."""
     if isinstance(container, dict):
         return segment
     if isinstance(container, list) and re.fullmatch(r"[0-9]{1,6}", segment) and int(segment) < len(container):

@@ -1,6 +1,6 @@
-"""What one parameter can be: domains, their branches, and how they are read from a file.
+"""Define the domain of one parameter (constant, choice or range) with its branches, and read it from a file.
 
-Which branch holds for a trial, and what a whole space means, is left to `search_space`.
+`search_space` decides which branch applies to a trial.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jobs.job import Job
 from jobs.wording import shown, unknown_name
 from sweeper.space.document import kind_of
 from sweeper.space.mistakes import Key, Mistakes
-from sweeper.space.sections import FORMS, HOMES, MAX_VALUES, RANGE, TOO_LONG, Resources, explanation, validated
+from sweeper.space.sections import FORMS, MAX_VALUES, PLACES, RANGE, TOO_LONG, Resources, explanation, validated
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range:
-    """From `low` to `high`, both included. With a step, `high` is the last value the steps reach."""
+    """Hold the numbers from `low` to `high`, both included. With a step, `high` is the last value it reaches."""
 
     low: float
     high: float
@@ -58,7 +58,7 @@ Domain = Constant | Choice | Range
 
 @dataclass(frozen=True)
 class Branch:
-    """A domain, and what other parameters must be for it: name → glob. An empty `when` always holds."""
+    """Hold a domain and its conditions on other parameters: name → glob. An empty `when` always applies."""
 
     when: Mapping[str, str]
     domain: Domain
@@ -66,16 +66,16 @@ class Branch:
 
 @dataclass(frozen=True)
 class Reservation:
-    """What trials reserve whose parameters match `when`."""
+    """Hold the resources of trials whose parameters match `when`."""
 
     when: Mapping[str, str]
     resources: Resources
 
 
 def literal_text(value: Any) -> str:
-    """A value as the file would write it.
+    """Return a value as a search-space file writes it.
 
-    >>> as_text(0.00001), as_text(True)
+    >>> literal_text(0.00001), literal_text(True)
     ('1e-5', 'true')
     """
     if isinstance(value, str):
@@ -84,7 +84,7 @@ def literal_text(value: Any) -> str:
 
 
 def grid_values(domain: Domain) -> tuple[Any, ...] | None:
-    """All values of a domain in order, or None if they are more than can be run one by one."""
+    """Return all values of a domain in order, or None if there are MAX_VALUES or more."""
     if isinstance(domain, Constant):
         return (domain.value,)
     if isinstance(domain, Choice):
@@ -97,7 +97,7 @@ def grid_values(domain: Domain) -> tuple[Any, ...] | None:
 
 
 def contains(domain: Domain, value: Any) -> bool:
-    """Whether a domain can give this value."""
+    """Return True if the domain contains the value."""
     if not isinstance(domain, Range):
         return value in (grid_values(domain) or ())
     if not is_number(value) or not domain.low <= value <= domain.high:
@@ -108,7 +108,7 @@ def contains(domain: Domain, value: Any) -> bool:
 
 
 def _steps(low: float, high: float, step: float) -> int:
-    """How many whole steps fit. A billionth is forgiven: `high` may be a rounded sum of steps itself."""
+    """Count the whole steps from low to high. Tolerates 1e-9, because `high` may be a rounded sum of steps."""
     return floor((_exact(high) - _exact(low)) / _exact(step) + Fraction(1, 10**9))
 
 
@@ -117,9 +117,9 @@ def _exact(number: float) -> Fraction:
 
 
 class Knobs:
-    """The job's parameters and what each accepts; every mistake goes to `note`.
+    """Check names and values against a job's parameters, and record every mistake in `note`.
 
-    Of an unknown job every name accepts everything, so that the rest of the file is still checked.
+    Without a job, every name and value is accepted, so that the rest of the file is still checked.
     """
 
     def __init__(self, job: Job | None, note: Mistakes) -> None:
@@ -128,14 +128,14 @@ class Knobs:
         self._hints = get_type_hints(job.params, include_extras=True) if job else {}
 
     def has(self, name: str, key: Key) -> bool:
-        """Whether the job has this parameter."""
+        """Return True if the job has this parameter; else record a mistake."""
         if self.names and name not in self.names:
-            self.note(key, unknown_name("parameter", name, self.names, HOMES))
+            self.note(key, unknown_name("parameter", name, self.names, PLACES))
             return False
         return True
 
     def accept(self, name: str, value: Any, key: Key) -> Any:
-        """The value as the parameter holds it: an int becomes a float where one is wanted."""
+        """Return the value in the parameter's type: an int becomes a float for a float parameter."""
         if isinstance(value, dict | list):
             self.note(key, f"found {kind_of(value)}; must be a single value")
         elif isinstance(value, float) and not isfinite(value):
@@ -148,26 +148,26 @@ class Knobs:
         return value
 
     def number(self, name: str) -> type[int] | type[float] | None:
-        """int or float if the parameter is one."""
+        """Return int or float for a numeric parameter, else None."""
         return number_type(self._hints[name]) if self.names else float
 
 
 def number_type(annotation: Any) -> type[int] | type[float] | None:
-    """int or float where the annotation is one: bare, annotated or optional."""
+    """Return int or float if the annotation is one (bare, annotated or optional), else None."""
     if annotation is int or annotation is float:
         return int if annotation is int else float
     return next((found for inner in get_args(annotation) if (found := number_type(inner))), None)
 
 
 def read_parameters(values: Any, knobs: Knobs) -> dict[str, tuple[Branch, ...]]:
-    """The branches of every parameter the job knows. What had a mistake is a placeholder."""
+    """Read the branches of every parameter of the job. A mistake leaves a placeholder."""
     named = values.items() if isinstance(values, dict) else ()
     known = {name: value for name, value in named if knobs.has(name, ("parameters", name))}
     return {name: _branches(name, value, ("parameters", name), knobs) for name, value in known.items()}
 
 
 def read_reservations(values: Any, knobs: Knobs) -> tuple[Reservation, ...]:
-    """The branches of `resources`. What had a mistake is a placeholder."""
+    """Read the branches of `resources`. A mistake leaves a placeholder."""
     if isinstance(values, list) and len(values) > MAX_VALUES:
         knobs.note(("resources",), TOO_LONG)
         return ()
@@ -180,11 +180,11 @@ def read_reservations(values: Any, knobs: Knobs) -> tuple[Reservation, ...]:
 
 
 def _resources(values: Any, key: Key, knobs: Knobs) -> Resources:
-    return validated(Resources, values, key, knobs.note, HOMES) or Resources()
+    return validated(Resources, values, key, knobs.note, PLACES) or Resources()
 
 
 def read_enqueue(search: Any, knobs: Knobs) -> tuple[dict[str, Any], ...]:
-    """The entries of search.enqueue, every value as its parameter holds it."""
+    """Read the entries of search.enqueue, each value in its parameter's type."""
     entries = search.get("enqueue") if isinstance(search, dict) else None
     items = enumerate(entries[:MAX_VALUES] if isinstance(entries, list) else ())
     return tuple(_entry(entry, ("search", "enqueue", index), knobs) for index, entry in items)
@@ -216,14 +216,14 @@ def _branches(name: str, value: Any, key: Key, knobs: Knobs) -> tuple[Branch, ..
 
 
 def _whens(items: list[Any], key: Key, knobs: Knobs) -> list[dict[str, str]]:
-    """The conditions of each branch; a branch that comes too late to be reached is a mistake."""
+    """Read the conditions of each branch, and record branches that an earlier one always precedes."""
     if not items:
         knobs.note(key, "is empty; list at least one branch, or leave it out")
     before = len(knobs.note)
     whens = [_when(item, (*key, index), knobs) for index, item in enumerate(items)]
     for index, when in enumerate(whens if len(knobs.note) == before else ()):
         if any(earlier.items() <= when.items() for earlier in whens[:index]):
-            text = "is never reached: a branch before it matches whenever it does; move it up or drop it"
+            text = "is never reached: an earlier branch matches whenever it does; move it up or drop it"
             knobs.note((*key, index), text)
     return whens
 
@@ -321,5 +321,5 @@ def _range_mistakes(low: float, high: float, log: bool, step: float | None) -> I
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a finite int or float, and not a bool."""
+    """Return True for a finite int or float that is not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -1,4 +1,4 @@
-"""The whole search-space file as JSON Schema, for editors."""
+"""Describe search-space files as JSON Schema, for editors."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from sweeper.space.sections import IMPORT_PATH, File, Resources
 
 
 class _Untitled(GenerateJsonSchema):
-    """Leaves out titles that only repeat a key."""
+    """Omit titles that only repeat a key."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def json_schema_text() -> str:
-    """What `sweeper schema` prints and search_spaces/schema.json holds."""
+    """Return the text that `sweeper schema` prints and search_spaces/schema.json contains."""
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a search-space file, with the parameters of every job in JOBS."""
+    """Return the JSON Schema (draft 2020-12) of search-space files, with the parameters of every job in JOBS."""
     schema = File.model_json_schema(schema_generator=_Untitled)
     properties, definitions = schema["properties"], schema["$defs"]
     definitions["when"] = {
@@ -44,13 +44,13 @@ def json_schema() -> dict[str, Any]:
 
 
 def _conditional(section: dict[str, Any]) -> dict[str, Any]:
-    """A section as it stands, null, or a list of them each with an optional `when`."""
+    """Return a schema that allows the section, null, or a list of sections with an optional `when`."""
     branch = {**section, "properties": {"when": {"$ref": "#/$defs/when"}, **section["properties"]}}
     return {"anyOf": [section, {"type": "array", "minItems": 1, "items": branch}, {"type": "null"}]}
 
 
 def _of_job(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    """What follows once `job` is `name`: its parameters, in `enqueue` too, and its metrics."""
+    """Return the schema that applies if `job` is `name`: its parameters, enqueued settings and metrics."""
     job = get_job(name)
     hints = get_type_hints(job.params, include_extras=True)
     values = {field.name: TypeAdapter(hints[field.name]).json_schema() for field in fields(job.params)}
@@ -74,7 +74,7 @@ def _of_job(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _forms(value: str, number: type[int] | type[float] | None) -> list[dict[str, Any]]:
-    """The forms of a parameter whose single values have the schema at `value`."""
+    """Return the allowed forms of a parameter. The schema of a single value is at `value`."""
     one = {"$ref": value}
     keys: dict[str, Any] = {"values": {"type": "array", "items": one, "minItems": 1, "uniqueItems": True}}
     required = [["values"]]
@@ -87,6 +87,6 @@ def _forms(value: str, number: type[int] | type[float] | None) -> list[dict[str,
 
 
 def _strict(properties: dict[str, Any], *required: list[str]) -> dict[str, Any]:
-    """A mapping of these keys only, with one of the `required` groups."""
+    """Return a schema for a mapping that has only these keys and all keys of exactly one `required` group."""
     schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return {**schema, "oneOf": [{"required": keys} for keys in required]} if required else schema

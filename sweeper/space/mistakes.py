@@ -11,7 +11,7 @@ from jobs.wording import short
 from sweeper.errors import ConfigError
 
 Key = tuple[str | int, ...]
-SHOWN = 50
+MAX_LINES = 50
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Mistake:
     text: str
 
     def line(self, path: Path) -> str:
-        """`file:line: dotted.key: what is wrong; cure`."""
+        """Format the mistake as `file:line: dotted.key: what is wrong; cure`."""
         where = f"{path}:{self.place}" if self.place.isdecimal() else f"{path}: {self.place}"
         return ": ".join(part for part in (where, dotted(tuple(map(_key_text, self.key))), self.text) if part)
 
@@ -31,7 +31,7 @@ class Mistake:
 
 
 class Mistakes:
-    """Collects what is wrong with one file, so that all of it is said at once.
+    """Collect the mistakes of one file, so that all are reported together.
 
     >>> note = Mistakes(Path("qa.yaml"), {("search", "trials"): "7"})
     >>> note(("search", "trials"), "found 0; must be at least 1")
@@ -44,7 +44,7 @@ class Mistakes:
         self._found: dict[Mistake, None] = {}
 
     def __call__(self, key: Key, text: str, place: str | None = None) -> None:
-        """Note a mistake at `key`; its place is that of the nearest key above it that the file has."""
+        """Record a mistake at `key`. Its line is that of the closest parent key in the file."""
         ancestors = (key[:depth] for depth in range(len(key), -1, -1))
         found = next((self._lines[ancestor] for ancestor in ancestors if ancestor in self._lines), "1")
         self._found[Mistake(found if place is None else place, key, text)] = None
@@ -53,23 +53,23 @@ class Mistakes:
         return len(self._found)
 
     def under(self, *sections: str) -> bool:
-        """Whether anything below one of the top-level `sections` is wrong."""
+        """Return True if one of the top-level `sections` has a mistake."""
         return any(mistake.key[:1] == (section,) for mistake in self._found for section in sections)
 
     def lines(self) -> list[str]:
-        """One line for each mistake, in the order of the file, overrides last; of very many the first."""
+        """Return one line for each mistake in the order of the file, overrides last. Shows at most MAX_LINES."""
         ordered = sorted(self._found, key=lambda m: m.order)
-        more = [f"{self._path}: … and {len(ordered) - SHOWN} more mistakes"] if len(ordered) > SHOWN else []
-        return [mistake.line(self._path) for mistake in ordered[:SHOWN]] + more
+        more = [f"{self._path}: … and {len(ordered) - MAX_LINES} more mistakes"] if len(ordered) > MAX_LINES else []
+        return [mistake.line(self._path) for mistake in ordered[:MAX_LINES]] + more
 
     def raise_any(self) -> None:
-        """Raise ConfigError if anything was noted."""
+        """Raise ConfigError if there is a mistake."""
         if self._found:
             raise ConfigError(self.lines())
 
 
 def dotted(key: Key) -> str:
-    """A key as an override would write it; odd names are quoted so that they can be seen."""
+    """Write a key as an override does. Unusual names are quoted, so that spaces are visible."""
     return ".".join(part if re.fullmatch(r"[\w/@+-]+", part := str(segment)) else repr(part) for segment in key)
 
 

@@ -32,8 +32,8 @@ from sweeper.space.domains import (
 from sweeper.space.mistakes import Key, Mistakes
 from sweeper.space.search_space import Parameters, SearchSpace, _defaults, _first_match, defaults_of
 from sweeper.space.sections import (
-    HOMES,
     IMPORT_PATH,
+    PLACES,
     Budget,
     File,
     Resources,
@@ -46,29 +46,29 @@ MAX_PROBES = 10_000
 
 
 def find_file(name: str) -> Path:
-    """The file of a search space given by path or by name.
+    """Return the path of a search space given by path or by name.
 
-    >>> find("quickstart")
+    >>> find_file("quickstart")
     PosixPath('search_spaces/quickstart.yaml')
 
-    Looked for as given, in ./search_spaces, then beside the installed package; `.yaml` may be left off.
-    Raises ConfigError when there is none.
+    Searches the current folder, ./search_spaces, then the folder next to the package; `.yaml` is optional. Raises
+    ConfigError when there is none.
     """
-    shelves = [Path("search_spaces"), Path(sweeper.__file__).parent.parent / "search_spaces"]
-    for folder in (Path(), *shelves):
+    folders = [Path("search_spaces"), Path(sweeper.__file__).parent.parent / "search_spaces"]
+    for folder in (Path(), *folders):
         for path in (folder / name, folder / f"{name}.yaml"):
             if _holds(path.is_file):
                 return path
     if name and _holds(Path(name).exists):
-        return Path(name)  # a directory, say; whoever reads it tells
-    known = sorted({path.stem for shelf in shelves for path in shelf.glob("*.yaml")})
+        return Path(name)  # a directory, for example; reading it explains the mistake
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     raise ConfigError(f"{shown(name)}: no such file; {unknown_name('search space', Path(name).stem, known)}")
 
 
 def read_search_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
-    """The checked space in a file, after `dotted.key=value` overrides.
+    """Read a search-space file with `dotted.key=value` overrides, and check it completely.
 
-    >>> read_search_space(find("qa_backbones"), ["search.trials=2"]).search.trials
+    >>> read_search_space(find_file("qa_backbones"), ["search.trials=2"]).search.trials
     2
 
     Raises ConfigError with every mistake in the file, or DataFailure when only the data is wrong.
@@ -81,25 +81,28 @@ def read_search_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
 
 
 def _refuse_secrets(value: Any, key: Key, note: Mistakes) -> None:
-    """What stands in the file is kept in the ledger and shown in MLflow, to the letter."""
+    """Record a mistake for every secret: the ledger and MLflow would store and show it."""
     if isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             _refuse_secrets(inner, (*key, name), note)
     elif isinstance(value, str) and redacted(value) != value:
-        note(key, f"{redacted(value)} holds a secret, which would be kept with the sweep; leave it to the environment")
+        note(
+            key,
+            f"{redacted(value)} holds a secret, which the sweep would store; set it in the environment instead",
+        )
 
 
 def restored(values: Mapping[str, Any], data_fingerprint: str, origin: str) -> SearchSpace:
-    """The space of which `resolved` made these values. Its data is not looked at: see `present_fingerprint`.
+    """Return the space from which `resolved` made these values, without reading its data.
 
-    Raises ConfigError, speaking of `origin`, where the values no longer fit the job.
+    Raises ConfigError, whose lines name `origin`, if the values no longer fit the job.
     """
     space = _space(dict(values), Mistakes(Path(origin), {}))
     return replace(space, data_fingerprint=data_fingerprint)
 
 
 def present_fingerprint(space: SearchSpace, origin: str) -> str:
-    """Of the data as it is now. Raises DataFailure when it is gone or broken."""
+    """Return the fingerprint of the data as it is now. Raises DataFailure if it is missing or invalid."""
     return _checked_fingerprint(space.data, Mistakes(Path(origin), {}))
 
 
@@ -123,17 +126,17 @@ def _folders_in(folder: Path) -> list[str]:
 
 
 def _holds(question: Callable[[], bool]) -> bool:
-    """Whether a path is what is asked; a name too long or a folder closed to us is not."""
+    """Return the answer of a path query, or False if the name is too long or the folder is not readable."""
     with suppress(OSError):
         return question()
     return False
 
 
 def _space(values: dict[str, Any], note: Mistakes) -> SearchSpace:
-    """The space in a file's values. Raises ConfigError with every mistake."""
+    """Build the space from a file's values. Raises ConfigError with every mistake."""
     job = _job(values.get("job"), note)
     knobs = Knobs(job, note)
-    file = validated(File, values, (), note, {**dict.fromkeys(knobs.names, "under parameters"), **HOMES})
+    file = validated(File, values, (), note, {**dict.fromkeys(knobs.names, "under parameters"), **PLACES})
     parameters = _order_parameters(read_parameters(values.get("parameters"), knobs), knobs)
     resources = read_reservations(values.get("resources"), knobs)
     enqueue = read_enqueue(values.get("search"), knobs)
@@ -217,7 +220,7 @@ def _check_search(search: Any, parameters: Parameters, note: Mistakes) -> None:
 
 
 def _order_parameters(parameters: Parameters, knobs: Knobs) -> Parameters:
-    """Each parameter after those its `when` names, otherwise in the job's order. A circle is a mistake."""
+    """Sort parameters so that each follows those its `when` names, else in the job's order. A cycle is a mistake."""
     names = knobs.names or sorted(parameters)
     graph = {
         name: sorted({o for b in parameters[name] for o in b.when if o in parameters}, key=names.index)
@@ -228,7 +231,7 @@ def _order_parameters(parameters: Parameters, knobs: Knobs) -> Parameters:
             return {name: parameters[name] for name in TopologicalSorter(graph).static_order()}
         except CycleError as error:
             circle: list[str] = error.args[1]
-            text = f"`when` goes in a circle: {' → '.join(circle)}; drop one of these conditions"
+            text = f"`when` forms a cycle: {' → '.join(circle)}; drop one of these conditions"
             knobs.note(("parameters", circle[0]), text)
             graph = {n: [o for o in graph[n] if o not in circle] for n in graph if n not in circle}
 
@@ -240,7 +243,7 @@ def _check_relations(
     enqueue: Sequence[Mapping[str, Any]],
     note: Mistakes,
 ) -> None:
-    """Try the job's own checks on values the space can give together, and on what is enqueued."""
+    """Run the job's checks on values that can occur together, and on enqueued settings."""
     cuts = _space_cuts(parameters, resources, defaults_of(job))
     if len(cuts) > MAX_CUTS:
         note(
@@ -253,19 +256,19 @@ def _check_relations(
         note(("resources" if name in Resources.model_fields else "parameters", name), text)
     for index, entry in enumerate(enqueue):
         first = _space_cuts(pinned(parameters, entry), (), defaults_of(job))[0].first
-        for error in _settled(job, first, resources)[0]:
+        for error in _errors_and_rest(job, first, resources)[0]:
             if (error.key, str(error)) not in errors:
                 note(("search", "enqueue", index, error.key), str(error))
 
 
 def _errors_in(job: Job, cuts: list[Cut], resources: Sequence[Reservation]) -> Iterator[ParamError]:
-    """What the job has against the first values of each part, then with one and with two others in turn."""
-    settled = [_settled(job, cut.first, resources) for cut in cuts]
-    yield from (error for errors, _ in settled for error in errors)
-    varied = ((cut, base, change) for cut, (_, base) in zip(cuts, settled, strict=True) for change in _changes(cut))
+    """Yield the job's errors for the first values of each cut, then with one and with two values changed."""
+    checked = [_errors_and_rest(job, cut.first, resources) for cut in cuts]
+    yield from (error for errors, _ in checked for error in errors)
+    varied = ((cut, base, change) for cut, (_, base) in zip(cuts, checked, strict=True) for change in _changes(cut))
     for cut, base, change in islice(varied, MAX_PROBES):
         error = _params_error(job, {**base, **change}, resources)
-        # A parameter that was taken out stands at a default, which no trial may have.
+        # A removed parameter has its default, which may occur in no trial.
         if error and (error.key in change or error.key in base or error.key not in cut.first):
             yield error
 
@@ -276,10 +279,10 @@ def _changes(cut: Cut) -> Iterator[dict[str, Any]]:
     yield from (dict(pair) for pair in combinations(values, 2) if pair[0][0] != pair[1][0])
 
 
-def _settled(
+def _errors_and_rest(
     job: Job, assignment: Mapping[str, Any], resources: Sequence[Reservation]
 ) -> tuple[list[ParamError], dict[str, Any]]:
-    """What is wrong with an assignment, one parameter after another, and what of it can stand."""
+    """Return the job's errors for an assignment, and the assignment without the wrong parameters."""
     rest = dict(assignment)
     errors: list[ParamError] = []
     while (error := _params_error(job, rest, resources)) and error.key not in {earlier.key for earlier in errors}:
@@ -299,7 +302,7 @@ def _params_error(job: Job, assignment: Mapping[str, Any], resources: Sequence[R
 
 
 def _grid_size(search: Search, parameters: Parameters, defaults: Mapping[str, Any], note: Mistakes) -> Search:
-    """A grid's trials: all combinations and what is enqueued, or fewer when the file says so."""
+    """Set the trials of a grid: all combinations and enqueued settings, or fewer if the file says so."""
     if search.sampler != "grid":
         return search
     sizes = (

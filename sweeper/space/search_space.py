@@ -1,6 +1,6 @@
-"""A search-space file becomes a checked SearchSpace, every mistake said at once; and what a space means.
+"""Define SearchSpace: assign parameter values by its branches, list its grid, and write it back as YAML.
 
-Knows jobs only by their parameters and metrics, and nothing of who proposes values or runs trials.
+Samplers propose the values elsewhere; `reading` reads and checks the file.
 """
 
 from __future__ import annotations
@@ -44,10 +44,12 @@ Suggest = Callable[[str, Domain], Any]
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A checked file. Plain data: `job` is the name or import path that `jobs.get_job` takes.
+    """Hold a checked search-space file.
 
-    `parameters` stand in an order in which each comes after those its `when` names, whatever the file's
-    order; `data` is an absolute folder or `sample`; `search.trials` is set for a grid too.
+    job         a name or import path for `jobs.get_job`
+    data        an absolute folder, or `sample`
+    parameters  sorted so that each follows those its `when` names
+    search      its `trials` is set for a grid too
     """
 
     name: str
@@ -73,14 +75,14 @@ class SearchSpace:
 
 
 def assign(space: SearchSpace, suggest: Suggest, fixed: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """One setting of the parameters; what no branch gives a value keeps the job's default and is left out.
+    """Assign a value to each parameter. A parameter without a matching branch is left out and keeps its default.
 
     >>> assign(space, lambda label, domain: trial.suggest_float(label, domain.low, domain.high))
     {'backbone': 'bert-base-chinese', 'learning_rate': 3.1e-05}
 
-    `suggest(label, domain)` is asked for choices and ranges only. A label is the parameter's name, with
-    `.BRANCH` after it where branches differ in kind. Values in `fixed` stand, in the space or not; those that
-    lie in it are asked for as well, so that a sampler gets to know them.
+    Calls `suggest(label, domain)` for choices and ranges. The label is the parameter's name, with `.BRANCH` appended
+    if its branches differ in kind. Values in `fixed` are kept, even outside the space; those inside are passed to
+    `suggest` too, so that the sampler learns from them.
     """
     chosen = dict(fixed or {})
     known = {**_defaults(space.job), **chosen}
@@ -97,23 +99,23 @@ def assign(space: SearchSpace, suggest: Suggest, fixed: Mapping[str, Any] | None
 
 
 def params_of(space: SearchSpace, assignment: Mapping[str, Any]) -> Any:
-    """The job's params dataclass with this assignment. Raises ParamError if values do not fit together."""
+    """Return the job's params dataclass for an assignment. Raises ParamError if values do not fit together."""
     return get_job(space.job).params(**assignment)
 
 
 def resources_of(space: SearchSpace, params: Mapping[str, Any]) -> Resources | None:
-    """What a trial with these parameters reserves, or None where the file does not say."""
+    """Return the resources of a trial with these parameters, or None if the file sets none."""
     index = _first_match(space.resources, {**_defaults(space.job), **params})
     return None if index is None else space.resources[index].resources
 
 
 def grid(space: SearchSpace) -> Iterator[dict[str, Any]]:
-    """Every assignment, the last parameter changing fastest. Raises ValueError if a range is continuous."""
+    """Yield every assignment; the last parameter changes fastest. Raises ValueError if a range is continuous."""
     return _grid(list(space.parameters.items()), {}, _defaults(space.job))
 
 
 def draw_labels(space: SearchSpace) -> Iterator[tuple[str, str, Domain]]:
-    """Name, label and domain of every choice and range that `assign` may ask for."""
+    """Yield name, label and domain of every choice and range that `assign` may suggest."""
     for name, branches in space.parameters.items():
         for index, branch in enumerate(branches):
             if not isinstance(branch.domain, Constant):
@@ -121,12 +123,12 @@ def draw_labels(space: SearchSpace) -> Iterator[tuple[str, str, Domain]]:
 
 
 def searched_parameters(space: SearchSpace) -> list[str]:
-    """The parameters whose values are proposed; the others are constants."""
+    """Return the names of the parameters that are not constants."""
     return list(dict.fromkeys(name for name, _, _ in draw_labels(space)))
 
 
 def resolved(space: SearchSpace) -> dict[str, Any]:
-    """Plain values which, written as YAML and read again, give an equal space."""
+    """Return plain values that give an equal space if written as YAML and read again."""
     sections = {
         "early_stopping": space.early_stopping and space.early_stopping.model_dump(),
         "budget": space.budget.model_dump(exclude_none=True),
@@ -143,7 +145,7 @@ def resolved(space: SearchSpace) -> dict[str, Any]:
 
 
 def to_yaml(space: SearchSpace) -> str:
-    """The resolved space as the text of a file that `read_search_space` accepts."""
+    """Write a space as YAML that `read_search_space` accepts."""
     return yaml_text(resolved(space))
 
 
@@ -176,7 +178,7 @@ def _plain_when(when: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _label(name: str, branches: tuple[Branch, ...], index: int) -> str:
-    """One label must not stand for two sets of choices, nor for ranges of two types or scales."""
+    """Return a parameter's label: its name, with the branch index if branches differ in choices, type or scale."""
     drawn = {branch.domain for branch in branches if not isinstance(branch.domain, Constant)}
     kinds = {(domain.integer, domain.log) if isinstance(domain, Range) else domain for domain in drawn}
     return name if len(kinds) <= 1 else f"{name}.{index}"
@@ -197,13 +199,13 @@ class Conditional(Protocol):
 
 
 def _first_match(branches: Sequence[Conditional], known: Mapping[str, Any]) -> int | None:
-    """The first branch all of whose conditions `known` meets."""
+    """Return the index of the first branch whose conditions all match `known`, or None."""
     held = (i for i, b in enumerate(branches) if all(fits(known[name], glob) for name, glob in b.when.items()))
     return next(held, None)
 
 
 def fits(value: Any, glob: str) -> bool:
-    """Whether a value's text matches, or its number is the same: 1e-5 fits 0.00001 as well as 1e-*."""
+    """Return True if the value's text matches the glob or both are the same number: 0.00001 fits 1e-5 and 1e-*."""
     return any(fnmatchcase(text, glob) for text in {str(value), literal_text(value)}) or (
         is_number(value) and value == _glob_number(glob)
     )

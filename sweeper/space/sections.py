@@ -1,6 +1,6 @@
-"""The fixed sections of a search-space file as models, and their mistakes in one line each.
+"""Define the fixed sections of a search-space file as pydantic models, and explain their errors in one line each.
 
-Parameters, conditions and what depends on several keys at once are left to `domain` and `search_space`.
+`domains` reads the parameters; `reading` checks relations between keys.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _parse_duration(text: Any) -> int:
 
 
 def duration(seconds: int) -> str:
-    """Seconds as the file writes them.
+    """Write seconds as a search-space file does.
 
     >>> duration(5400)
     '1h30m'
@@ -85,7 +85,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def about(description: str, **bounds: Any) -> Any:
-    """Bounds of a key, and the sentence an editor shows for it."""
+    """Return a field with bounds and with the description that editors show."""
     return Field(description=description, **bounds)
 
 
@@ -94,7 +94,7 @@ class Section(BaseModel):
 
 
 class Search(Section):
-    """How settings are proposed."""
+    """Configure how parameter values are proposed."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -123,7 +123,7 @@ class Search(Section):
 
 
 class EarlyStopping(Section):
-    """When trials that fall behind are stopped. Without this section none is."""
+    """Configure which trials are stopped early. Without this section all run to the end."""
 
     scheduler: Annotated[Literal["asha"], about("asha: asynchronous successive halving")] = "asha"
     grace_period: Annotated[int, about("epochs that every trial gets", ge=1)] = 1
@@ -131,7 +131,7 @@ class EarlyStopping(Section):
 
 
 class Budget(Section):
-    """When the whole sweep, or a trial, ends early."""
+    """Limit the time, failures and retries of a sweep and its trials."""
 
     # In seconds, however the file wrote it.
     time: Annotated[Seconds | None, about("no trial goes on after this time: 12h, 90m, 45s, 1h30m")] = None
@@ -148,7 +148,7 @@ class Budget(Section):
 
 
 class Repeats(Section):
-    """The best trials trained again with other seeds, when the search is over. Without this section none is."""
+    """Train the best trials again with other seeds after the search. Without this section none is repeated."""
 
     top: Annotated[int, about("how many of the best trials", ge=1, le=100)] = 3
     seeds: Annotated[
@@ -159,7 +159,7 @@ class Repeats(Section):
 
 
 class Resources(Section):
-    """What one trial reserves. What is left out is the planner's to decide."""
+    """Reserve CPUs, GPUs and workers for one trial. The planner chooses missing values."""
 
     cpus: Annotated[Number | None, about("CPU cores of each worker", gt=0)] = None
     gpus: Annotated[
@@ -179,13 +179,13 @@ class Resources(Section):
 
 
 class Keep(Section):
-    """What stays on the disk."""
+    """Limit the checkpoints that stay on disk."""
 
     checkpoints: Annotated[int, about("best checkpoints of the whole sweep", ge=1)] = 3
 
 
 class File(Section):
-    """A search space: what to train, which settings to try, and for how long."""
+    """Define a search space: the job, its data, the values to try, and limits."""
 
     name: Annotated[Name, about("names the sweep, its folder and its experiment")]
     job: Annotated[str, about("what a trial does: a job's name, or an import path package.module:NAME")]
@@ -221,7 +221,7 @@ _SECTIONS: dict[str | int, type[Section]] = {
     "resources": Resources,
     "keep": Keep,
 }
-HOMES = {
+PLACES = {
     "when": "in a list of branches",
     **dict.fromkeys(File.model_fields, "at the top level"),
     **{key: f"under {name}" for name, section in _SECTIONS.items() for key in section.model_fields},
@@ -230,22 +230,22 @@ HOMES = {
 Model = TypeVar("Model", bound=Section)
 
 
-def validated(model: type[Model], values: Any, key: Key, note: Mistakes, homes: Mapping[str, str]) -> Model | None:
-    """The section at `key`, or None after every mistake in it was noted.
+def validated(model: type[Model], values: Any, key: Key, note: Mistakes, places: Mapping[str, str]) -> Model | None:
+    """Return the validated section at `key`, or None after recording every mistake in it.
 
-    `homes` tells where a key would be right that is wrong here.
+    `places` maps a key to the section in which it is allowed.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
         for details in error.errors(include_url=False):
             location = tuple(part for part in details["loc"] if part != "[key]")
-            note((*key, *location), explanation(details, _sibling_keys(model, location), homes))
+            note((*key, *location), explanation(details, _sibling_keys(model, location), places))
         return None
 
 
 def _sibling_keys(model: type[Section], location: Key) -> list[str]:
-    """The keys that stand beside the one at `location`."""
+    """Return the keys allowed next to the one at `location`."""
     section = model if len(location) < 2 else _SECTIONS.get(location[-2])
     return list(section.model_fields) if section else []
 
@@ -263,11 +263,11 @@ _WANTED = {
 }
 
 
-def explanation(details: ErrorDetails, known: list[str], homes: Mapping[str, str]) -> str:
-    """One of pydantic's findings as `what is wrong; cure`. `known` are the keys allowed at its place."""
+def explanation(details: ErrorDetails, known: list[str], places: Mapping[str, str]) -> str:
+    """Explain one pydantic error as `what is wrong; cure`. `known` are the keys allowed at its location."""
     found, error = details["input"], details["type"]
     if error == "extra_forbidden":
-        return unknown_name("key", str(details["loc"][-1]), known, homes)
+        return unknown_name("key", str(details["loc"][-1]), known, places)
     if error == "missing":
         return "is missing; add it"
     if error == "value_error":

@@ -135,7 +135,7 @@ def test_a_signal_leaves_a_sweep_that_goes_on(
     assert took < LIMIT
     assert driver.orphans() == []
     assert_free(tmp_path)
-    assert "nothing that was finished is lost" in driver.said.read_text()
+    assert "finished work is kept" in driver.said.read_text()
     ledger, stores = ledger_in(tmp_path), stores_in(tmp_path)
     assert {record.state for record in ledger.records()} == {"RUNNING"}
     check(ledger, stores)

@@ -80,7 +80,7 @@ def test_a_sweep_ends_without_mlflow_and_sync_ships_everything(
         if thread.name == "mlflow mirror":
             thread.join(PATIENCE)
             assert not thread.is_alive()
-    said = [line for line in result.stderr.splitlines() if "the ledger has everything" in line]
+    said = [line for line in result.stderr.splitlines() if "the ledger has all results" in line]
     assert len(said) == 1
     assert said[0].startswith(f"MLflow at sqlite:///{stores.root}/mlflow.db: ")
     ledger = load_ledger(open_storage(stores.ledger), "toy")
@@ -88,7 +88,7 @@ def test_a_sweep_ends_without_mlflow_and_sync_ships_everything(
     with pytest.raises(AssertionError):
         check(ledger, stores)
     synced = invoke("sync", "toy")
-    assert (synced.exit_code, synced.stdout) == (0, "toy: MLflow has its 2 trials, each once\n")
+    assert (synced.exit_code, synced.stdout) == (0, "toy: MLflow has all 2 trials\n")
     check(load_ledger(open_storage(stores.ledger), "toy"), stores)
     assert result.exit_code == 4, result.output
 
@@ -98,7 +98,7 @@ def test_a_sweep_with_mlflow_ends_well(stores: Stores, toy_folder: Path, monkeyp
     monkeypatch.setattr(driver, "run_unfinished", train)
     result = invoke("run", "toy.yaml", "search.trials=2")
     assert result.exit_code == 0, result.output
-    assert "the ledger has everything" not in result.stderr
+    assert "the ledger has all results" not in result.stderr
     check(load_ledger(open_storage(stores.ledger), "toy"), stores)
 
 

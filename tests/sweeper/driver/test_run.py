@@ -51,7 +51,7 @@ def test_sync_makes_up_for_a_store_that_was_away(stores: Stores, toy_space: Make
         check(ledger, stores, tidy=False)
     for _ in range(2):
         done = invoke("sync", "toy")
-        assert (done.exit_code, done.stdout) == (0, "toy: MLflow has its 3 trials, each once\n")
+        assert (done.exit_code, done.stdout) == (0, "toy: MLflow has all 3 trials\n")
         check(ledger, stores, tidy=False)
 
 

@@ -164,10 +164,10 @@ def test_an_ensemble_is_the_best_readers_that_were_kept(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["submit", "--context", "c", "--test", "t", "--weight", "nan"], "nan is no number"),
+        (["submit", "--context", "c", "--test", "t", "--weight", "nan"], "nan is not a number"),
         (["submit", "--context", "c", "--test", "t", "--ensemble", "0"], "x>=1"),
         (["export", "bundle", "--ensemble", "-1"], "x>=1"),
-        (["promote", "toy", "--force", "--significant"], "--force: asks for nothing"),
+        (["promote", "toy", "--force", "--significant"], "--force: cannot be combined"),
         (["errors", "toy", "--examples", "-1"], "x>=0"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 from jsonschema.protocols import Validator
 
 from jobs import JOBS
+from jobs.params import TrainingParams
 from sweeper.space.document import parse_document
 from sweeper.space.json_schema import json_schema, json_schema_text
 from sweeper.space.sections import duration
@@ -124,7 +125,7 @@ def test_what_the_reader_refuses_is_invalid(override: str, validator: Validator)
 def test_a_parameter_is_described_with_its_bounds_and_default() -> None:
     definitions = json_schema()["$defs"]
     seed = definitions["qa_parameters"]["properties"]["seed"]
-    assert seed["description"] == "weights that start random, order of the data, dropout"
+    assert seed["description"] == TrainingParams.__dataclass_fields__["seed"].metadata["help"]
     assert seed["default"] == 42
     assert seed["anyOf"][0] == {"$ref": "#/$defs/qa_values/properties/seed"}
     assert definitions["qa_values"]["properties"]["seed"] == {

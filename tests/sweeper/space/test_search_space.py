@@ -321,11 +321,11 @@ P, S, R = "parameters", "search", "resources"
         ),
         (
             {P: "{seed: [{when: {seed: 1}, value: 1}]}"},
-            ":5: parameters.seed: `when` goes in a circle: seed → seed",
+            ":5: parameters.seed: `when` forms a cycle: seed → seed",
         ),
         (
             {P: "{seed: [{when: {max_length: 1}, value: 1}], max_length: [{when: {seed: 1}, value: 9}]}"},
-            "`when` goes in a circle: ",
+            "`when` forms a cycle: ",
         ),
         (
             {P: "{seed: [{value: 1, when: {backbone: x}, values: [1]}]}"},
