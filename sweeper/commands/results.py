@@ -28,8 +28,8 @@ def compare_command(
 ) -> None:
     """Print a sweep's trials, best first; or the models of several sweeps and jobs side by side."""
     from sweeper.results import comparison, report
-    from sweeper.results import table as sheet
     from sweeper.results.scores import best_trials_line
+    from sweeper.results.table import json_text
 
     ledgers = [ledger_of(name) for name in names]
     if timing:
@@ -42,7 +42,7 @@ def compare_command(
         return
     table, view = comparison.compare_sweeps(ledgers, every, sort, reverse)
     if form == "json":
-        click.echo(sheet.json_text(table), nl=False)
+        click.echo(json_text(table), nl=False)
         return
     show(view, form=form)
     if form == "table" and len(ledgers) == 1 and (line := best_trials_line(ledgers[0])):
@@ -50,14 +50,14 @@ def compare_command(
 
 
 def show_timing(ledgers: list[Ledger], form: str) -> None:
-    from sweeper.results import table as sheet
     from sweeper.results import timing
+    from sweeper.results.table import json_text
 
     if len(ledgers) > 1 or form == "html":
         raise ConfigError("--timing: needs one sweep, and prints a table, --md, --csv or --json; leave out the rest")
     records = ledgers[0].records()
     if form == "json":
-        click.echo(sheet.json_text(timing.timing_values(records)), nl=False)
+        click.echo(json_text(timing.timing_values(records)), nl=False)
     else:
         show(timing.timing_table(records), form=form)
 
@@ -95,7 +95,7 @@ def errors_command(name: str, vs: str | None, examples: int, form: str) -> None:
     """
     from sweeper.ledger.lookup import find_trial
     from sweeper.results import mistakes
-    from sweeper.results import table as sheet
+    from sweeper.results.table import json_text
 
     storage = ledger_storage()
     trial, other = find_trial(name, storage), find_trial(vs, storage) if vs else None
@@ -106,7 +106,7 @@ def errors_command(name: str, vs: str | None, examples: int, form: str) -> None:
             raise
         raise ConfigError(f"{failure}; name a trial of {', '.join(JOBS)}, or let the job write predictions") from None
     if form == "json":
-        click.echo(sheet.json_text(values), nl=False)
+        click.echo(json_text(values), nl=False)
     else:
         show(*tables, form=form)
 

@@ -147,7 +147,7 @@ def decide_promotion(
             f"{entrant.objective} is no score per question; leave out --significant"
         )
     if significant and p is not None and p >= ALPHA:
-        return Decision(False, _outcome_text(entrant, "cannot be told from", champion, test))
+        return Decision(False, _outcome_text(entrant, "is not significantly better than", champion, test))
     relation = "equals, and is older than," if entrant.score == champion.score else "beats"
     return Decision(True, _outcome_text(entrant, relation, champion, test))
 

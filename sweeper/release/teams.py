@@ -106,10 +106,7 @@ def fit_weight(team: Team, selector: answering.Model, readers: Sequence[answerin
     try:
         data = read_data(trained["data"])
     except DataError:
-        return (
-            0.0,
-            f"plain pipeline, as {trained['data']} has no validation questions to fit a weight on",
-        )
+        return (0.0, f"plain pipeline, as {trained['data']} has no validation questions to fit a weight on")
     if data.fingerprint != trained["data_fingerprint"]:
         return 0.0, f"plain pipeline, as {trained['data']} has changed since the reader was trained on it"
     profile = str(trained["params"].get("metric_profile", "strict"))

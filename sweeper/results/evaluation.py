@@ -10,16 +10,7 @@ from sweeper.results.table import Table, json_text
 if TYPE_CHECKING:
     from jobs.answering.evaluation import Estimate, SystemScore
 
-HEADER = (
-    "system",
-    "paragraph",
-    "EM if right",
-    "EM",
-    "F1",
-    "errors: selection",
-    "reading",
-    "questions/s",
-)
+HEADER = ("system", "paragraph", "EM if right", "EM", "F1", "errors: selection", "reading", "questions/s")
 
 
 def systems_caption(rows: Sequence[SystemScore], split: str, profile: str) -> str:

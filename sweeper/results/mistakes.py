@@ -133,7 +133,7 @@ def diagnosis_tables(one: Diagnosis, examples: int = 3) -> list[Table]:
     """Return tables of the kinds, of the kinds by answer type and length, and of examples of each mistake."""
     return [
         kinds_table(one),
-        groups_table(one, "type of the right answer, guessed from its looks", TYPES, lambda verdict: verdict.type),
+        groups_table(one, "type of the right answer, guessed from its form", TYPES, lambda verdict: verdict.type),
         groups_table(one, "characters of the right answer", list(LENGTHS), lambda verdict: verdict.length),
         *([examples_table(one, examples)] if examples and one.right < len(one.verdicts) else []),
     ]

@@ -45,7 +45,7 @@ MARGINS = {"left": 0.1, "right": 0.67, "bottom": 0.17, "top": 0.87}
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture and its caption; where `figure_svg` is empty, `note` says why there is none."""
+    """Hold a plot as SVG and its caption; if `svg` is empty, `note` says why."""
 
     svg: str
     note: str

@@ -48,7 +48,9 @@ def best_trials_line(ledger: Ledger) -> str | None:
     if len(same) == 1:
         return f"trial {same[0]} is better than the {len(scores) - 1} others at 5 % ({test}, Holm-corrected)"
     listed = ", ".join(map(str, same))
-    return f"cannot be told from the best at 5 % ({test}, Holm-corrected): trials {listed} of {len(scores)}"
+    return (
+        f"not significantly different from the best at 5 % ({test}, Holm-corrected): trials {listed} of {len(scores)}"
+    )
 
 
 def _objective_scores(ledger: Ledger) -> dict[int, NDArray[np.float64]]:
@@ -151,10 +153,7 @@ def _answer_scores(
     if any("answer" not in prediction for _, prediction in pairs):
         return {}
     scored = [best_score(given["answer"], right[row.id], profile) for row, given in pairs]
-    return {
-        "exact_match": np.array([one.em for one in scored]),
-        "f1": np.array([one.f1 for one in scored]),
-    }
+    return {"exact_match": np.array([one.em for one in scored]), "f1": np.array([one.f1 for one in scored])}
 
 
 def _picked_right(pairs: Sequence[tuple[Question, Prediction]]) -> Scores:

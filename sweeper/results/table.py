@@ -77,12 +77,7 @@ def rich_table(table: Table) -> RichTable:
 
     title, caption = (None if text is None else Text(one_line(text)) for text in (table.title, table.caption))
     view = RichTable(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        title=title,
-        title_justify="left",
-        caption=caption,
-        caption_justify="left",
+        box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", caption=caption, caption_justify="left"
     )
     for name in table.columns:
         words = name in table.texts

@@ -129,7 +129,7 @@ def test_of_equals_the_trial_that_was_known_first_wins() -> None:
 def test_significance_can_be_asked_for() -> None:
     better = entrant(trial="a/2", score=0.82)
     kept = decide_promotion(better, entrant(), 0.05, significant=True)
-    assert kept.reason == "exact_match 0.8200 cannot be told from 0.8000 of a/1 (paired test: p = 0.05)"
+    assert kept.reason == "exact_match 0.8200 is not significantly better than 0.8000 of a/1 (paired test: p = 0.05)"
     assert not kept.wins
     assert decide_promotion(better, entrant(), 0.049, significant=True).wins
     with pytest.raises(DataFailure, match="no paired test against the champion a/1"):

@@ -122,7 +122,7 @@ def test_trials_that_cannot_be_told_from_the_best_are_named(storage: RDBStorage,
     assert best_trials_line(ledger) == "trial 1 is better than the 1 others at 5 % (McNemar, Holm-corrected)"
     evaluated(ledger, tmp_path, whole(), exact_match=1.0)
     line = best_trials_line(ledger)
-    assert line == "cannot be told from the best at 5 % (McNemar, Holm-corrected): trials 1, 2 of 3"
+    assert line == "not significantly different from the best at 5 % (McNemar, Holm-corrected): trials 1, 2 of 3"
 
 
 def test_compare_prints_its_table_and_no_test_of_scores_that_were_not_reported(
