@@ -1,0 +1,110 @@
+"""Use a ledger and a champion that an earlier release has written: resume, extend, replace.
+
+`test_database.py` opens the same ledgers. A release adds its own files to tests/ledgers and tests/champions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from optuna.storages import RDBStorage
+
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import create_ledger, load_ledger
+from sweeper.ledger.lookup import Trial
+from sweeper.release.champions import champion
+from sweeper.release.promotion import promote
+from sweeper.space.search_space import SearchSpace
+from sweeper.storage.settings import Stores, read_stores
+from tests.support.drivers import Driver
+from tests.support.sources import ROOT
+from tests.support.spaces import TOY
+from tests.support.trials import asked, saved
+
+LEDGERS = sorted((ROOT / "tests/ledgers").glob("*.sql"))
+CHAMPIONS = sorted((ROOT / "tests/champions").glob("*.json"))
+
+
+@pytest.fixture(params=LEDGERS, ids=lambda path: path.stem)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Return a working folder with a ledger of three finished trials out of five, one running, and a running repeat."""
+    stores = read_stores(tmp_path, {})
+    stores.root.mkdir(mode=0o700)
+    with contextlib.closing(sqlite3.connect(stores.root / "ledger.db")) as database:
+        database.executescript(request.param.read_text(encoding="utf-8"))
+    (tmp_path / "toy.yaml").write_text(TOY, encoding="utf-8")
+    return tmp_path
+
+
+def run(folder: Path, *arguments: str) -> str:
+    """Run a command in a process of its own and return its output."""
+    driver = Driver(folder, *arguments)
+    try:
+        assert driver.wait() == 0, driver.said.read_text()
+    finally:
+        driver.end()
+    return driver.said.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_its_sweep_is_resumed(folder: Path) -> None:
+    run(folder, "resume", "toy")
+    records = load_ledger(open_storage(read_stores(folder, {}).ledger), "toy").records()
+    assert [record.state for record in records[:5]] == ["COMPLETE", "PRUNED", "FAIL", "COMPLETE", "COMPLETE"]
+    assert records[0].value == 0.4
+    assert sum(record.repeat_of is None for record in records) == 5
+    assert {record.state for record in records} <= {"COMPLETE", "PRUNED", "FAIL"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_its_sweep_is_extended(folder: Path) -> None:
+    stores = read_stores(folder, {})
+    with contextlib.closing(sqlite3.connect(stores.root / "ledger.db")) as database, database:
+        # the toy has two parameters more since
+        since = "json_set(value_json, '$.per_device_train_batch_size', 8, '$.pace', 0.0)"
+        database.execute(f"UPDATE trial_user_attributes SET value_json = {since} WHERE key = 'params'")
+    run(folder, "run", "toy.yaml", "search.trials=4", "parameters.learning_rate.min=1e-6", "--extend")
+    records = load_ledger(open_storage(stores.ledger), "toy-2").records()
+    assert [record.origin for record in records] == ["toy/0", "toy/1", None, None]
+    assert [record.state for record in records[2:]] == ["COMPLETE"] * 2
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("file", CHAMPIONS, ids=lambda path: path.stem)
+def test_its_champion_is_found_and_replaced_by_a_better_trial(
+    file: Path, stores: Stores, storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path
+) -> None:
+    written = json.loads(file.read_text(encoding="utf-8"))
+    place = stores.root / "champions" / written["tags"]["folder"]
+    place.mkdir(parents=True, mode=0o700)
+    for name, content in written["files"].items():
+        (place / name).write_text(content, encoding="utf-8")
+    client = MlflowClient(stores.tracking)
+    client.create_registered_model(written["model"])
+    version = client.create_model_version(written["model"], place.as_uri(), tags=written["tags"])
+    client.set_registered_model_alias(written["model"], "champion", version.version)
+    assert champion("toy", stores) == place
+
+    space = toy_space()
+    ledger, trials = create_ledger(storage, space, "later"), []
+    for height in (0.4, 0.6):
+        number = asked(ledger, space).number
+        metrics = {"height": height, "eval_loss": 0.1, "epoch": 1.0, "seconds": 1.0}
+        ledger.report(number, metrics, str(saved(tmp_path / f"later-{number}", 1)))
+        trials.append(Trial(ledger, ledger.finish(number, "COMPLETE")))
+    worse, better = (promote(trial, stores) for trial in trials)
+    assert (worse.promoted, worse.version) == (False, 1)
+    assert (better.promoted, better.version, better.previous and better.previous.trial) == (True, 2, "toy/0")
+    assert champion("toy", stores) != place
+
+
+def test_there_is_a_champion_of_each_release_that_has_a_ledger() -> None:
+    assert [path.stem for path in CHAMPIONS] == [path.stem for path in LEDGERS] != []
