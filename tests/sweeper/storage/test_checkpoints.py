@@ -129,7 +129,7 @@ def test_a_place_that_takes_nothing_is_refused_before_a_sweep(tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentFailure, match=r"file: .*; name another place in \[storage\] checkpoints"):
         depot.check_address(str(tmp_path / "file"))
-    with pytest.raises(EnvironmentFailure, match="is not there"):
+    with pytest.raises(EnvironmentFailure, match="missing or not writable"):
         depot.check_readable(str(tmp_path / "nowhere"))
     depot.check_address(str(tmp_path / "new"))
     assert list((tmp_path / "new").iterdir()) == []
@@ -141,7 +141,7 @@ def test_doctor_says_whether_the_checkpoints_place_is_there(tmp_path: Path) -> N
     (tmp_path / "shared").mkdir()
     (after,) = [finding for finding in doctor.reachable_findings(stores) if finding.what == "checkpoints"]
     assert (before.good, after.good) == (False, True)
-    assert "is not there" in before.detail
+    assert "missing or not writable" in before.detail
 
 
 @pytest.mark.parametrize("address", ["s3://b/x/..", "s3://b/x/", "s3://b/x/checkpoint-1", "http://b/checkpoint-000001"])

@@ -156,7 +156,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
         (
             "[mlflow]\ntracking_uri = mysql://h/db",
             "mlflow.ini:2: [mlflow] tracking_uri",
-            "unknown scheme mysql",
+            "unknown scheme 'mysql'",
         ),
         ("[mlflow]\ntracking_uri = htp://h", "mlflow.ini:2: [mlflow] tracking_uri", "did you mean 'http'?"),
         ("[mlflow]\ntracking_uri = http://", "mlflow.ini:2: [mlflow] tracking_uri", "no host"),
