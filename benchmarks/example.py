@@ -1,10 +1,10 @@
-"""The example script for question answering as a person starts it: one setting, a process of its own, one line of JSON.
+"""Train and evaluate one setting with the example script for question answering; print one line of JSON.
 
     python benchmarks/example.py DATA --store FOLDER --output FOLDER [--backbone 2x128x2] [--max-length 384]
         [--learning-rate 5e-5] [--warmup-ratio 0] [--epochs 3] [--seed 42]
 
-DATA holds context.json, train.json and valid.json. Features are mapped once into `--store`, where the next process
-finds them as long as its arguments are the same; the model is saved and evaluated when training is over.
+DATA holds context.json, train.json and valid.json. The first process stores its features in `--store`; later processes
+with the same arguments reuse them. The model is saved and evaluated after training.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def given() -> argparse.Namespace:
 
 
 def stored(data: Data, store: Path) -> list[datasets.Dataset]:
-    """Training and validation questions as `load_dataset` leaves them: on disk, so that what is mapped is kept."""
+    """Write training and validation questions to disk, as `load_dataset` does, so that mapped features are stored."""
     for name in ("train", "valid"):
         if not (store / name).exists():
             reference.answer_rows(data, getattr(data, name)).save_to_disk(str(store / name))
@@ -43,7 +43,7 @@ def stored(data: Data, store: Path) -> list[datasets.Dataset]:
 
 
 def run(asked: argparse.Namespace) -> dict[str, float]:
-    """Train, save, evaluate: the scores."""
+    """Train, save and evaluate one model; return its scores."""
     set_seed(asked.seed)
     data = read_data(asked.data)
     train, valid = stored(data, asked.store)

@@ -1,15 +1,14 @@
-"""Features for training and evaluation: each text tokenized once and windows cut from arrays, against `datasets.map`.
+"""Compare the time to make features: texts tokenized once and cut into windows, against `datasets.map`.
 
     python benchmarks/features.py [--data FOLDER] [--max-length 384] [--questions 0] [--pairs 5] [--cpu 0] [--json]
 
-`first`    nothing is stored yet: ours tokenizes all paragraphs and questions and stores them; theirs maps both splits.
-`later`    another trial on the same data, in the same process, which Ray keeps for it: ours sees that what is stored
-           has not changed and cuts windows anew; theirs maps again, as it has to when the trial's lengths differ
-           from those before.
-`process`  the same in a process that has not read it yet: ours checks all that is stored.
-`repeated` another trial with the very same arguments: ours as in `later`; theirs finds its own stored result.
+`first`    nothing is stored yet: ours tokenizes and stores all paragraphs and questions; theirs maps both splits.
+`later`    another trial on the same data in the same process: ours checks that the stored tokens are current and cuts
+           windows again; theirs maps again, which it must do when the lengths of the trial differ.
+`process`  the same in a new process: ours checks all stored tokens.
+`repeated` another trial with the same arguments: ours as in `later`; theirs finds its stored result.
 
-Ids, masks, token types, labels and the characters of all tokens are compared first, window by window.
+Before timing, ids, masks, token types, labels and characters of all tokens are compared, window by window.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def ours(tokenizer: Any, data: Data, max_length: int, cache: Path) -> tuple[Wind
 
 
 def ours_unread(tokenizer: Any, data: Data, max_length: int, cache: Path) -> tuple[Windows, Windows]:
-    """As a process that knows nothing of what is stored."""
+    """Make features as a new process does, from stored tokens."""
     from jobs.features import tokens
 
     tokens._verified_entry.cache_clear()
@@ -47,7 +46,7 @@ def ours_unread(tokenizer: Any, data: Data, max_length: int, cache: Path) -> tup
 
 
 def ours_anew(tokenizer: Any, data: Data, max_length: int, cache: Path) -> tuple[Windows, Windows]:
-    """With nothing stored: not on disk, and not in this process either."""
+    """Make features with nothing stored, neither on disk nor in this process."""
     shutil.rmtree(cache, ignore_errors=True)
     return ours_unread(tokenizer, data, max_length, cache)
 
@@ -75,14 +74,14 @@ def compare(windows: tuple[Windows, Windows], features: Both, max_length: int) -
 
 
 def characters(windows: Windows, row: int) -> list[list[int]]:
-    """[tokens, 2] of the paragraph's tokens in one window."""
+    """Return the characters [tokens, 2] of the paragraph's tokens in one window."""
     base = windows.paragraphs.bounds[windows.segments.paragraph[row]]  # one segment a window: it has one paragraph
     places: list[list[int]] = windows.paragraphs.chars[base + windows.first[row] : base + windows.last[row]].tolist()
     return places
 
 
 def on_disk(rows: datasets.Dataset, folder: Path) -> datasets.Dataset:
-    """As the scripts' own `load_dataset` leaves it: only such data's results are stored."""
+    """Write a data set to disk, as `load_dataset` does; `map` stores results only for data on disk."""
     rows.save_to_disk(str(folder))
     return datasets.load_from_disk(str(folder))
 

@@ -1,17 +1,17 @@
-"""What a sweep's parts cost at growing sizes, with jobs that do nothing, and how fast that grows.
+"""Measure how the cost of each part of a sweep grows with its size, with jobs that do nothing.
 
     python benchmarks/growth.py [--trials 100,1000,10000] [--tpe 100,300,1000] [--mirror 100,1000,10000]
                                 [--gpus 1,4,16,64] [--questions 1000,10000,100000] [--json]
 
-`ledger`   CPU seconds a trial, of the newest 50 once so many are in the ledger, for each of ask, report (one
-           evaluation) and tell; random sampler. `open`, `records` and `compare`: once, for all of them.
+`ledger`   CPU seconds per trial of ask, report (one evaluation) and tell, over the newest 50 trials of a ledger of
+           that size; random sampler. `open`, `records` and `compare` are measured once for all trials.
 `tpe`      ask alone with the TPE sampler, which models all trials each time.
-`mirror`   CPU seconds a trial until MLflow, a SQLite file, shows it: run, params, metrics, end; of the newest 50.
-`gpus`     trials a second through Ray Tune with so many pretended devices, one trial on each, from the ledger's times.
+`mirror`   CPU seconds per trial to record run, params, metrics and end in MLflow (SQLite); over the newest 50.
+`gpus`     trials per second through Ray Tune with that many pretended devices, by the times in the ledger.
 `data`     CPU seconds for all questions: features (tokenizing and windows), spans, metrics.
 
-The exponent is log(cost ratio) / log(size ratio) of the whole work: 1 is proportional, and a cost per trial counts once
-for each trial. An empty list of sizes leaves a part out.
+The exponent is log(ratio of total costs) / log(ratio of sizes); 1 means proportional. The total of a cost per trial is
+the cost times the number of trials. An empty list of sizes skips a part.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ parameters:
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU or wall seconds of one part at one size; `each` where they are those of one trial of so many."""
+    """Hold CPU or wall seconds of one part at one size; `each` marks seconds per trial."""
 
     part: str
     size: int
@@ -71,7 +71,7 @@ def space_of(folder: Path, *overrides: str) -> SearchSpace:
 
 
 def cpu(action: Callable[[], object]) -> float:
-    """CPU seconds of this process, all threads."""
+    """Return the CPU seconds of all threads of this process."""
     began = time.process_time()
     action()
     return time.process_time() - began
@@ -82,7 +82,7 @@ def evaluation(number: int) -> dict[str, float]:
 
 
 def fill(ledger: Ledger, space: SearchSpace, size: int) -> dict[str, float]:
-    """Bring the ledger to `size` trials; CPU seconds a trial of the newest."""
+    """Fill the ledger up to `size` trials; return CPU seconds per trial of the newest."""
     spent = {"ask": 0.0, "report": 0.0, "tell": 0.0}
     begin = ledger.tally.searched
     timed = min(NEWEST, size - begin)
@@ -131,7 +131,7 @@ def shown_trial(number: int, state: State) -> TrialRecord:
 
 
 def show(mirror: Any, numbers: range) -> None:
-    """A trial begins and ends, and MLflow has both."""
+    """Start and end a trial, and wait until MLflow has recorded both."""
     for number in numbers:
         for state in STATES:
             mirror.put(shown_trial(number, state))
@@ -153,7 +153,7 @@ def mirror_costs(sizes: Sequence[int], folder: Path) -> Iterator[Cost]:
 
 
 def gpu_costs(sizes: Sequence[int], folder: Path, rounds: int = 3) -> Iterator[Cost]:
-    """Wall seconds a trial, of the middle half, when processes are warm."""
+    """Return wall seconds per trial over the middle half of the trials, when processes are warm."""
     from sweeper.cluster.capacity import Machine
     from sweeper.driver.sweep import Sweep
     from sweeper.driver.tuning import ray_session, run_trials
@@ -170,14 +170,17 @@ def gpu_costs(sizes: Sequence[int], folder: Path, rounds: int = 3) -> Iterator[C
 
 
 def pace(records: Sequence[TrialRecord]) -> float:
-    """Seconds between the ends of trials, over the middle half of them."""
+    """Return the mean seconds between the ends of trials, over the middle half of them."""
     ends = sorted(record.ended.timestamp() for record in records if record.ended)
     first, last = len(ends) // 4, 3 * len(ends) // 4
     return (ends[last] - ends[first]) / (last - first)
 
 
 def data_costs(sizes: Sequence[int], folder: Path) -> Iterator[Cost]:
-    """Questions are the sample's, each made another by its number; four paragraphs to a hundred questions."""
+    """Measure features, spans and metrics on questions of the sample, made different by a number each.
+
+    There are four paragraphs per hundred questions.
+    """
     import numpy as np
 
     from jobs.dataset.data import read_data, vocabulary
@@ -209,7 +212,7 @@ def data_costs(sizes: Sequence[int], folder: Path) -> Iterator[Cost]:
 
 
 def exponents(costs: Sequence[Cost]) -> list[dict[str, Any]]:
-    """A row per cost with its exponent since the size before."""
+    """Return one row per cost, with the exponent between its size and the size before."""
     rows = []
     for cost in costs:
         before = [one for one in costs if one.part == cost.part and one.size < cost.size][-1:]

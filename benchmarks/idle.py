@@ -1,4 +1,4 @@
-"""A job that does nothing but report, so that all the time a trial takes is that of its surroundings."""
+"""Define a job that only reports, so that a trial's time is the overhead of running it."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""A Longformer's evaluation and training steps: inputs cut to the longest row and attention in blocks, against the
-usual way: everything padded to `max_length`, float32, transformers' own attention.
+"""Compare a Longformer's speed: batches cut to their longest row and block-wise attention, against the usual way.
+
+The usual way pads all inputs to `max_length` and uses float32 and the attention of transformers.
 
     python benchmarks/longformer.py [--inputs 6] [--steps 2] [--pairs 5] [--json]
 
-Both have the same weights and read the same questions over their joined paragraphs, of ../shared/data/drcd where
-it lies beside the project, else of the sample with more paragraphs to a question. Ours is timed in float32 and,
-under autocast, in bfloat16 (slow on CPUs without AVX512-BF16). Before anything is timed the outputs are
-compared: logits and losses in float32, and the answers in both. Last, the attention module alone, on
-`max_length` positions, without and with 24 global tokens.
+Both models have the same weights and read the same questions over their joined paragraphs: those of ../shared/data/drcd
+if that folder exists, else those of the sample with more paragraphs per question. Ours is timed in float32 and, with
+autocast, in bfloat16 (slow on CPUs without AVX512-BF16). Before timing, logits and losses in float32 and the answers
+in both are compared. At the end the attention module alone is timed on `max_length` positions, without and with 24
+global tokens.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Setting:
-    """The same weights in both models; the same windows for both."""
+    """Hold two models with the same weights, and the windows that both read."""
 
     ours: Any
     reference: Any
@@ -50,7 +51,7 @@ class Setting:
     windows: Windows
 
     def padded(self, rows: Sequence[int]) -> Batch:
-        """The usual way's batch: all as long as the model can read."""
+        """Return a batch in which all rows are padded to the longest input the model can read."""
         batch = longformer.collate_joined(self.windows, rows)
         missing = self.params.max_length - batch["input_ids"].shape[1]
         fill = {"input_ids": self.windows.pad_id}
@@ -78,7 +79,7 @@ def setting(given: Namespace) -> Setting:
 
 
 def asked(max_length: int) -> Data:
-    """Real questions over their paragraphs, or made ones over as many as make nearly half of `max_length`."""
+    """Return real questions with their paragraphs, or questions of the sample with paragraphs of half `max_length`."""
     if DRCD.is_dir():
         return read_data(str(DRCD))
     data = read_data(SAMPLE)
@@ -113,7 +114,7 @@ def predicted_padded(setting: Setting) -> tuple[np.ndarray, ...]:
 
 
 def evaluations_agree(setting: Setting) -> dict[str, float]:
-    """The largest difference of two logits of a token, and how many questions get the same answer."""
+    """Return the largest difference of a token's logits, and the number of questions with the same answer."""
     theirs = predicted_padded(setting)
     ours = {dtype: predicted(setting, dtype) for dtype in (torch.float32, torch.bfloat16)}
     kept = np.arange(ours[torch.float32][0].shape[1]) < setting.windows.lengths()[:, None]
@@ -139,7 +140,7 @@ def answers(setting: Setting, logits: tuple[np.ndarray, ...]) -> list[tuple[int,
 
 
 def steps(model: Any, batches: Sequence[Batch], dtype: torch.dtype = torch.float32) -> Callable[[], None]:
-    """A function that takes one optimizer step on each batch; at a learning rate of 0, so that weights stay equal."""
+    """Return a function that takes one optimizer step per batch, with learning rate 0 to keep the weights."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
 
     def run() -> None:
@@ -160,8 +161,10 @@ def batches_of(setting: Setting, count: int, collate: Callable[[Sequence[int]], 
 
 
 def losses_agree(setting: Setting, batches: Sequence[Batch]) -> float:
-    """The largest difference of the two models' losses for the same batch, without dropout. How long it is padded
-    to cannot differ: transformers' loss takes padding for places where the answer may lie, ours or theirs."""
+    """Return the largest difference of the two models' losses for the same batch, without dropout.
+
+    Both use the same padding, because the loss of transformers includes padded positions.
+    """
     with torch.no_grad():
         losses = [
             [float(model.eval()(**batch).loss) for batch in batches] for model in (setting.ours, setting.reference)
@@ -175,7 +178,7 @@ def losses_agree(setting: Setting, batches: Sequence[Batch]) -> float:
 
 
 def module(setting: Setting, wide: int, gradient: bool) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """One layer's attention on `max_length` positions, ours and transformers', no dropout."""
+    """Return one attention layer's forward pass on `max_length` positions, ours and transformers', without dropout."""
     ours = setting.ours.longformer.encoder.layer[0].attention.self.eval()
     theirs = setting.reference.longformer.encoder.layer[0].attention.self.eval()
     assert (type(ours), type(theirs)) == (BlockSelfAttention, LongformerSelfAttention)

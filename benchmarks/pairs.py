@@ -1,4 +1,4 @@
-"""What every benchmark shares: two ways timed in turn, their medians, and the ratio. Standard library only."""
+"""Time two implementations in turn and report medians and ratio. Uses the standard library only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 
 class Pairs(NamedTuple):
-    """Median seconds of both ways, and the median of the ratios of each pair: how many times as fast ours is."""
+    """Hold the median seconds of both implementations and the median ratio of the pairs (theirs / ours)."""
 
     ours: float
     reference: float
@@ -20,9 +20,11 @@ class Pairs(NamedTuple):
 
 
 def alternate(ours: Callable[[], object], reference: Callable[[], object], pairs: int = 5, cpu: bool = False) -> Pairs:
-    """Run both in turn, `pairs` times, the other one first every second time. Neither is warmed up here: what both
-    have to do once (imports, building a model) the caller does before. `cpu` counts the seconds that CPUs worked for
-    this process, on all its threads, which does not change with what else the machine does."""
+    """Run both in turn, `pairs` times, with the order swapped every second time.
+
+    The caller does one-time work (imports, building a model) before. With `cpu`, the CPU seconds of all threads of this
+    process are counted; they depend less on other work on the machine than wall seconds.
+    """
     taken: list[tuple[float, float]] = []
     for turn in range(pairs):
         ways = (ours, reference) if turn % 2 == 0 else (reference, ours)
@@ -40,7 +42,7 @@ def seconds(function: Callable[[], object], clock: Callable[[], float] = time.pe
 
 
 def arguments(description: str | None, **options: Any) -> argparse.Namespace:
-    """The command line of a benchmark: `--pairs`, `--json`, and a number or text for each of `options`."""
+    """Parse a benchmark's command line: `--pairs`, `--json`, and a number or text for each of `options`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {"pairs": 5, **options}.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)

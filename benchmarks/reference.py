@@ -1,9 +1,11 @@
-"""What people run today, to be measured against: Hugging Face's example scripts for question answering and for
-multiple choice with their defaults on, said again in our own words. One setting, one `datasets.map`, one Trainer.
+"""Provide the reference: Hugging Face's example scripts for question answering and multiple choice, rewritten.
+
+They keep their defaults: one setting, one `datasets.map`, one Trainer.
 
 Windows overlap by 128 tokens and are padded to `max_length`; batches of 8 are drawn at random; weights and products
-are fp32; an answer is the best of the 20 best starts joined with the 20 best ends, in a loop over Python values.
-Their multiple-choice script pads rows to the longest of a batch unless told `--pad_to_max_length`: both are here.
+are fp32; an answer is the best combination of the 20 best starts and the 20 best ends, found by a Python loop.
+The multiple-choice script pads rows to the longest of a batch, or to `max_length` with `--pad_to_max_length`; both are
+here.
 """
 
 from __future__ import annotations
@@ -25,25 +27,25 @@ DOC_STRIDE, N_BEST, MOST_TOKENS, BATCH = 128, 20, 30, 8
 
 
 def location() -> str:
-    """Real data where it lies beside the project, else the sample."""
+    """Return the folder of real data if it exists beside the project, else the sample."""
     folder = SHARED / "data" / "drcd"
     return str(folder) if folder.is_dir() else SAMPLE
 
 
 def tokenizer(data: Data) -> PreTrainedTokenizerFast:
-    """BERT's Chinese one where it lies beside the project, else one of the data's characters."""
+    """Return BERT's Chinese tokenizer if it exists beside the project, else one over the data's characters."""
     folder = SHARED / "models" / "bert-base-chinese-tokenizer"
     return backbones.load_tokenizer(str(folder) if folder.is_dir() else "scratch:1x32x2", vocabulary(data))
 
 
 def first(place: str, train: int, valid: int) -> Data:
-    """A data set with its first questions only; 0 for all."""
+    """Return a data set with its first questions only; 0 keeps all."""
     data = read_data(place)
     return Data(data.location, data.paragraphs, data.train[: train or None], data.valid[: valid or None], ())
 
 
 def answer_rows(data: Data, questions: Sequence[Question]) -> datasets.Dataset:
-    """Question, paragraph and answer as columns."""
+    """Return question, paragraph and answer as columns."""
     return datasets.Dataset.from_dict(
         {
             "id": [row.id for row in questions],
@@ -56,7 +58,7 @@ def answer_rows(data: Data, questions: Sequence[Question]) -> datasets.Dataset:
 
 
 def choice_rows(data: Data, questions: Sequence[Question]) -> datasets.Dataset:
-    """Question, its candidates and which of them is right, as columns."""
+    """Return question, candidates and the number of the right one as columns."""
     return datasets.Dataset.from_dict(
         {
             "question": [row.question for row in questions],
@@ -69,7 +71,7 @@ def choice_rows(data: Data, questions: Sequence[Question]) -> datasets.Dataset:
 def training_features(
     tokenizer: PreTrainedTokenizerFast, rows: datasets.Dataset, max_length: int, cached: bool = False
 ) -> datasets.Dataset:
-    """A window a row, with the positions of its answer; [CLS] where it does not hold the whole answer."""
+    """Return one row per window with the answer's positions; [CLS] if the window lacks part of the answer."""
 
     def labelled(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
         windows = _windows(tokenizer, batch, max_length)
@@ -88,7 +90,7 @@ def training_features(
 def validation_features(
     tokenizer: PreTrainedTokenizerFast, rows: datasets.Dataset, max_length: int, cached: bool = False
 ) -> datasets.Dataset:
-    """A window a row, with its question's id and the characters of each token; None outside the paragraph."""
+    """Return one row per window with the question's id and each token's characters; None outside the paragraph."""
 
     def traceable(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
         windows = _windows(tokenizer, batch, max_length)
@@ -106,7 +108,7 @@ def validation_features(
 def choice_features(
     tokenizer: PreTrainedTokenizerFast, rows: datasets.Dataset, max_length: int, padded: bool, cached: bool = False
 ) -> datasets.Dataset:
-    """A question a row: its candidates' inputs one under the other, each read behind the question."""
+    """Return one row per question: the inputs of its candidates, each after the question."""
 
     def paired(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
         counts = [len(candidates) for candidates in batch["candidates"]]
@@ -135,7 +137,7 @@ def _windows(tokenizer: PreTrainedTokenizerFast, batch: Mapping[str, list[Any]],
 
 
 def _place(parts: list[int | None], offsets: list[tuple[int, int]], start: int, text: str) -> tuple[int, int]:
-    """The positions of an answer in one window, walked to from both ends of the paragraph."""
+    """Return the positions of an answer in one window, by a walk from both ends of the paragraph."""
     end = start + len(text)
     low, high = parts.index(1), len(parts) - 1 - parts[::-1].index(1)
     if offsets[low][0] > start or offsets[high][1] < end:
@@ -150,14 +152,14 @@ def _place(parts: list[int | None], offsets: list[tuple[int, int]], start: int, 
 def _mapped(
     rows: datasets.Dataset, function: Callable[..., Any], cached: bool, keep: Sequence[str] = ()
 ) -> datasets.Dataset:
-    """`map` as the scripts call it. It finds what another process has stored only where the fingerprint of the
-    function, with the tokenizer in it, is the same; `cached=False` is the case that it is not."""
+    """Call `map` as the scripts do. It reuses stored results if the fingerprint of the function, which includes the
+    tokenizer, is the same. `cached=False` stands for a different fingerprint."""
     others = [name for name in rows.column_names if name not in keep]
     return rows.map(function, batched=True, remove_columns=others, load_from_cache_file=cached)
 
 
 def answers(rows: datasets.Dataset, features: datasets.Dataset, starts: np.ndarray, ends: np.ndarray) -> dict[str, str]:
-    """The answer to each question by its id, from the logits [windows, positions] of its windows."""
+    """Return the answer to each question by its id, from logits [windows, positions] of its windows."""
     windows: dict[str, list[int]] = {}
     for number, feature in enumerate(features):
         windows.setdefault(feature["example_id"], []).append(number)
@@ -173,7 +175,7 @@ def answers(rows: datasets.Dataset, features: datasets.Dataset, starts: np.ndarr
 
 
 def _candidates(offsets: Sequence[Any], start: np.ndarray, end: np.ndarray) -> list[dict[str, Any]]:
-    """Every span that joins one of the best starts with one of the best ends, within the paragraph."""
+    """Return the spans from one of the best starts to one of the best ends, within the paragraph."""
     found = []
     ends = np.argsort(end)[: -N_BEST - 1 : -1].tolist()
     for i in np.argsort(start)[: -N_BEST - 1 : -1].tolist():
@@ -185,7 +187,7 @@ def _candidates(offsets: Sequence[Any], start: np.ndarray, end: np.ndarray) -> l
 
 
 def _probabilities(best: list[dict[str, Any]]) -> None:
-    """The scripts write these beside the candidates."""
+    """Add the softmax of the scores to the candidates, as the scripts do."""
     if not best:
         return
     scores = np.array([one["score"] for one in best])
@@ -195,7 +197,7 @@ def _probabilities(best: list[dict[str, Any]]) -> None:
 
 
 def choice_collator(tokenizer: PreTrainedTokenizerFast) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:
-    """Rows of all candidates of all questions of a batch, padded to the longest."""
+    """Collate all candidates of a batch's questions, padded to the longest."""
 
     def collate(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         names = [name for name in features[0] if name != "label"]
@@ -216,7 +218,7 @@ def trainer(
     collate: Callable[..., Any] = default_data_collator,
     **arguments: Any,
 ) -> Trainer:
-    """Trainer with its defaults, but for what is given in `arguments` to compare like with like."""
+    """Return a Trainer with default settings, except those in `arguments` that make a comparison fair."""
     made = TrainingArguments(
         output_dir=str(output),
         per_device_train_batch_size=arguments.pop("per_device_train_batch_size", BATCH),

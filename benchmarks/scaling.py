@@ -1,12 +1,12 @@
-"""How much of the ideal throughput is left when many GPUs are kept busy with short trials.
+"""Measure the share of the ideal throughput that many GPUs reach with short trials.
 
     python benchmarks/scaling.py                      1 to 32 GPUs, three trials of ten seconds on each
     python benchmarks/scaling.py --gpus 8 --seconds 2
 
-The GPUs exist for Ray's scheduler only, and a trial sleeps, so that what is measured is everything around training:
-asking for the next trial, handing it to a process, writing down what it reports. Two shares for each number of GPUs:
-`share` counts from a process's first trial on, sleeping against being there; `whole` the sweep from its first trial to
-its last, in which all processes are started and import PyTorch, on however few CPUs there are.
+The GPUs exist only for Ray's scheduler, and a trial only sleeps. So the benchmark measures the work around training:
+drawing the next trial, giving it to a process, and recording its reports. It prints two shares per number of GPUs.
+`share` is the time asleep divided by the lifetime of a process since its first trial. `whole` is the same for the whole
+sweep, which includes the start of all processes and their imports of PyTorch.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class SleepParams:
 
 
 def train(params: SleepParams, data: str, workdir: Path, report: Report, resume_from: Path | None = None) -> None:
-    """Sleep, and leave word of when and in which process."""
+    """Sleep, and write the times and the process id to a file."""
     began = time.time()
     time.sleep(params.seconds)
     span = {"process": os.getpid(), "began": began, "ended": time.time()}
@@ -57,7 +57,7 @@ JOB = Job("scaling", SleepParams, {"done": "max"}, train)
 
 
 def run(gpus: int, seconds: float, rounds: int, folder: Path) -> float:
-    """Seconds that a sweep with so many trials on each GPU takes, from the first to be asked for to the last's end."""
+    """Return the seconds of a sweep with this many trials per GPU, from the first draw to the last end."""
     from sweeper.cluster.capacity import Machine
     from sweeper.cluster.ray_session import ray_session
     from sweeper.driver.sweep import Sweep
@@ -78,7 +78,7 @@ def run(gpus: int, seconds: float, rounds: int, folder: Path) -> float:
 
 
 def shares(spans: list[dict[str, Any]], gpus: int, seconds: float, whole: float) -> dict[str, float]:
-    """Of the time that processes were there, and of the whole sweep on all GPUs, the share that trials slept."""
+    """Return the time asleep as a share of the processes' lifetimes and of the whole sweep on all GPUs."""
     by_process = defaultdict(list)
     for span in spans:
         by_process[span["process"]].append(span)

@@ -1,14 +1,14 @@
-"""Best span of each window, and its text: jobs.features.spans against a loop over the n best starts and ends.
+"""Compare jobs.features.spans with a loop over the n best starts and ends: best span and text of each window.
 
     python benchmarks/spans.py [--windows 1000] [--lengths 512,4096] [--pairs 5] [--cpu 0] [--json]
 
-The loop is the way of Hugging Face's question-answering examples, in our own words: the 20 greatest starts joined
-with the 20 greatest ends, spans that are upside down, too long or outside the paragraph left out, the rest sorted
-and given their text and probability. It reads a window's offsets from a `datasets.Dataset`, as those examples do, or
-from a list. Ours has offsets in an array, as jobs.features keeps them. Logits are random.
+The loop follows Hugging Face's question-answering examples. It combines the 20 greatest starts and 20 greatest ends,
+drops spans that end before they begin, are too long or lie outside the paragraph, sorts the rest, and adds text and
+probability. It reads a window's offsets from a `datasets.Dataset`, as the examples do, or from a list. Ours has offsets
+in an array, as jobs.features stores them. Logits are random.
 
-Compared first: wherever the loop finds a span, the best of all scores at least as high; out of the loop's own
-candidates (candidate_spans) comes the loop's answer in every window.
+Before timing, two things are checked. If the loop finds a span, our best span scores at least as high. The best of the
+loop's own candidates (candidate_spans) is the loop's answer in every window.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ Answer = tuple[float, int, int, str]  # score, first and last token, text
 
 @dataclass(frozen=True)
 class Windows:
-    """[windows, positions] logits and which positions are the paragraph's; all else is the same for each window:
-    the characters of each token, and the text."""
+    """Hold logits [windows, positions], the paragraph's positions, the characters of each token, and the text.
+
+    Characters and text are the same for all windows."""
 
     start: np.ndarray
     end: np.ndarray
@@ -42,7 +43,7 @@ class Windows:
 
 
 def made(windows: int, length: int) -> Windows:
-    """A question, and a paragraph of one or two characters a token; the last windows have less of it."""
+    """Return windows of a question and a paragraph with one or two characters per token; the last are shorter."""
     rng = np.random.default_rng(0)
     start, end = rng.normal(size=(2, windows, length)).astype(np.float32)
     ends = np.cumsum(rng.integers(1, 3, size=length))
@@ -54,7 +55,7 @@ def made(windows: int, length: int) -> Windows:
 
 
 def features(source: Windows) -> list[dict[str, Any]]:
-    """One a window, with the columns of those examples; no offsets outside the paragraph."""
+    """Return one row per window with the columns of the examples; offsets outside the paragraph are None."""
     chars = source.chars.tolist()
     return [
         {
@@ -69,7 +70,7 @@ def features(source: Windows) -> list[dict[str, Any]]:
 
 
 def loop(source: Windows, rows: Sequence[dict[str, Any]] | datasets.Dataset) -> list[Answer]:
-    """The best candidate of each window, NOTHING where there is none."""
+    """Return the best candidate of each window, or NOTHING if there is none."""
     found = []
     for number in range(len(source.start)):
         start, end, offsets = source.start[number], source.end[number], rows[number]["offset_mapping"]
@@ -132,7 +133,7 @@ def _texts(source: Windows, spans: Spans) -> list[Answer]:
 
 
 def compare(source: Windows, theirs: list[Answer]) -> dict[str, Any]:
-    """How many windows have an answer in the loop, and how many of these the same as ours."""
+    """Return the number of windows with an answer by the loop, and how many of them agree with ours."""
     best = ours(source)
     assert all(mine[0] >= other[0] for mine, other in zip(best, theirs, strict=True))
     among = _texts(source, candidate_spans(source.start, source.end, source.allowed, MOST_TOKENS, N_BEST))

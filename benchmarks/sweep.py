@@ -1,12 +1,12 @@
-"""A whole search: `sweeper run` against the example script started once for each setting, one after the other.
+"""Compare a whole search: `sweeper run` against one process of the example script per setting, in sequence.
 
     python benchmarks/sweep.py [--data FOLDER] [--settings 8] [--train 768] [--valid 384] [--epochs 4] [--json]
 
-The settings are drawn once and are the same in all ways, in the same order: learning rate and warm-up, with equal
-data, model, seed, batch and epochs. Three ways, each timed from the start of its first process to the end of its last:
-`reference` one process a setting with all threads; `equal` ours, every setting to its end; `early` ours with early
-stopping. Which setting is best is known when a search is over, so its whole time counts; best EM is printed in points.
-`--max-length` is the example script's default, which pads to it; `--parts` names the ways to run.
+All searches run the same settings (learning rate and warm-up) in the same order, with equal data, model, seed, batch
+and epochs. Each search is timed from the start of its first process to the end of its last. `reference` runs one
+process per setting with all threads. `equal` is ours without early stopping, `early` is ours with it. The best EM is
+printed in points. `--max-length` is the default of the example script, which pads to it; `--parts` chooses the
+searches to run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Seconds of a whole search, the best EM of its settings in points, and each one's, in their order."""
+    """Hold the seconds of a search, its best EM in points, and the EM of each setting in order."""
 
     seconds: float
     best: float
@@ -48,14 +48,14 @@ class Outcome:
 
 
 def settings(count: int) -> list[Setting]:
-    """From the quickstart's ranges, in the order they are run."""
+    """Draw settings from the quickstart's ranges, in the order in which they run."""
     rng = np.random.default_rng(SEED)
     rates, warmups = np.exp(rng.uniform(*np.log([3e-5, 3e-3]), count)), rng.uniform(0, 0.2, count)
     return [Setting(float(f"{rate:.3g}"), round(float(warmup), 3)) for rate, warmup in zip(rates, warmups, strict=True)]
 
 
 def subset(place: str, folder: Path, train: int, valid: int) -> Path:
-    """A data set's first questions as a folder of their own; all of them for 0."""
+    """Write a data set's first questions to a folder of their own; 0 writes all."""
     folder.mkdir(parents=True)
     for name, count in (("context", 0), ("train", train), ("valid", valid)):
         rows = json.dumps(content(place, name)[: count or None], ensure_ascii=False)
@@ -71,7 +71,7 @@ def content(place: str, name: str) -> list[Any]:
 
 
 def space(asked: Namespace, data: Path, name: str, drawn: Sequence[Setting]) -> dict[str, Any]:
-    """A search-space file that runs these settings, in this order."""
+    """Write a search-space file that runs these settings in this order."""
     parameters = {
         "backbone": f"scratch:{asked.backbone}",
         "learning_rate": {"min": 1e-6, "max": 1.0, "log": True},
@@ -90,12 +90,12 @@ def space(asked: Namespace, data: Path, name: str, drawn: Sequence[Setting]) -> 
 
 
 def stride(asked: Namespace) -> int:
-    """The example script's 128 tokens, or less where a window is short."""
+    """Return the example script's 128 tokens, or fewer if windows are short."""
     return int(min(128, asked.max_length // 4))
 
 
 def process(command: Sequence[str], folder: Path, threads: int | None) -> str:
-    """Run one to its end: what it printed. Raises CalledProcessError, with its last words shown, when it fails."""
+    """Run a process and return its output. Prints the output's end and raises CalledProcessError if it fails."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SWEEPER_ROOT": str(folder / "sweeps")}
     for name in ("OMP_NUM_THREADS", "SWEEPER_LEDGER", "MLFLOW_TRACKING_URI"):
         environment.pop(name, None)
@@ -109,7 +109,7 @@ def process(command: Sequence[str], folder: Path, threads: int | None) -> str:
 
 
 def ours(asked: Namespace, data: Path, folder: Path, name: str, drawn: Sequence[Setting]) -> Outcome:
-    """`sweeper run`, and its table read afterwards."""
+    """Run `sweeper run` and read its table."""
     folder.mkdir()
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(space(asked, data, name, drawn), sort_keys=False), encoding="utf-8")
@@ -122,7 +122,7 @@ def ours(asked: Namespace, data: Path, folder: Path, name: str, drawn: Sequence[
 
 
 def theirs(asked: Namespace, data: Path, folder: Path, drawn: Sequence[Setting]) -> Outcome:
-    """One process a setting, one after the other, each with all of the machine."""
+    """Run one process per setting in sequence, each with all CPUs."""
     folder.mkdir()
     began = time.perf_counter()
     scores = [
@@ -159,8 +159,7 @@ def measure(asked: Namespace) -> dict[str, Any]:
 
 
 def summary(outcomes: dict[str, Outcome]) -> dict[str, Any]:
-    """Seconds, best EM and every setting's EM of each way; how many times as fast ours are, and how far from the
-    reference's best."""
+    """Return seconds, best EM and all EMs of each search, with speed and best EM relative to the reference."""
     found: dict[str, Any] = {
         f"{name}_{key}": value for name, one in outcomes.items() for key, value in vars(one).items()
     }

@@ -1,18 +1,18 @@
-"""Training and evaluation: the jobs' own Trainer and batches against the example scripts', from the same weights.
+"""Compare training and evaluation: the Trainer and batches of jobs against the example scripts, from equal weights.
 
     python benchmarks/training.py [--job qa|mc] [--max-length 384] [--train 100] [--valid 64] [--pairs 5]
         [--cpu 0] [--json]
 
-Both take the steps of one epoch, each over 8 windows (`qa`) or 2 questions with their candidates (`mc`), so both see
-every input once, and then answer the validation questions, answers included. Features and checkpoints are not timed.
-`gemm_share` is what a way's matrix products take of `gemm_peak`, GFLOP/s of one large product in the same call.
-`--bf16 1` is ours only: theirs is fp32.
-`--cpu 1` counts CPU seconds, which waiting for other work does not change; with OMP_NUM_THREADS=1.
-`--padded 0` gives the multiple-choice script its own default, rows padded to the longest of a batch.
-`--epochs N` trains both to the end on `--train` questions instead, once for each of three seeds, and compares the mean
-training loss of the last epoch, the evaluation loss and the score (exact match, or accuracy): mean and standard
-deviation of each, and the difference of the means in multiples of its standard error (below about 2.8 there is none
-to be seen in three seeds: Student's t at 5 %, 4 degrees of freedom).
+Both take the steps of one epoch, each over 8 windows (`qa`) or 2 questions with their candidates (`mc`). Then both
+answer the validation questions. Features and checkpoints are not timed.
+`gemm_share` is the speed of the matrix products relative to `gemm_peak`, the GFLOP/s of one large product.
+`--bf16 1` affects ours only; the reference uses fp32.
+`--cpu 1` counts CPU seconds, which depend less on other work; use it with OMP_NUM_THREADS=1.
+`--padded 0` pads the reference's multiple-choice rows to the longest of a batch, as that script does by default.
+`--epochs N` trains both on `--train` questions instead, once for each of three seeds. It compares the mean training
+loss of the last epoch, the evaluation loss and the score (exact match or accuracy). It prints mean and standard
+deviation of each, and the difference of the means in standard errors. A difference below about 2.8 is not
+significant with three seeds (Student's t at 5 %, 4 degrees of freedom).
     python benchmarks/training.py --epochs 4 --data sample --backbone 2x128x2 --rate 1e-3 --train 768 --valid 384
 """
 
@@ -48,8 +48,8 @@ BATCH = {"qa": 8, "mc": 2}
 
 @dataclass(frozen=True)
 class Way:
-    """`train` takes its steps over `samples`, `evaluate` answers and returns the score, `loss` is the evaluation loss
-    of an input."""
+    """Hold one implementation. `train` takes its steps over `samples`, `evaluate` answers and returns the score,
+    `loss` is the mean evaluation loss of an input."""
 
     trainer: Any
     evaluate: Callable[[], float]
@@ -60,7 +60,7 @@ class Way:
         return len(self.trainer.train_dataset)
 
     def train(self) -> float:
-        """The mean loss of the last epoch, or of all where no epoch is logged."""
+        """Train a model; return the mean loss of the last epoch, or of all steps if no epoch is logged."""
         mean = float(self.trainer.train().training_loss)
         return float(next((log["loss"] for log in reversed(self.trainer.state.log_history) if "loss" in log), mean))
 
@@ -79,7 +79,7 @@ class Setting:
         return BATCH[self.task.name]
 
     def model(self) -> Any:
-        """The same weights each time."""
+        """Return a model with the same random weights each time."""
         set_seed(self.params.seed)
         return self.task.model(self.params, self.tokenizer)
 
@@ -182,7 +182,7 @@ def _theirs_mc(one: Setting, limits: dict[str, Any]) -> Way:
 
 
 def measure(one: Setting, count: int, cpu: bool = False) -> dict[str, Any]:
-    """Both ways in turn. Each is warmed up by one run."""
+    """Time both implementations in turn, after one run of each to warm up."""
     limits = {"num_train_epochs": 1, "logging_strategy": "no"}
     mine, their = ours(one, limits), theirs(one, limits)
     assert mine.samples == their.samples
@@ -208,14 +208,14 @@ def measure(one: Setting, count: int, cpu: bool = False) -> dict[str, Any]:
 
 
 def flops(train: Callable[[], float]) -> int:
-    """Floating-point operations in matrix products, those with padding included, as PyTorch counts them."""
+    """Count floating-point operations in matrix products, padding included, as PyTorch counts them."""
     with FlopCounterMode(display=False) as counter:
         train()
     return int(counter.get_total_flops())
 
 
 def learned(one: Callable[[int], Setting], epochs: int) -> dict[str, Any]:
-    """What both have learned after whole trainings, for each of SEEDS, and how far apart their means are."""
+    """Train both completely for each of SEEDS, and compare losses and scores."""
     limits = {"num_train_epochs": epochs, "logging_strategy": "epoch"}
     ends = {
         name: [end(make(one(seed), limits)) for seed in SEEDS] for name, make in (("ours", ours), ("reference", theirs))
@@ -235,7 +235,7 @@ def end(way: Way) -> dict[str, float]:
 
 
 def apart(key: str, mine: list[float], others: list[float]) -> dict[str, float]:
-    """The difference of two means, and how many of its standard errors that is; 0 where they are the same."""
+    """Return the difference of two means, and the same in standard errors; 0 if they are equal."""
     difference = statistics.mean(mine) - statistics.mean(others)
     error = math.sqrt(sum(statistics.variance(values) / len(values) for values in (mine, others)))
     errors = abs(difference) / max(error, 1e-12)
@@ -243,7 +243,7 @@ def apart(key: str, mine: list[float], others: list[float]) -> dict[str, float]:
 
 
 def peak(bf16: bool = False) -> float:
-    """Operations a second of one large matrix product, the most this machine gives to a training step."""
+    """Measure the operations per second of one large matrix product, an upper bound for a training step."""
     dtype = torch.bfloat16 if bf16 else torch.float32
     left, right = torch.randn(2, 2048, 2048).to(dtype)
     best = min(pairs.seconds(lambda: left @ right) for _ in range(5))

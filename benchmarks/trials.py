@@ -1,11 +1,11 @@
-"""What a trial costs beside its job: with a job that does nothing and reports, through the driver as `run` does it.
+"""Measure the overhead of a trial: run a job that only reports, with the driver that `run` uses.
 
     python benchmarks/trials.py [--trials 50] [--reports 10] [--json]
 
-`fixed`   wall seconds of a trial with a single report, on a process that has run one before, all that Tune, ledger
-          and MLflow do meanwhile included; one trial at a time. Median and slowest.
-`driver`  CPU seconds of the driver's process and threads (Tune, ledger, MLflow) per trial with
-          `--reports` reports, and their share of a trial of one minute. The start and end of the sweep do not count.
+`fixed`   wall seconds of a trial with one report in a warm process, including Tune, ledger and MLflow; one trial at a
+          time. Prints median and slowest.
+`driver`  CPU seconds of the driver's process (Tune, ledger, MLflow) per trial with `--reports` reports, and their share
+          of a one-minute trial. The start and end of the sweep do not count.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def sweep_of(folder: Path, stores: Stores, trials: int, reports: int) -> Sweep:
 
 
 class Meter:
-    """A listener that hands on, and notes the driver's CPU seconds whenever a trial has ended."""
+    """Forward events to another listener, and record the driver's CPU seconds at the end of each trial."""
 
     def __init__(self, listeners: ChangeListener) -> None:
         self.listeners = listeners
@@ -84,8 +84,11 @@ def run(folder: Path, stores: Stores, trials: int, reports: int) -> tuple[Ledger
 
 
 def fixed(ledger: Ledger) -> list[float]:
-    """Wall seconds from one trial's end to the next one's, of the trials after the first, which alone starts a
-    process: one runs at a time, so that each such span holds all that one trial takes."""
+    """Return the wall seconds between the ends of consecutive trials.
+
+    Trials run one at a time, so each value is the whole time of one trial. The first trial, which starts the process,
+    is left out.
+    """
     ends = [record.ended.timestamp() for record in ledger.records() if record.ended]
     return [last - first for first, last in pairwise(ends)]
 
