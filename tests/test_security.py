@@ -2,7 +2,7 @@
 
 A surface, its rule, and its tests:
 C1   YAML is read by a safe, strict loader         tests/sweeper/space/test_document.py, here
-C2   names never become paths outside the root     test_sweep.py, test_search_space.py, test_promotion.py
+C2   names never become paths outside the root     test_sweep.py, test_reading.py, test_promotion.py
 C3   weights come from safetensors, no pickle runs tests/sweeper/test_pickles.py, here
 C4   a sweep goes on in its owner's folder only    tests/sweeper/driver/test_sweep.py
 C5   code that comes with a backbone is not run    tests/jobs/model/test_backbones.py, test_imports.py
