@@ -86,7 +86,7 @@ def damage(checkpoint: Path) -> str | None:
     for name, expected in manifest.items():
         path = checkpoint / name
         if path.name != name or path.is_symlink():
-            return f"{path}: no plain file of its own"
+            return f"{path}: not a regular file in the checkpoint"
         if not path.is_file() or _describe(path) != expected:
             return f"{path}: missing or changed since it was written"
     return None

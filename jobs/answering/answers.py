@@ -72,7 +72,7 @@ def load_answering_model(folder: Path, job: str, cache: Path) -> Model:
     logging.disable_progress_bar()  # a line for each model says nothing to anyone
     made = identity(folder)
     if made["job"] != job:
-        raise WrongJobError(f"{folder}: is of the job {made['job']}; name a checkpoint of {job}")
+        raise WrongJobError(f"{folder}: was made by job {made['job']}; name a checkpoint of {job}")
     known = get_job(job)
     if known.task is None:
         raise CheckpointError(f"{folder}: the job {job} has no task, so its models cannot answer; give its Job a task")

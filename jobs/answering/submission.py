@@ -24,14 +24,14 @@ def submission_problems(data: Data, rows: Sequence[Question], answers: Sequence[
     """
     found = []
     if [answer.id for answer in answers] != [row.id for row in rows]:
-        found.append(f"{len(answers)} answers; their ids are not those of the {len(rows)} questions, in their order")
+        found.append(f"{len(answers)} answers; their ids, or the order, differ from those of the {len(rows)} questions")
     by_id = {row.id: row for row in rows}
     for answer in answers:
         row = by_id.get(answer.id)
         if not answer.text.strip():
             found.append(f"id {answer.id!r}: empty answer")
         elif row and not any(answer.text in data.paragraphs[paragraph] for paragraph in row.paragraphs):
-            found.append(f"id {answer.id!r}: {answer.text!r} stands in none of the question's paragraphs")
+            found.append(f"id {answer.id!r}: {answer.text!r} occurs in none of the question's paragraphs")
     return found
 
 
@@ -72,7 +72,7 @@ def read_answers(path: Path) -> dict[str, str]:
             continue
         key, answer = (cells[place] for place in places)
         if key in answers:
-            mistakes.append(f"{path}:{line}: id {quoted(key)} a second time; keep one")
+            mistakes.append(f"{path}:{line}: id {quoted(key)} occurs twice; keep one")
         answers[key] = answer
     refuse(mistakes)
     return answers
@@ -85,7 +85,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         for cells in reader:
             yield reader.line_num, cells
     except csv.Error as error:
-        refuse([f"{path}:{reader.line_num}: {error}; look before it for a quotation mark that is never closed"])
+        refuse([f"{path}:{reader.line_num}: {error}; close the quotation mark before it"])
 
 
 def _solution_labels(path: Path) -> dict[str, str]:

@@ -143,7 +143,7 @@ def _option_mistakes(
         if share and sources.get(split):
             yield f"{split}: has a source and a share of train; keep one of the two"
     if min(shares.values()) < 0 or sum(shares.values()) >= 1:
-        yield f"shares of {_percent(shares)}: none may be negative, and something must be left for train"
+        yield f"shares of {_percent(shares)}: none may be negative, and their sum must be below 100 %"
     if distractors not in get_args(Distractors):
         yield unknown_name("kind of distractors", distractors, get_args(Distractors))
     if candidates not in CANDIDATES:
@@ -153,7 +153,7 @@ def _option_mistakes(
 
 def _output_mistakes(output: Path) -> Iterator[str]:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        yield f"{output}: is there already and not empty; name a new folder"
+        yield f"{output}: already exists and is not empty; name a new folder"
 
 
 def _percent(shares: Mapping[str, float]) -> str:
@@ -184,7 +184,7 @@ def _label_all(asked: Mapping[str, Iterable[Asked]]) -> tuple[dict[str, list[Lab
         if first is not row and (first.question, first.paragraph) == (row.question, row.paragraph):
             dropped["the same question again"] += 1
         elif first is not row:
-            mistakes.append(f"{row.place}: id {row.id!r} is another question's, {first.place}; give it one of its own")
+            mistakes.append(f"{row.place}: id {row.id!r} is also the id of {first.place}; use a unique id")
         elif isinstance(label := label_answer(row), str):
             dropped[label] += 1
         else:
@@ -236,7 +236,7 @@ def _size_mistakes(
         if not rows:
             yield f"{split}: no question is left; dropped: {_count_words(dropped) or 'none'}; give it more articles"
         elif paragraphs < candidates:
-            yield f"{split}: {paragraphs} paragraphs are too few for {candidates} candidates; give more or lower it"
+            yield f"{split}: {paragraphs} paragraphs are too few for {candidates} candidates; add paragraphs or lower candidates"
 
 
 def _choose_distractors(rows: Sequence[Labelled], mode: Distractors, wanted: int, rng: Random) -> list[dict[str, str]]:

@@ -38,7 +38,7 @@ def _answer_list(answers: Any) -> Any:
         if not isinstance(starts, list):
             raise ValueError("answer_start: a list is expected")
         if len(texts) != len(starts):
-            raise ValueError(f"{len(texts)} of text and {len(starts)} of answer_start; as many of both are expected")
+            raise ValueError(f"{len(texts)} of text and {len(starts)} of answer_start; give as many of both")
         return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
     if isinstance(answers, list):
         return [{"text": answer} if isinstance(answer, str) else answer for answer in answers]
@@ -71,7 +71,7 @@ class Article(Titled):
 EXPECTED = {
     "missing": "missing",
     "string_type": "text is expected",
-    "string_too_long": f"at most {MAX_TEXT_CHARS:,} characters are read; divide it",
+    "string_too_long": f"at most {MAX_TEXT_CHARS:,} characters are allowed; split it",
     "list_type": "a list is expected",
     "tuple_type": "a list is expected",
     "model_type": "an object is expected",
@@ -140,7 +140,7 @@ def hub_rows(name: str, split: str, config: str | None = None) -> list[dict[str,
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         cure = "check the name, the split and the network, or give a JSON file"
-        raise DataError([f"hub:{name}@{split}: cannot be had: {reason}; {cure}"]) from None
+        raise DataError([f"hub:{name}@{split}: cannot be loaded: {reason}; {cure}"]) from None
     return rows
 
 

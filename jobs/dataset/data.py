@@ -122,7 +122,7 @@ def labelled_questions(data: Data, split: str) -> tuple[Question, ...]:
     mistakes: list[str] = []
     labels = tuple(_questions(str(path), read_json(path), data.paragraphs, True, mistakes))
     if [row.id for row in labels] != [row.id for row in rows]:
-        mistakes.append(f"{path}: its ids are not those of test.json, in their order")
+        mistakes.append(f"{path}: its ids, or their order, differ from those of test.json")
     refuse(mistakes)
     return labels
 
@@ -158,7 +158,7 @@ def _reference_lists(path: Path, ids: Set[str]) -> dict[str, list[str]]:
         refuse([f"{path}: holds {_kind(content)}; an object is expected, with a list of answers for each id"])
     lists = {key: one.get("references", []) if isinstance(one, dict) else one for key, one in content.items()}
     unknown = [key for key in lists if key not in ids]
-    mistakes = [f"{path}: id {quoted(key)} is no question of this data set; remove it" for key in unknown]
+    mistakes = [f"{path}: id {quoted(key)} is not a question of this data set; remove it" for key in unknown]
     mistakes += [
         f"{path}: id {quoted(key)}: a list of answers is expected, none of them empty"
         for key, answers in lists.items()
@@ -249,7 +249,7 @@ def _json_cure(path: Path, error: json.JSONDecodeError) -> str:
         return "the file is empty"
     if error.msg == "Extra data":
         return "one JSON list is expected, not a value per line"
-    return "is the file complete?" if error.pos >= len(error.doc.rstrip()) else f"look at column {error.colno}"
+    return "is the file complete?" if error.pos >= len(error.doc.rstrip()) else f"correct column {error.colno}"
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -312,7 +312,7 @@ def _text_problem(text: Any) -> str | None:
     if not isinstance(text, str):
         return f"{_kind(text)} where text is expected"
     if len(text) > MAX_TEXT_CHARS:
-        return f"{len(text):,} characters; at most {MAX_TEXT_CHARS:,} are read, divide it"
+        return f"{len(text):,} characters; at most {MAX_TEXT_CHARS:,} are allowed; split it"
     if "\0" in text:
         return f"a NUL character at {text.index(chr(0))}; remove it"
     if not text.strip():
@@ -361,7 +361,7 @@ def _row_problems(row: Any, paragraphs: Sequence[str], labelled: bool) -> Iterat
     candidates = list(_candidate_problems(row["paragraphs"], len(paragraphs)))
     yield from candidates
     if len(labels := [key for key in ("relevant", "answer") if key in row]) == 1:
-        yield f"{labels[0]}: stands alone; write both relevant and answer, or neither"
+        yield f"{labels[0]}: is given alone; write both relevant and answer, or neither"
     elif labels and not candidates and paragraphs:
         yield from _label_problems(row, paragraphs)
 
@@ -400,8 +400,8 @@ def _where(text: str, paragraph: str, start: int) -> str:
     nearest = (paragraph.rfind(text, 0, first + len(text)), paragraph.find(text, first))
     places = [at for at in nearest if at >= 0]
     if not places:
-        return "it stands nowhere in that paragraph"
-    return f"it stands at {min(places, key=lambda at: abs(at - start))} (counted in characters, from 0)"
+        return "it does not occur in that paragraph"
+    return f"it starts at {min(places, key=lambda at: abs(at - start))} (counted in characters, from 0)"
 
 
 def _repeated_ids(questions: Mapping[str, Sequence[Question]]) -> Iterator[str]:
@@ -409,7 +409,7 @@ def _repeated_ids(questions: Mapping[str, Sequence[Question]]) -> Iterator[str]:
     for name, rows in questions.items():
         for row in rows:
             if row.id in seen:
-                yield f"{name}: id {quoted(row.id)} already stands in {seen[row.id]}; ids are unique over all files"
+                yield f"{name}: id {quoted(row.id)} is also in {seen[row.id]}; use each id once"
             seen.setdefault(row.id, name)
 
 

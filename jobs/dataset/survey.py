@@ -123,8 +123,8 @@ class Survey:
             f"  question: {self.question_characters}",
             f"  answer: {self.answer_characters}",
             *(self.tokens.lines() if self.tokens else []),
-            f"answer also stands in a distractor: {self.answer_in_distractor:.1%}",
-            f"answer stands more than once in its paragraph: {self.answer_repeated:.1%}",
+            f"answer also occurs in a distractor: {self.answer_in_distractor:.1%}",
+            f"answer occurs more than once in its paragraph: {self.answer_repeated:.1%}",
             f"relevant paragraph picked by BM25: {', '.join(f'{s} {p:.1%}' for s, p in self.bm25_picks.items())}",
             *(f"{name.replace('_', ' ')}: {number:,}" for name, number in self._oddities().items() if number),
         ]

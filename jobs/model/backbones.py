@@ -186,7 +186,7 @@ def load_model(
     if len(tokenizer) > model.config.vocab_size:
         raise BackboneError(
             f"{name}: its tokenizer has {len(tokenizer)} pieces and the model only {model.config.vocab_size}; "
-            "is the right tokenizer_class named in its tokenizer_config.json?"
+            "set the right tokenizer_class in its tokenizer_config.json"
         )
     return model
 
@@ -232,7 +232,7 @@ def _pretrained_model(name: str, auto_class: str, **config: Any) -> PreTrainedMo
     if missing := _missing_encoder_weights(model.base_model_prefix, info):
         raise BackboneError(
             f"{name}: {len(missing)} weights of the encoder are not in the checkpoint, such as {missing[0]}; "
-            "is it a checkpoint of another architecture than its config.json says?"
+            "correct the architecture in its config.json, or choose another backbone"
         )
     return model
 
@@ -297,7 +297,9 @@ def _from_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
     try:
         return auto_class.from_pretrained(source, trust_remote_code=False, **options)
     except RuntimeError as error:
-        raise BackboneError(f"{name}: its weights do not fit the model that its config.json describes") from error
+        raise BackboneError(
+            f"{name}: its weights do not fit the model in its config.json; choose another backbone"
+        ) from error
     except Exception as error:
         if not (
             isinstance(error, OSError | ValueError | ImportError) or type(error) is Exception
@@ -313,7 +315,7 @@ def _cause(source: str, error: Exception) -> str:
     if _offline(error):
         return (
             "is not in the local model cache and the hub cannot be reached; "
-            "download it where there is a network, or give a local folder"
+            "download it on a machine with a network, or name a local folder"
         )
     return f"cannot be loaded from the hub: {first}"
 

@@ -118,7 +118,7 @@ def long_model_type(name: str) -> str:
     kind = backbones.model_type(name)
     if kind not in ("scratch", "bert", "longformer"):
         raise BackboneError(
-            f"{name}: its architecture is {kind}, which cannot be made long; choose a BERT or a Longformer"
+            f"{name}: its architecture is {kind}, which cannot become a Longformer; choose a BERT or a Longformer"
         )
     return kind
 

@@ -60,7 +60,7 @@ def test_an_answer_that_is_not_at_its_offset_ends_in_exit_3(here: Path) -> None:
     result = invoke("run", "toy.yaml")
     assert result.exit_code == 3
     assert (
-        "train.json: row 0 (id 'q0'): answer: '南投' is not at start 5 of paragraph 0; it stands at 4" in result.stderr
+        "train.json: row 0 (id 'q0'): answer: '南投' is not at start 5 of paragraph 0; it starts at 4" in result.stderr
     )
     assert not (here / "sweeps").exists()
 
@@ -124,7 +124,7 @@ def test_the_sample_can_be_written_checked_and_is_not_overwritten(here: Path) ->
     assert described["questions"] == built_in["questions"] == {"train": 2560, "valid": 384, "test": 384}
     assert "answer" not in json.loads((here / "mine/test.json").read_text(encoding="utf-8"))[0]
     again = invoke("data", "sample", "--output", "mine")
-    assert (again.exit_code, again.stderr.strip()) == (3, "mine: is there already and not empty; name a new folder")
+    assert (again.exit_code, again.stderr.strip()) == (3, "mine: already exists and is not empty; name a new folder")
 
 
 def test_a_corpus_is_converted_and_its_mistakes_are_told(here: Path) -> None:

@@ -182,7 +182,7 @@ def test_a_manifest_names_no_file_elsewhere(trained: Path, tmp_path: Path, escap
     name = str(outside) if escape.startswith("/") else escape
     manifest = json.loads((trained / checkpoint.MANIFEST).read_text(encoding="utf-8"))
     checkpoint.write_json(trained / checkpoint.MANIFEST, {**manifest, name: checkpoint._describe(outside)})
-    assert "no plain file" in (checkpoint.damage(trained) or "")
+    assert "not a regular file" in (checkpoint.damage(trained) or "")
 
 
 def test_a_link_in_a_checkpoint_is_damage(trained: Path, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_link_in_a_checkpoint_is_damage(trained: Path, tmp_path: Path) -> None
     outside.write_text("secret")
     (trained / "notes.json").symlink_to(outside)
     forge(trained)
-    assert "no plain file" in (checkpoint.damage(trained) or "")
+    assert "not a regular file" in (checkpoint.damage(trained) or "")
 
 
 def test_features_are_read_without_unpickling(tmp_path: Path, mark: Path) -> None:

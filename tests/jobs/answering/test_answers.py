@@ -61,7 +61,7 @@ def test_questions_without_labels_are_answered(few: Data, checkpoints: dict[str,
 
 
 def test_another_jobs_checkpoint_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is of the job mc; name a checkpoint of qa"):
+    with pytest.raises(CheckpointError, match="was made by job mc; name a checkpoint of qa"):
         answering.load_answering_model(checkpoints["mc"], "qa", tmp_path)
     with pytest.raises(CheckpointError, match=r"has no readable job\.json"):
         answering.load_answering_model(tmp_path, "qa", tmp_path)

@@ -32,11 +32,11 @@ def test_a_good_submission_has_no_problems_and_survives_the_file(tmp_path: Path)
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [
-        (GOOD[:1], "1 answers; their ids are not those of the 2 questions"),
-        (GOOD[::-1], "2 answers; their ids are not those of the 2 questions"),
-        ([*GOOD, GOOD[0]], "3 answers; their ids are not those of the 2 questions"),
+        (GOOD[:1], "1 answers; their ids, or the order, differ from those of the 2 questions"),
+        (GOOD[::-1], "2 answers; their ids, or the order, differ from those of the 2 questions"),
+        ([*GOOD, GOOD[0]], "3 answers; their ids, or the order, differ from those of the 2 questions"),
         ([GOOD[0]._replace(text=" "), GOOD[1]], "id 'a': empty answer"),
-        ([GOOD[0]._replace(text="南投"), GOOD[1]], "id 'a': '南投' stands in none of the question's paragraphs"),
+        ([GOOD[0]._replace(text="南投"), GOOD[1]], "id 'a': '南投' occurs in none of the question's paragraphs"),
     ],
 )
 def test_what_a_contest_would_refuse_is_told_before(answers: list[Answer], expected: str) -> None:
@@ -79,8 +79,8 @@ def test_a_solution_is_scored_by_id_and_by_profile() -> None:
         ("", "submission.csv:1: the header is ''"),
         ("x" * 5_000, "submission.csv:1: the header is 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…;"),
         ("id,answer\na,b,c\n", "submission.csv:2: 3 columns; the header has 2"),
-        ("id,answer\na,b\na,c\n", "submission.csv:3: id 'a' a second time"),
-        ('id,answer\na,"b\n' + "c,d\n" * 40_000, "submission.csv:32770: field larger than field limit (131072); look"),
+        ("id,answer\na,b\na,c\n", "submission.csv:3: id 'a' occurs twice"),
+        ('id,answer\na,"b\n' + "c,d\n" * 40_000, "submission.csv:32770: field larger than field limit (131072); close"),
     ],
 )
 def test_a_broken_file_is_told_with_its_line(tmp_path: Path, content: str, expected: str) -> None:

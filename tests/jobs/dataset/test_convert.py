@@ -157,7 +157,7 @@ def test_two_questions_of_one_id_are_named_with_both_places(tmp_path: Path) -> N
     path = write(tmp_path, train)
     message = mistakes({"train": [path]}, tmp_path / "out", valid_share=0.5)
     assert f"{path}: data[1].paragraphs[0].qas[0]: id 'm0' is another question's" in message
-    assert f"{path}: data[0].paragraphs[0].qas[0]; give it one of its own" in message
+    assert f"{path}: data[0].paragraphs[0].qas[0]; use a unique id" in message
 
 
 def test_a_paragraph_that_stands_twice_is_merged(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_every_wrong_option_is_told_at_once(tmp_path: Path) -> None:
     assert "shares of 0% and 100%" in message
     assert "unknown kind of distractors 'bm52'; did you mean 'bm25'?" in message
     assert "candidates: 9; 2 to 8 are expected" in message
-    assert "full: is there already and not empty; name a new folder" in message
+    assert "full: already exists and is not empty; name a new folder" in message
 
 
 def test_a_split_has_one_origin(sources: dict[str, list[str | Path]], tmp_path: Path) -> None:

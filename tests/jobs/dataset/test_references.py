@@ -58,7 +58,7 @@ def test_the_sample_has_one_answer_for_each_question() -> None:
 
 BROKEN: list[tuple[str, Any, str]] = [
     ("a list", [["南投縣"]], "references.json: holds a list; an object is expected"),
-    ("another data set's", {"x": ["南投"]}, "id 'x' is no question of this data set; remove it"),
+    ("another data set's", {"x": ["南投"]}, "id 'x' is not a question of this data set; remove it"),
     ("no answer", {"b": []}, "id 'b': a list of answers is expected"),
     ("an empty answer", {"b": ["南投", " "]}, "none of them empty"),
     ("a bare answer", {"b": "南投"}, "id 'b': a list of answers"),

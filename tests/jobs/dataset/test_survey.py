@@ -160,7 +160,7 @@ def test_the_survey_is_told_in_text_and_as_json(tmp_path: Path) -> None:
     text = "\n".join(found.lines())
     assert text.startswith(f"{tmp_path}: 2 train / 1 valid / 1 test questions on 5 paragraphs\nfingerprint ")
     assert "paragraphs of a question: 2 (3), 3 (1)" in text
-    assert "answer also stands in a distractor: 33.3%" in text
+    assert "answer also occurs in a distractor: 33.3%" in text
     assert "relevant paragraph picked by BM25: train 100.0%, valid 100.0%" in text
     assert "unused paragraphs: 1" in text
     assert "odd ids" not in text

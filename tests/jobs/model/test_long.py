@@ -208,7 +208,7 @@ def test_another_architecture_is_one_clear_line(saved: Path, do: Any) -> None:
         do(str(saved))
     assert (
         str(caught.value)
-        == f"{saved}: its architecture is electra, which cannot be made long; choose a BERT or a Longformer"
+        == f"{saved}: its architecture is electra, which cannot become a Longformer; choose a BERT or a Longformer"
     )
 
 

@@ -61,6 +61,6 @@ def test_a_checkpoint_of_another_job_is_one_line(
     monkeypatch.chdir(tmp_path)
     result = invoke("evaluate", few.location, "--qa", str(checkpoints["mc"]))
     assert result.exit_code == 2
-    assert result.stderr == f"checkpoint {checkpoints['mc']}: is of the job mc; name a checkpoint of qa\n"
+    assert result.stderr == f"checkpoint {checkpoints['mc']}: was made by job mc; name a checkpoint of qa\n"
     result = invoke("evaluate", str(tmp_path / "nowhere"))
     assert result.exit_code == 3
