@@ -29,7 +29,7 @@ class CheckpointError(RuntimeError):
 
 
 class WrongJobError(CheckpointError):
-    """A checkpoint that another job has made."""
+    """Reports a checkpoint that another job has made."""
 
 
 def publish(folder: Path, workdir: Path, step: int) -> Path:

@@ -59,9 +59,10 @@ ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 def drcd_normal(text: str) -> str:
-    """Normalise as DRCD does: lower-case, then remove ASCII punctuation, eight full-width marks and English articles.
+    """Convert a text to the form that DRCD compares.
 
-    White space becomes single spaces. Other full-width marks, such as 「」, stay.
+    It is lower-case, without ASCII punctuation, eight full-width marks and English articles, and has single spaces.
+    Other full-width marks, such as 「」, stay.
 
     >>> drcd_normal("《The  Wall》, 1979年")
     'wall 1979年'
@@ -91,7 +92,7 @@ CMRC_UNIT = re.compile(
 
 
 def cmrc_normal(text: str) -> str:
-    """Normalise as CMRC 2018 does: lower-case, strip, then remove the marks of its script's list.
+    """Convert a text to the form that CMRC 2018 compares: lower-case, stripped, without the marks of its script's list.
 
     Most ASCII marks stay.
 

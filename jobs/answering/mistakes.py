@@ -207,9 +207,9 @@ def answer_type(answer: str) -> AnswerType:
     ['date', 'number', 'name', 'other']
 
     A heuristic: regular expressions over the answer alone, after NFKC normalisation. A four-digit number is a year;
-    「三年」 is a number. A name
-    is in title marks, has a middle dot, is capitalised Latin, begins with a frequent surname and has three characters,
-    or ends as places and institutions do. Personal names of two characters are `other`.
+    「三年」 is a number. A name has title marks or a middle dot, is capitalised Latin, has three
+    characters and begins with a frequent surname, or ends as places and institutions do. Personal names of two
+    characters are `other`.
     """
     text = unicodedata.normalize("NFKC", answer).strip().replace(" 年", "年")
     if _DATE.fullmatch(text):

@@ -236,7 +236,7 @@ def _size_mistakes(
         if not rows:
             yield f"{split}: no question is left; dropped: {_count_words(dropped) or 'none'}; give it more articles"
         elif paragraphs < candidates:
-            yield f"{split}: {paragraphs} paragraphs are too few for {candidates} candidates; add paragraphs or lower candidates"
+            yield f"{split}: {paragraphs} paragraphs are too few for {candidates} candidates; add paragraphs"
 
 
 def _choose_distractors(rows: Sequence[Labelled], mode: Distractors, wanted: int, rng: Random) -> list[dict[str, str]]:
@@ -337,7 +337,7 @@ def _write_folder(output: Path, files: Mapping[str, Any]) -> None:
 
 
 def _json_lines(content: Any) -> str:
-    """A list with an entry a line, for people and for `diff`."""
+    """Format JSON with one list entry a line, so that it is readable and `diff` works."""
     if not isinstance(content, list):
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
     return "[\n" + ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in content) + "\n]\n"

@@ -101,7 +101,7 @@ class BlockSelfAttention(LongformerSelfAttention):  # type: ignore[misc]
         return (outputs,)
 
     def _local(self, states: Tensor, plan: Visibility) -> Tensor:
-        """Attend from every token to its neighbours and to the global tokens."""
+        """Compute each token's attention to its neighbours and to the global tokens."""
         rows, positions, _ = states.shape
         blocks, missing = _blocks(positions, plan.block)
         query = pad(self.query(states), (0, 0, 0, missing)).unflatten(1, (blocks, plan.block))
@@ -117,7 +117,7 @@ class BlockSelfAttention(LongformerSelfAttention):  # type: ignore[misc]
         return outputs.scatter(1, plan.places[..., None].expand_as(wide), wide)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, added: Tensor) -> Tensor:
-        """Attend with tensors [batch, positions, hidden]; `added` is [batch, 1, queries or 1, keys]."""
+        """Compute attention over tensors [batch, positions, hidden]; `added` is [batch, 1, queries or 1, keys]."""
         apart = (self.num_heads, self.head_dim)
         query, key, value = (part.unflatten(-1, apart).transpose(1, 2) for part in (query, key, value))
         return attend(query, key, value, added, self.dropout if self.training else 0.0).transpose(1, 2).flatten(2)

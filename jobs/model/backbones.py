@@ -238,7 +238,7 @@ def _pretrained_model(name: str, auto_class: str, **config: Any) -> PreTrainedMo
 
 
 def _missing_encoder_weights(prefix: str, info: dict[str, Any]) -> list[str]:
-    """Keys that would have stayed random. A head is new, and so may be the pooler a head reads from."""
+    """Return the encoder's weights that the checkpoint lacks, without the head's and the pooler's, which may be new."""
     mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
     keys = sorted({*info["missing_keys"], *mismatched})
     return [key for key in keys if key.startswith(f"{prefix}.") and ".pooler." not in key]

@@ -81,7 +81,7 @@ ROWS: list[tuple[str, Callable[[Content], Any], str]] = [
     ("relevant a list", question(relevant=[0]), T0 + "relevant: a list is none of"),
     ("no relevant", lambda c: c["train"][0].pop("relevant"), T0 + "relevant: missing"),
     ("relevant alone in test", lambda c: c["test"][0].update(relevant=3), "test.json: row 0 (id 'q3'): relevant: "),
-    ("answer alone in test", lambda c: c["test"][0].update(answer="湖"), "test.json: row 0 (id 'q3'): answer: is given alone"),
+    ("answer alone in test", lambda c: c["test"][0].update(answer="湖"), "test.json: row 0 (id 'q3'): answer: is"),
     ("nine paragraphs", question(paragraphs=[0, 1, 2, 3, 0, 1, 2, 3, 0]), T0 + f"paragraphs: 9 of them; {FEW}"),
     ("one paragraph", question(paragraphs=[0]), T0 + f"paragraphs: 1 of them; {FEW}"),
     ("same paragraph four times", question(paragraphs=[0, 0, 0, 0]), T0 + "paragraphs: the same paragraph twice"),

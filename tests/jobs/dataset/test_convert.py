@@ -156,7 +156,7 @@ def test_two_questions_of_one_id_are_named_with_both_places(tmp_path: Path) -> N
     train["data"][1]["paragraphs"][0]["qas"][0]["id"] = "m0"
     path = write(tmp_path, train)
     message = mistakes({"train": [path]}, tmp_path / "out", valid_share=0.5)
-    assert f"{path}: data[1].paragraphs[0].qas[0]: id 'm0' is another question's" in message
+    assert f"{path}: data[1].paragraphs[0].qas[0]: id 'm0' is also the id of" in message
     assert f"{path}: data[0].paragraphs[0].qas[0]; use a unique id" in message
 
 
