@@ -1,4 +1,4 @@
-"""A sweep looked at and stopped through its ledger. Its driver is a note of one; test_detachment has real ones."""
+"""Show and stop a sweep through its ledger, with a driver that is only written there; test_detach.py has real ones."""
 
 from __future__ import annotations
 
