@@ -3,36 +3,36 @@
 In the tier `long`, SWEEPER_INSTANTS=20 kills at twenty instants instead of four, and SWEEPER_SEEDS=10 soaks ten times.
 
 Every fault there is a test for, and where:
-1    a worker is killed at a step                  driver/test_retries.py, here with real training
-2    a trial's process is killed                   driver/test_retries.py
-3    a node is lost                                cluster/test_nodes.py
-4    the driver is killed                          here, at any instant and at named points
-5    SIGINT, once and twice                        here
-6    SIGTERM, once and twice                       here
-7    MLflow is away, broken, slow, or forgets      test_outage.py
-8    a database is locked                          ledger/test_database.py, tracking/test_client.py, test_disk.py
-9    the disk is full                              test_disk.py, ledger/test_database.py, release/test_teams.py,
-                                                   release/test_promotion.py,
-                                                   tests/jobs/test_checkpoint.py, tests/jobs/answering/test_submission.py
-10   the ledger is cut short                       ledger/test_database.py
-11   a checkpoint is damaged                       tests/jobs/test_checkpoint.py, driver/test_checkpoints.py, here in the soak
-12   the cache of features is damaged              tests/jobs/features/test_windows.py
-13   a loss or metric is not finite                driver/test_tuning.py
-14   out of memory                                 driver/test_retries.py
-15   a trial hangs                                 driver/test_retries.py
-16   a job raises, ends early, dies, talks         driver/test_tuning.py, driver/test_retries.py
-17   all trials fail                               test_cli.py
-18   a bad configuration                           test_bad_configurations.py
-19   bad data                                      tests/jobs/dataset/test_bad_data.py
-20   one sweep is started twice at once            test_ownership.py
-21   two sweeps share MLflow                       test_ownership.py
-22   the clock jumps                               tests/test_clock.py
-23   promotions race                               release/test_promotion.py
-24   a submission is half written                  tests/jobs/answering/test_submission.py, release/test_teams.py
-25   a finished sweep is run again, or changed     test_cli.py, driver/test_run.py, driver/test_extending.py
-26   checkpoints are deleted                       driver/test_retention.py, release/test_promotion.py
-27   read-only, removed, no descriptors, 1,000     ledger/test_database.py, test_disk.py, test_outage.py
-28   a ledger of an earlier version                ledger/test_database.py, test_earlier_releases.py
+1    a worker is killed at a step              driver/test_retries.py, here with real training
+2    a trial's process is killed               driver/test_retries.py
+3    a node is lost                            cluster/test_nodes.py
+4    the driver is killed                      here, at any instant and at named points
+5    SIGINT, once and twice                    here
+6    SIGTERM, once and twice                   here
+7    MLflow is away, broken, slow, or forgets  test_outage.py
+8    a database is locked                      ledger/test_database.py, tracking/test_client.py, test_disk.py
+9    the disk is full                          test_disk.py, ledger/test_database.py, release/test_teams.py,
+                                               release/test_promotion.py,
+                                               tests/jobs/test_checkpoint.py, tests/jobs/answering/test_submission.py
+10   the ledger is cut short                   ledger/test_database.py
+11   a checkpoint is damaged                   tests/jobs/test_checkpoint.py, driver/test_checkpoints.py, here
+12   the cache of features is damaged          tests/jobs/features/test_windows.py
+13   a loss or metric is not finite            driver/test_tuning.py
+14   out of memory                             driver/test_retries.py
+15   a trial hangs                             driver/test_retries.py
+16   a job raises, ends early, dies, talks     driver/test_tuning.py, driver/test_retries.py
+17   all trials fail                           test_cli.py
+18   a bad configuration                       test_bad_configurations.py
+19   bad data                                  tests/jobs/dataset/test_bad_data.py
+20   one sweep is started twice at once        test_ownership.py
+21   two sweeps share MLflow                   test_ownership.py
+22   the clock jumps                           tests/test_clock.py
+23   promotions race                           release/test_promotion.py
+24   a submission is half written              tests/jobs/answering/test_submission.py, release/test_teams.py
+25   a finished sweep is run again, or changed test_cli.py, driver/test_run.py, driver/test_extending.py
+26   checkpoints are deleted                   driver/test_retention.py, release/test_promotion.py
+27   read-only, removed, no descriptors, 1,000 ledger/test_database.py, test_disk.py, test_outage.py
+28   a ledger of an earlier version            ledger/test_database.py, test_earlier_releases.py
 """
 
 from __future__ import annotations
