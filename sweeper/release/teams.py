@@ -86,7 +86,9 @@ def team_answers(team: Team, data: Data, cache: Path, weight: float | None = Non
         model = answering.load_answering_model(team.end_to_end, END_TO_END, cache)
         return Answers(answering.end_to_end(model, data, data.test), 0.0, "end to end")
     selector, readers = load_two_stages(team, cache)
-    chosen, note = (weight, f"weight {weight} as given") if weight is not None else fit_weight(team, selector, readers)
+    chosen, note = (
+        (weight, f"weight {weight} as given") if weight is not None else weight_and_note(team, selector, readers)
+    )
     return Answers(answering.pipeline(selector, readers, data, data.test, chosen), chosen, note)
 
 
@@ -97,7 +99,7 @@ def load_two_stages(team: Team, cache: Path) -> tuple[answering.Model, list[answ
     return selector, [answering.load_answering_model(folder, READER, cache) for folder in team.readers]
 
 
-def fit_weight(team: Team, selector: answering.Model, readers: Sequence[answering.Model]) -> tuple[float, str]:
+def weight_and_note(team: Team, selector: answering.Model, readers: Sequence[answering.Model]) -> tuple[float, str]:
     """Return the weight with the most exact matches on the validation questions of the reader's data, and a note.
 
     The weight is 0 when this data is missing or has changed.

@@ -19,7 +19,7 @@ from sweeper.ledger.ledger import create_ledger
 from sweeper.release import submit
 from sweeper.release.export import export_team
 from sweeper.release.submit import submit_answers
-from sweeper.release.teams import Answers, Team, best_readers, fit_weight, load_two_stages
+from sweeper.release.teams import Answers, Team, best_readers, load_two_stages, weight_and_note
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
 from tests.support.commands import invoke
@@ -44,7 +44,7 @@ def team(checkpoints: dict[str, Path], readers: int = 1) -> Team:
 def test_the_weight_is_fitted_where_the_reader_was_validated(
     few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path
 ) -> None:
-    weight, note = fit_weight(team(checkpoints), *load_two_stages(team(checkpoints), tmp_path))
+    weight, note = weight_and_note(team(checkpoints), *load_two_stages(team(checkpoints), tmp_path))
     assert 0 <= weight <= 1
     assert note.endswith(f"weight {weight:.2f} fitted on {len(few.valid)} validation questions")
 
@@ -55,11 +55,11 @@ def test_without_these_questions_the_plain_pipeline_answers(checkpoints: dict[st
     made = json.loads((moved / "job.json").read_text(encoding="utf-8"))
     (moved / "job.json").write_text(json.dumps({**made, "data": str(tmp_path / "gone")}), encoding="utf-8")
     moved_team = Team(checkpoints["mc"], (moved,))
-    weight, note = fit_weight(moved_team, *load_two_stages(moved_team, tmp_path))
+    weight, note = weight_and_note(moved_team, *load_two_stages(moved_team, tmp_path))
     assert (weight, note.split(",")[0]) == (0.0, "plain pipeline")
     assert "has no validation questions to fit" in note
     (moved / "job.json").write_text(json.dumps({**made, "data_fingerprint": "another"}), encoding="utf-8")
-    assert "has changed since" in fit_weight(moved_team, *load_two_stages(moved_team, tmp_path))[1]
+    assert "has changed since" in weight_and_note(moved_team, *load_two_stages(moved_team, tmp_path))[1]
 
 
 @pytest.mark.parametrize("kind", ["two stages", "two readers", "end to end"])
