@@ -20,10 +20,10 @@ from sweeper.space.search_space import (
     Conditional,
     Parameters,
     SearchSpace,
-    _defaults,
-    _first_match,
-    _glob_number,
+    defaults_by_name,
+    first_match,
     fits,
+    glob_number,
     resources_of,
 )
 from sweeper.space.sections import (
@@ -50,8 +50,8 @@ def list_cases(space: SearchSpace) -> list[Case]:
     learning_rate: 1e-5 … 4e-5 log
     """
     groups: dict[tuple[Any, ...], list[Cut]] = {}
-    for cut in _space_cuts(space.parameters, space.resources, _defaults(space.job)):
-        reserved = _first_match(space.resources, {**_defaults(space.job), **cut.first})
+    for cut in split_space(space.parameters, space.resources, defaults_by_name(space.job)):
+        reserved = first_match(space.resources, {**defaults_by_name(space.job), **cut.first})
         groups.setdefault((*cut.matched.items(), reserved), []).append(cut)
     return [Case(_merged(space.parameters, cuts), resources_of(space, cuts[0].first)) for cuts in groups.values()]
 
@@ -78,7 +78,7 @@ def possible_resources(space: SearchSpace) -> list[Resources | None]:
 
 def _possible(space: SearchSpace, name: str) -> Iterator[Any]:
     """Yield the values that a parameter can have; for a range, both ends."""
-    default = Constant(_defaults(space.job)[name])
+    default = Constant(defaults_by_name(space.job)[name])
     for cut in _all_cuts(space):
         yield from ends(cut.domains.get(name, default))
 
@@ -86,7 +86,7 @@ def _possible(space: SearchSpace, name: str) -> Iterator[Any]:
 def _all_cuts(space: SearchSpace) -> Iterator[Cut]:
     """Yield the cuts of the space, then those of the space with each enqueued setting fixed."""
     for parameters in (space.parameters, *(pinned(space.parameters, e) for e in space.search.enqueue)):
-        yield from _space_cuts(parameters, space.resources, _defaults(space.job))
+        yield from split_space(parameters, space.resources, defaults_by_name(space.job))
 
 
 def ends(domain: Domain) -> tuple[Any, ...]:
@@ -110,7 +110,7 @@ class Cut:
     first: Mapping[str, Any]
 
 
-def _space_cuts(parameters: Parameters, resources: Sequence[Reservation], defaults: Mapping[str, Any]) -> list[Cut]:
+def split_space(parameters: Parameters, resources: Sequence[Reservation], defaults: Mapping[str, Any]) -> list[Cut]:
     """Split a space into cuts. Stops at MAX_CUTS + 1."""
     conditional: list[Conditional] = [
         *(branch for branches in parameters.values() for branch in branches),
@@ -133,7 +133,7 @@ def _extended(
     parts: list[list[tuple[Domain, Any]]],
     defaults: Mapping[str, Any],
 ) -> Iterator[Cut]:
-    index = _first_match(branches, {**defaults, **cut.first})
+    index = first_match(branches, {**defaults, **cut.first})
     if index is None:
         yield cut
         return
@@ -159,7 +159,7 @@ def _domain_parts(domain: Domain, globs: list[str]) -> list[tuple[Domain, Any]]:
 
 def _number_in_range(domain: Domain, glob: str) -> int | float | None:
     """Return the number that a glob names if it lies in the range, else None."""
-    number = _glob_number(glob)
+    number = glob_number(glob)
     if number is None or not isinstance(domain, Range) or not domain.low <= number <= domain.high:
         return None
     if domain.integer:

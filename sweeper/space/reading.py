@@ -19,7 +19,7 @@ from jobs.job import Job, ParamError
 from jobs.wording import nearest, shown, unknown_name
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.secrets import redacted
-from sweeper.space.cases import MAX_CUTS, Cut, _space_cuts, ends, pinned
+from sweeper.space.cases import MAX_CUTS, Cut, ends, pinned, split_space
 from sweeper.space.document import read_document
 from sweeper.space.domains import (
     Knobs,
@@ -30,7 +30,7 @@ from sweeper.space.domains import (
     read_reservations,
 )
 from sweeper.space.mistakes import Key, Mistakes
-from sweeper.space.search_space import Parameters, SearchSpace, _defaults, _first_match, defaults_of
+from sweeper.space.search_space import Parameters, SearchSpace, defaults_by_name, defaults_of, first_match
 from sweeper.space.sections import (
     IMPORT_PATH,
     PLACES,
@@ -148,7 +148,7 @@ def _space(values: dict[str, Any], note: Mistakes) -> SearchSpace:
     note.raise_any()
     assert file is not None
     search = file.search.model_copy(update={"enqueue": enqueue})
-    search = _grid_size(search, parameters, _defaults(file.job), note)
+    search = _grid_size(search, parameters, defaults_by_name(file.job), note)
     note.raise_any()
     return SearchSpace(
         name=file.name,
@@ -244,7 +244,7 @@ def _check_relations(
     note: Mistakes,
 ) -> None:
     """Run the job's checks on values that can occur together, and on enqueued settings."""
-    cuts = _space_cuts(parameters, resources, defaults_of(job))
+    cuts = split_space(parameters, resources, defaults_of(job))
     if len(cuts) > MAX_CUTS:
         note(
             ("parameters",),
@@ -255,7 +255,7 @@ def _check_relations(
     for name, text in errors:
         note(("resources" if name in Resources.model_fields else "parameters", name), text)
     for index, entry in enumerate(enqueue):
-        first = _space_cuts(pinned(parameters, entry), (), defaults_of(job))[0].first
+        first = split_space(pinned(parameters, entry), (), defaults_of(job))[0].first
         for error in _errors_and_rest(job, first, resources)[0]:
             if (error.key, str(error)) not in errors:
                 note(("search", "enqueue", index, error.key), str(error))
@@ -292,7 +292,7 @@ def _errors_and_rest(
 
 
 def _params_error(job: Job, assignment: Mapping[str, Any], resources: Sequence[Reservation]) -> ParamError | None:
-    index = _first_match(resources, {**defaults_of(job), **assignment})
+    index = first_match(resources, {**defaults_of(job), **assignment})
     asked = Resources() if index is None else resources[index].resources
     try:
         job.check(job.params(**assignment), asked.workers, asked.gpus)
@@ -307,7 +307,7 @@ def _grid_size(search: Search, parameters: Parameters, defaults: Mapping[str, An
         return search
     sizes = (
         prod(len(grid_values(domain) or ()) for domain in cut.domains.values())
-        for cut in _space_cuts(parameters, (), defaults)
+        for cut in split_space(parameters, (), defaults)
     )
     total = sum(sizes) + len(search.enqueue)
     if not search.trials and total > MAX_TRIALS:

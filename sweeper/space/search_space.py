@@ -36,8 +36,6 @@ from sweeper.space.sections import (
     Search,
 )
 
-# What others need of the file's parts, they take from here.
-__all__ = ["Branch", "Choice", "Constant", "Domain", "Range", "Reservation", "Resources"]
 Parameters = Mapping[str, tuple[Branch, ...]]
 Suggest = Callable[[str, Domain], Any]
 
@@ -85,9 +83,9 @@ def assign(space: SearchSpace, suggest: Suggest, fixed: Mapping[str, Any] | None
     `suggest` too, so that the sampler learns from them.
     """
     chosen = dict(fixed or {})
-    known = {**_defaults(space.job), **chosen}
+    known = {**defaults_by_name(space.job), **chosen}
     for name, branches in space.parameters.items():
-        index = _first_match(branches, known)
+        index = first_match(branches, known)
         if index is None:
             continue
         domain, label = branches[index].domain, _label(name, branches, index)
@@ -105,13 +103,13 @@ def params_of(space: SearchSpace, assignment: Mapping[str, Any]) -> Any:
 
 def resources_of(space: SearchSpace, params: Mapping[str, Any]) -> Resources | None:
     """Return the resources of a trial with these parameters, or None if the file sets none."""
-    index = _first_match(space.resources, {**_defaults(space.job), **params})
+    index = first_match(space.resources, {**defaults_by_name(space.job), **params})
     return None if index is None else space.resources[index].resources
 
 
 def grid(space: SearchSpace) -> Iterator[dict[str, Any]]:
     """Yield every assignment; the last parameter changes fastest. Raises ValueError if a range is continuous."""
-    return _grid(list(space.parameters.items()), {}, _defaults(space.job))
+    return _grid(list(space.parameters.items()), {}, defaults_by_name(space.job))
 
 
 def draw_labels(space: SearchSpace) -> Iterator[tuple[str, str, Domain]]:
@@ -185,7 +183,7 @@ def _label(name: str, branches: tuple[Branch, ...], index: int) -> str:
 
 
 @cache
-def _defaults(job: str) -> dict[str, Any]:
+def defaults_by_name(job: str) -> dict[str, Any]:
     return defaults_of(get_job(job))
 
 
@@ -198,7 +196,7 @@ class Conditional(Protocol):
     def when(self) -> Mapping[str, str]: ...
 
 
-def _first_match(branches: Sequence[Conditional], known: Mapping[str, Any]) -> int | None:
+def first_match(branches: Sequence[Conditional], known: Mapping[str, Any]) -> int | None:
     """Return the index of the first branch whose conditions all match `known`, or None."""
     held = (i for i, b in enumerate(branches) if all(fits(known[name], glob) for name, glob in b.when.items()))
     return next(held, None)
@@ -207,11 +205,11 @@ def _first_match(branches: Sequence[Conditional], known: Mapping[str, Any]) -> i
 def fits(value: Any, glob: str) -> bool:
     """Return True if the value's text matches the glob or both are the same number: 0.00001 fits 1e-5 and 1e-*."""
     return any(fnmatchcase(text, glob) for text in {str(value), literal_text(value)}) or (
-        is_number(value) and value == _glob_number(glob)
+        is_number(value) and value == glob_number(glob)
     )
 
 
-def _glob_number(glob: str) -> int | float | None:
+def glob_number(glob: str) -> int | float | None:
     with suppress(ValueError):
         number = plain_scalar(glob)
         return number if isinstance(number, int | float) and is_number(number) else None
@@ -225,7 +223,7 @@ def _grid(
         yield chosen
         return
     (name, branches), *rest = rest
-    index = _first_match(branches, {**defaults, **chosen})
+    index = first_match(branches, {**defaults, **chosen})
     if index is None:
         yield from _grid(rest, chosen, defaults)
         return

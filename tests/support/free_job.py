@@ -14,13 +14,9 @@ from jobs.dataset.data import Data
 from jobs.job import Job, ParamError
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.space.document import plain_scalar
+from sweeper.space.domains import Choice, Domain, Range
 from sweeper.space.reading import read_search_space
-from sweeper.space.search_space import (
-    Choice,
-    Domain,
-    Range,
-    SearchSpace,
-)
+from sweeper.space.search_space import SearchSpace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -494,6 +494,7 @@ def test_a_promotion_makes_files_for_their_owner_alone(
     finally:
         os.umask(before)
     assert result.exit_code == 0, result.output
+    assert result.stderr.splitlines()[-1] == "next: sweeper best toy/0", "`evaluate` does not know this job"
     made = [stores.root / "champions", *(stores.root / "champions").rglob("*")]
     assert len(made) > 3
     assert {path.name: oct(path.stat().st_mode) for path in made if path.stat().st_mode & 0o077} == {}

@@ -7,11 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from sweeper.space.cases import backbones, list_cases, max_epochs
-from sweeper.space.search_space import (
-    Branch,
-    Choice,
-    Resources,
-)
+from sweeper.space.domains import Branch, Choice
+from sweeper.space.sections import Resources
 from tests.support.free_job import document, parameters, space
 
 pytestmark = pytest.mark.usefixtures("without_data")

@@ -6,16 +6,8 @@ from typing import Any
 
 import pytest
 
-from sweeper.space.domains import contains
-from sweeper.space.search_space import (
-    Choice,
-    Constant,
-    Domain,
-    Range,
-    assign,
-    draw_labels,
-    to_yaml,
-)
+from sweeper.space.domains import Choice, Constant, Domain, Range, contains
+from sweeper.space.search_space import assign, draw_labels, to_yaml
 from tests.support.free_job import first, parameters, read_text
 
 pytestmark = pytest.mark.usefixtures("without_data")

@@ -18,16 +18,10 @@ from jobs.dataset.data import read_data
 from sweeper.errors import ConfigError, DataFailure, Failure
 from sweeper.space import reading
 from sweeper.space.cases import list_cases
+from sweeper.space.domains import Branch, Choice, Constant, Range
 from sweeper.space.reading import find_file
-from sweeper.space.search_space import (
-    Branch,
-    Choice,
-    Constant,
-    Range,
-    Resources,
-    assign,
-    params_of,
-)
+from sweeper.space.search_space import assign, params_of
+from sweeper.space.sections import Resources
 from tests.support.free_job import HERE, P, R, S, document, documents, failure_of, first, no_data, read_text, space
 
 pytestmark = pytest.mark.usefixtures("without_data")

@@ -12,20 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.space.cases import list_cases, possible_resources
-from sweeper.space.domains import contains
-from sweeper.space.search_space import (
-    Choice,
-    Domain,
-    Range,
-    Resources,
-    assign,
-    grid,
-    params_of,
-    resolved,
-    resources_of,
-    searched_parameters,
-    to_yaml,
-)
+from sweeper.space.domains import Choice, Domain, Range, contains
+from sweeper.space.search_space import assign, grid, params_of, resolved, resources_of, searched_parameters, to_yaml
+from sweeper.space.sections import Resources
 from tests.support.free_job import documents, first, parameters, read_text, space
 
 pytestmark = pytest.mark.usefixtures("without_data")
