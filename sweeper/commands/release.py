@@ -42,12 +42,12 @@ def evaluate_command(data: str, split: str, profile: str, form: str, **named: st
     A MODEL is JOB@champion, SWEEP/NUMBER, SWEEP for its best trial, or a checkpoint's folder. With --split test,
     each named trial's own score is recorded, and `compare` shows it.
     """
-    from sweeper.release.lookup import find_checkpoint
+    from sweeper.release.lookup import find_answering_checkpoint
     from sweeper.results import evaluation as systems
     from sweeper.storage.settings import read_stores
 
     stores = read_stores()
-    checkpoints = {job: find_checkpoint(name, stores) for job, name in named.items() if name}
+    checkpoints = {job: find_answering_checkpoint(name, stores) for job, name in named.items() if name}
     with data_mistakes():
         from jobs.answering import evaluation
         from jobs.dataset.data import read_data

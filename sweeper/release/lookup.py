@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jobs import JOBS
 from jobs.checkpoint import MANIFEST
 from sweeper.errors import ConfigError
 from sweeper.ledger.database import existing_storage
 from sweeper.ledger.lookup import find_trial, whole
 from sweeper.release.champions import CHAMPION, champion
+from sweeper.space.reading import import_job
 from sweeper.storage import checkpoints
 from sweeper.storage.settings import Stores
 
@@ -31,6 +33,16 @@ def find_checkpoint(text: str, stores: Stores) -> Path:
     if mark:
         return champion(job, stores)
     return find_trial(text, existing_storage(stores.ledger)).checkpoint(stores.root)
+
+
+def find_answering_checkpoint(text: str, stores: Stores) -> Path:
+    """Return the checkpoint folder that `find_checkpoint` finds. Raises ConfigError if its job is not in JOBS."""
+    job, mark, _ = text.partition("@")
+    if not mark and not checkpoints.is_remote(text) and not _folder(text):
+        job, mark = import_job(find_trial(text, existing_storage(stores.ledger)).job).name, "a trial"
+    if mark and job not in JOBS:
+        raise ConfigError(f"checkpoint {text}: is of the job {job}; name a model of {', '.join(JOBS)}")
+    return find_checkpoint(text, stores)
 
 
 def _folder(text: str) -> Path | None:

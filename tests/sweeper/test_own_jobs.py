@@ -83,6 +83,10 @@ def test_trials_import_the_job_from_the_current_folder(space: str, tmp_path: Pat
     errors = sweeper("errors", "toy", cwd=tmp_path)
     assert (errors.returncode, errors.stdout) == (2, "")
     assert "name a trial of longformer, mc, qa" in errors.stderr
+    for name in ("toy", "own@champion"):
+        evaluated = sweeper("evaluate", "sample", "--qa", name, cwd=tmp_path)
+        assert (evaluated.returncode, evaluated.stdout) == (2, "")
+        assert evaluated.stderr == f"checkpoint {name}: is of the job own; name a model of longformer, mc, qa\n"
 
 
 def test_params_prints_type_bounds_default_and_help() -> None:
