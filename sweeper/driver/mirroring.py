@@ -23,7 +23,7 @@ FLUSH_SECONDS = 60.0
 HURRY_SECONDS = 8.0  # what MLflow gets of the half minute that an interrupt may take
 
 
-def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, patience: float = FLUSH_SECONDS) -> Mirror:
+def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, flush_seconds: float = FLUSH_SECONDS) -> Mirror:
     """Return the mirror that writes this sweep to MLflow. It needs only what the ledger contains."""
     info = SweepInfo(
         name=ledger.name,
@@ -35,7 +35,7 @@ def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, patience: floa
         texts={"search_space.yaml": to_yaml(space)},
     )
     experiment = ledger.attributes["search_space"]["name"]
-    return Mirror(stores.tracking, stores.artifacts, experiment, info, patience, HURRY_SECONDS)
+    return Mirror(stores.tracking, stores.artifacts, experiment, info, flush_seconds, HURRY_SECONDS)
 
 
 def save_predictions(record: TrialRecord, workdir: Path) -> Path | None:

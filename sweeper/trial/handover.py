@@ -121,11 +121,11 @@ def clear_handover(workdir: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_failure(workdir: Path, breakdown: TrialFailure) -> None:
+def write_failure(workdir: Path, failure: TrialFailure) -> None:
     """Record a failure for `read_failure`. Keep an earlier record, since the first failure caused the later ones.
     On a full disk nothing is recorded; `read_failure` detects this itself."""
     with suppress(OSError), (workdir / FAILURE).open("x", encoding="utf-8") as file:
-        file.write(json.dumps(breakdown._asdict(), ensure_ascii=False))
+        file.write(json.dumps(failure._asdict(), ensure_ascii=False))
 
 
 def read_failure(workdir: Path) -> TrialFailure:

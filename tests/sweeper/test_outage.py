@@ -57,7 +57,7 @@ def train(sweep: Any, listeners: Callable[[Any], None], interrupt: Any) -> None:
 
 def ran(monkeypatch: pytest.MonkeyPatch, work: Callable[..., None]) -> Result:
     """`sweeper run`, with little patience for MLflow."""
-    patient = functools.partial(mirroring.mirror_of, patience=0.3)
+    patient = functools.partial(mirroring.mirror_of, flush_seconds=0.3)
     with monkeypatch.context() as patch:
         patch.setattr(driver, "run_unfinished", work)
         patch.setattr(mirroring, "mirror_of", patient)

@@ -41,7 +41,7 @@ def test_sync_makes_up_for_a_store_that_was_away(stores: Stores, toy_space: Make
     records = [asked(ledger, space) for _ in range(3)]
     with mirroring.mirror_of(ledger, space, stores) as mirror:
         mirroring.show_trial(mirror, ledger, records[0])  # and nobody comes to close it
-    with mirroring.mirror_of(ledger, space, dataclasses.replace(stores, tracking=AWAY), patience=0.2) as mirror:
+    with mirroring.mirror_of(ledger, space, dataclasses.replace(stores, tracking=AWAY), flush_seconds=0.2) as mirror:
         for record, epochs in zip(records, (4, 3, 2), strict=True):
             mirroring.show_trial(mirror, ledger, evaluated(ledger, record.number, here / str(record.number), epochs))
         ledger.finish(0, "COMPLETE")

@@ -229,9 +229,9 @@ def test_a_bucket_that_is_not_there_is_no_trials_fault(server: None, tmp_path: P
     with pytest.raises(RuntimeError), recorded_failure(tmp_path / "work"):
         store_checkpoint(checkpoint, nowhere)
     assert (tmp_path / "work" / FAILURE).is_file()
-    breakdown = read_failure(tmp_path / "work")
-    assert breakdown.kind == "disk"
-    assert nowhere in breakdown.reason
+    failure = read_failure(tmp_path / "work")
+    assert failure.kind == "disk"
+    assert nowhere in failure.reason
     assert checkpoint.is_dir()
 
 
