@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from jobs import faults
+from jobs import fault_injection
 from jobs.files import atomic, naming, rename_synced
 
 MANIFEST = "manifest.json"
@@ -42,9 +42,9 @@ def publish(folder: Path, workdir: Path, step: int) -> Path:
     with naming(target):
         (folder / MANIFEST).unlink(missing_ok=True)  # of an earlier attempt, which must not vouch for itself
         write_json(folder / MANIFEST, {path.name: _describe(path) for path in sorted(folder.iterdir())})
-        faults.point("checkpoint.rename")
+        fault_injection.point("checkpoint.rename")
         rename_synced(folder, target)
-    faults.point("checkpoint.report")
+    fault_injection.point("checkpoint.report")
     return target
 
 

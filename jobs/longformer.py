@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt, Le, Lt
 
 from jobs.job import Direction, Job, ParamError
-from jobs.model.long import fetch_long
+from jobs.model.bert_to_longformer import fetch_long
 from jobs.params import MetricProfile, TrainingParams, check_workers, knob, smaller
 from jobs.task import Task
 from jobs.training import train_function
@@ -81,7 +81,7 @@ class LongformerParams(TrainingParams):
 
 def load_long_reader(params: LongformerParams, tokenizer: Any) -> Any:
     """Return the Longformer, or the converted BERT, with a question-answering head."""
-    from jobs.model.long import load_long_model
+    from jobs.model.bert_to_longformer import load_long_model
 
     longformer = load_long_model(params.backbone, tokenizer, params.attention_window, params.max_length)
     if params.gradient_checkpointing:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
-from jobs.wording import unknown_name
+from jobs.suggestions import unknown_name
 
 
 class Score(NamedTuple):

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from jobs import faults
+from jobs import fault_injection
 from jobs.answering.answers import Answer
 from jobs.dataset.data import Data, DataError, Question, quoted, read_json, read_text, refuse
 from jobs.files import atomic
@@ -48,7 +48,7 @@ def write_submission(path: Path, text: str) -> None:
     """Write the CSV file in one step: if anything fails, the old file stays. Raises OSError."""
     with atomic(path) as part:
         part.write_text(text, encoding="utf-8", newline="")
-        faults.point("submission.rename")
+        fault_injection.point("submission.rename")
 
 
 def read_answers(path: Path) -> dict[str, str]:

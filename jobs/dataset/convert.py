@@ -25,7 +25,7 @@ from jobs.dataset.data import CANDIDATES, REFERENCES, SPLITS, DataError, refuse
 from jobs.dataset.labels import Labelled, flaw, label_answer
 from jobs.dataset.sample import sample_files
 from jobs.files import atomic, disk_errors
-from jobs.wording import unknown_name
+from jobs.suggestions import unknown_name
 
 Distractors = Literal["article", "bm25"]
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs import faults
+from jobs import fault_injection
 from jobs.job import Direction
 from sweeper.ledger.ranking import best_first, without_repeats
 from sweeper.ledger.record import TrialRecord
@@ -80,7 +80,7 @@ def delete_checkpoints(checkpoints: Iterable[str]) -> None:
     """Delete checkpoints. The ledger no longer refers to them, so that the next run can finish an interrupted
     deletion."""
     for checkpoint in checkpoints:
-        faults.point("retention.delete")
+        fault_injection.point("retention.delete")
         stored.delete_stored([checkpoint])
 
 

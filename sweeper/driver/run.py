@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jobs import faults, get_job
+from jobs import fault_injection, get_job
 from sweeper.cluster.capacity import Machine, reservations
 from sweeper.driver.checkpoints import delete_checkpoints, delete_copies, trials_with_checkpoints, unneeded_checkpoints
 from sweeper.driver.mirroring import finish_mirror, mirror_of, save_predictions, show_trial
@@ -171,7 +171,7 @@ class ChangeListener:
     def __call__(self, record: TrialRecord) -> None:
         self.progress.update(record)
         predictions = save_predictions(record, self.sweep.workdir(record.number))
-        faults.point("mirror.put")
+        fault_injection.point("mirror.put")
         show_trial(self.mirror, self.sweep.ledger, record, predictions)
         self.retain(record)
 

@@ -15,9 +15,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import extract, func, select
 
-from jobs import faults, get_job
+from jobs import fault_injection, get_job
 from jobs.job import Direction, ParamError
-from jobs.wording import unknown_name
+from jobs.suggestions import unknown_name
 from sweeper.errors import ConfigError
 from sweeper.ledger.record import EVALUATION, INCIDENT, ORIGIN, State, TrialRecord, best_evaluation, trial_key
 from sweeper.ledger.sampling import draw, enqueueable, sampler
@@ -219,7 +219,7 @@ class Ledger:
 
         A second report of the same epoch replaces the first one.
         """
-        faults.point("ledger.report")
+        fault_injection.point("ledger.report")
         trial_id = self._id(number)
         evaluation = {**metrics, "checkpoint": checkpoint, **({"timing": dict(timing)} if timing else {})}
         self.storage.set_trial_user_attr(trial_id, f"{EVALUATION}{metrics['epoch']:014.6f}", evaluation)
@@ -236,7 +236,7 @@ class Ledger:
 
     def finish(self, number: int, state: State, reason: str | None = None) -> TrialRecord:
         """End a trial. A COMPLETE one gets the value of its best evaluation."""
-        faults.point("ledger.finish")
+        fault_injection.point("ledger.finish")
         if reason:
             self.storage.set_trial_user_attr(self._id(number), "reason", reason)
         value = self.record(number).value if state == "COMPLETE" else None

@@ -15,7 +15,7 @@ from typing import Any
 
 from jobs.checkpoint import damage, refuse_damaged
 from jobs.files import rename_synced
-from jobs.wording import suggestion
+from jobs.suggestions import suggestion
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.space.sections import NAME
 from sweeper.storage.settings import Stores

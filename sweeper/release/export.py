@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jobs
-from jobs import faults
+from jobs import fault_injection
 from jobs.answering.offline import TEAM
 from jobs.checkpoint import copy_answering_part, write_json
 from jobs.files import atomic, disk_errors
@@ -61,7 +61,7 @@ def export_team(team: Team, output: Path, stores: Stores, weight: float | None =
     with disk_errors(EnvironmentFailure, NOT_WRITTEN, output), atomic(output) as part:
         part.mkdir()
         _fill(part, team, weight or 0.0)
-        faults.point("export.rename")
+        fault_injection.point("export.rename")
     return note
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from jobs import faults, get_job
+from jobs import fault_injection, get_job
 from jobs.checkpoint import PREDICTIONS, answering_part, copy_answering_part, damage, load_json
 from jobs.files import disk_error_line, free_space_text
 from jobs.job import Direction
@@ -266,7 +266,7 @@ def _register_champion(trial: Trial, checkpoint: Path, tags: Mapping[str, str], 
     folder = f"{job}/{champion_folder_name(trial, tags['manifest_sha256'])}"
     _install(checkpoint, registry.stores.root / FOLDER / folder)
     version = registry.register(job, folder, trial.record.run_id, tags)
-    faults.point("promotion.alias")
+    fault_injection.point("promotion.alias")
     registry.make_champion(version)
     return version
 
@@ -282,7 +282,7 @@ def _check_run(trial: Trial, stores: Stores) -> None:
 def _install(checkpoint: Path, folder: Path) -> None:
     if not damage(folder):
         return
-    faults.point("promotion.copy")
+    fault_injection.point("promotion.copy")
     try:
         copy_answering_part(checkpoint, folder)
     except (OSError, ValueError) as error:

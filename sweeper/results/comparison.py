@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.job import Direction
 from jobs.model.backbones import parameter_count
-from jobs.wording import unknown_name
+from jobs.suggestions import unknown_name
 from sweeper.errors import ConfigError
 from sweeper.ledger.ranking import Spread, rank_trials, seed_spread
 from sweeper.results.table import Table

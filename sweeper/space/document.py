@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from jobs.wording import shown
+from jobs.suggestions import shown
 from sweeper.errors import ConfigError
 from sweeper.space.mistakes import Key, Mistakes
 

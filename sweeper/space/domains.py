@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.job import Job
-from jobs.wording import shown, unknown_name
+from jobs.suggestions import shown, unknown_name
 from sweeper.space.document import kind_of
 from sweeper.space.mistakes import Key, Mistakes
 from sweeper.space.sections import FORMS, MAX_VALUES, PLACES, RANGE, TOO_LONG, Resources, explanation, validated

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.wording import short
+from jobs.suggestions import short
 from sweeper.errors import ConfigError
 
 Key = tuple[str | int, ...]

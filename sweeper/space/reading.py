@@ -16,7 +16,7 @@ import sweeper
 from jobs import JOBS, get_job
 from jobs.dataset.data import SAMPLE, DataError, read_data
 from jobs.job import Job, ParamError
-from jobs.wording import nearest, shown, unknown_name
+from jobs.suggestions import nearest, shown, unknown_name
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.secrets import redacted
 from sweeper.space.cases import MAX_CUTS, Cut, ends, pinned, split_space

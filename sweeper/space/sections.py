@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from jobs.wording import nearest, shown, unknown_name
+from jobs.suggestions import nearest, shown, unknown_name
 from sweeper.space.mistakes import Key, Mistakes
 
 MAX_VALUES = 1_000  # of one domain in a grid, and entries of any list

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from jobs import checkpoint as folders
-from jobs import faults
+from jobs import fault_injection
 from jobs.checkpoint import MANIFEST, PICKLED
 from jobs.files import DISK_ERRORS, atomic, disk_errors
 from sweeper.errors import EnvironmentFailure
@@ -99,7 +99,7 @@ def deposit(checkpoint: Path, folder: str) -> str:
         _remove(place)
         with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
             list(pool.map(lambda name: _upload(checkpoint / name, place / name), manifest))
-        faults.point("depot.manifest")
+        fault_injection.point("depot.manifest")
         _upload(checkpoint / MANIFEST, place / MANIFEST)
     return target
 

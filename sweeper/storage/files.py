@@ -10,7 +10,7 @@ from urllib.request import url2pathname
 
 from filelock import FileLock
 
-from jobs import faults
+from jobs import fault_injection
 from jobs.files import atomic
 
 BUSY_SECONDS = 20.0  # longest wait for a locked file; shorter than the shutdown after an interrupt
@@ -44,7 +44,7 @@ def create_whole(database: Path, make: Callable[[str], object]) -> None:
         with atomic(database) as part:
             create_private(f"sqlite:///{part}")
             make(f"sqlite:///{part}")
-            faults.point("database.create")
+            fault_injection.point("database.create")
 
 
 def create_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from jobs.wording import unknown_name
+from jobs.suggestions import unknown_name
 from sweeper.errors import ConfigError
 from sweeper.secrets import redacted
 

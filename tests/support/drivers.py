@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock
 
-from jobs import faults
+from jobs import fault_injection
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, load_ledger
 from sweeper.storage.settings import Stores, read_stores
@@ -36,7 +36,11 @@ class Driver:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", "from sweeper.cli import main; main()", *arguments],
                 cwd=folder,
-                env={**environment, "PYTHONPATH": str(ROOT), **({faults.VARIABLE: str(folder)} if faulty else {})},
+                env={
+                    **environment,
+                    "PYTHONPATH": str(ROOT),
+                    **({fault_injection.VARIABLE: str(folder)} if faulty else {}),
+                },
                 stdout=said,
                 stderr=said,
                 start_new_session=True,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import faults
+from jobs import fault_injection
 
 
 @contextmanager
@@ -91,8 +91,8 @@ def killed_at(fault: str, folder: Path, work: Callable[[], object]) -> None:
     a folder that may be new."""
     folder.mkdir(exist_ok=True)
     (folder / "asked").write_text(fault)
-    code = ending_of(work, {faults.VARIABLE: str(folder)})
-    assert (code, faults.happened(folder)) == (-signal.SIGKILL, [fault])
+    code = ending_of(work, {fault_injection.VARIABLE: str(folder)})
+    assert (code, fault_injection.happened(folder)) == (-signal.SIGKILL, [fault])
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import faults
+from jobs import fault_injection
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, load_ledger
 from sweeper.storage.settings import read_stores
@@ -114,10 +114,10 @@ def test_a_trial_that_finds_no_room_is_not_a_failed_one(
     fault = "checkpoint.rename:2:full"
     (disk / "asked").write_text(fault)
     with monkeypatch.context() as patch:
-        patch.setenv(faults.VARIABLE, str(disk))
+        patch.setenv(fault_injection.VARIABLE, str(disk))
         driver = drive("run", "toy.yaml", "search.trials=3")
         assert_stopped(driver, "No space left on device", "bytes")
-    assert faults.happened(disk) == [fault]
-    assert faults.VARIABLE not in os.environ
+    assert fault_injection.happened(disk) == [fault]
+    assert fault_injection.VARIABLE not in os.environ
     assert_goes_on(drive, disk, finished_in(disk))
     assert len(outcomes(ledger_in(disk))) == 3

@@ -52,7 +52,7 @@ import psutil
 import pytest
 
 from jobs.checkpoint import MANIFEST
-from jobs.faults import happened
+from jobs.fault_injection import happened
 from sweeper.ledger.ledger import Ledger
 from tests.support.drivers import Driver, assert_free, ledger_in, settings, stores_in, waiting
 from tests.support.invariants import check, outcomes, starts, whole

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from jobs import faults
+from jobs import fault_injection
 from sweeper.driver import mirroring
 from sweeper.driver import run as driver
 from sweeper.ledger.database import open_storage
@@ -106,13 +106,13 @@ def test_a_driver_that_fails_before_it_tells_mlflow_has_told_the_ledger(
     stores: Stores, toy_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (toy_folder / "asked").write_text("mirror.put:3:raise")
-    monkeypatch.setenv(faults.VARIABLE, str(toy_folder))
-    faults._passed.clear()
+    monkeypatch.setenv(fault_injection.VARIABLE, str(toy_folder))
+    fault_injection._passed.clear()
     monkeypatch.setattr(driver, "run_unfinished", train)
     result = invoke("run", "toy.yaml", "search.trials=2")
     assert result.exit_code == 1
-    assert faults.happened(toy_folder) == ["mirror.put:3:raise"]
-    monkeypatch.delenv(faults.VARIABLE)
+    assert fault_injection.happened(toy_folder) == ["mirror.put:3:raise"]
+    monkeypatch.delenv(fault_injection.VARIABLE)
     ledger = load_ledger(open_storage(stores.ledger), "toy")
     assert [(record.state, record.epochs) for record in ledger.records()] == [("COMPLETE", 4.0)]
     assert invoke("sync", "toy").exit_code == 0

@@ -18,7 +18,7 @@ import pytest
 from optuna.storages import RDBStorage
 
 from jobs.dataset.data import Data
-from jobs.faults import happened
+from jobs.fault_injection import happened
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, load_ledger
 from sweeper.storage import checkpoints

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from optuna.storages import RDBStorage
 
-from jobs import faults
-from jobs.faults import happened
+from jobs import fault_injection
+from jobs.fault_injection import happened
 from sweeper.cluster.capacity import Machine
 from sweeper.driver.sweep import Sweep
 from sweeper.driver.tuning import ray_session, run_trials
@@ -31,7 +31,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where faults are asked for: known to Ray's processes from their start."""
     folder = tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(faults.VARIABLE, str(folder))
+        patch.setenv(fault_injection.VARIABLE, str(folder))
         with ray_session(MACHINE):
             yield folder
 

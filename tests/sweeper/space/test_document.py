@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.wording import nearest, unknown_name
+from jobs.suggestions import nearest, unknown_name
 from sweeper.errors import ConfigError
 from sweeper.space.document import parse_document, plain_scalar, read_document, yaml_text
 from sweeper.space.mistakes import Mistakes

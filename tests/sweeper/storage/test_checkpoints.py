@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobs.checkpoint import MANIFEST, damage, publish, write_json
-from jobs.faults import happened
+from jobs.fault_injection import happened
 from sweeper import doctor
 from sweeper.driver.mirroring import save_predictions
 from sweeper.errors import EnvironmentFailure

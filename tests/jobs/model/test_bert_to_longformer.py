@@ -15,7 +15,7 @@ from transformers import BertConfig
 from jobs.model import backbones
 from jobs.model import long as conversion
 from jobs.model.backbones import BackboneError
-from jobs.model.long import made_long
+from jobs.model.bert_to_longformer import made_long
 
 WINDOW = 32
 SEES_ALL = WINDOW // 2 + 1  # tokens: from the first one, half a window reaches the last one
