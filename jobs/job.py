@@ -1,4 +1,6 @@
-"""Define the contract between a job and the program that runs it. Imports nothing of this project."""
+"""Define the contract between a job (code that trains and scores one trial) and the program that runs it.
+
+This module imports nothing of this project."""
 
 from __future__ import annotations
 

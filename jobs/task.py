@@ -23,9 +23,8 @@ class Task:
 
     name      the job's name; it is written into every checkpoint
     model     model(params, tokenizer): returns a transformers PreTrainedModel, for example from
-              `jobs.model.backbones.load_model`, which takes the number of classes as `num_labels` (backbones named
-              `scratch:` ignore it and have two). Its outputs are named `logits` or end in `_logits`, and each is
-              2-dimensional: [inputs, positions or classes]
+              `jobs.model.backbones.load_model`, which takes the number of classes as `num_labels`. Its outputs are
+              named `logits` or end in `_logits`, and each is 2-dimensional: [inputs, positions or classes]
     inputs    inputs(params, tokenizer, data, rows, cache): returns the inputs of some questions of a data set. The
               object has `len()` and `lengths()`, an integer array [inputs] with the tokens of each. `cache` is a
               folder for tokenized texts that trials share

@@ -182,7 +182,7 @@ class Windows:
         return self.layout.join(self.questions.part(self.asked[self.group[row]], 0, kept), self._context(row))
 
     def _context(self, row: int) -> Ints:
-        """Return the ids of a window's part of the joined text."""
+        """Return the token ids of the joined paragraphs that window `row` covers."""
         ids = np.full(self.last[row] - self.first[row], self.separator, np.int32)
         own = slice(*np.searchsorted(self.segments.window, [row, row + 1]))
         for _, paragraph, first, last, offset in zip(*(values[own] for values in self.segments), strict=True):

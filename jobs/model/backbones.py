@@ -169,14 +169,14 @@ def load_model(
 
     auto_class  name of a transformers class, such as `AutoModelForQuestionAnswering`
     positions   the longest input in tokens
-    config      overrides values in the checkpoint's config.json
+    config      overrides values of the model's config, such as `num_labels`
 
     Raises BackboneError when the model cannot be loaded, reads fewer than `positions` tokens, lacks weights of its
     encoder, or has a smaller vocabulary than the tokenizer.
     """
     match = SCRATCH.fullmatch(name)
     model = (
-        _scratch_model(_size(match), auto_class, tokenizer, positions)
+        _scratch_model(_size(match), auto_class, tokenizer, positions, **config)
         if match
         else _pretrained_model(name, auto_class, **config)
     )
@@ -191,10 +191,12 @@ def load_model(
     return model
 
 
-def _scratch_model(size: Size, auto_class: str, tokenizer: PreTrainedTokenizerFast, positions: int) -> PreTrainedModel:
+def _scratch_model(
+    size: Size, auto_class: str, tokenizer: PreTrainedTokenizerFast, positions: int, **config: Any
+) -> PreTrainedModel:
     import transformers
 
-    config = transformers.BertConfig(
+    made = transformers.BertConfig(
         vocab_size=len(tokenizer),
         num_hidden_layers=size.layers,
         hidden_size=size.hidden,
@@ -202,9 +204,9 @@ def _scratch_model(size: Size, auto_class: str, tokenizer: PreTrainedTokenizerFa
         intermediate_size=4 * size.hidden,
         max_position_embeddings=max(512, positions),
         pad_token_id=tokenizer.pad_token_id,
-        **(_narrow(size.hidden) if size.hidden < NARROW_HIDDEN else {}),
+        **{**(_narrow(size.hidden) if size.hidden < NARROW_HIDDEN else {}), **config},
     )
-    return getattr(transformers, auto_class).from_config(config)
+    return getattr(transformers, auto_class).from_config(made)
 
 
 def _narrow(hidden: int) -> dict[str, float]:

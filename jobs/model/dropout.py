@@ -1,7 +1,7 @@
 """Apply dropout quickly on CPUs, where torch's random numbers take a quarter of a training step.
 
-Sixteen random bits decide about each number. The generator is seeded from torch's, so seeds and checkpoints stay
-reproducible. The dropped numbers differ from torch's; their distribution is the same.
+Sixteen random bits decide whether a number is dropped. The generator is seeded from torch's, so seeds and checkpoints
+stay reproducible. The dropped numbers differ from torch's; their distribution is the same.
 """
 
 from __future__ import annotations

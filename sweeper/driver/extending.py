@@ -51,7 +51,9 @@ def imported_trials(
 
 
 def is_importable(record: TrialRecord, space: SearchSpace) -> bool:
-    """Return True for a finished trial that is no repeat and has the new objective in all its evaluations."""
+    """Return True if a trial of an earlier sweep can be taken into a new sweep over `space`.
+
+    It has finished, is no repeat, and all its evaluations hold the objective of `space`."""
     judged = bool(record.evaluations) and all(space.objective in evaluation for evaluation in record.evaluations)
     return record.state in ("COMPLETE", "PRUNED") and record.repeat_of is None and judged
 

@@ -159,8 +159,8 @@ def sync_mlflow(ledger: Ledger, stores: Stores) -> Outcome:
 
 @dataclass(frozen=True)
 class ChangeListener:
-    """Handle each change of the ledger: show progress, update MLflow, delete checkpoints. The ledger is already
-    written."""
+    """Handle each change of the ledger: show progress, update MLflow, delete checkpoints. It is called after the
+    change is in the ledger."""
 
     sweep: Sweep
     mirror: Mirror

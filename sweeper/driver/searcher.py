@@ -39,8 +39,10 @@ class TrialTimer:
         self.began[number] = time.monotonic()
 
     def timing(self, number: int, taken: Timing) -> dict[str, float]:
-        """Return the seconds of each phase. A trial's first report also gets its waiting time in Tune's queue and the
-        start time of its process, which only the driver can measure."""
+        """Return the seconds that a trial spent in each phase since its last report.
+
+        The trial's process measures `taken`. The first report also gets the seconds of waiting in Tune's queue and of
+        starting the process, which only the driver can measure."""
         timing = defaultdict(float, taken)
         if (began := self.began.pop(number, None)) is not None:
             timing[WAITING] += began - self.asked.pop(number, began)

@@ -26,7 +26,9 @@ def without_repeats(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def seed_spread(record: TrialRecord, records: Sequence[TrialRecord]) -> Spread | None:
-    """Return the spread of a trial and its COMPLETE repeats among `records`; None if the trial has no value."""
+    """Return count, mean and standard deviation of the objective over a trial and its COMPLETE repeats.
+
+    Returns None if the trial has no value."""
     if record.value is None:
         return None
     repeats = [one for one in records if one.repeat_of == record.number and one.state == "COMPLETE"]

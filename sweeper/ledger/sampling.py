@@ -28,7 +28,7 @@ def draw(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any] | None:
 
 
 def suggest(trial: optuna.Trial, label: str, domain: Domain) -> Any:
-    """Draw a value of a domain; a constant is returned as it is."""
+    """Let Optuna draw a value of `domain` for the trial, under the name `label`. A constant needs no draw."""
     match domain:
         case Choice(values):
             return trial.suggest_categorical(label, values)

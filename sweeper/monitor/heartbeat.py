@@ -1,5 +1,5 @@
 """Record a driver's heartbeat in the ledger and carry out requests to stop it. Any machine that reaches the ledger can
-read the one and make the other. All times are the database's, so the machines' clocks need not agree."""
+read the heartbeat and ask the driver to stop. All times are the database's, so the machines' clocks need not agree."""
 
 from __future__ import annotations
 

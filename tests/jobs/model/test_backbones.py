@@ -68,6 +68,15 @@ def test_a_scratch_backbone_has_the_size_it_says() -> None:
     assert config.vocab_size == 5 + 2 * 2
 
 
+def test_a_scratch_backbone_has_as_many_classes_as_its_task_asks_for() -> None:
+    tokenizer = backbones.load_tokenizer("scratch:1x32x2", ["日月潭"])
+    model = backbones.load_model(
+        "scratch:1x32x2", "AutoModelForSequenceClassification", tokenizer, 64, num_labels=5, hidden_dropout_prob=0.25
+    )
+    assert (model.config.num_labels, model.classifier.out_features) == (5, 5)
+    assert model.config.hidden_dropout_prob == 0.25
+
+
 @pytest.mark.parametrize(
     ("name", "spread", "dropout"), [("scratch:1x64x1", 0.125, 0.0), ("scratch:1x384x6", 0.02, 0.1)]
 )
