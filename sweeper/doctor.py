@@ -92,7 +92,7 @@ def disk_finding(root: Path) -> Finding:
 
 def reachable_findings(stores: Stores) -> list[Finding]:
     from sweeper.ledger.database import existing_storage
-    from sweeper.storage.checkpoints import check_readable
+    from sweeper.storage.checkpoint_store import check_readable
     from sweeper.tracking.client import check_store
 
     found = [

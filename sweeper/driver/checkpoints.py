@@ -11,7 +11,7 @@ from jobs import fault_injection
 from jobs.job import Direction
 from sweeper.ledger.ranking import best_first, without_repeats
 from sweeper.ledger.record import TrialRecord
-from sweeper.storage import checkpoints as stored
+from sweeper.storage import checkpoint_store
 
 
 def resume_point(record: TrialRecord) -> Mapping[str, Any] | None:
@@ -24,7 +24,7 @@ def resume_point(record: TrialRecord) -> Mapping[str, Any] | None:
 
 def _resume_points(record: TrialRecord) -> Iterator[Mapping[str, Any]]:
     newest_first = reversed(record.evaluations)
-    return (e for e in newest_first if e["checkpoint"] and not stored.stored_damage(e["checkpoint"]))
+    return (e for e in newest_first if e["checkpoint"] and not checkpoint_store.stored_damage(e["checkpoint"]))
 
 
 def resume_checkpoints(record: TrialRecord, workdir: Path, storage: str | None = None) -> tuple[str, ...]:
@@ -37,15 +37,15 @@ def resume_checkpoints(record: TrialRecord, workdir: Path, storage: str | None =
     point = next(points, None)
     known = record.evaluations[: record.evaluations.index(point) + 1] if point else ()
     kept = {evaluation["checkpoint"] for evaluation in known if evaluation["checkpoint"]}
-    names = {stored.name_of(address) for address in kept}
+    names = {checkpoint_store.name_of(address) for address in kept}
     for checkpoint in workdir.glob("checkpoint-*"):
         if checkpoint.name not in names:
             shutil.rmtree(checkpoint)
-    if storage and stored.is_remote(storage):
-        stored.tidy(storage, kept)
+    if storage and checkpoint_store.is_remote(storage):
+        checkpoint_store.tidy(storage, kept)
     if point is None:
         return ()
-    earlier = points if stored.is_remote(point["checkpoint"]) else ()
+    earlier = points if checkpoint_store.is_remote(point["checkpoint"]) else ()
     return (point["checkpoint"], *(one["checkpoint"] for one in earlier))
 
 
@@ -81,7 +81,7 @@ def delete_checkpoints(checkpoints: Iterable[str]) -> None:
     deletion."""
     for checkpoint in checkpoints:
         fault_injection.point("retention.delete")
-        stored.delete_stored([checkpoint])
+        checkpoint_store.delete_stored([checkpoint])
 
 
 def delete_copies(workdir: Path) -> None:

@@ -20,7 +20,7 @@ from sweeper.ledger.record import EVALUATION, INCIDENT, ORIGIN, TrialRecord, bes
 from sweeper.ledger.sampling import distribution
 from sweeper.space.domains import Domain, contains
 from sweeper.space.search_space import SearchSpace, assign, draw_labels, params_of
-from sweeper.storage import checkpoints
+from sweeper.storage import checkpoint_store
 
 Draws = Mapping[str, tuple[Domain, Any]]
 
@@ -88,8 +88,8 @@ def copy_best_checkpoint(
     address = best["checkpoint"] if best else None
     if not address:
         return None
-    if storage or checkpoints.is_remote(address):
-        return checkpoints.copy(address, storage or str(workdir))
+    if storage or checkpoint_store.is_remote(address):
+        return checkpoint_store.copy(address, storage or str(workdir))
     source = Path(address)
     if damage(source):
         return None

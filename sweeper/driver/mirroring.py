@@ -13,7 +13,7 @@ from sweeper.results.comparison import compare_sweeps
 from sweeper.results.overview import sweep_results
 from sweeper.results.table import table_csv, table_markdown
 from sweeper.space.search_space import SearchSpace, searched_parameters, to_yaml
-from sweeper.storage import checkpoints as depot
+from sweeper.storage import checkpoint_store
 from sweeper.storage.files import create_folder
 from sweeper.storage.settings import Stores
 from sweeper.tracking.mirror import Mirror
@@ -46,18 +46,18 @@ def save_predictions(record: TrialRecord, workdir: Path) -> Path | None:
     """
     if record.state == "RUNNING" or not record.checkpoint:
         return None
-    beside = depot.join_address(depot.parent(record.checkpoint), PREDICTIONS)
-    file = workdir / PREDICTIONS if depot.is_remote(beside) else Path(beside)
-    if not (depot.is_remote(beside) and file.is_file()):  # what lies in a bucket is fetched once
-        _keep(depot.join_address(record.checkpoint, PREDICTIONS), beside, file)
+    beside = checkpoint_store.join_address(checkpoint_store.parent(record.checkpoint), PREDICTIONS)
+    file = workdir / PREDICTIONS if checkpoint_store.is_remote(beside) else Path(beside)
+    if not (checkpoint_store.is_remote(beside) and file.is_file()):  # what lies in a bucket is fetched once
+        _keep(checkpoint_store.join_address(record.checkpoint, PREDICTIONS), beside, file)
     return file if file.is_file() else None
 
 
 def _keep(best: str, beside: str, file: Path) -> None:
-    content = depot.read_address(best)
+    content = checkpoint_store.read_address(best)
     if content is not None:
-        depot.write_address(beside, content)
-    if depot.is_remote(beside) and (content := content or depot.read_address(beside)) is not None:
+        checkpoint_store.write_address(beside, content)
+    if checkpoint_store.is_remote(beside) and (content := content or checkpoint_store.read_address(beside)) is not None:
         create_folder(file.parent)
         file.write_bytes(content)
 

@@ -27,7 +27,7 @@ from sweeper.process.signals import Interrupt
 from sweeper.space.cases import backbones
 from sweeper.space.reading import check_relations
 from sweeper.space.search_space import SearchSpace, searched_parameters, to_yaml
-from sweeper.storage import checkpoints as depot
+from sweeper.storage import checkpoint_store
 from sweeper.storage.settings import Stores
 from sweeper.tracking.client import check_store
 from sweeper.tracking.mirror import Mirror
@@ -78,7 +78,7 @@ def check_environment(space: SearchSpace, machine: Machine, stores: Stores) -> N
     check_relations(space)  # again: the backbones' limits are known after the download
     check_store(stores)
     if stores.checkpoints:
-        depot.check_address(stores.checkpoints)
+        checkpoint_store.check_address(stores.checkpoints)
 
 
 def run_sweep(
@@ -192,7 +192,7 @@ class ChangeListener:
         self.gone.difference_update(one["checkpoint"] for one in new)
         delete_checkpoints(sorted(unneeded - self.gone))
         self.gone.clear()
-        self.gone.update(address for address in unneeded if depot.is_remote(address))
+        self.gone.update(address for address in unneeded if checkpoint_store.is_remote(address))
         if self.sweep.checkpoints and record.state != "RUNNING":
             delete_copies(self.sweep.workdir(record.number))
         for number in self.kept.keys() - {

@@ -13,7 +13,7 @@ from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.ledger.ledger import Ledger
 from sweeper.space.search_space import SearchSpace
 from sweeper.space.sections import NAME
-from sweeper.storage.checkpoints import join_address
+from sweeper.storage.checkpoint_store import join_address
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sweeper.errors import ConfigError, EnvironmentFailure, NoPredictions
 from sweeper.ledger.ledger import Ledger, load_ledger
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
-from sweeper.storage import checkpoints
+from sweeper.storage import checkpoint_store
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Trial:
         Raises EnvironmentFailure when the checkpoint is not kept or is damaged.
         """
         address = self.record.checkpoint
-        if not address or not checkpoints.still_stored([address]):
+        if not address or not checkpoint_store.still_stored([address]):
             raise EnvironmentFailure(
                 f"trial {self.name}: its checkpoint is not kept; name a better trial, or keep more checkpoints"
             )
-        return whole(checkpoints.local(address, root))
+        return whole(checkpoint_store.local(address, root))
 
     def predictions(self) -> list[dict[str, object]]:
         """Return the answers to the validation questions at the best evaluation, in the order of the data.
@@ -62,7 +62,7 @@ class Trial:
         """
         address = self.record.checkpoint
         content = (
-            checkpoints.read_address(checkpoints.join_address(checkpoints.parent(address), PREDICTIONS))
+            checkpoint_store.read_address(checkpoint_store.join_address(checkpoint_store.parent(address), PREDICTIONS))
             if address
             else None
         )

@@ -11,7 +11,7 @@ from sweeper.ledger.database import existing_storage
 from sweeper.ledger.lookup import find_trial, whole
 from sweeper.release.champions import CHAMPION, champion
 from sweeper.space.reading import import_job
-from sweeper.storage import checkpoints
+from sweeper.storage import checkpoint_store
 from sweeper.storage.settings import Stores
 
 
@@ -23,8 +23,8 @@ def find_checkpoint(text: str, stores: Stores) -> Path:
 
     Raises ConfigError when nothing has this name, EnvironmentFailure when the checkpoint is damaged.
     """
-    if checkpoints.is_remote(text):
-        return checkpoints.local(text, stores.root)
+    if checkpoint_store.is_remote(text):
+        return checkpoint_store.local(text, stores.root)
     if folder := _folder(text):
         return whole(folder)
     job, mark, alias = text.partition("@")
@@ -38,7 +38,7 @@ def find_checkpoint(text: str, stores: Stores) -> Path:
 def find_answering_checkpoint(text: str, stores: Stores) -> Path:
     """Return the checkpoint folder that `find_checkpoint` finds. Raises ConfigError if its job is not in JOBS."""
     job, mark, _ = text.partition("@")
-    if not mark and not checkpoints.is_remote(text) and not _folder(text):
+    if not mark and not checkpoint_store.is_remote(text) and not _folder(text):
         job, mark = import_job(find_trial(text, existing_storage(stores.ledger)).job).name, "a trial"
     if mark and job not in JOBS:
         raise ConfigError(f"checkpoint {text}: is of the job {job}; name a model of {', '.join(JOBS)}")

@@ -15,7 +15,7 @@ from sweeper.errors import ConfigError
 from sweeper.ledger.lookup import split
 from sweeper.ledger.ranking import best_first
 from sweeper.release.lookup import find_checkpoint
-from sweeper.storage import checkpoints
+from sweeper.storage import checkpoint_store
 from sweeper.storage.settings import Stores
 
 SELECTOR, READER, END_TO_END = "mc", "qa", "longformer"
@@ -66,7 +66,7 @@ def best_readers(sweep: str, count: int, stores: Stores) -> list[Path]:
         raise ConfigError(f"--ensemble {count}: needs the best readers of a sweep; name one with --qa SWEEP")
     ledger = load_ledger(existing_storage(stores.ledger), name)
     ranked = best_first(ledger.records(), ledger.direction)
-    stored = checkpoints.still_stored(record.checkpoint for record in ranked)
+    stored = checkpoint_store.still_stored(record.checkpoint for record in ranked)
     kept = [Trial(ledger, record) for record in ranked if record.checkpoint in stored]
     if len(kept) < count:
         raise ConfigError(

@@ -13,7 +13,7 @@ from jobs.suggestions import unknown_name
 from sweeper.errors import ConfigError
 from sweeper.ledger.ranking import Spread, rank_trials, seed_spread
 from sweeper.results.table import Table
-from sweeper.storage import checkpoints
+from sweeper.storage import checkpoint_store
 
 if TYPE_CHECKING:
     from sweeper.ledger.ledger import Ledger
@@ -33,7 +33,7 @@ def comparison_rows(records: Sequence[TrialRecord], direction: Direction) -> lis
     their own: they count in the row of the trial that they repeat. See `sweeper.ledger.ranking` for the order.
     """
     repeats = [record for record in records if record.repeat_of is not None]
-    kept = checkpoints.still_stored(record.checkpoint for record in records)
+    kept = checkpoint_store.still_stored(record.checkpoint for record in records)
     return [
         {
             "trial": record.number,
@@ -185,7 +185,7 @@ def varied_settings(table: Sequence[Row]) -> list[str]:
 
 def _millions(checkpoint: str | None) -> float | None:
     try:
-        count = parameter_count(Path(checkpoint)) if checkpoint and not checkpoints.is_remote(checkpoint) else None
+        count = parameter_count(Path(checkpoint)) if checkpoint and not checkpoint_store.is_remote(checkpoint) else None
     except (OSError, ValueError):  # damaged weights must not prevent the table
         return None
     return round(count / 1e6, 3) if count else None

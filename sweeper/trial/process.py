@@ -23,7 +23,7 @@ from jobs.files import causes, disk_trouble
 from jobs.timing import START, TRAINING, WAITING, Stopwatch, phase, timed_by
 from sweeper.process.output import output_to
 from sweeper.secrets import redacted
-from sweeper.storage import checkpoints
+from sweeper.storage import checkpoint_store
 from sweeper.trial.handover import LOG, FailureKind, TrialConfig, TrialFailure, write_failure
 
 
@@ -71,11 +71,11 @@ def run_job(config: TrialConfig) -> None:
 def usable_checkpoint(config: TrialConfig) -> Path | None:
     """Return the newest undamaged checkpoint, downloaded if it is remote; None to start from the pretrained model."""
     for address in filter(None, (config.resume_from, *config.earlier)):
-        if not checkpoints.is_remote(address):
+        if not checkpoint_store.is_remote(address):
             return Path(address)
         try:
-            return checkpoints.fetch_checkpoint(address, Path(config.workdir) / checkpoints.name_of(address))
-        except checkpoints.Damaged as error:
+            return checkpoint_store.fetch_checkpoint(address, Path(config.workdir) / checkpoint_store.name_of(address))
+        except checkpoint_store.Damaged as error:
             print(f"trial {config.number}: checkpoint {error}; tries the one before it")
     return None
 
@@ -87,7 +87,7 @@ def store_checkpoint(checkpoint: Path, storage: str | None) -> str:
     """
     if storage is None:
         return str(checkpoint)
-    address = checkpoints.deposit(checkpoint, storage)
+    address = checkpoint_store.deposit(checkpoint, storage)
     for older in checkpoint.parent.glob("checkpoint-*"):
         if older != checkpoint:
             shutil.rmtree(older, ignore_errors=True)
@@ -172,7 +172,7 @@ def recorded_failure(workdir: Path) -> Iterator[None]:
 
 def storage_failure(error: Exception) -> str | None:
     """Return the message of a StorageError among an error's causes, or None."""
-    return next((str(one) for one in causes(error) if isinstance(one, checkpoints.StorageError)), None)
+    return next((str(one) for one in causes(error) if isinstance(one, checkpoint_store.StorageError)), None)
 
 
 def lost_connection(error: Exception) -> bool:

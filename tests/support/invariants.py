@@ -12,7 +12,7 @@ from typing import Any
 from sweeper.driver.checkpoints import unneeded_checkpoints
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.record import TrialRecord
-from sweeper.storage import checkpoints
+from sweeper.storage import checkpoint_store
 from sweeper.storage.settings import Stores
 from sweeper.tracking.client import STATUSES, connect
 
@@ -51,9 +51,9 @@ def check_checkpoints(ledger: Ledger, tidy: bool) -> None:
     unneeded = set(unneeded_checkpoints(records, ledger.direction, keep))
     for path in _checkpoints(records):
         if path not in unneeded:
-            assert not checkpoints.stored_damage(path), path
+            assert not checkpoint_store.stored_damage(path), path
         elif tidy:
-            assert path not in checkpoints.still_stored([path]), path
+            assert path not in checkpoint_store.still_stored([path]), path
 
 
 def check_optuna(ledger: Ledger) -> None:

@@ -21,7 +21,7 @@ from jobs.dataset.data import Data
 from jobs.fault_injection import happened
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, load_ledger
-from sweeper.storage import checkpoints
+from sweeper.storage import checkpoint_store
 from sweeper.storage.settings import Stores, read_stores
 from sweeper.tracking.client import connect
 from sweeper.tracking.server import server_command, server_environment, wait_until_up
@@ -46,9 +46,9 @@ def storage_server() -> Iterator[None]:
     with bucket() as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        checkpoints._bucket_files.cache_clear()
+        checkpoint_store._bucket_files.cache_clear()
         yield
-    checkpoints._bucket_files.cache_clear()
+    checkpoint_store._bucket_files.cache_clear()
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,9 @@ def test_a_sweep_goes_from_a_killed_driver_to_a_submission(team: Team, few: Data
     records = ledger.records()
     assert [(record.state, record.epochs) for record in records] == [("COMPLETE", 3.0)] * 2
     check(ledger, stores_of(two))
-    kept = checkpoints.still_stored(evaluation["checkpoint"] for record in records for evaluation in record.evaluations)
+    kept = checkpoint_store.still_stored(
+        evaluation["checkpoint"] for record in records for evaluation in record.evaluations
+    )
     assert kept == {record.checkpoint for record in records}
     assert not list((two / "sweeps").rglob("checkpoint-*"))  # what is left lies in the bucket
     assert [key for key in keys(f"{team.name}/artifacts") if key.endswith("predictions.json")]

@@ -13,7 +13,7 @@ import transformers
 from transformers import BertConfig
 
 from jobs.model import backbones
-from jobs.model import long as conversion
+from jobs.model import bert_to_longformer as conversion
 from jobs.model.backbones import BackboneError
 from jobs.model.bert_to_longformer import made_long
 

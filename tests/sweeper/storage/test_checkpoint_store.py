@@ -22,8 +22,8 @@ from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.lookup import find_trial
 from sweeper.release.lookup import find_checkpoint
 from sweeper.space.search_space import SearchSpace
-from sweeper.storage import checkpoints as depot
-from sweeper.storage.checkpoints import Damaged, StorageError
+from sweeper.storage import checkpoint_store
+from sweeper.storage.checkpoint_store import Damaged, StorageError
 from sweeper.storage.settings import read_stores
 from sweeper.trial.handover import FAILURE, TrialConfig, read_failure
 from sweeper.trial.process import recorded_failure, store_checkpoint, usable_checkpoint
@@ -36,7 +36,9 @@ slow = pytest.mark.slow
 pytestmark = pytest.mark.filterwarnings("default")  # boto3's own
 
 
-DEPOSIT = "import sys, pathlib, sweeper.storage.checkpoints as d; d.deposit(pathlib.Path(sys.argv[1]), sys.argv[2])"
+DEPOSIT = (
+    "import sys, pathlib, sweeper.storage.checkpoint_store as d; d.deposit(pathlib.Path(sys.argv[1]), sys.argv[2])"
+)
 
 
 def made(workdir: Path, step: int = 1) -> Path:
@@ -57,9 +59,9 @@ def server() -> Iterator[None]:
     with bucket() as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        depot._bucket_files.cache_clear()
+        checkpoint_store._bucket_files.cache_clear()
         yield
-    depot._bucket_files.cache_clear()
+    checkpoint_store._bucket_files.cache_clear()
 
 
 @pytest.fixture
@@ -75,33 +77,33 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def test_a_checkpoint_is_there_whole_once_it_is_deposited_and_gone_once_deleted(place: str, tmp_path: Path) -> None:
     checkpoint = made(tmp_path / "work")
-    address = depot.deposit(checkpoint, place)
-    assert address == depot.join_address(place, "checkpoint-000001")
-    assert depot.stored_damage(address) is None
-    assert depot.still_stored([address, f"{address}9", None]) == {address}
+    address = checkpoint_store.deposit(checkpoint, place)
+    assert address == checkpoint_store.join_address(place, "checkpoint-000001")
+    assert checkpoint_store.stored_damage(address) is None
+    assert checkpoint_store.still_stored([address, f"{address}9", None]) == {address}
     assert (
-        depot.read_address(depot.join_address(address, "predictions.json"))
+        checkpoint_store.read_address(checkpoint_store.join_address(address, "predictions.json"))
         == (checkpoint / "predictions.json").read_bytes()
     )
-    depot.delete_stored([address, f"{address}9"])
-    assert depot.still_stored([address]) == set()
-    assert MANIFEST in str(depot.stored_damage(address))
+    checkpoint_store.delete_stored([address, f"{address}9"])
+    assert checkpoint_store.still_stored([address]) == set()
+    assert MANIFEST in str(checkpoint_store.stored_damage(address))
 
 
 def test_a_copy_of_a_copy_has_the_same_content(place: str, tmp_path: Path) -> None:
     checkpoint = made(tmp_path / "work")
-    address = depot.deposit(checkpoint, place)
-    again = depot.copy(address, f"{depot.parent(place)}/0001")
-    back = depot.copy(str(again), str(tmp_path / "back"))
-    depot.delete_stored([address])
+    address = checkpoint_store.deposit(checkpoint, place)
+    again = checkpoint_store.copy(address, f"{checkpoint_store.parent(place)}/0001")
+    back = checkpoint_store.copy(str(again), str(tmp_path / "back"))
+    checkpoint_store.delete_stored([address])
     assert content(Path(str(back))) == content(checkpoint)
-    assert depot.copy(address, str(tmp_path / "none")) is None
+    assert checkpoint_store.copy(address, str(tmp_path / "none")) is None
 
 
 def test_only_the_newest_stays_on_the_machine_that_made_it(place: str, tmp_path: Path) -> None:
     first = store_checkpoint(made(tmp_path / "work", 1), place)
     second = store_checkpoint(made(tmp_path / "work", 2), place)
-    assert depot.still_stored([first, second]) == {first, second}
+    assert checkpoint_store.still_stored([first, second]) == {first, second}
     assert [path.name for path in (tmp_path / "work").glob("checkpoint-*")] == ["checkpoint-000002"]
 
 
@@ -119,7 +121,7 @@ def test_answers_outlive_their_checkpoint(place: str, tmp_path: Path, toy_space:
     ledger.report(number, {"height": 0.5, "eval_loss": 0.5, "epoch": 1.0, "seconds": 1.0}, address)
     record = ledger.finish(number, "PRUNED", "stopped early")
     kept = save_predictions(record, tmp_path / "work")
-    depot.delete_stored([address])
+    checkpoint_store.delete_stored([address])
     assert kept == save_predictions(record, tmp_path / "work")  # as after a restart
     assert save_predictions(record, tmp_path / "another machine") is not None
     assert find_trial("toy", ledger.storage).predictions() == [{"id": "q1", "answer": "山1"}]
@@ -128,10 +130,10 @@ def test_answers_outlive_their_checkpoint(place: str, tmp_path: Path, toy_space:
 def test_a_place_that_takes_nothing_is_refused_before_a_sweep(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentFailure, match=r"file: .*; name another place in \[storage\] checkpoints"):
-        depot.check_address(str(tmp_path / "file"))
+        checkpoint_store.check_address(str(tmp_path / "file"))
     with pytest.raises(EnvironmentFailure, match="missing or not writable"):
-        depot.check_readable(str(tmp_path / "nowhere"))
-    depot.check_address(str(tmp_path / "new"))
+        checkpoint_store.check_readable(str(tmp_path / "nowhere"))
+    checkpoint_store.check_address(str(tmp_path / "new"))
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -147,20 +149,20 @@ def test_doctor_says_whether_the_checkpoints_place_is_there(tmp_path: Path) -> N
 @pytest.mark.parametrize("address", ["s3://b/x/..", "s3://b/x/", "s3://b/x/checkpoint-1", "http://b/checkpoint-000001"])
 def test_an_address_that_names_no_checkpoint_becomes_no_folder(tmp_path: Path, address: str) -> None:
     with pytest.raises(EnvironmentFailure, match="not the address of a checkpoint"):
-        depot.local(address, tmp_path)
+        checkpoint_store.local(address, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @slow
 def test_a_copy_from_a_bucket_is_whole_and_made_once(away: str, tmp_path: Path) -> None:
     checkpoint = made(tmp_path / "work")
-    address = depot.deposit(checkpoint, away)
-    copy = depot.fetch_checkpoint(address, tmp_path / "copy/checkpoint-000001")
+    address = checkpoint_store.deposit(checkpoint, away)
+    copy = checkpoint_store.fetch_checkpoint(address, tmp_path / "copy/checkpoint-000001")
     assert content(copy) == content(checkpoint)
     before = copy.stat().st_ino
-    assert depot.fetch_checkpoint(address, copy).stat().st_ino == before
+    assert checkpoint_store.fetch_checkpoint(address, copy).stat().st_ino == before
     (copy / "model.safetensors").write_bytes(b"cut")
-    assert content(depot.fetch_checkpoint(address, copy)) == content(checkpoint)
+    assert content(checkpoint_store.fetch_checkpoint(address, copy)) == content(checkpoint)
 
 
 @slow
@@ -174,21 +176,21 @@ def test_a_checkpoint_cut_short_on_its_way_is_not_there(away: str, tmp_path: Pat
 
     killed_at("depot.manifest:1:kill", tmp_path / "faults", work)
     assert happened(tmp_path / "faults") == ["depot.manifest:1:kill"]
-    address = depot.join_address(away, checkpoint.name)
+    address = checkpoint_store.join_address(away, checkpoint.name)
     assert len(keys(address.removeprefix(f"s3://{BUCKET}/"))) == 3  # all but the manifest
-    assert depot.still_stored([address]) == set()
+    assert checkpoint_store.still_stored([address]) == set()
     with pytest.raises(Damaged, match=rf"{address}/manifest\.json: not there"):
-        depot.fetch_checkpoint(address, tmp_path / "copy")
-    assert depot.stored_damage(depot.deposit(checkpoint, away)) is None
+        checkpoint_store.fetch_checkpoint(address, tmp_path / "copy")
+    assert checkpoint_store.stored_damage(checkpoint_store.deposit(checkpoint, away)) is None
 
 
 @slow
 def test_a_trial_falls_back_on_the_checkpoint_before_a_damaged_one_and_says_so(
     away: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = (depot.deposit(made(tmp_path / "made", step), away) for step in (1, 2))
-    depot.write_address(f"{second}/model.safetensors", bytes(100_000))  # of the right size
-    assert depot.stored_damage(second) is None
+    first, second = (checkpoint_store.deposit(made(tmp_path / "made", step), away) for step in (1, 2))
+    checkpoint_store.write_address(f"{second}/model.safetensors", bytes(100_000))  # of the right size
+    assert checkpoint_store.stored_damage(second) is None
     assignment = TrialConfig(3, "toy", {}, "sample", str(tmp_path / "work"), 1.0, 0.0, second, (first,), away)
     found = usable_checkpoint(assignment)
     assert found == tmp_path / "work/checkpoint-000001"
@@ -199,22 +201,22 @@ def test_a_trial_falls_back_on_the_checkpoint_before_a_damaged_one_and_says_so(
 
 @slow
 def test_what_was_never_reported_is_tidied_away(away: str, tmp_path: Path) -> None:
-    first, second = (depot.deposit(made(tmp_path / "made", step), away) for step in (1, 2))
-    depot.tidy(away, {first})
-    assert depot.still_stored([first, second]) == {first}
+    first, second = (checkpoint_store.deposit(made(tmp_path / "made", step), away) for step in (1, 2))
+    checkpoint_store.tidy(away, {first})
+    assert checkpoint_store.still_stored([first, second]) == {first}
 
 
 @slow
 def test_a_bucket_is_read_through_a_cache_without_pickles(away: str, tmp_path: Path) -> None:
     stores = read_stores(tmp_path, {})
     checkpoint = made(tmp_path / "work")
-    address = depot.deposit(checkpoint, away)
+    address = checkpoint_store.deposit(checkpoint, away)
     copy = find_checkpoint(address, stores)
     assert copy.is_relative_to(stores.root / "cache")
     assert {path.name for path in copy.iterdir()} == {"model.safetensors", "predictions.json", MANIFEST}
     shutil.rmtree(stores.root / "cache")
     assert damage(find_checkpoint(address, stores)) is None
-    depot.delete_stored([address])
+    checkpoint_store.delete_stored([address])
     with pytest.raises(EnvironmentFailure, match=r"manifest\.json: not there"):
         find_checkpoint(address, stores)
 
@@ -222,7 +224,7 @@ def test_a_bucket_is_read_through_a_cache_without_pickles(away: str, tmp_path: P
 @slow
 def test_a_bucket_that_is_not_there_is_no_trials_fault(server: None, tmp_path: Path) -> None:
     nowhere = "s3://sweeper-nowhere/toy/0000"
-    for attempt in (depot.check_address, depot.check_readable):
+    for attempt in (checkpoint_store.check_address, checkpoint_store.check_readable):
         with pytest.raises(StorageError, match=r"s3://sweeper-nowhere.*(NO_SUCH_BUCKET|does not exist)"):
             attempt(nowhere)
     checkpoint = made(tmp_path / "work")
@@ -239,14 +241,14 @@ def test_a_bucket_that_is_not_there_is_no_trials_fault(server: None, tmp_path: P
 def test_a_server_that_does_not_answer_is_an_environment_failure(
     server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(depot, "MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(checkpoint_store, "MAX_ATTEMPTS", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    depot._bucket_files.cache_clear()
+    checkpoint_store._bucket_files.cache_clear()
     try:
         with pytest.raises(EnvironmentFailure) as refused:
-            depot.check_address(f"s3://{BUCKET}/x")
+            checkpoint_store.check_address(f"s3://{BUCKET}/x")
     finally:
-        depot._bucket_files.cache_clear()
+        checkpoint_store._bucket_files.cache_clear()
     (line,) = refused.value.lines
     assert "Could not connect" in line
     assert line.endswith("check that it can be reached and takes files")
