@@ -22,8 +22,8 @@ def get_job(name: str) -> Job:
     >>> get_job("qa").name
     'qa'
 
-    Searches an import path in the current folder last, so that the folder's own files never hide installed
-    packages. Raises KeyError for an unknown name, ImportError or AttributeError when nothing lies at the path.
+    Python searches the current folder last for an import path, so the folder's files never hide installed packages.
+    Raises KeyError for an unknown name, ImportError for a missing module, AttributeError for a missing object.
     """
     if ":" in name and (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)

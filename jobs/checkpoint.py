@@ -16,12 +16,12 @@ from jobs import fault_injection
 from jobs.files import atomic, naming, rename_synced
 
 MANIFEST = "manifest.json"
-# One object for each validation question, in the order of the data, all with the same keys: `id`, and of an answer
-# `answer` (its text) and `start` (index of its first character in the paragraph), of a picked paragraph `paragraph`
-# (its index in the data). Scores recomputed from these keys must equal the reported ones.
+# The file has one object for each validation question, in the order of the data. All objects have the same keys: `id`;
+# for an answer, `answer` (its text) and `start` (its first character in the paragraph); for a picked paragraph,
+# `paragraph` (its index in the data). Scores recomputed from these keys must equal the reported scores.
 PREDICTIONS = "predictions.json"
 IDENTITY = "job.json"
-PICKLED = frozenset({".pt", ".pth", ".bin", ".pkl"})  # optimizer, random states, arguments: weights are safetensors
+PICKLED = frozenset({".pt", ".pth", ".bin", ".pkl"})  # optimizer, random states and arguments; weights are safetensors
 
 
 class CheckpointError(RuntimeError):
@@ -40,7 +40,7 @@ def publish(folder: Path, workdir: Path, step: int) -> Path:
     """
     target = workdir / f"checkpoint-{step:06d}"
     with naming(target):
-        (folder / MANIFEST).unlink(missing_ok=True)  # of an earlier attempt, which must not vouch for itself
+        (folder / MANIFEST).unlink(missing_ok=True)  # left by an earlier attempt; the new manifest must not list it
         write_json(folder / MANIFEST, {path.name: _describe(path) for path in sorted(folder.iterdir())})
         fault_injection.point("checkpoint.rename")
         rename_synced(folder, target)
@@ -49,7 +49,7 @@ def publish(folder: Path, workdir: Path, step: int) -> Path:
 
 
 def answering_part(checkpoint: Path) -> dict[str, Any]:
-    """Return the manifest entries of the files needed to answer questions, without those only training needs."""
+    """Return the manifest entries of the files needed to answer questions, without pickled files."""
     manifest = load_json(checkpoint / MANIFEST)
     return {name: entry for name, entry in manifest.items() if Path(name).suffix not in PICKLED}
 
@@ -78,7 +78,7 @@ def refuse_damaged(checkpoint: Path) -> None:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """Return a description of the first file that does not match the manifest, or None for a whole checkpoint."""
+    """Return a description of the first file that does not match the manifest, or None for an undamaged checkpoint."""
     try:
         manifest = load_json(checkpoint / MANIFEST)
     except (OSError, ValueError):

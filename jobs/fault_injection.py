@@ -93,7 +93,7 @@ def _os_error(name: str) -> None:
 
 
 def _full(_: str) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as the system says it of a write: without a name
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # like the error of a failed write, this one names no file
 
 
 def _memory(name: str) -> None:

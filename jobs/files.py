@@ -65,7 +65,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def naming(target: Path) -> Iterator[None]:
-    """Put `target` into errors about a full or read-only disk, which otherwise name no file or the source file."""
+    """Name `target` in errors about a full or read-only disk. Without this they name no file, or the source file."""
     try:
         yield
     except OSError as error:
@@ -76,7 +76,7 @@ def naming(target: Path) -> Iterator[None]:
 
 @contextmanager
 def disk_errors(failure: Callable[[str], Exception], cure: str, place: Path | str | None = None) -> Iterator[None]:
-    """Turn an OSError into `failure(line)`, where the line is that of `disk_error_line`."""
+    """Raise `failure(line)` in place of an OSError inside the block. `disk_error_line` gives the line."""
     try:
         yield
     except OSError as error:
@@ -96,8 +96,8 @@ def disk_error_line(error: OSError, cure: str, place: Path | str | None = None) 
 def disk_trouble(error: BaseException, place: Path) -> str | None:
     """Describe in one line the full or read-only disk that caused an error; return None for any other cause.
 
-    NumPy and PyTorch do not report a full disk as such, only that they wrote fewer bytes than expected. So a nearly
-    full disk at `place` also counts as the cause of an OSError or RuntimeError.
+    On a full disk, NumPy and PyTorch only report that they wrote fewer bytes than expected. So if the disk of `place`
+    is nearly full, it counts as the cause of any OSError or RuntimeError.
     """
     chain = list(causes(error))
     reason = next((text for one in chain if (text := _disk_error_text(one))), None)

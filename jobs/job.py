@@ -52,9 +52,9 @@ class Job:
              report       a `Report`
              resume_from  a checkpoint to continue from, perhaps written by another number of workers
              With several workers, each calls `train` with the same arguments. Their process group exists already, or
-             RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are set. All see workdir and resume_from. The
-             effective batch size stays that of the params. Raises ParamError when the params do not fit the number of
-             workers
+             RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are set. All workers can read workdir and
+             resume_from. The number of workers does not change the effective batch size of the params. Raises
+             ParamError when the params do not fit the number of workers
     fetch    fetch(backbone): downloads a backbone before trials start; raises RuntimeError with a one-line reason
     smaller  smaller(params, workers): returns params for the same training with less memory, or None if there are
              none; a trial that ran out of memory is repeated with them

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jobs.dataset.data import Data, Question
     from jobs.features.windows import Group, Windows
 
-LENGTH_MULTIPLE = 8  # tokens; GPUs multiply matrices faster when the length of a batch is a multiple
+LENGTH_MULTIPLE = 8  # tokens: a batch is padded to a multiple of it, because GPUs then multiply matrices faster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def joined_windows(
 def joined_groups(rows: Sequence[Question]) -> list[Group]:
     """Return each question with its paragraphs and, if known, its answer's characters in the relevant paragraph.
 
-    Other paragraphs may contain the answer's text too, but there it is not labelled.
+    The answer's text is not labelled where it also occurs in other paragraphs.
     """
     from jobs.features.windows import Group
 

@@ -1,7 +1,7 @@
 """Train a selector that picks the relevant paragraph among a question's candidates.
 
 The model scores each candidate together with the question, and a softmax runs over the candidates of a question.
-Questions may have different numbers of candidates. A candidate that is too long loses its end.
+Questions may have different numbers of candidates. A candidate that is too long is truncated.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ def longest_run(left: Sequence[str], right: Sequence[str]) -> int:
     return SequenceMatcher(None, left, right, autojunk=False).find_longest_match().size
 
 
-# `drcd`. Its makers published no script, but said what they changed in SQuAD's evaluate-v1.1.py: these eight
-# marks are removed as well, and F1 is over characters (github.com/DRCKnowledgeTeam/DRCD/issues/6).
+# Profile `drcd`. Its authors published no script. They described two changes to SQuAD's evaluate-v1.1.py: these eight
+# marks are removed too, and F1 counts characters (github.com/DRCKnowledgeTeam/DRCD/issues/6).
 DRCD_MARKS = str.maketrans("", "", string.punctuation + "《》？，。、；：")
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
@@ -70,13 +70,13 @@ def drcd_normal(text: str) -> str:
     return " ".join(ARTICLES.sub(" ", text.lower().translate(DRCD_MARKS)).split())
 
 
-# `cmrc2018`. After data/cmrc2018_evaluate.py, version v5, of github.com/ymcui/cmrc2018. Its list of marks
-# holds …… as one entry of two characters, which no single character equals: an ellipsis is not removed.
+# Profile `cmrc2018`. It follows data/cmrc2018_evaluate.py, version v5, of github.com/ymcui/cmrc2018. That script
+# compares single characters with its list of marks. Its entry …… has two characters, so an ellipsis is never removed.
 CMRC_MARKS = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 
-# The script leaves what is not Chinese to NLTK's Penn Treebank tokenizer. This does without the package, and
-# cuts as that does in all 14,034 questions and answers of DRCD's development and test sets; English
-# contractions other than 's are the known difference.
+# The script splits text that is not Chinese with NLTK's Penn Treebank tokenizer. This expression avoids the dependency
+# on NLTK. It gives the same result for all 14,034 questions and answers of DRCD's development and test sets. The known
+# difference is English contractions other than 's.
 CMRC_UNIT = re.compile(
     r"""[\u4e00-\u9fa5]                             # a Chinese character
     | \.{2,}                                        # dots in a row

@@ -76,7 +76,7 @@ def check_length(params: TrainingParams, max_length: int) -> None:
 
 
 def device_batch(effective: int, most: int, workers: int = 1) -> int:
-    """Return the largest batch size per device, at most `most`, that divides a worker's part of the effective batch.
+    """Return the largest batch size per device up to `most` that divides each worker's share of the effective batch.
 
     >>> device_batch(24, 16)
     12
@@ -95,7 +95,7 @@ def device_batch(effective: int, most: int, workers: int = 1) -> int:
 def check_workers(params: TrainingParams, workers: int, gpus: float | None) -> None:
     """Verify that the params fit this number of workers with `gpus` GPUs each. Raises ParamError if not."""
     device_batch(params.effective_batch_size, params.per_device_train_batch_size, workers)
-    if gpus is not None and gpus > 1:  # with more, Trainer would multiply the batch size by their number
+    if gpus is not None and gpus > 1:  # Trainer would multiply the batch size by the number of GPUs
         raise ParamError("gpus", f"a worker of this job uses one GPU: write workers: {workers * gpus:g} and gpus: 1")
     if params.fsdp and workers == 1:
         raise ParamError("fsdp", "fsdp shards a model over several workers and there is one: set fsdp to false")

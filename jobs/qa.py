@@ -66,7 +66,7 @@ def paragraph_windows(params: QaParams, tokenizer: Any, data: Data, rows: Sequen
 def windows_of(
     params: QaParams, tokenizer: Any, data: Data, rows: Sequence[Question], pairs: Sequence[Pair], cache: Path
 ) -> Windows:
-    """Cut the paragraph of each pair into windows; pairs refer to `rows` and to the data set's paragraphs."""
+    """Cut the paragraph of each pair into windows; a pair has indices into `rows` and `data.paragraphs`."""
     from jobs.features.tokens import cached_tokens
     from jobs.features.windows import cut_windows
 
@@ -83,9 +83,9 @@ def labelled_pairs(rows: Sequence[Question]) -> list[Pair]:
 
 
 def training_windows(windows: Windows, unanswered_share: float, seed: int) -> Ints:
-    """Return the numbers of the windows to train on: all with an answer, and a random share of the others.
+    """Return the numbers of the windows to train on: all windows with an answer and a random share of the others.
 
-    Most short windows of a long paragraph lack the answer. A few of them are enough to train with (Alberti, Lee,
+    Most windows of a long paragraph do not contain the answer. Training needs only a few of these (Alberti, Lee,
     Collins 2019, arXiv 1901.08634, section 3).
     """
     import numpy as np

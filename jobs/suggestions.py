@@ -10,7 +10,7 @@ from rapidfuzz import fuzz, process
 
 MAX_CHARS = 60
 MAX_NAMES = 40
-MIN_SIMILARITY = 55  # in percent; below it a suggestion confuses more than it helps
+MIN_SIMILARITY = 55  # percent; less similar names are not suggested, because they would mislead
 
 
 def shown(value: object) -> str:

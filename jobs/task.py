@@ -32,8 +32,8 @@ class Task:
               `labels`, or `start_positions` and `end_positions`; prediction leaves them out. A batch has
               `attention_mask`, since the loss of start and end positions ignores padding
     evaluate  evaluate(inputs, data, logits, params): returns metrics and predictions for the questions `data.valid`.
-              `logits` is one array [inputs, widest], in the order of the inputs and 0 beyond an input's own, or a
-              tuple of them when the model has several outputs. No metric may be called `loss` or `epoch`
+              `logits` is one array [inputs, widest] in the order of the inputs, padded with 0, or a tuple of arrays
+              when the model has several outputs. No metric may be called `loss` or `epoch`
     trained   trained(inputs, params): returns the numbers of the inputs to train on; all by default
     loss      loss(outputs, labels, num_items_in_batch): replaces the model's own loss
 
@@ -45,7 +45,7 @@ class Task:
     start      the character in the paragraph where `answer` begins; required with `answer`
     paragraph  the row of the chosen paragraph in `data.paragraphs`; the relevant paragraph if absent
 
-    A paragraph that is longer than a window is the author's to handle: cut several windows and choose the best, as
+    The task must handle paragraphs that are longer than a window: cut several windows and choose the best, as
     `jobs.features.windows.cut_windows` and `best_answers` do, or keep one window and cut off the rest, as jobs.mc
     does. `rows` may be unlabelled (`relevant` is None) when a trained model answers new questions.
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-START = "start"  # the process, its imports, the data, the model
-TRAINING = "training"  # and whatever a job does not name
-WAITING = "waiting"  # for resources, and for whoever is reported to
+START = "start"  # starting the process, importing, loading data and model
+TRAINING = "training"  # also counts all work that a job does not mark as another phase
+WAITING = "waiting"  # for resources, and for reports to be accepted
 PHASES = (START, "features", TRAINING, "evaluation", "checkpoints", WAITING)
 
 
@@ -62,7 +62,7 @@ def timed_by(watch: Stopwatch) -> Iterator[None]:
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Count the time of the block as that of phase `name`, without the time of phases inside it."""
+    """Count the time of the block for phase `name`. Phases inside the block are counted separately."""
     watch = _watch.get()
     if watch is None:
         yield

@@ -25,15 +25,15 @@ from jobs.params import TrainingParams
 from jobs.task import Task
 
 Floats = NDArray[np.floating[Any]]
-MIN_PROBABILITY = 1e-30  # a chance for what no reader thinks possible, so that its logarithm can be weighed
-WEIGHTS = np.linspace(0, 1, 101)  # of the reader's score, tried when one is fitted
+MIN_PROBABILITY = 1e-30  # replaces a probability of 0, whose logarithm would be -inf
+WEIGHTS = np.linspace(0, 1, 101)  # candidates for the weight of the reader's score; see fit_weight
 
 
 class Answer(NamedTuple):
     """Holds the answer to one question.
 
-    `paragraph` is an index into Data.paragraphs, `start` the first character in it; `score` is comparable only within
-    one model.
+    `paragraph` is an index into Data.paragraphs. `start` is the answer's first character in that paragraph. Compare
+    `score` only with other scores of the same model.
     """
 
     id: str
@@ -62,14 +62,15 @@ class Model:
 def load_answering_model(folder: Path, job: str, cache: Path) -> Model:
     """Load the model of a checkpoint of `job`, on a GPU if there is one.
 
-    Raises CheckpointError for another job's checkpoint or none, BackboneError when the model cannot be loaded.
+    Raises CheckpointError when the folder has no usable checkpoint, or one of another job. Raises BackboneError when
+    the model cannot be loaded.
     """
     import torch
     from transformers.utils import logging
 
     from jobs.model.backbones import load_tokenizer
 
-    logging.disable_progress_bar()  # a line for each model says nothing to anyone
+    logging.disable_progress_bar()  # otherwise every model that is loaded prints a progress bar
     made = identity(folder)
     if made["job"] != job:
         raise WrongJobError(f"{folder}: was made by job {made['job']}; name a checkpoint of {job}")
@@ -137,7 +138,7 @@ def _votes(
 
 
 def character_chances(windows: Windows, logits: tuple[Floats, ...], texts: Sequence[str]) -> list[Floats]:
-    """Return start and end probabilities of each character [2, characters], for each pair.
+    """Return one array [2, characters] for each pair: the start and end probability of each character.
 
     A token's start score goes to its first character, its end score to its last. Where windows overlap, the higher
     score counts.

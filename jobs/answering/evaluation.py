@@ -61,7 +61,7 @@ class SystemScore:
 
 @dataclass(frozen=True)
 class Scored:
-    """Holds each question's scores, 0 to 1: `right` (its paragraph), `em` and `f1`."""
+    """Holds three scores of each question, 0 to 1: `right` (1 for the relevant paragraph), `em` and `f1`."""
 
     right: Floats
     em: Floats
@@ -106,7 +106,7 @@ def ratio(parts: Floats, wholes: Floats, axis: int = -1) -> Floats:
 
 
 def estimate(statistic: Callable[..., Floats], *samples: Floats) -> Estimate:
-    """Return a statistic of paired samples with its bootstrap interval. The same samples give the same interval."""
+    """Return a statistic of paired samples with its bootstrap interval. Equal samples give equal intervals."""
     value = float(statistic(*samples))
     if len(samples[0]) < 2:
         return Estimate(value, value, value)
@@ -149,7 +149,7 @@ def load_models(checkpoints: Mapping[str, Path], cache: Path) -> dict[str, Model
 
 
 def evaluate_systems(exam: Exam, models: Mapping[str, Model]) -> Iterator[SystemScore]:
-    """Yield the scores of BM25 and of each system whose models are given, by job."""
+    """Yield the scores of BM25 and of each system for which `models` (by job) has all models."""
     mc, qa, longformer = (models.get(job) for job in ("mc", "qa", "longformer"))
     yield label_free(exam, qa)
     if mc and qa:
@@ -196,8 +196,8 @@ def label_free(exam: Exam, reader: Model | None) -> SystemScore:
 def soft(exam: Exam, selector: Model, reader: Model, selection: Sequence[Floats], selecting: float) -> SystemScore:
     """Score the weighted combination of selector and reader.
 
-    The weight is fitted on the validation questions. If the exam is on these, each fifth is answered with the weight
-    fitted on the other four.
+    The weight is fitted on the validation questions. If these are also the exam's questions, they are divided into five
+    folds, and each fold is answered with the weight fitted on the other four.
     """
     readings, reading = timed(lambda: answering.read_all_paragraphs([reader], exam.data, exam.rows))
     if exam.split == "valid":
@@ -226,7 +226,10 @@ def cross_fitted(
     right: Sequence[Sequence[str]],
     profile: str = "strict",
 ) -> tuple[list[Answer], float]:
-    """Return answers, each fold's by the weight fitted on the other folds, and the weight fitted on all."""
+    """Return the answers and the weight fitted on all questions.
+
+    The answers of a fold use a weight fitted on the other folds, so that no question influences its own answer.
+    """
     numbers = range(len(readings))
     answers: dict[int, Answer] = {}
     for fold in range(FOLDS):

@@ -14,7 +14,7 @@ from jobs.metrics import best_score
 Kind = Literal["right paragraph", "exact", "elsewhere", "boundary", "overlap", "disjoint", "wrong paragraph", "empty"]
 AnswerType = Literal["number", "date", "name", "other"]
 
-# In the order of the tables. The first three count as right.
+# The order is that of the rows in the tables. The first three kinds count as right.
 KINDS: dict[Kind, str] = {
     "right paragraph": "the relevant paragraph was picked",
     "exact": "a right answer, at the labelled place",
@@ -109,8 +109,8 @@ def sort_answer(given: str, span: Span | None, label: Span, places: Sequence[Spa
 
     span    the answer's place in the relevant paragraph; None if it is in another paragraph
     label   the labelled answer's place
-    places  all places of right answers in the relevant paragraph. The place that overlaps the answer and whose borders
-            are nearest is compared with it
+    places  all places of right answers in the relevant paragraph. The answer is compared with the overlapping place
+            that has the nearest borders
     counts  True if the text is a right answer
     """
     if counts:
@@ -150,9 +150,9 @@ def length_class(answer: str) -> str:
     return next(name for name, most in LENGTHS.items() if most is None or len(answer) <= most)
 
 
-# Answer types are a heuristic: what an answer looks like, without its question. 「三國」 is told from 「三個」 by
-# the measure word alone, and a person's name by its surname and length.
-_ARABIC = r"[0-9][0-9,]*+(?:\.[0-9]++)?"  # possessive throughout: nothing here is worth a second try
+# These expressions guess an answer's type from its form alone, without the question. 「三個」 counts as a number
+# because 個 is a measure word. A person's name is recognised by its surname and length.
+_ARABIC = r"[0-9][0-9,]*+(?:\.[0-9]++)?"  # possessive quantifiers: backtracking would make long texts slow
 _CHINESE = "[〇零○一二三四五六七八九十百千萬万億亿兆廿卅兩两半]"
 _ANY = rf"(?:{_ARABIC}|{_CHINESE}++)"
 _ABOUT = "(?:約|大約|近|超過|至少|最多|共|逾|不到|第|南緯|北緯|東經|西經)?"
@@ -193,7 +193,7 @@ _PLACE = (
 )
 _NAME = re.compile(
     r"[《〈「『【].+[》〉」』】]"  # titles
-    r"|.*[\u4e00-\u9fff][·・‧•][\u4e00-\u9fff].*"  # transcribed names; NFKC leaves these dots apart
+    r"|.*[\u4e00-\u9fff][·・‧•][\u4e00-\u9fff].*"  # transcribed names; NFKC does not unify these dots
     r"|[A-Z][\w'’.&-]*(?: (?:[A-Z0-9][\w'’.&-]*|of|the|and|de|la|von|van))*"  # Latin names
     rf"|{_SURNAME}[\u4e00-\u9fff]{{2}}"
     rf"|[\u4e00-\u9fff]{{1,9}}(?:{_PLACE})"

@@ -63,7 +63,7 @@ def most_similar(texts: Sequence[str], queries: Iterable[str], k: int) -> list[I
 
 def _top_indices(scores: Floats, k: int) -> Ints:
     rows = np.flatnonzero(scores > 0)
-    if len(rows) > k:  # a full sort of a large collection takes longer than its scores
+    if len(rows) > k:  # sorting all rows of a large collection would take longer than scoring them
         rows = rows[scores[rows] >= np.partition(scores[rows], -k)[-k]]
     return rows[np.argsort(-scores[rows], kind="stable")][:k]
 
@@ -75,7 +75,7 @@ class Index:
         documents = [bigrams(text) for text in texts]
         self.nothing = np.zeros(len(documents), np.float32)
         self.bm25 = bm25s.BM25()
-        self.bm25.vocab_dict = {}  # bm25s cannot index a collection without a single bigram
+        self.bm25.vocab_dict = {}  # get_tokens_ids needs it, but bm25s 0.3 cannot index texts without bigrams
         if any(documents):
             self.bm25.index(documents, show_progress=False)
 

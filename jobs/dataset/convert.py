@@ -37,7 +37,7 @@ class ConversionCounts:
 
     questions, paragraphs, articles   by split
     merged        duplicates of a paragraph that became one
-    shared        paragraphs in more than one split; only sources given for each split can cause them
+    shared        paragraphs in more than one split; possible only if splits have their own sources
     answers       by how they were found: exact, repaired, located
     dropped       questions left out, by reason
     distractors   by source: the same article, BM25, random
@@ -240,7 +240,7 @@ def _size_mistakes(
 
 
 def _choose_distractors(rows: Sequence[Labelled], mode: Distractors, wanted: int, rng: Random) -> list[dict[str, str]]:
-    """Return each question's distractor paragraphs, with the source of each."""
+    """Return the distractors of each question: a dict from paragraph to source (`article`, `bm25` or `random`)."""
     pool = list(dict.fromkeys(row.asked.paragraph for row in rows))
     family: dict[str, dict[str, None]] = defaultdict(dict)
     for row in rows if mode == "article" else ():
@@ -292,7 +292,7 @@ def _conversion_counts(
 def _assignment_files(
     labelled: Mapping[str, Sequence[Labelled]], choices: Mapping[str, Sequence[Mapping[str, str]]], rng: Random
 ) -> dict[str, Any]:
-    """Return the content of each file, by its name without suffix."""
+    """Return the content of the data set's files, by file name without suffix."""
     context = {
         text: place
         for place, text in enumerate(dict.fromkeys(r.asked.paragraph for rows in labelled.values() for r in rows))

@@ -24,7 +24,7 @@ Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 
 
 class Reference(BaseModel):
-    """Holds one annotator's answer and its first character in the paragraph, or None if the corpus has no place."""
+    """Holds one annotator's answer and the index of its first character; None if the corpus does not give the index."""
 
     model_config = ConfigDict(frozen=True)
     text: str
@@ -98,7 +98,8 @@ Entries = TypeAdapter(
 class Asked(NamedTuple):
     """Holds a question with its paragraph.
 
-    `article` is the title, or the paragraph itself if there is no title; `origin` identifies the paragraph's place.
+    `article` is the title, or the paragraph itself if there is no title. `origin` identifies the paragraph in its
+    corpus.
     """
 
     place: str

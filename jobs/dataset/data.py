@@ -23,7 +23,7 @@ SPLITS = ("train", "valid", "test")
 REFERENCES = "references.json"
 LABELS = "test_labels.json"
 CANDIDATES = range(2, 9)
-MAX_TEXT_CHARS = 100_000  # characters of one text; of 3.4 million, counting word pairs took 1.2 GB and 20 s
+MAX_TEXT_CHARS = 100_000  # limit for one text: counting bigrams in 3.4 million characters took 1.2 GB and 20 s
 MAX_LINES = 20
 
 
@@ -64,7 +64,7 @@ class Data:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the content, which does not depend on the files' place and formatting."""
+        """Return the SHA-256 of the content. It does not depend on the folder or the JSON formatting."""
         content: list[Any] = [self.paragraphs, *([astuple(q) for q in getattr(self, split)] for split in SPLITS)]
         content += [dict(self.several)] if self.several else []
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
@@ -104,7 +104,7 @@ def read_unlabelled(context: Path, questions: Path) -> Data:
 
 
 def vocabulary(data: Data) -> list[str]:
-    """Return the texts for the vocabulary of a from-scratch backbone: all but validation and test questions."""
+    """Return the texts for the vocabulary of a scratch backbone: all texts except validation and test questions."""
     return [*data.paragraphs, *(row.question for row in data.train)]
 
 
@@ -171,7 +171,7 @@ def _reference_lists(path: Path, ids: Set[str]) -> dict[str, list[str]]:
 def read_json(path: Path) -> Any:
     """Read one JSON file in UTF-8, with or without a byte order mark.
 
-    Raises DataError, with one line that names the file, also for duplicate keys and NaN.
+    Raises DataError with one line that names the file. Duplicate keys and NaN are errors too.
     """
     mistakes: list[str] = []
     content = _json_content(path, mistakes)
@@ -372,7 +372,7 @@ def _candidate_problems(candidates: Any, count: int) -> Iterator[str]:
         return
     if len(candidates) not in CANDIDATES:
         yield f"paragraphs: {len(candidates)} of them; {CANDIDATES.start} to {CANDIDATES.stop - 1} are expected"
-    for index in candidates if count else ():  # without paragraphs that is the mistake
+    for index in candidates if count else ():  # if context.json is empty, that is reported instead
         if not 0 <= index < count:
             yield f"paragraphs: {quoted(index)} is not in context.json, which has rows 0 to {count - 1}"
     if len(set(candidates)) < len(candidates):

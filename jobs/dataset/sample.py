@@ -13,8 +13,8 @@ from itertools import islice, product
 from random import Random
 from typing import Any, TypeVar
 
-SIZES = {"train": 640, "valid": 96, "test": 96}  # paragraphs, each with four questions
-LENGTHS = range(60, 101)  # characters of a paragraph
+SIZES = {"train": 640, "valid": 96, "test": 96}  # paragraphs in each split; each paragraph has four questions
+LENGTHS = range(60, 101)  # allowed lengths of a paragraph in characters
 
 Row = dict[str, Any]
 Stock = Callable[[Random], str]
@@ -43,7 +43,7 @@ def sample_files(seed: int = 0) -> dict[str, Any]:
     return data
 
 
-# Chance. Of Random's methods only `random()` is promised to give the same in every version of Python.
+# Random draws use only `random()`: it is Random's only method that gives the same values in every Python version.
 
 
 def _between(rng: Random, low: int, high: int) -> int:
@@ -67,8 +67,8 @@ def _distinct(rng: Random, options: Sequence[T], count: int) -> list[T]:
     return chosen
 
 
-# Answers. The two of a pair come from two stocks, as lives and places have it: villages and harbours, trades
-# and titles: a small model with random weights is to tell them apart, which is easier so than in real text.
+# Answers. The two answers of a pair come from two different stocks, for example villages and harbours. So a small model
+# with random weights can learn to distinguish them, which is easier than in real text.
 
 CHINESE = "〇一二三四五六七八九"
 FULL_WIDTH = str.maketrans("0123456789", "０１２３４５６７８９")
@@ -123,7 +123,7 @@ TRADES = (
 )
 
 
-# What is told: how a subject is remembered, which may be told of anything. Alternatives are parted by ｜.
+# Facts. They are phrased so that they fit a subject of any category. ｜ separates alternatives.
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,8 @@ PAIRS = (
 )
 
 
-# Of what it is told. One of FIRST and one of SECOND make a name; they stand nowhere else, so that who reads
-# them reads of whom.
+# Subjects. A name is one character of FIRST and one of SECOND. These characters occur nowhere else, so a name always
+# identifies its subject.
 
 FIRST = "霜澄曜鳶翠沐緋璃昀筠"
 SECOND = "嵐鳴瀾眠曦禾棠霖螢楓鯨弦"
@@ -226,21 +226,21 @@ PLANT = Category(
 
 CATEGORIES = (PERSON, LANDSCAPE, NOVEL, COMPANY, SCHOOL, FESTIVAL, BRIDGE, PLANT)
 
-# What trips up careless offsets and tokenizers; a few paragraphs have one of these clauses.
+# A few paragraphs have one of these clauses. Their characters reveal mistakes in character offsets and tokenizers.
 ODDITIES = (
     "英文資料寫作「Velanto」｜舊名裡有個「𠮷」字｜紀念章上印著🌸（限量）｜石碑上刻著「龘」字｜門票背面印著No.7"
     "｜有人戲稱為“Mr. Q”｜網友留言：「好美…🏔️」｜檔案編號是Ｂ－７"
 )
 
 
-# From the tables to paragraphs and rows
+# Build paragraphs and rows from the tables above.
 
 
 @dataclass(frozen=True)
 class Paragraph:
     category: int
     text: str
-    asked: tuple[tuple[str, str], ...]  # (question, answer)
+    asked: tuple[tuple[str, str], ...]  # pairs (question, answer)
 
 
 def _one(rng: Random, alternatives: str, **words: str) -> str:

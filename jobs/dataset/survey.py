@@ -16,7 +16,7 @@ from jobs.dataset.data import SPLITS, Data, Question, read_data, vocabulary
 if TYPE_CHECKING:
     from jobs.features.tokens import Tokens
 
-LIMITS = (384, 512, 1024, 2048, 4096)  # windows people use: BERT's, Longformer's and between
+LIMITS = (384, 512, 1024, 2048, 4096)  # usual input lengths in tokens, from BERT's to Longformer's
 
 Ints = NDArray[np.integer[Any]]
 
@@ -45,9 +45,10 @@ class Lengths:
 class TokenLengths:
     """Holds lengths in a tokenizer's tokens. Joined inputs include special tokens.
 
-    relevant, joined        a question with its relevant paragraph; with all its paragraphs, a separator between two
-    *_longer                by limit, the share of inputs that are longer than that many tokens
-    *_answer_ends_past      by limit, the share of answers that end after that many tokens of the input
+    relevant                a question with its relevant paragraph
+    joined                  a question with all its paragraphs, with a separator between neighbours
+    *_longer                for each limit in tokens, the share of inputs that are longer
+    *_answer_ends_past      for each limit in tokens, the share of answers that end after it in the input
     answers_cutting_tokens  share of answers that begin or end inside a token, so a model cannot give them exactly
     """
 

@@ -40,7 +40,8 @@ def best_spans(start: Floats, end: Floats, allowed: Mask, max_tokens: int) -> Sp
 
 def _best_in_rows(start: Floats, end: Floats, allowed: Mask, max_tokens: int) -> Spans:
     width = min(max_tokens, start.shape[1])
-    # The minimum of a score and its limit is the score, or -inf. This is several times as fast as boolean indexing.
+    # `limit` is +inf where a span may begin or end and -inf elsewhere. Taking the minimum of score and limit is several
+    # times as fast as boolean indexing.
     limit = (allowed.astype(start.dtype) - start.dtype.type(0.5)) * start.dtype.type(np.inf)
     # Pad each row with -inf in front, so that all rows can be processed as one line without mixing their scores.
     starts = np.full((len(start), width - 1 + start.shape[1]), -np.inf, start.dtype)

@@ -48,15 +48,15 @@ class Tokens:
         return np.diff(self.bounds)
 
     def part(self, text: int, first: int, last: int) -> Ints:
-        """Return the ids of a text's tokens from `first` up to but without `last`."""
+        """Return the ids of a text's tokens in the range [first, last)."""
         begin = self.bounds[text]
         return self.ids[begin + first : begin + last]
 
     def characters(self, first: AnyInts, last: AnyInts, present: NDArray[np.bool_]) -> Ints:
         """Return [spans, 2]: the characters of the spans from token `first` to token `last`, both inclusive.
 
-        Token numbers count over all texts, characters within one text; the end character is exclusive. Spans that are
-        not `present` get 0 and 0.
+        `first` and `last` count the tokens of all texts together. The characters count within one text; their end is
+        exclusive. A span gets 0 and 0 where `present` is false.
         """
         first, last = np.where(present, first, 0), np.where(present, last, 0)
         spans = np.stack([self.chars[first, 0], self.chars[last, 1]], axis=1)
@@ -80,7 +80,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens
 def _backend(tokenizer: PreTrainedTokenizerFast) -> Any:
     """Return the tokenizer's Rust object with truncation and padding switched off.
 
-    Its Python wrapper would build lists of everything it returns, which is slower.
+    The Python wrapper is slower: it converts every field of the result to lists.
     """
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
@@ -122,8 +122,9 @@ CHECKSUMS = "checksums.json"
 def cached_tokens(folder: Path, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens:
     """Return the tokens of `texts`, memory-mapped from an entry under `folder`; tokenize them if there is no entry.
 
-    The entry's name is a hash of tokenizer and texts. Of several trials that start together, one takes the lock and
-    tokenizes. The entry is renamed into place once it is complete. A damaged entry is replaced, with a warning.
+    The entry's name is a hash of tokenizer and texts. If several trials start together, the first takes a lock and
+    tokenizes while the others wait. The entry gets its name only when it is complete. A damaged entry is replaced, with
+    a warning.
     """
     entry = folder / _cache_key(tokenizer, tuple(texts))
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +144,7 @@ def _cache_key(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...]) -> st
     return hashlib.sha256(f"{_backend(tokenizer).to_str()} {_texts_digest(texts)}".encode()).hexdigest()[:32]
 
 
-@lru_cache(maxsize=8)  # training and validation questions use the same paragraphs
+@lru_cache(maxsize=8)  # training and validation ask for the hash of the same paragraphs
 def _texts_digest(texts: tuple[str, ...]) -> str:
     digest = hashlib.sha256(np.array([len(text) for text in texts], np.int64).tobytes())
     digest.update("".join(texts).encode("utf-8", "surrogatepass"))
@@ -151,7 +152,7 @@ def _texts_digest(texts: tuple[str, ...]) -> str:
 
 
 NAMES = tuple(field.name for field in fields(Tokens))
-SETTLED_SECONDS = 2.0  # on any file system, a change this long after the last one sets another change time
+SETTLED_SECONDS = 2.0  # two changes at least this far apart get different change times on every file system
 
 
 def _open_entry(entry: Path) -> Tokens:
@@ -211,7 +212,7 @@ def _binary_search(low: Ints, high: Ints, before: Callable[[Ints], NDArray[np.bo
     """Return the first position in each range [low, high) for which `before` is false; `high` if there is none."""
     while (low < high).any():
         middle = (low + high) // 2
-        # An empty range stays unchanged; its position may lie behind the last token.
+        # Empty ranges stay unchanged. Their position may lie behind the last token, so it is clipped.
         ahead = (low < high) & before(np.minimum(middle, high - 1).clip(min=0))
         low, high = np.where(ahead, middle + 1, low), np.where(ahead | (low >= high), high, middle)
     return low

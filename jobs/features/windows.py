@@ -1,7 +1,7 @@
 """Cut questions and their paragraphs into windows with labels, and turn scores for windows back into answers.
 
-A window is a range of tokens that are stored once per text. Token ids are put together only for the batch that needs
-them.
+A window refers to a range of stored tokens instead of copying them. Its token ids are put together only when a batch
+needs them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class PairLayout(NamedTuple):
 
 
 def pair_layout(tokenizer: PreTrainedTokenizerFast) -> PairLayout:
-    """Find out how this tokenizer joins a question and a paragraph by giving it one pair of short texts."""
+    """Return this tokenizer's PairLayout, found by tokenizing one pair of short texts."""
     probe = tokenizer("一", "一", return_token_type_ids=True)
     ids, types, sequences = probe["input_ids"], probe["token_type_ids"], probe.sequence_ids()
     first, second = sequences.index(0), sequences.index(1)
@@ -129,7 +129,7 @@ class Segments(NamedTuple):
     def scores(self, windows: NDArray[Any], width: int) -> NDArray[Any]:
         """Take the scores of each segment out of its window's scores.
 
-        `windows` is [windows, positions]. Returns [segments, width]; values behind a segment's end are meaningless.
+        `windows` is [windows, positions]. Returns [segments, width]; ignore the values behind a segment's end.
         """
         missing = max(0, self.offset.max(initial=0) + width - windows.shape[1])
         wide = np.pad(windows, ((0, 0), (0, missing)))
@@ -211,7 +211,7 @@ def cut_windows(
 ) -> Windows:
     """Cut each pair into windows of at most `max_length` tokens; neighbours share `doc_stride` paragraph tokens.
 
-    Each pair is a group of one paragraph. A question keeps at most half of a window and loses its end if it is longer.
+    Each pair is a group of one paragraph. A question longer than half a window is truncated to that length.
     Raises ValueError when `doc_stride` is so large that a window would add no new token.
     """
     table = pair_table(pairs)
@@ -271,7 +271,11 @@ def _cut_members(
     max_length: int,
     doc_stride: int,
 ) -> Windows:
-    """Cut windows over groups; `answers` [groups, 2] are token positions in the joined text, -1 where unknown."""
+    """Cut the joined text of each group into windows.
+
+    `asked` [groups] are the questions' rows. `answers` [groups, 2] are token positions in the joined text, -1 where
+    the answer is unknown.
+    """
     layout = pair_layout(tokenizer)
     final = members.begin + members.size - 1
     total = members.base[final] + paragraphs.lengths()[members.paragraph[final]]
@@ -290,7 +294,7 @@ def _cut_members(
 
 
 class Cuts(NamedTuple):
-    """Hold the place of each window; the fields are those of `Windows`."""
+    """Hold the place of each window, in the fields that `Windows` describes."""
 
     group: Ints
     first: Ints
@@ -299,7 +303,7 @@ class Cuts(NamedTuple):
 
 
 def _window_cuts(layout: PairLayout, asked: Ints, total: Ints, max_length: int, doc_stride: int) -> Cuts:
-    """Place windows over texts of `total` [groups] tokens that follow questions of `asked` [groups] tokens."""
+    """Compute the windows' places, given the tokens of each joined text (`total`) and of each question (`asked`)."""
     kept = np.minimum(asked, (max_length - layout.special) // 2)
     capacity = max_length - layout.special - kept
     if (capacity <= doc_stride).any():
@@ -323,13 +327,16 @@ def _repeated(counts: Ints) -> tuple[Ints, Ints]:
 
 
 def _window_labels(answers: Ints, cuts: Cuts) -> Ints:
-    """Return [windows, 2]: the positions of the answer's first and last token; 0 where the window lacks some of it."""
+    """Return [windows, 2]: positions of the answer's first and last token; 0 and 0 if the window lacks a part of it."""
     inside = (answers[:, 0] != UNLABELLED) & (answers[:, 0] >= cuts.first) & (answers[:, 1] < cuts.last)
     return np.where(inside[:, None], answers + (cuts.offset - cuts.first)[:, None], 0).astype(np.int32)
 
 
 def _window_segments(paragraphs: Tokens, members: Members, cuts: Cuts) -> Segments:
-    """Intersect windows with paragraphs. An empty intersection at a border stays, so each window has a segment."""
+    """Return the intersections of windows with paragraphs.
+
+    Empty intersections at a paragraph's border are kept, so that each window has at least one segment.
+    """
     window, nth = _repeated(members.size[cuts.group])
     member = members.begin[cuts.group][window] + nth
     base = members.base[member]
@@ -383,7 +390,7 @@ def answer_tokens(paragraphs: Tokens, table: Ints) -> Ints:
 
 
 def unrepresentable(paragraphs: Tokens, pairs: Iterable[Pair]) -> int:
-    """Count the answers that no model can give exactly because they do not begin and end at a token's border."""
+    """Count the answers that begin or end inside a token, or have no token. No model can give them exactly."""
     table = pair_table(pairs)
     table = table[table[:, 2] != UNLABELLED]
     tokens = answer_tokens(paragraphs, table)

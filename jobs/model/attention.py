@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import LongformerModel, PreTrainedModel
+
+# transformers 5.23 exports LongformerBaseModelOutputWithPooling only from its internal module.
 from transformers.models.longformer.modeling_longformer import (
     LongformerBaseModelOutputWithPooling,
     LongformerSelfAttention,
 )
 
-MIN_BLOCK_TOKENS = 64  # queries in a block: with fewer the calls cost more than the arithmetic
-MAX_SCORES = 2**20  # at once where they are written out: 4 MiB, about what a core's cache holds
-DROPOUT_STEPS = 2**16  # in which the share that dropout takes is told
+MIN_BLOCK_TOKENS = 64  # queries in a block; smaller blocks need more calls, whose overhead exceeds their arithmetic
+MAX_SCORES = 2**20  # scores computed at once in _written_out: 4 MiB in float32, about the size of a core's cache
+DROPOUT_STEPS = 2**16  # values of a random int16; the dropout share is rounded to a multiple of 1 / DROPOUT_STEPS
 
 
 class Visibility(NamedTuple):
@@ -73,24 +75,24 @@ def layout(tokens: Tensor, reach: int, dtype: torch.dtype) -> Visibility:
 
 
 def _block(positions: int, reach: int) -> tuple[int, int]:
-    """Return the block size and its margin; one block for the whole input if smaller blocks need as many keys."""
+    """Return the block size and its margin: one block for the whole input if smaller blocks would need as many keys."""
     block = max(reach, MIN_BLOCK_TOKENS)
     return (positions, 0) if positions <= block + 2 * reach else (block, reach)
 
 
 def _blocks(positions: int, block: int) -> tuple[int, int]:
-    """Return the number of blocks and the number of positions that the last block lacks."""
+    """Return the number of blocks and the number of positions to pad in the last block."""
     blocks = -(-positions // block)
     return blocks, blocks * block - positions
 
 
 def _added(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return 0 for visible keys and the dtype's finite minimum for others: -inf gives NaN for padding rows."""
+    """Return 0 for visible keys and the dtype's finite minimum for others, because -inf gives NaN in padding rows."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 class BlockSelfAttention(LongformerSelfAttention):  # type: ignore[misc]
-    """Computes self-attention in blocks if the mask is a Visibility, and as transformers does for a tensor."""
+    """Computes self-attention in blocks if the mask is a Visibility. Calls transformers' code if it is a tensor."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Any = None, *rest: Any, **others: Any) -> Any:
         if not isinstance(attention_mask, Visibility):
@@ -110,7 +112,7 @@ class BlockSelfAttention(LongformerSelfAttention):  # type: ignore[misc]
         return outputs.unflatten(0, (rows, blocks)).flatten(1, 2)[:, :positions]
 
     def _wide(self, outputs: Tensor, states: Tensor, plan: Visibility) -> Tensor:
-        """Replace the global tokens' outputs by their attention to all tokens, with projections of their own."""
+        """Replace the outputs of global tokens by their attention to all tokens, using the global projections."""
         query = self.query_global(_taken(states, plan.places))
         wide = self._attend(query, self.key_global(states), self.value_global(states), plan.wide)
         wide = torch.where(plan.held, wide, _taken(outputs, plan.places))
@@ -137,8 +139,8 @@ def _taken(states: Tensor, places: Tensor) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, added: Tensor, dropout: float) -> Tensor:
     """Compute scaled_dot_product_attention of tensors [batch, heads, positions, size] the fastest way for their device.
 
-    A CPU's fused kernel has no dropout and is slower in bfloat16 than in float32. So on a CPU, with dropout, scores are
-    computed explicitly, a few blocks at a time so that they fit the cache.
+    On a CPU, the fused kernel is slower in bfloat16 than in float32, so inputs are converted to float32. It also has no
+    dropout. With dropout, the scores are computed explicitly, a few blocks at a time so that they fit into the cache.
     """
     if query.device.type != "cpu":
         return scaled_dot_product_attention(query, key, value, attn_mask=added, dropout_p=dropout)
@@ -160,16 +162,16 @@ def _written_out(dropout: float, query: Tensor, key: Tensor, value: Tensor, adde
 
 
 def _random_bits(scores: Tensor) -> Tensor:
-    """Draw a random int16 for each score, four at a time.
+    """Draw a random int16 for each score, four from each random int64.
 
-    PyTorch's dropout draws them one by one on one core, which takes longer than the attention itself.
+    PyTorch's dropout draws one number at a time on one core, which takes longer than the attention itself.
     """
     draws = torch.empty(-(-scores.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     return draws.view(torch.int16)[: scores.numel()].view(scores.shape)
 
 
 class BlockLongformer(LongformerModel):  # type: ignore[misc]
-    """Passes a Visibility to its layers, or falls back to transformers' attention for outputs that need it."""
+    """Passes a Visibility to its layers. Calls transformers' code for inputs and outputs that blocks do not support."""
 
     def forward(
         self,
@@ -190,6 +192,7 @@ class BlockLongformer(LongformerModel):  # type: ignore[misc]
         states = self.embeddings(input_ids, token_type_ids, position_ids)
         plans: dict[int, Visibility] = {}
         for layer in self.encoder.layer:
+            # Undocumented attribute in transformers 5.23: the config has only the sizes of whole windows.
             reach = layer.attention.self.one_sided_attn_window_size
             plans[reach] = plans.get(reach) or layout(tokens, reach, score_type(states))
             states = layer(states, attention_mask=plans[reach])[0]
@@ -225,5 +228,6 @@ def in_blocks(model: PreTrainedModel) -> PreTrainedModel:
     """Switch a Longformer's attention to blocks, in place, and return the model. Its parameters do not change."""
     for module in model.modules():
         if type(module) in BLOCKWISE:
+            # Changing the class keeps the weights in place; the subclasses add no attributes (transformers 5.23).
             module.__class__ = BLOCKWISE[type(module)]
     return model

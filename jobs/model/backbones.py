@@ -21,7 +21,7 @@ from jobs.suggestions import nearest, short
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-# Names without an owner that the hub knows; any other bare word is a slip.
+# Hub names without an owner. check_name refuses all other hub names without an owner: they are probably typing errors.
 BARE_NAMES = (
     "bert-base-chinese",
     "bert-base-multilingual-cased",
@@ -31,9 +31,9 @@ BARE_NAMES = (
 )
 SCRATCH = re.compile(r"scratch:(?P<layers>\d{1,3})x(?P<hidden>\d{1,5})x(?P<heads>\d{1,3})(?:@(?P<tokenizer>.+))?")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-BERT_VOCABULARY = 21_128  # pieces of BERT's Chinese vocabulary; one of characters is smaller
-NARROW_HIDDEN = 256  # hidden sizes below it start and train in their own way; see _narrow
-ROBERTA_PADDING = 1  # pad_token_id where a config.json leaves it out
+BERT_VOCABULARY = 21_128  # pieces in BERT's Chinese vocabulary; an upper estimate for a vocabulary of characters
+NARROW_HIDDEN = 256  # smaller hidden sizes get other initial weights and no dropout; see _narrow
+ROBERTA_PADDING = 1  # RoBERTa's pad_token_id, for a config.json that has none
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -49,7 +49,7 @@ class Size:
 
 
 def check_name(name: str) -> str | None:
-    """Return what is wrong with a backbone's name, or None for a valid name. Never uses the network.
+    """Return the error message for an invalid backbone name, or None for a valid name. Never uses the network.
 
     >>> check_name("bert-base-chines")
     "unknown backbone 'bert-base-chines'; did you mean 'bert-base-chinese'? write OWNER/NAME as on the hub, …"
@@ -82,7 +82,7 @@ def _check_folder(name: str) -> str | None:
     try:
         folder = Path(name).expanduser()
         found = folder.is_dir()
-    except (OSError, RuntimeError):  # a name too long, or ~somebody who is not there
+    except (OSError, RuntimeError):  # the name is too long, or the user in ~USER does not exist
         found = False
     if not found:
         return f"{name!r}: no such folder"
@@ -125,7 +125,9 @@ def _pretrained_tokenizer(source: str) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     tokenizer = _from_pretrained(AutoTokenizer, source, use_fast=True)
-    if _is_bare(tokenizer):  # Chinese Longformers have BERT's vocabulary; where none is named, RoBERTa's class is tried
+    # If a checkpoint names no tokenizer class, transformers uses RoBERTa's for a Longformer and finds no vocabulary.
+    # Chinese Longformers have BERT's vocabulary.
+    if _is_bare(tokenizer):
         tokenizer = _from_pretrained(AutoTokenizer, source, tokenizer_type="bert")
     if _is_bare(tokenizer):
         raise BackboneError(
@@ -240,7 +242,7 @@ def _pretrained_model(name: str, auto_class: str, **config: Any) -> PreTrainedMo
 
 
 def _missing_encoder_weights(prefix: str, info: dict[str, Any]) -> list[str]:
-    """Return the encoder's weights that the checkpoint lacks, without the head's and the pooler's, which may be new."""
+    """Return the names of encoder weights that the checkpoint lacks. A new head and a new pooler are allowed."""
     mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
     keys = sorted({*info["missing_keys"], *mismatched})
     return [key for key in keys if key.startswith(f"{prefix}.") and ".pooler." not in key]
@@ -269,7 +271,7 @@ def position_limit(name: str) -> int | None:
     file = _config_file(name)
     try:
         return _position_limit(load_json(file)) if file else None
-    except (OSError, ValueError, TypeError, AttributeError):  # whoever loads the backbone says what is wrong with it
+    except (OSError, ValueError, TypeError, AttributeError):  # reported when the backbone is loaded
         return None
 
 
@@ -303,9 +305,8 @@ def _from_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
             f"{name}: its weights do not fit the model in its config.json; choose another backbone"
         ) from error
     except Exception as error:
-        if not (
-            isinstance(error, OSError | ValueError | ImportError) or type(error) is Exception
-        ):  # tokenizers' is bare
+        # tokenizers 0.23 raises plain `Exception`, without a class of its own, for a damaged tokenizer.json.
+        if not (isinstance(error, OSError | ValueError | ImportError) or type(error) is Exception):
             raise
         raise BackboneError(f"{name}: {_cause(source, error)}") from error
 
@@ -356,7 +357,7 @@ def _fetch_weights(name: str) -> None:
 
 
 def weight_bytes(name: str) -> int | None:
-    """Return the size of a backbone's fp32 weights in bytes, or None if only a download would tell."""
+    """Return the bytes of a backbone's fp32 weights, estimated for `scratch:`; None if no local folder holds them."""
     match = SCRATCH.fullmatch(name)
     if match:
         size = _size(match)
@@ -377,5 +378,5 @@ def _count_parameters(file: Path) -> int:
     """Count parameters from the shapes in a safetensors header: 8 bytes of length, then JSON."""
     with file.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
-        header = json.loads(handle.read(min(length, 100_000_000)))  # the format's limit
+        header = json.loads(handle.read(min(length, 100_000_000)))  # the format's longest header
     return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")

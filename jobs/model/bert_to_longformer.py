@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import torch
     from transformers import LongformerConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-# Each has the other's heads under the same names.
+# The two classes of a pair have heads with the same names, so the head's weights can be copied too.
 LONG_CLASSES = {"BertModel": "LongformerModel", "BertForQuestionAnswering": "LongformerForQuestionAnswering"}
 
-# What a Longformer's config takes over from a BERT's as it is.
+# Values that the Longformer's config copies from the BERT's config.
 SAME = (
     "vocab_size",
     "hidden_size",
@@ -40,16 +40,16 @@ LOCAL = (".self.query.", ".self.key.", ".self.value.")
 def made_long(bert: PreTrainedModel, attention_window: int, max_length: int) -> PreTrainedModel:
     """Return a Longformer for `max_length` tokens with the weights of a BertModel or BertForQuestionAnswering.
 
-    Each token attends to `attention_window` others, half on each side. Both models return the same hidden states while
-    every token attends to every other: up to attention_window / 2 + 1 tokens (more with global attention), within the
-    BERT's positions.
+    Each token attends to `attention_window` others, half on each side. Both models return the same hidden states for
+    inputs so short that every token attends to every other: at most attention_window / 2 + 1 tokens, or more with
+    global attention. Beyond the BERT's last position the results differ.
     """
     import torch
     import transformers
 
     model_class = getattr(transformers, LONG_CLASSES[type(bert).__name__])
     pooler = {"add_pooling_layer": bert.pooler is not None} if model_class is transformers.LongformerModel else {}
-    with torch.device("meta"):  # no time goes into random weights that would be overwritten
+    with torch.device("meta"):  # skips the initialisation of random weights, which are overwritten below
         model = model_class(_long_config(bert, attention_window, max_length), **pooler)
     model.load_state_dict(dict(_long_weights(bert.state_dict(), max_length, bert.config.pad_token_id)), assign=True)
     return model.train(bert.training)
@@ -66,14 +66,14 @@ def _long_config(bert: PreTrainedModel, attention_window: int, max_length: int) 
 
 
 def _reserved(pad_token_id: int) -> int:
-    """Return the number of positions reserved before the first token: as in RoBERTa, they start after the padding's."""
+    """Return the number of positions before the first token. As in RoBERTa, it follows the padding's position."""
     return pad_token_id + 1
 
 
 def _long_weights(
     weights: Mapping[str, torch.Tensor], max_length: int, pad_token_id: int
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the Longformer's weights: global projections start as the local ones, and positions repeat (section 5)."""
+    """Yield the Longformer's weights. Global projections are copies of the local ones; positions repeat (section 5)."""
     for name, weight in weights.items():
         long_name = f"longformer.{name.removeprefix('bert.')}" if name.startswith("bert.") else name
         if "position_embeddings" in name:
@@ -85,7 +85,7 @@ def _long_weights(
 
 
 def _repeat_positions(positions: torch.Tensor, max_length: int, reserved: int) -> torch.Tensor:
-    """Return position embeddings [reserved + max_length, hidden]: zeros for padding, then the BERT's, repeated."""
+    """Return position embeddings [reserved + max_length, hidden]: zeros, then the BERT's, repeated as needed."""
     import torch
 
     rows = torch.arange(max_length, device=positions.device) % len(positions)

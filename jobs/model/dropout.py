@@ -21,7 +21,7 @@ NAME = "sdpa_quick_dropout"
 def keep_mask(like: torch.Tensor, p: float) -> torch.Tensor:
     """Return 1 for each number of `like` to keep and 0 for each to drop, in its dtype.
 
-    A CPU multiplies by numbers several times faster than it fills by a Boolean mask.
+    On a CPU, multiplying by numbers is several times faster than filling by a Boolean mask.
     """
     seed = int(torch.randint(2**63 - 1, ()))
     bits = np.random.SFC64(seed).random_raw(-(-like.numel() // 4)).view(np.int16)[: like.numel()]
@@ -33,7 +33,7 @@ def _threshold(p: float) -> int:
 
 
 def _kept_scale(p: float) -> float:
-    """Return the factor for kept numbers: the inverse of their exact probability, so that the expectation is exact."""
+    """Return the factor for kept numbers: 1 / their probability after rounding, so that the expected value stays."""
     return BITS / (BITS - _threshold(p))
 
 
@@ -58,7 +58,7 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """Compute softmax attention over [batch, heads, positions, size], with transformers' attention interface.
 
-    Uses torch's kernel wherever there is no dropout. With dropout, torch has no fused kernel for CPUs.
+    Calls torch's fused kernel on GPUs and without dropout. For dropout on CPUs torch has no fused kernel.
     """
     if not 0 < dropout < 1 or query.device.type != "cpu":
         whole: tuple[torch.Tensor, None] = sdpa_attention_forward(
@@ -75,11 +75,12 @@ def attention(
 
 
 def quicken(model: PreTrainedModel) -> PreTrainedModel:
-    """Replace torch's dropout in all layers of a model, and its attention where that is `sdpa`. Returns the model."""
+    """Replace torch's dropout in all layers of a model, and its attention if that is `sdpa`. Returns the model."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is torch.nn.Dropout:
                 setattr(module, name, Dropout(child.p).train(child.training))
+    # Private in transformers 5.23: no public attribute gives the attention that a model uses.
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, attention)
         AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -18,8 +18,8 @@ Ints = NDArray[np.integer[Any]]
 class WorkerBatch(NamedTuple):
     """Hold the rows of one worker's batch and the factor for its mean loss.
 
-    A worker adds up the weighted losses of its batches of an optimizer step. The `weight` is chosen so that the mean
-    of these sums over all workers is the mean loss of the step's rows.
+    In one optimizer step, each worker adds up the weighted losses of its batches. With these weights, the mean of the
+    workers' sums is the mean loss of the step's rows.
     """
 
     rows: Sequence[int]
@@ -60,14 +60,14 @@ def keep_batch(batch: Mapping[str, Any]) -> Mapping[str, Any]:
     return batch
 
 
-POOL_BATCHES = 50  # at most so many batches are sorted together, as in Trainer's group_by_length
+POOL_BATCHES = 50  # most batches in a pool, as in Trainer's group_by_length
 
 
 def batched_by_length(lengths: Ints, size: int, seed: int, epoch: int) -> Ints:
-    """Return every row once, so that consecutive runs of `size` rows have similar lengths, in random order of runs.
+    """Return every row once, ordered so that each batch of `size` consecutive rows has similar lengths.
 
-    Rows are shuffled, divided into pools, sorted by length within each pool and cut into batches. There are at least
-    four pools if there are enough rows. An incomplete batch comes last.
+    Rows are shuffled, divided into pools, sorted by length within each pool and cut into batches. The batches are then
+    shuffled. There are at least four pools if there are enough rows. An incomplete batch comes last.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
@@ -101,7 +101,7 @@ def split_step(rows: Ints, most: int, count: int) -> list[list[WorkerBatch]]:
 class WorkerSampler(Sampler[WorkerBatch]):  # type: ignore[misc]
     """Yield one worker's batches of an epoch, given `order(epoch)` and optimizer steps of `size` rows.
 
-    Batches depend on the epoch only, so a training resumed in the middle of an epoch sees the rest of it. `length` is
+    Batches depend only on the epoch, so a run resumed in the middle of an epoch gets the remaining batches. `length` is
     the number of rows, `most` the largest batch on a device, `count` the number of workers and `rank` this worker's.
     """
 
@@ -137,13 +137,13 @@ class EpochLoader(DataLoader[Any]):  # type: ignore[misc]
         self.batch_sampler.set_epoch(epoch)
 
 
-CPU_BATCH_TOKENS = 1024  # activations of so many tokens fit into a CPU's cache; 32 inputs of 512 took 1.4 times as long
+CPU_BATCH_TOKENS = 1024  # their activations fit into a CPU's cache; batches of 32 x 512 tokens took 1.4 times as long
 
 
 def batches_by_tokens(lengths: Ints, size: int, most: int | None = None) -> list[Ints]:
     """Divide all rows, the longest first, into batches with a limited number of tokens, padding included.
 
-    The limit is the size of `size` of the longest rows, or `most` tokens if that is less. A batch has at least one row.
+    The limit is `size` times the longest row's tokens, or `most` if that is less. A batch has at least one row.
     """
     order = np.argsort(-lengths, kind="stable")
     whole = size * int(lengths.max(initial=1))

@@ -30,9 +30,9 @@ def uses_bf16(params: TrainingParams) -> bool:
 
 
 def predict(task: Task, model: PreTrainedModel, inputs: Any, params: TrainingParams) -> tuple[Floats, ...]:
-    """Return the model's logits for all inputs, in their order: arrays [inputs, widest], 0 beyond an input's own.
+    """Return the model's logits for all inputs, in their order: arrays [inputs, widest], padded with 0.
 
-    Inputs of similar length share a batch to save padding. The precision is that of the training.
+    Inputs of similar length share a batch to save padding. The precision is the same as in training.
     """
     batches = evaluation_batches(inputs.lengths(), params.per_device_eval_batch_size)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=uses_bf16(params)):

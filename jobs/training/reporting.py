@@ -18,7 +18,7 @@ from jobs.job import Report
 from jobs.training import workers
 from jobs.training.batches import Floats
 
-UNFINISHED = "unfinished"  # the folder to which Trainer writes checkpoints before they are published
+UNFINISHED = "unfinished"  # Trainer writes checkpoints into this folder; publishing moves them out of it
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]
@@ -47,12 +47,12 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self.train_loss = float("nan")
 
     def score(self, logits: tuple[Floats, ...]) -> dict[str, float]:
-        """Return the metrics of these logits and keep the predictions. `evaluate` gets one array for one output."""
+        """Return the metrics of these logits and keep the predictions. Takes a single output out of its tuple."""
         metrics, self.predictions = self.evaluate(logits if len(logits) > 1 else logits[0])
         return metrics
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step >= state.max_steps:  # otherwise the last report would lack the latest train_loss
+        if state.global_step >= state.max_steps:  # Trainer may not log the last step; its report needs the train_loss
             control.should_log = True
 
     def on_log(

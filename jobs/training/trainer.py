@@ -45,8 +45,8 @@ from jobs.training.reporting import UNFINISHED, Reporter
 def span_loss(outputs: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
     """Return the mean cross-entropy of start and end positions, with padding excluded.
 
-    The loss of a transformers model includes padding positions in the softmax. It would depend on the other rows of
-    the batch, and so on the number of workers.
+    The loss of a transformers model includes padding positions in the softmax. Padding depends on the other rows of the
+    batch, so that loss would change with the number of workers.
     """
     padding = batch["attention_mask"] == 0
     start, end = (
@@ -65,7 +65,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
     """
 
     control: TrainerControl
-    loss_is_scaled_for_ga = True  # by the weight of each WorkerBatch
+    loss_is_scaled_for_ga = True  # tells Trainer that compute_loss scales the loss, by the weight of each WorkerBatch
 
     def __init__(self, *, score: Callable[[tuple[Floats, ...]], dict[str, float]], **options: Any) -> None:
         super().__init__(**options)
@@ -97,7 +97,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         return (loss * weight, outputs) if return_outputs else loss * weight
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Return `eval_loss`, the mean loss of an input, and the metrics of `score`; log them and inform callbacks.
+        """Return `eval_loss` (the mean loss per input) and the metrics of `score`. Log them and inform callbacks.
 
         The workers divide the batches among them. Each input counts once. Rank 0 sends the metrics to all ranks.
         """
@@ -112,8 +112,8 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         metrics = workers.once(
             lambda: self._mean_metrics(batches, {number: one for part in parts for number, one in part.items()})
         )
-        # Trainer prefixes all metrics with "eval_"; here they keep the names that the job declares. `log` adds `epoch`
-        # to the dict that it gets (transformers 5.23).
+        # The metrics keep the names that the job declares; Trainer's own `evaluate` would prefix them with "eval_".
+        # `log` adds `epoch` to its argument (transformers 5.23), so it gets a copy.
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -124,6 +124,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
             super()._save_checkpoint(*args, **options)
 
     def _evaluate_batch(self, rows: Ints) -> tuple[float, list[Floats]]:
+        # Private in transformers 5.23: no public method moves a batch to the device as a training step does.
         batch = self._prepare_inputs(self.eval_dataset.batch(rows))
         with torch.no_grad():
             loss, outputs = self.compute_loss(self.model, batch, return_outputs=True)
@@ -195,9 +196,8 @@ def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, r
         callbacks=[reporter],
     )
     if workers.rank():
-        set_seed(
-            (params.seed + workers.rank()) % 2**32
-        )  # weights are equal by now; dropout must differ between workers
+        # All workers have built equal weights with the same seed. From here on, dropout must differ between them.
+        set_seed((params.seed + workers.rank()) % 2**32)
     return trainer
 
 
@@ -258,7 +258,7 @@ def training_arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         average_tokens_across_devices=False,  # the weight of each WorkerBatch does this
-        ddp_find_unused_parameters=False,  # all parameters are used, and the search for unused ones takes time
+        ddp_find_unused_parameters=False,  # all parameters are used; searching for unused ones takes time
         fsdp=params.fsdp or None,
         fsdp_config={"transformer_layer_cls_to_wrap": list(layers)} if params.fsdp else None,
         use_cpu=not torch.cuda.is_available(),

@@ -1,6 +1,7 @@
 """Coordinate the workers of one training: processes of a torch.distributed group, each with a rank.
 
-A process without a group is rank 0 of 1. A failure on one rank at a collective call would leave the others waiting.
+A process without a group is rank 0 of 1. If one rank fails before a collective call, the others wait for it, so
+`once` sends the failure to all ranks.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ T = TypeVar("T")
 
 
 class WorkerError(RuntimeError):
-    """Report on the other ranks that work on rank 0 failed."""
+    """Reports, on all other ranks, that rank 0 failed."""
 
 
 def join_workers() -> None:
