@@ -41,15 +41,20 @@ class Task:
     `compare` read these keys:
 
     id         the question's id; required
-    answer     the answer's text; without it the job counts as one that only picks a paragraph
+    answer     the answer's text; a job that only picks a paragraph leaves it out
     start      the character in the paragraph where `answer` begins; required with `answer`
-    paragraph  the row of the chosen paragraph in `data.paragraphs`; the relevant paragraph if absent
+    paragraph  the row of the chosen paragraph in `data.paragraphs`; left out by a job that reads the relevant one
 
     The task must handle paragraphs that are longer than a window: cut several windows and choose the best, as
     `jobs.features.windows.cut_windows` and `best_answers` do, or keep one window and cut off the rest, as jobs.mc
     does. `rows` may be unlabelled (`relevant` is None) when a trained model answers new questions.
 
-    The smallest example guesses from the question alone which of its first two paragraphs is the relevant one:
+    `errors` needs `answer` or `paragraph`, and the paired test of `compare` needs one of the metrics that follow from
+    them: exact_match, f1, accuracy, paragraph_accuracy. A job with other metrics and predictions runs and is compared
+    without both. `data` and its questions (`rows`) are described in jobs/dataset/data.py, as Data and Question.
+
+    The smallest example guesses from the question alone if the first of its paragraphs is the relevant one, and picks
+    the second if not:
 
         class Questions:
             def __init__(self, params, tokenizer, rows):

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs import JOBS
+from sweeper.commands.base import data_mistakes, ledger_storage, main, show, table_forms
 from sweeper.errors import ConfigError, EnvironmentFailure
 
 if TYPE_CHECKING:
     from sweeper.release.teams import Team
     from sweeper.storage.settings import Stores
-from sweeper.commands.base import data_mistakes, ledger_storage, main, show, table_forms
+
+EVALUATED_JOBS = ("mc", "qa", "longformer")  # each is an option of `evaluate`
 
 
 @main.command()
@@ -84,7 +85,7 @@ def promote_command(name: str, if_better: bool, significant: bool, force: bool) 
     outcome = promoted(trial, stores, force=force, significant=significant)
     for line in outcome.lines():
         click.echo(line)
-    evaluated = trial.job in JOBS and outcome.job in JOBS
+    evaluated = trial.job in EVALUATED_JOBS
     command = f"evaluate {trial.data} --{outcome.job} {outcome.job}@champion" if evaluated else f"best {trial.name}"
     click.echo(f"next: sweeper {command}", err=True)
 

@@ -9,11 +9,11 @@ import click
 
 from jobs import JOBS
 from jobs.files import disk_errors
+from sweeper.commands.base import ledger_of, ledger_storage, main, show, table_forms
 from sweeper.errors import ConfigError, EnvironmentFailure, NoPredictions
 
 if TYPE_CHECKING:
     from sweeper.ledger.ledger import Ledger
-from sweeper.commands.base import ledger_of, ledger_storage, main, show, table_forms
 
 
 @main.command()
@@ -104,7 +104,9 @@ def errors_command(name: str, vs: str | None, examples: int, form: str) -> None:
     except NoPredictions as failure:
         if all(one.job in JOBS for one in (trial, other) if one):
             raise
-        raise ConfigError(f"{failure}; name a trial of {', '.join(JOBS)}, or let the job write predictions") from None
+        raise ConfigError(
+            f"{failure}; name a trial of {', '.join(JOBS)}, or let the job write predictions.json into its checkpoints"
+        ) from None
     if form == "json":
         click.echo(json_text(values), nl=False)
     else:

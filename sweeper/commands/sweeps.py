@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sweeper.commands.base import address_option, ledger_of, ledger_storage, machine_at, main, screen, show, terminal
 from sweeper.errors import ConfigError, EnvironmentFailure
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from sweeper.process.detach import Detachment
     from sweeper.process.signals import Interrupt
     from sweeper.space.search_space import SearchSpace
-from sweeper.commands.base import address_option, ledger_of, ledger_storage, machine_at, main, screen, show, terminal
 
 
 @main.command()

@@ -184,7 +184,7 @@ def import_job(name: str) -> Job:
     except Exception as error:  # a user's module may raise anything
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
-            f"{name} cannot be imported ({cause}); name a Job that Python finds, as package.module:NAME"
+            f"{name} cannot be imported ({cause}); write package.module:NAME and run in the folder that holds it"
         ) from None
     if not isinstance(job, Job):
         raise ConfigError(f"{name} is {type(job).__name__}, not a jobs.job.Job; name a Job")

@@ -161,13 +161,21 @@ def test_the_reported_score_is_that_of_the_checkpoints_predictions(trained: Trai
         assert metrics[trained.case.metric] == sum(right) / len(right)
 
 
+RECOMPUTED = (
+    "accuracy",
+    "paragraph_accuracy",
+    "exact_match",
+    "f1",
+)  # from the keys of predictions; others are a job's own
+
+
 def test_every_score_recomputed_from_the_predictions_keys_is_the_reported_one(trained: Trained) -> None:
     data = read_data(str(trained.data))
     profile = str(getattr(trained.case.params, "metric_profile", "strict"))
     for metrics, saved in trained.reports:
         scores = question_scores(data, predictions(saved), trained.job.name, profile)
         means = {name: float(values.mean()) for name, values in scores.items()}
-        assert trained.case.metric in means
+        assert trained.case.metric in means or trained.case.metric not in RECOMPUTED
         assert means == pytest.approx({name: metrics[name] for name in means}, abs=1e-6)
 
 
