@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# repetitions are bounded: a long text without spaces must not take quadratic time
+# bounded repetitions avoid quadratic time for a long text without spaces
 _USERINFO = re.compile(r"(?i)(\w://[^\s:/@]{0,200}):\S{0,2000}@|(https?://)[^\s:/@]{1,2000}@")
 _WORD = r"(?:token|passw(?:or)?d|secret|credentials?|authorization|(?:api|access|private)[_-]?key)"
 _NAMED = re.compile(

@@ -25,7 +25,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Machine:
-    """Describe the CPUs and GPUs that trials can use: of this machine, or the totals over a cluster's `nodes`."""
+    """Describe the CPUs and GPUs that trials can use, on this machine or summed over a cluster's `nodes`."""
 
     cpus: int
     gpus: int
@@ -48,7 +48,7 @@ def cluster_of(nodes: tuple[Node, ...]) -> Machine:
 
 @dataclass(frozen=True)
 class TrialReservation:
-    """Hold what one trial reserves (`cpus` and `gpus` for each of its `workers`) and how many such trials run at
+    """Hold the resources of one trial (`cpus` and `gpus` for each of its `workers`) and how many of them run at
     once."""
 
     cpus: float
@@ -86,12 +86,12 @@ def _gpus() -> int:
     return int(torch.cuda.device_count())
 
 
-@cache  # the driver asks again for each trial
+@cache  # the driver calls this for each trial
 def reserve(resources: Resources | None, machine: Machine, trials: int) -> TrialReservation:
-    """Return what each of `trials` trials reserves on this machine.
+    """Return the CPUs and GPUs that each of `trials` trials reserves on this machine.
 
-    Defaults: one GPU a worker if there is any, else one CPU, or more when CPUs would idle. Two trials with one thread
-    each finish sooner than one after the other with two threads.
+    Defaults for each worker: one GPU if there is any, else one CPU, or more when CPUs would be idle. Two parallel
+    trials with one thread each finish sooner than two consecutive trials with two threads each.
 
     Raises EnvironmentFailure when no node fits a worker, or the machine cannot hold all workers of a trial.
     """
@@ -110,7 +110,7 @@ def reserve(resources: Resources | None, machine: Machine, trials: int) -> Trial
 
 
 def _spare_cpus(machine: Machine, gpus: float, workers: int) -> int:
-    """Return the largest number of CPUs a worker at which all workers run at once; at least one."""
+    """Return the largest number of CPUs per worker that lets all workers run at once; at least one."""
     if gpus:
         return 1
     most = max(node.cpus for node in machine.parts)
@@ -119,7 +119,7 @@ def _spare_cpus(machine: Machine, gpus: float, workers: int) -> int:
 
 
 def _too_much(cpus: float, gpus: float, machine: Machine) -> str | None:
-    """Return why no node can run a worker, or None. One node must have both the CPUs and the GPUs."""
+    """Return the reason why no node can run a worker, or None. One node must have both the CPUs and the GPUs."""
     most_cpus, most_gpus = (max(getattr(node, of) for node in machine.parts) for of in ("cpus", "gpus"))
     whose = "the largest node" if machine.nodes else machine.name
     who = "a worker" if machine.nodes else "a trial"
@@ -137,23 +137,23 @@ def _amount(cpus: float, gpus: float) -> str:
 
 
 def workers_at_once(cpus: float, gpus: float, nodes: tuple[Node, ...]) -> int:
-    """Return how many workers with this reservation run at once on empty nodes."""
+    """Return the number of workers with this reservation that run at once on empty nodes."""
     return sum(workers_on_node(node, cpus, gpus) for node in nodes)
 
 
 def trials_at_once(reservation: TrialReservation, nodes: tuple[Node, ...]) -> int:
-    """Return how many trials with this reservation run at once on empty nodes; may be zero."""
+    """Return the number of trials with this reservation that run at once on empty nodes; may be zero."""
     return workers_at_once(reservation.cpus, reservation.gpus, nodes) // reservation.workers
 
 
 def workers_on_node(node: Node, cpus: float, gpus: float) -> int:
-    """Return how many workers with this reservation run at once on one empty node."""
+    """Return the number of workers with this reservation that run at once on one empty node."""
     by_cpu = int(node.cpus / cpus)
     return min(by_cpu, _by_gpu(gpus, node.gpus)) if gpus else by_cpu
 
 
 def _by_gpu(wanted: float, gpus: int) -> int:
-    """Return how many workers fit on the GPUs. A fraction of a GPU never spans two of them."""
+    """Return the number of workers that fit on the GPUs. A fraction of a GPU must be on a single GPU."""
     return int(gpus // wanted) if wanted >= 1 else gpus * int(1 / wanted)
 
 
@@ -164,5 +164,5 @@ def reservations(space: SearchSpace, machine: Machine) -> list[TrialReservation]
 
 
 def reservation_of(space: SearchSpace, params: Mapping[str, Any], machine: Machine) -> TrialReservation:
-    """Return what the trial with these params reserves."""
+    """Return the CPUs, GPUs and workers that a trial with these params reserves."""
     return reserve(resources_of(space, params), machine, space.search.trials or 1)

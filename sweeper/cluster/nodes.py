@@ -20,9 +20,9 @@ from sweeper.cluster.capacity import Machine, Node, cluster_of
 from sweeper.errors import EnvironmentFailure
 from sweeper.trial.handover import read_processes, this_node
 
-PACKAGES = ("sweeper", "ray", "torch", "transformers")  # whose versions must agree on all nodes
+PACKAGES = ("sweeper", "ray", "torch", "transformers")  # must have the same versions on all nodes
 MARKER = ".seen-by-nodes-"
-NODE_START_SECONDS = 120.0  # for a node to start a process that imports our packages
+NODE_START_SECONDS = 120.0  # longest time until a node has started a process and imported our packages
 NODE_REPLY_SECONDS = 30.0  # a node that does not reply within this time counts as lost
 NODE_POLL_SECONDS = 0.2
 
@@ -71,11 +71,11 @@ def call_on_node(node: str, function: Callable[..., Any], *arguments: Any) -> An
 
 @dataclass(frozen=True)
 class NodeReport:
-    """Hold what a node can read of a sweep.
+    """Hold the data and versions that one node sees.
 
-    marker       content of the marker file in the sweep's folder; None if the file is not visible
-    fingerprint  of the data, or the reason why it cannot be read
-    versions     of Python and the packages; None for a package that is not installed
+    marker       content of the marker file in the sweep's folder; None if the node does not see the file
+    fingerprint  fingerprint of the data, or the reason why the node cannot read it
+    versions     versions of Python and the packages; None for a package that is not installed
     """
 
     marker: str | None
@@ -99,7 +99,7 @@ def _seen_fingerprint(data: str) -> str:
 
 
 def node_versions() -> dict[str, str | None]:
-    """Return the versions by package, without the build suffix after a plus."""
+    """Return the version of each package without its build suffix, such as `+cu130`."""
     return {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
 
 
@@ -113,7 +113,7 @@ def _version(package: str) -> str | None:
 def check_nodes(folder: Path, data: str, fingerprint: str) -> None:
     """Check that every node sees the sweep's folder and the same data, and has the same package versions.
 
-    Ignore a node that is lost meanwhile. Raises EnvironmentFailure with all problems, node by node.
+    Ignores a node that leaves the cluster during the check. Raises EnvironmentFailure with all problems of each node.
     """
     names = {str(node["NodeID"]): name for node, name in _node_names(live_ray_nodes())}
     with marker_file(folder.absolute()) as marker:
@@ -163,7 +163,7 @@ def node_differences(seen: NodeReport, expected: NodeReport, folder: Path, data:
         problems.append(f"data {data}: has fingerprint {expected.fingerprint} here, there {seen.fingerprint}; {cure}")
     for package, here in expected.versions.items():
         there = seen.versions.get(package)
-        if there != here and not (package == "sweeper" and there is None):  # Ray sends it to the node if it is missing
+        if there != here and not (package == "sweeper" and there is None):  # Ray sends sweeper to a node without it
             problems.append(f"has {package} {there or 'not at all'}, here it is {here}; install the same there")
     return problems
 
@@ -171,8 +171,8 @@ def node_differences(seen: NodeReport, expected: NodeReport, folder: Path, data:
 def is_lost(node: str) -> bool:
     """Return True if a node has left the cluster.
 
-    Ray may list a lost node for some seconds. So the node is called, for up to NODE_REPLY_SECONDS; a live one replies
-    at once.
+    Ray may list a lost node for some seconds, so this function sends a task to the node. A live node replies at once;
+    a node that does not reply within NODE_REPLY_SECONDS counts as lost.
     """
     import ray
 
@@ -197,7 +197,7 @@ def _answered(answer: Any) -> bool:
 
 
 def has_lost_node(workdir: Path) -> bool:
-    """Return True if a process of the trial ran on a node that is lost."""
+    """Return True if a process of the trial ran on a node that has left the cluster."""
     return any(is_lost(node) for node in {place.node for place in read_processes(workdir)})
 
 

@@ -17,24 +17,24 @@ from sweeper.process.signals import descendants, kill_processes, signals_blocked
 from sweeper.secrets import redacted_values
 
 OBJECT_STORE_BYTES = 100 * 2**20  # trials exchange only paths and numbers
-TEMP_PATH_BYTES = 20  # Ray's socket paths may have 104 bytes in all
+TEMP_PATH_BYTES = 20  # a whole socket path may have 104 bytes; Ray appends the rest
 
-# Environment that Ray reads when it is imported or started; its processes inherit it.
+# Environment variables that Ray reads when it is imported or started. Its processes inherit them.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we handle signals, see sweeper/process/signals.py
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start processes in parallel; LedgerSearcher limits their number
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's state files are not used
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # for a process to end a stopped trial before it is reused
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # time for a stopped trial to end before Tune reuses its process
     "TOKENIZERS_PARALLELISM": "false",
 }
 LOCAL = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # then Ray listens on loopback only, on Linux too
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # private in ray 2.60: also on Linux, Ray listens on loopback only
     "HF_HUB_OFFLINE": "1",  # the driver has downloaded the backbones
     "HF_DATASETS_OFFLINE": "1",
 }
-# Names or prefixes of the driver's variables that are sent to a cluster.
+# Names or prefixes of the environment variables that the driver sends to a cluster.
 SENT_PREFIXES = ("HF_", "SWEEPER_", "TUNE_FUNCTION_", "TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS")
 
 
@@ -53,7 +53,7 @@ def ray_session(machine: Machine) -> Iterator[None]:
         return
     os.environ.update(QUIET | LOCAL)
     os.environ.pop("RAY_AUTH_MODE", None)
-    # Private in ray 2.60: Ray reads the variable in LOCAL on import, which may have happened before.
+    # Private in ray 2.60: Ray reads LOCAL's variable only when it is imported, and it may be imported already.
     ray_constants.ENABLE_RAY_CLUSTER = False
     earlier = descendants()
     with private_folder() as folder:
@@ -75,12 +75,15 @@ def ray_session(machine: Machine) -> Iterator[None]:
             # Private in ray 2.60: `ray.shutdown` has no option to kill its processes at once.
             kill_without_waiting(ray._private.worker._global_node)
             ray.shutdown()
-            kill_processes(started)  # its agents would run for another minute
+            kill_processes(started)  # else Ray's agents would run for another minute
 
 
 def kill_without_waiting(node: Any) -> None:
-    """Make Ray kill its processes at once. It would wait a second for each to handle SIGTERM, which they block, see
-    `signals_blocked`."""
+    """Make Ray kill its processes at once.
+
+    By default Ray sends SIGTERM and waits a second for each process, but its processes block SIGTERM (see
+    `signals_blocked`). `kill_all_processes` is private in ray 2.60.
+    """
     kill = node.kill_all_processes
     node.kill_all_processes = lambda **asked: kill(**{**asked, "allow_graceful": False})
 
@@ -118,10 +121,10 @@ def joined_cluster(address: str) -> Iterator[None]:
 
 
 def runtime_env() -> dict[str, Any]:
-    """Return what Ray sends to a cluster's trials: environment variables, and both packages if they are not installed.
+    """Return the environment variables that Ray sends to a cluster's trials, and both packages if not installed.
 
-    Ray shows these values to all users of the cluster, so that variables with secrets are left out. Trials do not need
-    the ledger's password, and nodes have their own logins.
+    Ray shows these values to all users of the cluster, so variables with secrets are left out. Trials do not need the
+    ledger's password, and nodes have their own logins.
     """
     wanted = {name: value for name, value in os.environ.items() if name.startswith(SENT_PREFIXES)}
     hidden = redacted_values(wanted)
@@ -130,7 +133,7 @@ def runtime_env() -> dict[str, Any]:
 
 
 def package_folders() -> list[str]:
-    """Return the folders of both packages."""
+    """Return the source folders of the packages `sweeper` and `jobs`."""
     return [str(Path(str(sys.modules[name].__file__)).parent) for name in ("sweeper", "jobs")]
 
 
@@ -141,8 +144,8 @@ def is_installed() -> bool:
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """Create a temporary folder for Ray's sockets and logs. Ray makes its own folder readable by everyone, so that it
-    is placed inside one that only this user can open."""
+    """Create a temporary folder for Ray's sockets and logs. Ray makes its own folder readable by everyone, so it is
+    placed inside a folder that only this user can open."""
     temp = gettempdir() if len(os.fsencode(gettempdir())) <= TEMP_PATH_BYTES else "/tmp"
     with TemporaryDirectory(prefix="sweeper-", dir=temp, ignore_cleanup_errors=True) as folder:
         yield Path(folder) / "ray"

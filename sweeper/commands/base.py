@@ -1,6 +1,6 @@
-"""Define the command group, its error handling, and what several commands share.
+"""Define the command group, its error handling, and the helpers that several commands share.
 
-Heavy packages are imported inside the functions that need them, so that `sweeper --help` stays quick.
+Functions import heavy packages themselves, so that `sweeper --help` stays quick.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ address_option = click.option(
 
 @contextmanager
 def machine_at(address: str | None) -> Iterator[Machine]:
-    """Yield the CPUs and GPUs of this machine, or of the Ray cluster at `address`, which is joined meanwhile."""
+    """Yield the CPUs and GPUs of this machine, or join the Ray cluster at `address` and yield the cluster's."""
     if not address:
         from sweeper.cluster.capacity import local_machine
 
@@ -154,7 +154,7 @@ def ledger_of(name: str) -> Ledger:
 
 @contextmanager
 def terminal(plain: bool = False) -> Iterator[Console]:
-    """Yield a console on a copy of standard error, which stays on the terminal while the original goes to a log.
+    """Yield a console on a copy of standard error, so that it still reaches the terminal when stderr goes to a log.
 
     `plain` switches off colours and live tables.
     """
@@ -165,7 +165,7 @@ def terminal(plain: bool = False) -> Iterator[Console]:
 
 
 def screen(view: RichTable) -> Console:
-    """Return a console on standard output, as wide as the table, so that nothing is cut."""
+    """Return a console on standard output that is as wide as the table, so that no cell is cut."""
     from rich.console import Console
 
     console = Console(highlight=False, width=200)

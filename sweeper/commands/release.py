@@ -91,7 +91,7 @@ def promote_command(name: str, if_better: bool, significant: bool, force: bool) 
 
 
 def a_number(_: click.Context, option: click.Parameter, value: float | None) -> float | None:
-    """Return the number. Raises BadParameter for nan, which passes every range check."""
+    """Return the number. Raises BadParameter for NaN, since click's range checks accept it."""
     if value is not None and value != value:
         raise click.BadParameter("nan is not a number", param=option)
     return value
@@ -209,7 +209,7 @@ def export_command(output: Path, weight: float | None, **named: Any) -> None:
 
 
 def record_test_scores(scores: dict[str, float], named: dict[str, str | None]) -> None:
-    """Record test scores with the trials named on the command line. Champions and folders belong to no trial."""
+    """Record the test score of each model that was named as a trial. Champions and folders belong to no trial."""
     from sweeper.ledger.lookup import find_trial
 
     for job, score in scores.items():
@@ -220,7 +220,7 @@ def record_test_scores(scores: dict[str, float], named: dict[str, str | None]) -
 
 
 def team_of(stores: Stores, mc: str, qa: str, end_to_end: str | None, ensemble: int) -> Team:
-    """Return the team of checkpoints that the options name."""
+    """Return the checkpoints that the options name, as a Team."""
     from sweeper.release import teams
     from sweeper.release.lookup import find_checkpoint
 

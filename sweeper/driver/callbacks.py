@@ -19,15 +19,16 @@ from sweeper.trial import handover
 from sweeper.trial.handover import TrialFailure
 
 EXTRA_METRICS = ("epoch", "step", "seconds")
-NOTICE_SECONDS = 60.0  # without a node that can run a trial, until the user is told
-NO_NODE_SECONDS = 1800.0  # and until the sweep ends
+NOTICE_SECONDS = 60.0  # time without a usable node after which the user is told
+NO_NODE_SECONDS = 1800.0  # time without a usable node after which the sweep ends
 UNREADY = "its process was still busy with the trial before"
 
 
 class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
-    """Write Tune's events to the ledger before anything else is informed.
+    """Write Tune's events to the ledger, then call `on_change`.
 
-    While the sweep stops, results still count but the end of a trial does not: Tune ends all running trials then.
+    While the sweep stops, results are still recorded. The end of a trial is ignored then, because Tune ends all running
+    trials and `resume` must continue them.
     """
 
     def __init__(self, searcher: LedgerSearcher) -> None:
@@ -40,7 +41,7 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         self.checked = 0.0
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Stop Tune when an interrupt was requested. Tune saves and leaves its loop on SIGUSR1."""
+        """Stop Tune when an interrupt was requested. On SIGUSR1, Tune saves its state and ends its loop (ray 2.60)."""
         if self.interrupt.stopping:
             signal.raise_signal(signal.SIGUSR1)
         elif time.monotonic() - self.checked > CHECK_SECONDS:
@@ -48,8 +49,10 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
             self.find_unreported_errors(trials)
 
     def find_unreported_errors(self, trials: list[Any]) -> None:
-        """Handle trials that Tune marked ERROR without calling `on_trial_error`: their process did not become free
-        in time."""
+        """Handle trials that Tune marked ERROR without calling `on_trial_error`.
+
+        Tune of ray 2.60 does so when it wants to reuse a process that is still busy with its previous trial.
+        """
         for trial in [trial for trial in trials if trial.status == "ERROR" and trial.trial_id in self.given]:
             self.handle_failure(self.given.pop(trial.trial_id), TrialFailure("crash", UNREADY))
 
@@ -57,7 +60,7 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         self.attempts.begin(trial.config["number"])
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        if "checkpoint" not in result:  # Tune adds a last result without our keys when the function returns
+        if "checkpoint" not in result:  # Tune (ray 2.60) adds a last result without the job's metrics
             return
         names = [name for name in (*self.sweep.ledger.attributes["metrics"], *EXTRA_METRICS) if name in result]
         metrics = {name: float(result[name]) for name in names}
@@ -131,8 +134,10 @@ class NodeCallback(NotPickled, tune.Callback):  # type: ignore[misc]
 
 
 def missing_resources(trials: list[Any]) -> str | None:
-    """Return a line that compares the resources of waiting trials and live nodes, or None if a trial runs or could
-    start."""
+    """Return a line that compares the resources of a waiting trial and of the live nodes.
+
+    Returns None if a trial is running or could start.
+    """
     waiting = [trial for trial in trials if trial.status == "PENDING"]
     if not waiting or any(trial.status == "RUNNING" for trial in trials):
         return None
@@ -163,8 +168,10 @@ class TimeLimitCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         self.began.pop(trial.config["number"], None)
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Record the time limit as the failure's reason, then kill. LedgerCallback reads the reason when Tune
-        reports the death."""
+        """Record the time limit as the reason of the failure, then kill the trial's processes.
+
+        LedgerCallback reads the reason when Tune reports that the process died.
+        """
         if self.limit is None:
             return
         for number in [n for n, began in self.began.items() if time.monotonic() - began > self.limit]:

@@ -30,8 +30,9 @@ def _resume_points(record: TrialRecord) -> Iterator[Mapping[str, Any]]:
 def resume_checkpoints(record: TrialRecord, workdir: Path, storage: str | None = None) -> tuple[str, ...]:
     """Return the addresses of the checkpoints to resume from, newest first; empty to start from the pretrained model.
 
-    Delete newer checkpoints, since the trial will write the same names again. For a local checkpoint one address is
-    enough. In a bucket only file sizes are checked here, so that the older ones follow as alternatives.
+    Deletes newer checkpoints, since the trial will write checkpoints with the same names again. A local checkpoint is
+    checked completely, so one address is enough. In a bucket only file sizes are checked, so the older checkpoints
+    follow as alternatives in case the newest is damaged.
     """
     points = _resume_points(record)
     point = next(points, None)
@@ -58,7 +59,7 @@ def unneeded_checkpoints(records: Sequence[TrialRecord], direction: Direction, k
     >>> unneeded_checkpoints([complete(number=0, value=0.4), complete(number=1, value=0.6)], "max", keep=1)
     ['…/trials/0000/checkpoint-000100']
     """
-    # ranked without repeats: once a checkpoint is deleted, a better mean cannot bring it back
+    # repeats are ignored here: they may raise a trial's mean only after its checkpoint was deleted
     needed = {record.checkpoint for record in best_first(without_repeats(records), direction)[:keep]}
     for record in records:
         if record.state == "RUNNING" and record.evaluations:
@@ -77,14 +78,13 @@ def trials_with_checkpoints(records: Sequence[TrialRecord], direction: Direction
 
 
 def delete_checkpoints(checkpoints: Iterable[str]) -> None:
-    """Delete checkpoints. The ledger no longer refers to them, so that the next run can finish an interrupted
-    deletion."""
+    """Delete checkpoints one by one. After an interruption, the next run finds and deletes the others."""
     for checkpoint in checkpoints:
         fault_injection.point("retention.delete")
         checkpoint_store.delete_stored([checkpoint])
 
 
 def delete_copies(workdir: Path) -> None:
-    """Delete an ended trial's local copies of checkpoints that are stored elsewhere."""
+    """Delete a finished trial's local copies of checkpoints that are stored elsewhere."""
     for checkpoint in workdir.glob("checkpoint-*"):
         shutil.rmtree(checkpoint, ignore_errors=True)

@@ -51,16 +51,17 @@ def imported_trials(
 
 
 def is_importable(record: TrialRecord, space: SearchSpace) -> bool:
-    """Return True if a trial of an earlier sweep can be taken into a new sweep over `space`.
+    """Return True if a trial of an earlier sweep can be copied into a new sweep over `space`.
 
-    It has finished, is no repeat, and all its evaluations hold the objective of `space`."""
+    The trial has finished, is not a repeat, and has the objective of `space` in all its evaluations."""
     judged = bool(record.evaluations) and all(space.objective in evaluation for evaluation in record.evaluations)
     return record.state in ("COMPLETE", "PRUNED") and record.repeat_of is None and judged
 
 
 def draws_of(space: SearchSpace, params: Mapping[str, Any]) -> Draws | None:
-    """Return the domain and value of each label with which `space` would draw these params; None if it cannot draw
-    them.
+    """Return the domain and the value of each draw that gives these params in `space`, by draw label.
+
+    Returns None if `space` cannot draw them.
 
     >>> draws_of(space, record.params)
     {'learning_rate': (Range(low=1e-05, high=0.0001, log=True), 3e-05)}
@@ -96,7 +97,7 @@ def copy_best_checkpoint(
     target = workdir / source.name
     shutil.rmtree(target, ignore_errors=True)
     workdir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with suppress(OSError):  # taken away meanwhile by the sweep that owns it
+    with suppress(OSError):  # the earlier sweep may delete it at the same time
         shutil.copytree(source, target, copy_function=_link)
     return None if damage(target) else str(target)
 
@@ -111,8 +112,7 @@ def _link(source: str, target: str) -> None:
 def to_frozen_trial(
     record: TrialRecord, draws: Draws, space: SearchSpace, origin: str, checkpoint: str | None
 ) -> FrozenTrial:
-    """Return a record as an Optuna trial. `origin` names the sweep and trial that trained it. Only its best
-    checkpoint is kept."""
+    """Return a record as an Optuna trial with its best checkpoint only. `origin` is SWEEP/NUMBER of the original."""
     best = best_evaluation(record.evaluations, space.objective, space.direction) or {}
     evaluations = [{**e, "checkpoint": checkpoint if e is best else None} for e in record.evaluations]
     trial = optuna.trial.create_trial(

@@ -20,11 +20,11 @@ from sweeper.tracking.mirror import Mirror
 from sweeper.tracking.runs import SweepInfo
 
 FLUSH_SECONDS = 60.0
-HURRY_SECONDS = 8.0  # what MLflow gets of the half minute that an interrupt may take
+HURRY_SECONDS = 8.0  # time for MLflow writes after an interrupt, which must end within half a minute
 
 
 def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, flush_seconds: float = FLUSH_SECONDS) -> Mirror:
-    """Return the mirror that writes this sweep to MLflow. It needs only what the ledger contains."""
+    """Return the Mirror that writes this sweep to MLflow. All its values come from the ledger and the space."""
     info = SweepInfo(
         name=ledger.name,
         key=ledger.mlflow_key(f"{stores.root.absolute()}/{ledger.name}"),
@@ -42,13 +42,13 @@ def save_predictions(record: TrialRecord, workdir: Path) -> Path | None:
     """Save the predictions of an ended trial's best evaluation beside its checkpoints and return the local file, or
     None.
 
-    MLflow may receive them after the checkpoint is deleted. From a bucket they are also downloaded to `workdir`.
+    MLflow may receive them after the checkpoint is deleted. Predictions in a bucket are also downloaded to `workdir`.
     """
     if record.state == "RUNNING" or not record.checkpoint:
         return None
     beside = checkpoint_store.join_address(checkpoint_store.parent(record.checkpoint), PREDICTIONS)
     file = workdir / PREDICTIONS if checkpoint_store.is_remote(beside) else Path(beside)
-    if not (checkpoint_store.is_remote(beside) and file.is_file()):  # what lies in a bucket is fetched once
+    if not (checkpoint_store.is_remote(beside) and file.is_file()):  # download a file in a bucket only once
         _keep(checkpoint_store.join_address(record.checkpoint, PREDICTIONS), beside, file)
     return file if file.is_file() else None
 
@@ -65,7 +65,7 @@ def _keep(best: str, beside: str, file: Path) -> None:
 def show_trial(
     mirror: Mirror, ledger: Ledger, record: TrialRecord, predictions: Path | None = None, stopped: bool = False
 ) -> None:
-    """Show a trial in MLflow, a repeat below the trial that it repeats, with the predictions of an ended trial."""
+    """Show a trial in MLflow with its predictions. A repeat is shown below the trial that it repeats."""
     parent = ledger.record(record.repeat_of).key if record.repeat_of is not None else None
     mirror.put(record, parent, [predictions] if predictions else [], stopped)
 

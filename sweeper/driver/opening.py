@@ -43,7 +43,7 @@ def resumed_space(ledger: Ledger, trials: int | None = None) -> SearchSpace:
 
 
 def check_data(ledger: Ledger, present: str) -> None:
-    """Raises DataFailure when a sweep's data has changed: old and new trials would not be comparable."""
+    """Raise DataFailure when a sweep's data has changed, since old and new trials would not be comparable."""
     if (before := ledger.attributes["data_fingerprint"]) != present:
         place = ledger.attributes["data"]
         raise DataFailure(
@@ -55,7 +55,7 @@ def check_data(ledger: Ledger, present: str) -> None:
 def sweep_to_extend(storage: RDBStorage, space: SearchSpace, taken: Collection[str]) -> Ledger:
     """Return the ledger of the newest sweep with this space's name, for `--extend`.
 
-    Raises ConfigError when there is none or its job differs, DataFailure when its data differs.
+    Raises ConfigError when there is no such sweep or its job differs, DataFailure when its data differs.
     """
     numbered = takewhile(taken.__contains__, (numbered_name(space.name, number) for number in count(1)))
     ledger = load_ledger(storage, [space.name, *numbered][-1])
@@ -66,8 +66,10 @@ def sweep_to_extend(storage: RDBStorage, space: SearchSpace, taken: Collection[s
 
 
 def sweep_name(space: SearchSpace, taken: Collection[str], new: bool, extended: Ledger | None) -> str:
-    """Return the sweep's name: the space's name, the extended sweep's name if their spaces agree, or the next free
-    name."""
+    """Return the name of the sweep to run: the space's name, or the next free name with `new` or `extended`.
+
+    Returns the name of `extended` if its space has no differences that change trials.
+    """
     if extended and not space_differences(extended.attributes["search_space"], resolved(space)):
         return extended.name
     return free_name(space.name, taken) if new or extended else space.name
@@ -100,8 +102,7 @@ def numbered_name(name: str, number: int) -> str:
 def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
     """Create the sweep's ledger, or open the existing one.
 
-    Raises ConfigError if `space_differences` finds a difference to the stored search space, DataFailure if the data
-    differs.
+    Raises ConfigError if `space` and the stored search space differ, DataFailure if the data differs.
     """
     if not sweep_exists(storage, name):
         return create_ledger(storage, space, name, sweep_versions())
@@ -121,8 +122,8 @@ def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
 
 
 def space_differences(before: Any, now: Any, key: str = "") -> list[str]:
-    """Return one line for each difference between two search spaces that changes trials. Ignore the keys in
-    MAY_CHANGE."""
+    """Return one line for each difference between two search spaces that changes trials. Keys in MAY_CHANGE are
+    ignored."""
     if key in MAY_CHANGE:
         return []
     if isinstance(before, dict) and isinstance(now, dict):

@@ -21,7 +21,7 @@ class RepeatSeed(NamedTuple):
 def missing_repeats(records: Sequence[TrialRecord], space: SearchSpace) -> Iterator[RepeatSeed]:
     """Yield the repeats that the search space requests and the ledger lacks, best trial first.
 
-    A seed that the trial itself was trained with is not repeated.
+    A trial's own seed is skipped.
     """
     if space.repeats is None:
         return
@@ -33,7 +33,7 @@ def missing_repeats(records: Sequence[TrialRecord], space: SearchSpace) -> Itera
 
 
 def expected_trials(space: SearchSpace) -> int:
-    """Return the maximal number of trials, repeats included."""
+    """Return the largest possible number of trials, repeats included."""
     repeats = space.repeats.top * len(space.repeats.seeds) if space.repeats else 0
     return (space.search.trials or 0) + repeats
 
@@ -41,7 +41,7 @@ def expected_trials(space: SearchSpace) -> int:
 def count_new_trials(records: Sequence[TrialRecord], space: SearchSpace) -> int:
     """Return the number of trials still to be created, repeats included.
 
-    It is an upper bound during the search: the best trials are not known yet, and may already have one of the seeds.
+    During the search this is an upper bound: one of the best trials may already have one of the repeats' seeds.
     """
     open_ended = max(0, (space.search.trials or 0) - len(without_repeats(records)))
     if not open_ended or space.repeats is None:

@@ -13,10 +13,11 @@ from sweeper.trial.handover import TrialFailure
 
 
 def retry_incident(record: TrialRecord, failure: TrialFailure, space: SearchSpace) -> Incident | None:
-    """Return the incident to record for a trial that is retried; None for a trial that has failed.
+    """Return the incident to record if a trial is retried; None if the failure is final.
 
-    A crash is retried up to `budget.retries` times and a lost node up to `budget.preemptions` times. After out of
-    memory, the per-device batch is halved at the same effective batch. Other failures would recur and are not retried.
+    A crash is retried up to `budget.retries` times, a lost node up to `budget.preemptions` times. A trial that ran out
+    of memory is retried with half the per-device batch and the same effective batch. Other failures would occur again
+    and are not retried.
     """
     budget = {"crash": space.budget.retries, "node": space.budget.preemptions}
     if failure.kind in budget:
@@ -29,7 +30,7 @@ def retry_incident(record: TrialRecord, failure: TrialFailure, space: SearchSpac
 
 
 def smaller_params(record: TrialRecord, space: SearchSpace) -> Mapping[str, Any]:
-    """Return the params to change so that the same training needs less memory; empty if that is impossible."""
+    """Return the params to change so that the same training needs less memory; empty if no change can save memory."""
     job = get_job(space.job)
     resources = resources_of(space, record.params)
     smaller = job.smaller(job.params(**record.used), resources.workers if resources else 1)

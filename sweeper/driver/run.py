@@ -75,7 +75,7 @@ def check_environment(space: SearchSpace, machine: Machine, stores: Stores) -> N
             mistakes.append(f"backbone {error}")
     if mistakes:
         raise EnvironmentFailure(mistakes)
-    check_relations(space)  # again: the backbones' limits are known after the download
+    check_relations(space)  # checked again, since the limits of the backbones are known only after the download
     check_store(stores)
     if stores.checkpoints:
         checkpoint_store.check_address(stores.checkpoints)
@@ -97,7 +97,7 @@ def run_sweep(
     console    shows progress; the output of libraries goes to log.txt in the sweep's folder
     interrupt  stops the sweep; running trials can be resumed later
     new        start another sweep under the next free name
-    extend     do so if the search space has changed, and copy the old trials that the new space could also draw
+    extend     if the search space has changed, start another sweep and copy the old trials that it could also draw
     begin      called with the sweep's folder after all checks have passed
 
     Raises ConfigError if the sweep has another search space, DataFailure if its data has changed, EnvironmentFailure
@@ -142,7 +142,7 @@ def outcome_of(ledger: Ledger, records: list[TrialRecord], mirror: Mirror, store
 
 
 def sync_mlflow(ledger: Ledger, stores: Stores) -> Outcome:
-    """Write everything to MLflow that the ledger has and MLflow lacks. Nothing is written twice.
+    """Copy to MLflow everything in the ledger that MLflow lacks. Nothing is written twice.
 
     Raises EnvironmentFailure when MLflow does not answer, or when another process runs the sweep.
     """
@@ -159,14 +159,14 @@ def sync_mlflow(ledger: Ledger, stores: Stores) -> Outcome:
 
 @dataclass(frozen=True)
 class ChangeListener:
-    """Handle each change of the ledger: show progress, update MLflow, delete checkpoints. It is called after the
-    change is in the ledger."""
+    """Show progress, update MLflow and delete checkpoints after each change of a trial in the ledger."""
 
     sweep: Sweep
     mirror: Mirror
     progress: Progress
     kept: dict[int, TrialRecord] = field(default_factory=dict)  # trials that may still need a checkpoint
-    gone: set[str] = field(default_factory=set)  # deleted remote checkpoints, so that a bucket is asked once
+    # remote checkpoints already deleted, so that each costs the bucket only one request
+    gone: set[str] = field(default_factory=set)
 
     def __call__(self, record: TrialRecord) -> None:
         self.progress.update(record)
@@ -179,15 +179,15 @@ class ChangeListener:
         self.progress.console.print(line, markup=False, soft_wrap=True)
 
     def retain(self, record: TrialRecord) -> None:
-        """Delete checkpoints that no trial needs. `kept` limits the check to trials that may still need one."""
+        """Delete checkpoints that no trial needs. `kept` limits the check to the few trials that may still need one."""
         space = self.sweep.space
         before = self.kept.get(record.number)
         self.kept[record.number] = record
         records = list(self.kept.values())
-        finalists = space.repeats.top if space.repeats else 0  # their means over seeds are not known yet
+        finalists = space.repeats.top if space.repeats else 0  # any of them may become best once it is repeated
         keep = max(space.keep.checkpoints, finalists)
         unneeded = set(unneeded_checkpoints(records, space.direction, keep))
-        # A trial that resumed from an earlier checkpoint writes the later ones again.
+        # A resumed trial writes its later checkpoints again, under the same addresses.
         new = (one for one in record.evaluations if before is None or one not in before.evaluations)
         self.gone.difference_update(one["checkpoint"] for one in new)
         delete_checkpoints(sorted(unneeded - self.gone))

@@ -41,8 +41,9 @@ class TrialTimer:
     def timing(self, number: int, taken: Timing) -> dict[str, float]:
         """Return the seconds that a trial spent in each phase since its last report.
 
-        The trial's process measures `taken`. The first report also gets the seconds of waiting in Tune's queue and of
-        starting the process, which only the driver can measure."""
+        The trial's process measures `taken`. The first report also gets the seconds that the trial waited in Tune's
+        queue and that its process took to start; only the driver can measure these.
+        """
         timing = defaultdict(float, taken)
         if (began := self.began.pop(number, None)) is not None:
             timing[WAITING] += began - self.asked.pop(number, began)
@@ -50,7 +51,7 @@ class TrialTimer:
         return dict(timing)
 
 
-CHECK_SECONDS = 5.0  # between two counts of a cluster's nodes
+CHECK_SECONDS = 5.0  # time between two requests for the nodes of a cluster
 
 
 def trial_config(sweep: Sweep, record: TrialRecord) -> handover.TrialConfig:
@@ -76,7 +77,7 @@ def trial_config(sweep: Sweep, record: TrialRecord) -> handover.TrialConfig:
 
 
 class NotPickled:
-    """Replace an object's pickled state by an empty one.
+    """Give an object an empty pickled state.
 
     Tune pickles searchers and callbacks for its own restore file. Sweeps resume from the ledger instead, and a database
     connection cannot be pickled.
@@ -125,7 +126,7 @@ def repeats_source(sweep: Sweep) -> TrialSource:
 class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
     """Give Tune the ledger's unfinished trials first, then new ones from `source`.
 
-    A running trial that fails may be retried, so that the search does not finish while trials run.
+    The search does not finish while trials run, because a running trial may fail and need a retry.
     """
 
     def __init__(
@@ -167,8 +168,8 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next trial's config; Searcher.FINISHED at the end.
 
-        Return None (Tune asks again later) while all slots are busy: a later draw can learn from more results. Also
-        return None while a running trial may still need a retry.
+        Return None while all slots are busy, since a later draw can learn from more results. Also return None while a
+        running trial may still need a retry. After None, Tune asks again.
         """
         if not self.interrupt.stopping and len(self.given) >= self.max_running():
             return None
@@ -212,7 +213,7 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         self.given.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
-        """Save nothing: the ledger has the state."""
+        """Save nothing, since the ledger has the state. Tune calls this method."""
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("sweeps resume from the ledger")

@@ -57,7 +57,7 @@ def sweep_folder(root: Path, name: str) -> Path:
     >>> sweep_folder(Path("sweeps"), "qa_backbones")
     PosixPath('sweeps/qa_backbones')
 
-    Resuming loads files from the folder, so that nobody else may write to it. Raises ConfigError for a name that is no
+    Resuming loads files from the folder, so only this user may write to it. Raises ConfigError for a name that is no
     plain folder name (it may come from a shared database). Raises EnvironmentFailure for a folder that is a link,
     belongs to another user, or is writable by others.
     """
@@ -71,7 +71,8 @@ def sweep_folder(root: Path, name: str) -> Path:
 
 
 def folder_problem(found: os.stat_result) -> str | None:
-    """Return why other users could write to a folder, with the cure, or None. On Windows only links are checked."""
+    """Return the reason why other users could write to a folder, with the cure, or None. On Windows only links are
+    checked."""
     if stat.S_ISLNK(found.st_mode):
         return "is a link; replace it by the folder"
     if hasattr(os, "geteuid") and found.st_uid != os.geteuid():

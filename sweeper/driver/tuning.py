@@ -57,7 +57,7 @@ def run_trials(
             searcher = LedgerSearcher(sweep, source, on_change, interrupt, say)
             if seconds is None or seconds > 0:
                 _tune(searcher, stopping, seconds)
-            if searcher.unfinished():  # interrupted: the best trials are not known yet
+            if searcher.unfinished():  # interrupted; without these trials the best ones to repeat are unknown
                 break
     seconds = left()
     if not interrupt.stopping and seconds is not None and seconds <= 0:
@@ -96,7 +96,7 @@ def placement_group(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
 def early_stopping_scheduler(ledger: Ledger, space: SearchSpace) -> TrialScheduler:
     """Return ASHA over epochs, or a scheduler that never stops a trial.
 
-    ASHA receives the ledger's earlier evaluations, so that a resumed sweep compares its trials with finished ones.
+    ASHA receives the evaluations in the ledger, so that a resumed sweep compares its trials with finished ones.
     """
     if space.early_stopping is None:
         return FIFOScheduler()
@@ -109,6 +109,7 @@ def early_stopping_scheduler(ledger: Ledger, space: SearchSpace) -> TrialSchedul
         reduction_factor=space.early_stopping.reduction_factor,
         max_t=epochs,
     )
+    # Private in ray 2.60: ASHA reads only `trial_id` of the trial and ignores the controller, which is None here.
     for record in without_repeats(ledger.records()):
         earlier = SimpleNamespace(trial_id=f"ledger-{record.number}")
         asha.on_trial_add(None, earlier)
@@ -120,10 +121,10 @@ def early_stopping_scheduler(ledger: Ledger, space: SearchSpace) -> TrialSchedul
 def bind_pending_trials(scheduler: TrialScheduler) -> TrialScheduler:
     """Keep a pending trial bound to the process that is starting for it.
 
-    By default Tune gives the trial to any process that becomes free and kills the one that is starting. With short
-    trials or few CPUs most processes were killed before they had started.
+    By default Tune gives the trial to any process that becomes free and kills the process that is starting for it. With
+    short trials or few CPUs, most processes would be killed before they have started.
     """
-    # Overrides a method of Ray's schedulers (ray 2.60); after None, Tune takes the trials that have no process yet.
+    # Undocumented in ray 2.60: if the scheduler chooses no trial, Tune itself starts those that have no process yet.
     scheduler.choose_trial_to_run = lambda controller: None
     return scheduler
 

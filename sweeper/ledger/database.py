@@ -34,8 +34,10 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @contextmanager
 def database_errors(url: str) -> Iterator[None]:
-    """Raise a database error as an EnvironmentFailure of one line, also if another error wraps it: Ray Tune wraps the
-    errors of its callbacks."""
+    """Raise a database error as an EnvironmentFailure of one line.
+
+    Also finds an error that another one wraps, because Ray Tune wraps the errors of its callbacks.
+    """
     try:
         yield
     except Failure:
@@ -70,11 +72,15 @@ def _file(url: str) -> Path | None:
 
 
 def open_storage(url: str) -> RDBStorage:
-    """Open the database; create it if it is missing. Raises EnvironmentFailure, also for a truncated file: SQLite takes
-    an empty file for a new database, so all trials would be lost unnoticed."""
+    """Open the database; create it if it is missing.
+
+    Raises EnvironmentFailure when this fails or a SQLite file is truncated. SQLite would open an empty file as a new
+    database, and the loss of all trials would go unnoticed.
+    """
     file = _file(url)
     with database_errors(url):
         if file is not None:
+            # Undocumented in optuna 5.0: `engine`, since RDBStorage has no method that closes its connections.
             create_whole(file, lambda address: _open_url(address).engine.dispose())
             if problem := file_damage(file, _lock_timeout(url)):
                 raise EnvironmentFailure(f"ledger {file}: {problem}; {_database_cure(problem, url)}")
@@ -90,7 +96,7 @@ def _open_url(url: str) -> RDBStorage:
     shared = postgres.is_postgres(url)
     waiting = postgres.settings(url) if shared else {"timeout": _lock_timeout(url)}
     try:
-        # sweeps that start at the same time would create the same tables
+        # without the lock, sweeps that start at the same time would create the same tables
         with postgres.database_lock(url, "ledger") if shared else nullcontext():
             return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": waiting})
     except RuntimeError as error:  # another version of Optuna created the tables
@@ -100,8 +106,11 @@ def _open_url(url: str) -> RDBStorage:
 
 
 def file_damage(file: Path, timeout: float = BUSY_SECONDS) -> str | None:
-    """Describe the damage of a SQLite file; None if it is undamaged. SQLite itself reads the missing end of a page as
-    zeros and takes a file of one byte for a new database."""
+    """Describe the damage of a SQLite file; None if it is undamaged.
+
+    SQLite does not report all truncated files: it reads the missing end of a page as zeros, and opens a file of one
+    byte as a new database.
+    """
     size = file.stat().st_size
     if size < MIN_DATABASE_BYTES:
         return f"file is not a database, with {size} bytes"

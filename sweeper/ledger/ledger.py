@@ -26,7 +26,7 @@ from sweeper.space.search_space import SearchSpace, assign, grid, params_of, res
 ABANDONED = "abandoned"
 READY = "ready"
 MLFLOW_KEY = "shown_as"
-MAX_DRAWS = 50  # draws of parameters already tried, after which the space counts as exhausted
+MAX_DRAWS = 50  # after this many draws of parameters that were already tried, the space counts as exhausted
 
 
 def sweep_names(storage: RDBStorage) -> list[str]:
@@ -36,13 +36,13 @@ def sweep_names(storage: RDBStorage) -> list[str]:
 
 @dataclass
 class Tally:
-    """Cache the counts that each step of a sweep needs, since reading all trials takes longer the more there are.
+    """Cache the counts that each step of a sweep needs, since reading all trials of a long sweep is slow.
 
     Only the driver adds or ends trials, so it can update the counts; `Ledger.records` counts again.
 
     keys      keys of all trials with parameters
-    drawn     number of draws, without those that an interruption made void; it determines the next draw's seed
-    searched  number of trials that are no repeats
+    drawn     number of draws, without those that an interruption discarded; it determines the seed of the next draw
+    searched  number of trials that are not repeats
     failed    number of trials with state FAIL
     waiting   Optuna's ids of enqueued settings that have not run, in order
     """
@@ -61,7 +61,7 @@ class Tally:
 
 def tally_of(trials: Sequence[optuna.trial.FrozenTrial], records: Sequence[TrialRecord]) -> Tally:
     """Count the trials of a study."""
-    # optuna 5.0 has no public name for a trial's id in the database, which its storage methods require
+    # Private in optuna 5.0: its storage methods require the id, and a trial has no public attribute for it.
     waiting = deque(trial._trial_id for trial in trials if trial.state == TrialState.WAITING)
     tally = Tally(set(), sum(ABANDONED not in trial.user_attrs for trial in trials), 0, 0, waiting)
     for record in records:
@@ -92,11 +92,11 @@ class Ledger:
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
-        """Return the attributes as read first: job, objective, metrics, search_space, trials …"""
+        """Return the study's attributes, read once: job, objective, metrics, search_space …"""
         return self.study.user_attrs
 
     def latest_attributes(self) -> Mapping[str, Any]:
-        """Read the attributes from the database, with those that other processes have written."""
+        """Read the attributes from the database, including changes by other processes."""
         return self.storage.get_study_user_attrs(self.storage.get_study_id_from_name(self.name))
 
     def set_attribute(self, name: str, value: Any) -> None:
@@ -104,6 +104,7 @@ class Ledger:
 
     def now(self) -> float:
         """Return the database server's time in seconds since 1970; SQLite uses the clock of this machine."""
+        # Undocumented in optuna 5.0: `engine`, since RDBStorage has no method that runs a query.
         with self.storage.engine.connect() as connection:
             return float(connection.execute(select(extract("epoch", func.current_timestamp()))).scalar_one())
 
@@ -116,7 +117,7 @@ class Ledger:
         return "max" if self.study.direction == optuna.study.StudyDirection.MAXIMIZE else "min"
 
     def records(self) -> list[TrialRecord]:
-        """Return all trials in the order of their numbers, without draws of parameters tried before."""
+        """Return all trials by number, without draws that were discarded because their parameters were tried before."""
         trials, attributes = self.study.get_trials(deepcopy=False), self.study.user_attrs
         records = [self._record(trial, attributes) for trial in trials if "params" in trial.user_attrs]
         self._tallies[:] = [tally_of(trials, records)]
@@ -134,7 +135,7 @@ class Ledger:
     def ask(self, space: SearchSpace) -> TrialRecord | None:
         """Draw the next trial. Return None when the search space has no new parameters.
 
-        Each draw has a sampler of its own, seeded by the sweep's seed and the number of draws, so that a resumed
+        Each draw uses a new sampler. Its seed depends on the sweep's seed and the number of draws, so that a resumed
         sweep draws the same parameters as an uninterrupted one.
         """
         for _ in range(MAX_DRAWS):
@@ -153,9 +154,9 @@ class Ledger:
     def _begin(self, space: SearchSpace) -> optuna.Trial:
         """Start a trial: the next enqueued one, else a new one.
 
-        `study.ask` does the same but searches all trials for an enqueued one. TPE reads all trials anyway and needs
-        the rest of `study.ask`. The private `_storage`, `_trial_id` and `optuna.Trial(study, id)` are those that
-        `study.ask` of optuna 5.0 uses.
+        `study.ask` does the same, but it reads all trials to find an enqueued one. It is used for TPE, which reads all
+        trials in any case. For other samplers the private `_storage`, `_trial_id` and `optuna.Trial(study, id)` are
+        used as in `study.ask` of optuna 5.0.
         """
         waiting = self.tally.waiting
         enqueued = waiting.popleft() if waiting else None
@@ -175,9 +176,9 @@ class Ledger:
         return self.storage.get_study_id_from_name(self.name)
 
     def repair(self, space: SearchSpace) -> None:
-        """Repair the trials of a driver that was killed between two writes. Only the holder of the sweep's lock may.
+        """Repair the trials of a driver that was killed between two writes. Requires the sweep's lock.
 
-        A trial without parameters is closed and drawn again. A trial with its last epoch recorded is finished.
+        A trial without parameters is closed and drawn again. A trial whose last epoch is recorded is marked COMPLETE.
         """
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if "params" not in trial.user_attrs:
@@ -190,12 +191,12 @@ class Ledger:
         fixed = trial.user_attrs.get("fixed")
         if fixed is not None and ABANDONED not in trial.user_attrs:
             self.study.enqueue_trial(enqueueable(space, fixed), user_attrs={"fixed": fixed})
-        # private in optuna 5.0, see `tally_of`
+        # Private in optuna 5.0: see `tally_of`.
         self.storage.set_trial_user_attr(trial._trial_id, ABANDONED, True)
         self.study.tell(trial.number, state=TrialState.FAIL)
 
     def repeat(self, number: int, seed: int) -> TrialRecord:
-        """Create a trial with the parameters of another trial and this seed, without the sampler."""
+        """Create a trial with the parameters of trial `number` and another seed. The sampler is not used."""
         params = {**self.record(number).params, "seed": seed}
         trial_id = self.storage.create_new_trial(self._study_id)
         fingerprint = self.attributes["data_fingerprint"]
@@ -205,7 +206,7 @@ class Ledger:
             ("params", params),
         ):
             self.storage.set_trial_user_attr(trial_id, attribute, value)
-        self._tallies.clear()  # repeats are few
+        self._tallies.clear()  # counting again is cheap enough, since repeats are few
         return self.record(self.storage.get_trial_number_from_id(trial_id))
 
     def report(
@@ -215,7 +216,7 @@ class Ledger:
         checkpoint: str | None,
         timing: Mapping[str, float] | None = None,
     ) -> TrialRecord:
-        """Record one evaluation; `timing` holds the seconds of each phase since the evaluation before.
+        """Record one evaluation. `timing` holds the seconds of each phase since the previous evaluation.
 
         A second report of the same epoch replaces the first one.
         """
@@ -229,7 +230,7 @@ class Ledger:
         return record
 
     def add_incident(self, number: int, incident: Mapping[str, Any]) -> TrialRecord:
-        """Record an incident of a trial that continues."""
+        """Record a failure after which the trial continues."""
         nth = len(self.record(number).incidents)
         self.storage.set_trial_user_attr(self._id(number), f"{INCIDENT}{nth:04d}", dict(incident))
         return self.record(number)
@@ -246,22 +247,22 @@ class Ledger:
         return self.record(number)
 
     def extend(self, space: SearchSpace) -> None:
-        """Store a search space that asks for more trials or keeps other checkpoints than before."""
+        """Store a search space whose changes affect no trial, such as a larger number of trials."""
         if self.study.user_attrs["search_space"] != resolved(space):
             self.study.set_user_attr("search_space", resolved(space))
 
     def mlflow_key(self, proposed: str) -> str:
-        """Return the key of the sweep's run in MLflow: the first one ever proposed, on any machine."""
+        """Return the stored key of the sweep's MLflow run. The first call on any machine stores `proposed`."""
         if MLFLOW_KEY not in self.study.user_attrs:
             self.study.set_user_attr(MLFLOW_KEY, proposed)
         return str(self.study.user_attrs[MLFLOW_KEY])
 
     def set_run(self, number: int, run_id: str) -> None:
-        """Record a trial's MLflow run. The study holds it, since Optuna does not change a finished trial."""
+        """Record a trial's MLflow run as an attribute of the study, since Optuna cannot change a finished trial."""
         self.study.set_user_attr(f"run:{number}", run_id)
 
     def set_test(self, number: int, score: float) -> None:
-        """Record a trial's score on the test questions in place of an earlier one."""
+        """Record a trial's score on the test questions; it replaces an earlier score."""
         self.study.set_user_attr(f"test:{number}", score)
 
     def _id(self, number: int) -> int:
@@ -301,9 +302,9 @@ def create_ledger(
     versions: Mapping[str, str] | None = None,
     adopted: Sequence[optuna.trial.FrozenTrial] = (),
 ) -> Ledger:
-    """Create a sweep with the trials taken over from another sweep (`adopted`) and the enqueued settings.
+    """Create a sweep with the trials of another sweep (`adopted`) and the enqueued settings.
 
-    Raises ConfigError when there is a sweep of that name.
+    Raises ConfigError when a sweep of that name exists.
     """
     directions = optuna.study.StudyDirection
     direction = directions.MAXIMIZE if space.direction == "max" else directions.MINIMIZE
@@ -334,7 +335,7 @@ def create_ledger(
 
 
 def _fixed_key(space: SearchSpace, settings: Mapping[str, Any]) -> str | None:
-    """Return the key of the trial with these settings; None if the sampler has to draw other parameters."""
+    """Return the key of the trial with these settings; None if they leave parameters for the sampler to draw."""
     undecided = object()
     assignment = assign(space, lambda label, domain: undecided, settings)
     try:
@@ -345,9 +346,9 @@ def _fixed_key(space: SearchSpace, settings: Mapping[str, Any]) -> str | None:
 
 
 def sweep_exists(storage: RDBStorage, name: str) -> bool:
-    """Return True if the sweep exists. Only the holder of the sweep's lock may call it.
+    """Return True if the sweep exists. Requires the sweep's lock.
 
-    A sweep whose creation was interrupted has no trials: it is deleted and does not count.
+    A sweep whose creation was interrupted has no trials. It is deleted, and the result is False.
     """
     if name not in sweep_names(storage):
         return False
@@ -365,7 +366,7 @@ def fully_created(storage: RDBStorage, name: str) -> bool:
 
 
 def load_ledger(storage: RDBStorage, name: str) -> Ledger:
-    """Load an existing sweep. Raises ConfigError with the most similar name."""
+    """Load an existing sweep. Raises ConfigError, which suggests the most similar name, when it does not exist."""
     names = sweep_names(storage)
     if name not in names:
         raise ConfigError(unknown_name("sweep", name, names))

@@ -20,10 +20,10 @@ def _ignored(cause: str) -> None:
 
 @contextmanager
 def sweep_lock(folder: Path, ledger: str | None = None, lost: Callable[[str], None] = _ignored) -> Iterator[None]:
-    """Hold the lock of the sweep in `folder`, and one in a PostgreSQL `ledger`. The death of the process frees both.
+    """Hold the sweep's lock file in `folder`, and a lock in a PostgreSQL `ledger`. Both are freed if the process dies.
 
-    A thread calls `lost` with the cause if the server drops its lock: another process may then take the sweep.
-    Raises EnvironmentFailure, naming the process that holds the lock.
+    If the server drops its lock, another process may take the sweep; a thread then calls `lost` with the cause.
+    Raises EnvironmentFailure, which names the owner, when another process holds the lock.
     """
     with _locked(folder), _claimed(folder.name, ledger, lost):
         yield

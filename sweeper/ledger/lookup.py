@@ -19,7 +19,7 @@ from sweeper.storage import checkpoint_store
 
 @dataclass(frozen=True)
 class Trial:
-    """Join a trial with its ledger and find its files."""
+    """Hold a trial and its ledger, and find the trial's files."""
 
     ledger: Ledger
     record: TrialRecord
@@ -30,7 +30,7 @@ class Trial:
 
     @property
     def id(self) -> int:
-        """Return the trial's id among all trials of the database; later trials have larger ids."""
+        """Return the trial's id, unique in the whole database. Later trials have larger ids."""
         storage = self.ledger.storage
         study = storage.get_study_id_from_name(self.ledger.name)
         return storage.get_trial_id_from_study_id_trial_number(study, self.record.number)
@@ -44,9 +44,9 @@ class Trial:
         return str(self.ledger.attributes["data"])
 
     def checkpoint(self, root: Path) -> Path:
-        """Return the folder of the best evaluation's checkpoint: a copy in the cache below `root` for one in a bucket.
+        """Return the folder of the best evaluation's checkpoint. One in a bucket is copied to the cache below `root`.
 
-        Raises EnvironmentFailure when the checkpoint is not kept or is damaged.
+        Raises EnvironmentFailure when the checkpoint was deleted or is damaged.
         """
         address = self.record.checkpoint
         if not address or not checkpoint_store.still_stored([address]):
@@ -80,7 +80,7 @@ def find_trial(text: str, storage: RDBStorage) -> Trial:
     >>> find_trial("qa_backbones/3", storage).record.number
     3
 
-    Raises ConfigError when there is no such sweep or trial, or none of the sweep has a value yet.
+    Raises ConfigError when the sweep or the trial does not exist, or when no trial of the sweep has a value yet.
     """
     name, number = split(text)
     ledger = load_ledger(storage, name)
@@ -98,7 +98,7 @@ def find_trial(text: str, storage: RDBStorage) -> Trial:
 
 
 def split(text: str) -> tuple[str, int | None]:
-    """Split a name into the sweep's name and the trial's number, None if there is none.
+    """Split `SWEEP/NUMBER` into the sweep's name and the trial's number. The number of `SWEEP` is None.
 
     >>> split("qa_backbones/3")
     ('qa_backbones', 3)

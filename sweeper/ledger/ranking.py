@@ -1,5 +1,5 @@
-"""Rank a sweep's trials. Every command uses this ranking. It never ranks a repeat: a repeat counts in the mean
-of the trial that it repeats."""
+"""Rank a sweep's trials. Every command uses this ranking. Repeats are not ranked: they count in the mean of the trial
+that they repeat."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Spread(NamedTuple):
 
 
 def without_repeats(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the trials that are no repeats of others."""
+    """Return the trials that are not repeats of others."""
     return [record for record in records if record.repeat_of is None]
 
 
@@ -37,14 +37,15 @@ def seed_spread(record: TrialRecord, records: Sequence[TrialRecord]) -> Spread |
 
 
 def rank_trials(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
-    """Return all trials but repeats, best first, the earlier of two equal trials first.
+    """Return all trials except repeats, best first. Of two equal trials the earlier one comes first.
 
     The order is: trials with repeats by their mean, trials without repeats by their value, failed trials, trials
     without a value. A mean is not compared with a single value, since the best of many single values is too
     optimistic.
     """
     sign = -1 if direction == "max" else 1
-    repeats = [record for record in records if record.repeat_of is not None]  # few, and searched for every trial
+    # selected once, since `rank` searches them for every trial
+    repeats = [record for record in records if record.repeat_of is not None]
 
     def rank(record: TrialRecord) -> tuple[bool, bool, bool, float, int]:
         found = seed_spread(record, repeats)

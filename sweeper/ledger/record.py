@@ -28,14 +28,14 @@ class TrialRecord:
     value        the objective at the best evaluation so far, None before the first
     metrics      all metrics at that evaluation
     evaluations  reports in order: the job's metrics, `epoch`, `seconds` since the start of the trial, `timing` with the
-                 seconds of each phase since the report before
+                 seconds of each phase since the previous report
     checkpoint   the folder or s3:// address of the best evaluation
     reason       the cause of PRUNED or FAIL
     repeat_of    the number of the trial that this one repeats with another seed
     test         the score on the test questions, None if not evaluated
     incidents    failures after which the trial continued, in order: `kind`, `reason`, the `epoch` reached, and the
-                 parameters `changed` since
-    origin       SWEEP/NUMBER of the original if the trial was taken over from another sweep
+                 parameters `changed` for the next attempt
+    origin       SWEEP/NUMBER of the original if the trial was copied from another sweep
     """
 
     number: int
@@ -57,7 +57,7 @@ class TrialRecord:
 
     @property
     def used(self) -> Mapping[str, Any]:
-        """Return the parameters after the changes of all incidents. `params` and `key` stay as drawn."""
+        """Return the parameters with the changes of all incidents. `params` and `key` keep the drawn values."""
         changes = [incident["changed"] for incident in self.incidents]
         return reduce(lambda params, changed: {**params, **changed}, changes, dict(self.params))
 
@@ -76,7 +76,7 @@ class TrialRecord:
 
 
 def trial_key(job: str, params: Mapping[str, Any], data_fingerprint: str) -> str:
-    """Return a hash of the job, all parameters with the seed, and the data. Equal trials have equal keys."""
+    """Return a hash of the job, all parameters including the seed, and the data. Equal trials have equal keys."""
     text = json.dumps([job, dict(params), data_fingerprint], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -15,9 +15,9 @@ from sweeper.space.search_space import SearchSpace, assign, draw_labels, params_
 
 
 def draw(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any] | None:
-    """Draw all parameters of the job. An enqueued trial's settings replace draws.
+    """Draw all parameters of the job. The settings of an enqueued trial replace draws.
 
-    Return None if the job refuses the combination: only pairs of values are checked before a sweep.
+    Returns None if the job refuses the combination, since only pairs of values are checked before a sweep.
     """
     fixed = trial.user_attrs.get("fixed", {})
     assignment = assign(space, lambda label, domain: suggest(trial, label, domain), fixed)
@@ -28,7 +28,7 @@ def draw(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any] | None:
 
 
 def suggest(trial: optuna.Trial, label: str, domain: Domain) -> Any:
-    """Let Optuna draw a value of `domain` for the trial, under the name `label`. A constant needs no draw."""
+    """Let Optuna draw a value of `domain` for the trial, under the name `label`. Return a constant without a draw."""
     match domain:
         case Choice(values):
             return trial.suggest_categorical(label, values)
@@ -54,7 +54,7 @@ def distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
 
 
 def sampler(space: SearchSpace, number: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of draw `number`. TPE models each branch of a conditional space separately (`group`)."""
+    """Return the sampler for draw `number`. With `group`, TPE models each branch of a conditional space separately."""
     seed = (space.search.seed * 1_000_003 + number) % 2**32
     if space.search.sampler != "tpe":
         return optuna.samplers.RandomSampler(seed=seed)
@@ -64,6 +64,6 @@ def sampler(space: SearchSpace, number: int) -> optuna.samplers.BaseSampler:
 
 
 def enqueueable(space: SearchSpace, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return by draw label the values of a setting that lie in the space: those that the sampler can learn from."""
+    """Return the values of a setting that lie in the space, by draw label. The sampler can learn only from these."""
     labelled = ((label, domain, settings[name]) for name, label, domain in draw_labels(space) if name in settings)
     return {label: value for label, domain, value in labelled if contains(domain, value)}

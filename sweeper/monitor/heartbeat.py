@@ -26,7 +26,7 @@ DRIVER = "driver"
 STOP = "stop"
 POLL_SECONDS = 5.0  # between two reads of the stop request; a read takes 18 ms in a ledger of 2,000 trials
 HEARTBEAT_SECONDS = 30.0  # between two heartbeats; a write takes 4 ms
-SILENT_SECONDS = 100.0  # three missed heartbeats: the driver may run or not
+SILENT_SECONDS = 100.0  # after three missed heartbeats it is unknown if the driver still runs
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 PIDS = Path("/proc/self/ns/pid")
 
@@ -39,7 +39,7 @@ class Driver:
     """Describe the process that runs a sweep. Times are the ledger's clock, in seconds since 1970.
 
     id     unique for each start; a stop request names it, so that it cannot stop a later driver
-    place  the `process_namespace` in which `pid` is valid
+    place  the result of `process_namespace` where `pid` is valid
     seen   time of the last heartbeat
     ended  time of an orderly end; None for a driver that runs or was killed
     """
@@ -53,7 +53,7 @@ class Driver:
     ended: float | None = None
 
     def state(self, now: float) -> State:
-        """Return the driver's state. Only its own machine can tell `died`; others see a dead driver as `silent`."""
+        """Return the driver's state. A dead driver is `died` on its own machine and `silent` on all others."""
         if self.ended is not None:
             return "ended"
         if self.place and self.place == process_namespace() and process_ended(self.pid):
@@ -62,7 +62,7 @@ class Driver:
 
 
 def process_namespace() -> str:
-    """Return an identifier of the boot and the container in which process ids are valid; empty if it is unknown."""
+    """Return an id of the machine's boot and the container, within which process ids are valid; empty if unknown."""
     try:
         return f"{BOOT.read_text().strip()} {PIDS.readlink()}"
     except OSError:
@@ -78,7 +78,7 @@ def process_ended(pid: int) -> bool:
 
 
 def driver_of(attributes: Mapping[str, Any]) -> Driver | None:
-    """Return the newest driver in `Ledger.latest_attributes`; None if the sweep has never had one."""
+    """Return the newest driver from `Ledger.latest_attributes`; None if the sweep has never had a driver."""
     return Driver(**attributes[DRIVER]) if DRIVER in attributes else None
 
 
@@ -89,7 +89,7 @@ def stop_request(driver: Driver, attributes: Mapping[str, Any]) -> StopRequest |
 
 
 def request_stop(ledger: Ledger, driver: Driver, request: StopRequest) -> None:
-    """Ask a driver to stop in good order (`stop`) or at once (`now`)."""
+    """Ask a driver to save its trials and stop (`stop`), or to stop at once (`now`)."""
     ledger.set_attribute(STOP, {"driver": driver.id, "wish": request})
 
 
@@ -111,7 +111,7 @@ def wait_for_driver(
 def driver_heartbeat(ledger: Ledger, interrupt: Interrupt) -> Iterator[None]:
     """Register this process as the sweep's driver, write its heartbeat and carry out stop requests within the block.
 
-    Errors of the database are ignored here: the code that records trials reports them.
+    Database errors are ignored here, since the code that records trials reports them.
     """
     now = ledger.now()
     driver = Driver(uuid4().hex, platform.node(), os.getpid(), process_namespace(), started=now, seen=now)
@@ -138,7 +138,8 @@ def write_end(ledger: Ledger, driver: Driver) -> None:
 
 
 def _beat(ledger: Ledger, driver: Driver, interrupt: Interrupt, over: threading.Event) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # only the main thread handles signals; it may hold them back
+    # the main thread must receive the signals, since it can delay their handling
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     written = time.monotonic()
     while not over.wait(POLL_SECONDS):
         with suppress(*DATABASE_ERRORS, SQLAlchemyError):

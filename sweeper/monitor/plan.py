@@ -1,4 +1,4 @@
-"""Describe a sweep as lines of text without running it: the space, the first configurations, the disk it needs."""
+"""Describe a sweep as text without running it: the space, the first configurations, the disk space it needs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sweeper.monitor.progress import short_value
 from sweeper.space.cases import backbones, list_cases
 from sweeper.space.search_space import SearchSpace, searched_parameters
 
-COPIES_PER_CHECKPOINT = 3  # the weights and the two moments that AdamW keeps of each weight
+COPIES_PER_CHECKPOINT = 3  # the weights, and two AdamW moments of the same size
 
 
 def plan_lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str]:
-    """Yield the plan: the branches of the space, the trials at once, the first configurations, the disk space."""
+    """Yield the lines of the plan: branches of the space, concurrent trials, first configurations, disk space."""
     search = space.search
     goal = f"{space.objective} ({space.direction})"
     yield f"{space.name}: {search.trials} trials of {space.job} on {space.data}, by {goal}"
@@ -60,7 +60,7 @@ def first_configurations(space: SearchSpace, count: int) -> list[dict[str, Any]]
 
 
 def disk_forecast(space: SearchSpace, slots: int) -> str:
-    """Estimate the disk space: at most two checkpoints of each running trial, and the kept ones."""
+    """Estimate the disk space for the kept checkpoints and for at most two checkpoints of each running trial."""
     known = [size for size in map(weight_bytes, backbones(space)) if size is not None]
     if not known:
         return "disk: not known before the backbones are downloaded"

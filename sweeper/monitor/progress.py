@@ -38,7 +38,7 @@ class Progress:
             get_renderable=self.view,
             refresh_per_second=2,
             transient=True,
-            redirect_stdout=False,  # what libraries print belongs in the log, not above the table
+            redirect_stdout=False,  # the output of libraries goes to the log
             redirect_stderr=False,
         )
 

@@ -29,7 +29,7 @@ from sweeper.monitor.heartbeat import (
 from sweeper.process.signals import SHUTDOWN_SECONDS
 from sweeper.space.sections import duration
 
-# a driver that had to kill itself counts as silent after this time
+# after this time, a driver that missed its shutdown limit and killed itself counts as silent
 MAX_WAIT_SECONDS = POLL_SECONDS + SHUTDOWN_SECONDS + SILENT_SECONDS + HEARTBEAT_SECONDS
 PROMISES: Mapping[StopRequest, str] = {
     "stop": f"it reads requests every {POLL_SECONDS:g} s, saves the running trials and ends within half a minute",
@@ -39,7 +39,7 @@ PROMISES: Mapping[StopRequest, str] = {
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """Hold the state of a running trial; `epoch` and `seconds` belong to its last evaluation."""
+    """Hold the state of a running trial. `epoch` and `seconds` are those of its last evaluation."""
 
     trial: int
     epoch: float
@@ -68,7 +68,7 @@ class BestTrial:
 
 @dataclass(frozen=True)
 class DriverProcess:
-    """Describe the newest driver: `seconds` it has run, `seen` seconds since its heartbeat, by the ledger's clock."""
+    """Describe the newest driver. `seconds` count from its start, `seen` from its heartbeat, by the ledger's clock."""
 
     host: str
     pid: int
@@ -165,7 +165,7 @@ def process_of(driver: Driver, now: float) -> DriverProcess:
 
 
 def count_trials(records: Sequence[TrialRecord], space: Mapping[str, Any]) -> TrialCounts:
-    """Count the trials of a search space as the ledger stores it: its job need not be installed here."""
+    """Count a sweep's trials by state. `space` is the stored plain form, for which the job need not be installed."""
     states = [record.state for record in records]
     repeats = space.get("repeats")
     most = space["search"]["trials"] + (repeats["top"] * len(repeats["seeds"]) if repeats else 0)

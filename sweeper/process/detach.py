@@ -1,7 +1,7 @@
 """Run a command in the background after its checks have passed (`--detach`).
 
-The process is forked before heavy imports. The caller waits until the command leaves the terminal, so that errors
-before that still have their message and exit code.
+The process is forked before heavy imports. The caller waits until the command has left the terminal, so that an
+earlier error still shows its message and sets the exit code.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OUTPUT = "output.txt"
-PATH_BYTES = 4096  # a pipe transfers this many bytes in one piece
+PATH_BYTES = 4096  # a write of up to this many bytes to a pipe is never split
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,10 @@ class Detachment:
     pipe: int
 
     def leave(self, folder: Path, terminal: int) -> None:
-        """Continue without a terminal: in a new session, with empty input, and with output, errors and the descriptor
-        `terminal` appended to a file in `folder`. Then notify the parent."""
+        """Continue in a new session without a terminal, then notify the parent process.
+
+        The input is empty. Output, errors and the descriptor `terminal` are appended to a file in `folder`.
+        """
         os.setsid()
         log = os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -53,7 +55,9 @@ class Detachment:
 
 
 def start_detached(command: Callable[[Detachment], object]) -> DetachedCommand | int:
-    """Run `command` in a child process. Return when it has left the terminal, or its exit code if it ended before.
+    """Run `command` in a child process and wait until it has left the terminal.
+
+    Returns the DetachedCommand, or the exit code if the command ended before.
 
     >>> outcome = start_detached(lambda detachment: train(space, detachment))
     """
@@ -64,7 +68,7 @@ def start_detached(command: Callable[[Detachment], object]) -> DetachedCommand |
         command(Detachment(writing))
         sys.exit(0)
     os.close(writing)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the child too, which ends
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the child, which ends
     folder = os.read(reading, PATH_BYTES)
     signal.signal(signal.SIGINT, before)
     os.close(reading)

@@ -15,7 +15,7 @@ from types import FrameType
 import psutil
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SHUTDOWN_SECONDS = 25.0  # for an orderly stop; spot machines and batch systems allow 30 s
+SHUTDOWN_SECONDS = 25.0  # limit of an orderly stop; spot machines and batch systems allow 30 s
 
 
 class Interrupted(KeyboardInterrupt):
@@ -88,12 +88,12 @@ def exit_now(signum: int) -> None:
 
 
 def descendants() -> list[psutil.Process]:
-    """Return all processes below this one, parents before children."""
+    """Return all direct and indirect child processes, parents before children."""
     return psutil.Process().children(recursive=True)
 
 
 def kill_processes(processes: list[psutil.Process]) -> None:
-    """Kill those processes that still run."""
+    """Kill the processes. Ignore those that have already ended."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -114,8 +114,8 @@ def handle_signals(interrupt: Interrupt) -> Iterator[Interrupt]:
 def signals_blocked() -> Iterator[None]:
     """Block SIGINT and SIGTERM while Ray starts, and restore our handlers, which Ray replaces.
 
-    Processes started meanwhile inherit the block, so that a signal to the whole process group, as from systemd or
-    Slurm, cannot kill Ray before the sweep has stopped.
+    Ray's processes inherit the block. Thus a signal that systemd or Slurm sends to the whole process group cannot kill
+    Ray before the sweep has stopped.
     """
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

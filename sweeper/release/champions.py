@@ -1,7 +1,8 @@
 """Find and register champions: the model version with the alias `champion` of each job in MLflow's registry.
 
-The files lie in folders below `champions/` in the root, named by trial and content, and never change. MLflow stores
-their origin. With an MLflow server, the files are also uploaded to the trial's run and downloaded when missing.
+The files are in folders below `champions/` in the root folder. Folders are named by trial and content and never change.
+MLflow stores their origin. With an MLflow server, the files are also uploaded to the trial's run, and downloaded when
+they are missing here.
 """
 
 from __future__ import annotations
@@ -106,8 +107,8 @@ class Registry:
     def _source(self, folder: str, run_id: str | None) -> str:
         """Return the address of the files for MLflow.
 
-        Without a server it is the local folder, and nothing is copied. With a server the files are uploaded first,
-        because other machines cannot read this machine's folder.
+        Without a server this is the local folder, and nothing is copied. With a server the files are uploaded first,
+        because other machines cannot read the local folder.
         """
         path = self.stores.root / FOLDER / folder
         if not self.stores.remote:
@@ -129,7 +130,7 @@ def champion(job: str, stores: Stores) -> Path:
 
     Raises ConfigError when the job has none, EnvironmentFailure when its files are missing or damaged.
     """
-    if sqlite_is_absent(stores.tracking):  # opening it would create it
+    if sqlite_is_absent(stores.tracking):  # MLflow would create the file
         raise ConfigError(f"job {job}: has no champion; {_champion_cure(job, [])}")
     registry = open_registry(stores)
     version = registry.champion(job)

@@ -43,10 +43,10 @@ REQUIRED = (
 
 
 def export_team(team: Team, output: Path, stores: Stores, weight: float | None = None) -> str:
-    """Write a folder that answers questions without this project's stores, and return a note on the weight.
+    """Write a folder that answers questions without this project's stores, and return a note about the weight.
 
     The folder has the checkpoints without training state, `answer.py`, the code of `jobs`, pinned requirements, and
-    SHA256SUMS of all files. Without `weight`, the weight is fitted as by `team_answers`.
+    SHA256SUMS of all files. Without `weight`, the weight is fitted as in `team_answers`.
 
     Raises ConfigError when the folder exists and is not empty, EnvironmentFailure when it cannot be written.
     """
@@ -77,7 +77,7 @@ def _fill(folder: Path, team: Team, weight: float) -> None:
 
 
 def _copy_code(package: Path, target: Path) -> None:
-    """Copy the Python files without their file modes, so that the umask decides who may read the export."""
+    """Copy the Python files without their file modes: the umask determines who may read the export."""
     for path in package.rglob("*.py"):
         place = target / path.relative_to(package)
         place.parent.mkdir(parents=True, exist_ok=True)

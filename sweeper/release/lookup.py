@@ -16,7 +16,7 @@ from sweeper.storage.settings import Stores
 
 
 def find_checkpoint(text: str, stores: Stores) -> Path:
-    """Return the checkpoint folder of a path, of a bucket address, of `JOB@champion`, of a sweep or of SWEEP/NUMBER.
+    """Return the checkpoint folder for a path, a bucket address, `JOB@champion`, a sweep or SWEEP/NUMBER.
 
     >>> find_checkpoint("qa@champion", stores)
     PosixPath('…/champions/qa/qa_backbones-3-1f0c2e9a')
@@ -46,10 +46,10 @@ def find_answering_checkpoint(text: str, stores: Stores) -> Path:
 
 
 def _folder(text: str) -> Path | None:
-    """Return `text` as a folder if it is the path of a checkpoint or is written like a path; else None."""
+    """Return `text` as a folder if a checkpoint is there or the text looks like a path; else None."""
     try:
         folder = Path(text).expanduser()
         is_path = (folder / MANIFEST).is_file() or (folder.is_dir() and text.startswith((".", "/", "~")))
-    except (OSError, RuntimeError):  # the name is too long, or ~name is no user
+    except (OSError, RuntimeError):  # the name is too long, or `~name` is not a user
         return None
     return folder if is_path else None

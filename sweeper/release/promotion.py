@@ -1,8 +1,8 @@
 """Promote a trial to its job's champion.
 
-On the same validation data and metric the better score wins; of equal scores the older trial. The result does not
-depend on the order of promotions. A rule that required significance would depend on it: an early champion could keep
-out every trial that is only slightly better. The p-value of the paired test is reported as information.
+Trials are compared on the same validation data and metric. The better score wins; with equal scores the older trial
+wins. So the order of promotions does not matter. With a significance test it would matter: an early champion would stay
+as long as each new trial is only slightly better. The p-value of the paired test is reported as information.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sweeper.secrets import redacted_values
 from sweeper.space.sections import NAME
 from sweeper.storage.settings import Stores
 
-LOCK_SECONDS = 900.0  # longest wait while other promotions copy checkpoints
+LOCK_SECONDS = 900.0  # longest wait for other promotions, which copy checkpoints
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Entrant:
 
     @property
     def rank(self) -> tuple[float, int, str]:
-        """Return a sort key; the best entrant has the lowest."""
+        """Return a sort key. The best entrant has the lowest key."""
         return (-self.score if self.direction == "max" else self.score, self.trial_id, self.trial)
 
 
@@ -61,10 +61,10 @@ class Promotion:
     """Hold the result of a promotion.
 
     promoted  True if the trial became champion and was not champion before
-    reason    one sentence that says why
+    reason    the reason for the decision, in one sentence
     version   the version of the champion after the promotion; `folder` is its checkpoint
     previous  the champion before the promotion
-    p         the p-value of the paired test between the two; None if they cannot be compared by question
+    p         the p-value of the paired test of trial and champion; None if it could not be made
     """
 
     job: str
@@ -98,8 +98,8 @@ def promote(trial: Trial, stores: Stores, *, force: bool = False, significant: b
     >>> promote(find_trial("qa_backbones", storage), stores).reason
     'exact_match 0.8315 beats 0.8106 of qa_small/2 (paired test: p = 0.003)'
 
-    `significant` also requires p < 0.05. `force` skips the comparison and is stored with the version. Promotions
-    on machines that share the root run one after the other.
+    `significant` also requires p < 0.05. `force` skips the comparison and is stored with the version. Machines with
+    the same root folder promote one after the other.
 
     Raises ConfigError when data or metrics of the two differ, EnvironmentFailure when the checkpoint is missing or
     damaged or MLflow does not answer, DataFailure when `significant` is set and the paired test cannot be made.
@@ -124,7 +124,7 @@ def promote(trial: Trial, stores: Stores, *, force: bool = False, significant: b
 def decide_promotion(
     entrant: Entrant, champion: Entrant | None, p: float | None, *, force: bool = False, significant: bool = False
 ) -> Decision:
-    """Decide if `entrant` replaces the champion, and say why.
+    """Decide if `entrant` replaces the champion, and give the reason.
 
     Raises ConfigError when the two cannot be compared, DataFailure when `significant` is set and `p` is None.
     """
@@ -205,7 +205,7 @@ def read_entrant(tags: Mapping[str, str]) -> Entrant:
 def lineage_tags(
     trial: Trial, entrant: Entrant, content: str, previous: Entrant | None, p: float | None, *, forced: bool
 ) -> dict[str, str]:
-    """Return the tags of a version: how to reproduce it, and why it became champion."""
+    """Return the tags of a model version, which tell how to reproduce it and why it became champion."""
     attributes, record = trial.ledger.attributes, trial.record
     return {
         **{name: str(value) for name, value in asdict(entrant).items()},
@@ -224,15 +224,15 @@ def lineage_tags(
 
 
 def checkpoint_fingerprint(checkpoint: Path) -> str:
-    """Return the SHA-256 of the manifest of the files for answering; a checkpoint and its copy have the same."""
+    """Return the SHA-256 of a checkpoint's manifest without training state. A copy has the same fingerprint."""
     text = json.dumps(answering_part(checkpoint), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def champion_folder_name(trial: Trial, content: str) -> str:
-    """Return a readable folder name that differs for every content, so that a folder never changes.
+    """Return a readable folder name that contains a hash of the content, so that a folder never changes.
 
-    The name cannot have the version's number: MLflow assigns it after it has the folder.
+    The name cannot contain the version number, since MLflow needs the folder before it assigns the number.
     """
     return f"{trial.name.replace('/', '-')}-{content[:8]}"
 
@@ -241,7 +241,7 @@ def champion_folder_name(trial: Trial, content: str) -> str:
 def promotion_lock(folder: Path, job: str) -> Iterator[None]:
     """Allow one promotion of a job at a time; the kernel releases the lock when the process dies.
 
-    MLflow cannot read, compare and set an alias in one step: the last writer wins.
+    The lock is needed because MLflow cannot compare and set an alias in one step: the last writer would win.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = FileLock(folder / f"{job}.lock")
@@ -292,7 +292,7 @@ def _install(checkpoint: Path, folder: Path) -> None:
 
 
 def _existing_fingerprint(checkpoint: Path) -> str:
-    """Return the checkpoint's fingerprint. Raises EnvironmentFailure when a running sweep has just deleted it."""
+    """Return the checkpoint's fingerprint. Raises EnvironmentFailure if a running sweep has deleted the checkpoint."""
     try:
         return checkpoint_fingerprint(checkpoint)
     except (OSError, ValueError):
@@ -313,7 +313,7 @@ def _p_against_champion(trial: Trial, version: Version, registry: Registry) -> f
         data, given = validation_data(trial), load_json(registry.local_folder(version) / PREDICTIONS)
         own = verified_scores(trial, data, trial.predictions())
         other = question_scores(data, given, champion.trial, metric_profile(trial))
-        if champion.profile == metric_profile(trial):  # else its score was computed by another definition
+        if champion.profile == metric_profile(trial):  # else the two scores have different definitions
             check_reported(other, {champion.objective: champion.score}, champion.objective, champion.trial)
         return paired_p(own[objective], other[objective])
     except (Failure, KeyError, OSError, ValueError):

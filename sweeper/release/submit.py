@@ -20,7 +20,7 @@ def submit_answers(
 ) -> Answers:
     """Answer the questions of `test` and write the answers to `output`.
 
-    Raises Failure with one line for each answer that a contest would refuse; nothing is written then.
+    Raises Failure with one line for each answer that a contest would refuse, and writes nothing then.
     """
     check_output_folder(output)
     data = read_unlabelled(context, test)
@@ -33,7 +33,7 @@ def submit_answers(
 
 
 def record_submission(team: Team, answers: Answers, output: Path, stores: Stores) -> None:
-    """Store a submission in MLflow: the file and the checkpoints that made it. Raises EnvironmentFailure."""
+    """Store a submission in MLflow: the CSV file and the names of its checkpoints. Raises EnvironmentFailure."""
     from sweeper.tracking.client import log_single_run
 
     members = {f"checkpoint.{index}": str(folder) for index, folder in enumerate(team.members())}
@@ -42,6 +42,6 @@ def record_submission(team: Team, answers: Answers, output: Path, stores: Stores
 
 
 def check_output_folder(output: Path) -> None:
-    """Raise EnvironmentFailure when the folder to write into does not exist. Called before hours of work."""
+    """Raise EnvironmentFailure when the output folder is missing. Called first, as answering may take hours."""
     if not output.absolute().parent.is_dir():
         raise EnvironmentFailure(f"{output}: folder {output.parent} does not exist; create it, or name another place")

@@ -1,4 +1,4 @@
-"""Answer questions with a team of trained models, as submissions and exports need it."""
+"""Answer questions with a team of trained models, for submissions and exports."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ class Team:
 class Answers:
     """Hold a team's answers.
 
-    weight  the weight of the reader's score in the sum of both scores; 0 for the plain pipeline and end to end
-    note    one phrase on the origin of the weight
+    weight  weight of the reader's score in the sum of both scores; 0 if the selector alone chooses the paragraph, and
+            for an end-to-end model
+    note    a phrase that tells where the weight comes from
     """
 
     rows: Sequence[Answer]

@@ -24,13 +24,13 @@ NOTHING = Spread(0, None, None)
 
 
 def comparison_rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
-    """Return one row per trial, best first; trials without a value come last, by number.
+    """Return one row per trial, best first. Trials without a value come last, by number.
 
     Keys: trial, state, value, n, mean, std, params, metrics, test, epochs, duration_s, run_id, checkpoint, reason.
     `value` and `metrics` belong to the trial's best evaluation. `mean` and `std` (None for one seed) summarize the
     value over `n` seeds. `test` is the score on the test questions, if known. `duration_s` is the training time in
-    seconds. `checkpoint` is the address of the best evaluation's checkpoint, if it was kept. Repeats have no row of
-    their own: they count in the row of the trial that they repeat. See `sweeper.ledger.ranking` for the order.
+    seconds. `checkpoint` is the address of the best evaluation's checkpoint, if it was kept. Repeats have no rows: they
+    count in the row of the trial that they repeat. See `sweeper.ledger.ranking` for the order.
     """
     repeats = [record for record in records if record.repeat_of is not None]
     kept = checkpoint_store.still_stored(record.checkpoint for record in records)
@@ -93,7 +93,7 @@ def _text_columns(table: Sequence[Row]) -> frozenset[str]:
 
 
 def profile_caption(table: Sequence[Row]) -> str | None:
-    """Name the metric profiles of exact_match and f1; return None for jobs without a profile."""
+    """Return a caption that names the metric profiles of exact_match and f1; None for jobs without a profile."""
     profiles = dict.fromkeys(str(row["params"]["metric_profile"]) for row in table if "metric_profile" in row["params"])
     return f"exact_match and f1: {', '.join(profiles)}" if profiles else None
 
@@ -186,7 +186,7 @@ def varied_settings(table: Sequence[Row]) -> list[str]:
 def _millions(checkpoint: str | None) -> float | None:
     try:
         count = parameter_count(Path(checkpoint)) if checkpoint and not checkpoint_store.is_remote(checkpoint) else None
-    except (OSError, ValueError):  # damaged weights must not prevent the table
+    except (OSError, ValueError):  # the table must not fail because of damaged weights
         return None
     return round(count / 1e6, 3) if count else None
 
@@ -194,7 +194,7 @@ def _millions(checkpoint: str | None) -> float | None:
 def model_columns(table: Sequence[Row]) -> list[str]:
     """Return the column names of the table of models.
 
-    Columns without a value are left out, and so are losses that are no sweep's objective.
+    Columns without a value are left out. Losses are left out unless a sweep has them as its objective.
     """
     metrics = dict.fromkeys(name for row in table for name in (row["objective"], *row["metrics"]))
     scores = [name for name in metrics if not name.endswith("loss") or any(row["objective"] == name for row in table)]
@@ -247,5 +247,5 @@ def sort_rows(table: Sequence[Row], column: str, reverse: bool = False) -> list[
 
 
 def _sort_key(value: Any) -> tuple[bool, Any]:
-    """Return a key that sorts numbers before text, as one parameter may have both."""
+    """Return a key that sorts numbers before text, since a column may contain both."""
     return (True, str(value)) if not isinstance(value, int | float) else (False, value)

@@ -15,7 +15,7 @@ MIN_TRIALS = 4  # with fewer trials the importance is not computed
 def importances(found: Results) -> tuple[dict[str, float], float, int]:
     """Return the importance of each varying parameter (summing to 1), the epoch of comparison, and the trial count.
 
-    Trials stopped early have fewer epochs, so all trials are compared at the last epoch that all of them reached.
+    Trials stopped early have fewer epochs. Therefore all trials are compared at the last epoch that each one reached.
     Evaluator: Watanabe, Bansal, Hutter, PED-ANOVA, IJCAI 2023, https://arxiv.org/abs/2304.10255; it needs at least
     five trials in the better part. Raises NothingToShow when there are too few trials or no differences.
     """
@@ -55,7 +55,7 @@ def importance_shares(
     quantile = min(0.5, max(0.1, 5 / len(trials)))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=quantile)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns when the better trials do not differ from the others
+        warnings.simplefilter("ignore")  # Optuna warns when better and worse trials have the same values
         scores = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
     total = sum(scores.values())
     if not total > 0:

@@ -1,4 +1,4 @@
-"""Count the kinds of mistakes in a trial's answers, alone or next to another trial, as tables and plain values."""
+"""Count the kinds of mistakes in the answers of one trial or of two, as tables and plain values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sweeper.ledger.lookup import Trial
 from sweeper.results.scores import PREDICTION_KEYS, metric_profile, validation_data, verified_scores
 from sweeper.results.table import Table, one_line
 
-EXAMPLE_COLUMNS = 40  # terminal columns of an example's text; a Chinese character takes two
+EXAMPLE_COLUMNS = 40  # width of an example's text on the terminal; a Chinese character takes two columns
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Diagnosis:
 class DiagnosisPair:
     """Hold the verdicts of two trials on the same questions, as pairs (verdict of `this`, verdict of `other`).
 
-    Each pair is in one of four groups: both right, only one right, or neither.
+    Each pair is in one of four groups: both right, only `this` right, only `other` right, or neither right.
     """
 
     this: Diagnosis
@@ -68,7 +68,7 @@ class DiagnosisPair:
 
 
 def mistake_tables(trial: Trial, other: Trial | None = None, examples: int = 3) -> tuple[list[Table], dict[str, Any]]:
-    """Return what `sweeper errors` prints: tables, and the same content as plain values for JSON.
+    """Return the tables that `sweeper errors` prints, and the same content as plain values for JSON.
 
     >>> tables, values = mistake_tables(find_trial("readers", storage), find_trial("readers/3", storage))
     >>> values["kinds"]["boundary"], values["vs"]["only_other"]
@@ -113,7 +113,7 @@ def diagnose(trial: Trial, profile: str | None = None) -> Diagnosis:
 def compare_diagnoses(this: Diagnosis, other: Diagnosis) -> DiagnosisPair:
     """Group the questions by the trials that answered them correctly.
 
-    Raises ConfigError when the trials have different data, or one reads and the other selects.
+    Raises ConfigError when the trials have different data, or when one is a reader and the other a selector.
     """
     if this.fingerprint != other.fingerprint:
         raise ConfigError(f"--vs {other.trial}: has other data than {this.trial}; name a trial of the same data")
@@ -153,7 +153,7 @@ def kinds_table(one: Diagnosis) -> Table:
 
 
 def boundary_line(one: Diagnosis, shown: int = 8) -> str | None:
-    """Return the most frequent boundary differences as text, such as `boundary by +1: 12, -2: 5`; None without any."""
+    """Return the most frequent boundary differences as text, such as `boundary by +1: 12, -2: 5`, or None."""
     ranked = boundary_counts(one).items()
     parts = [f"{extra}: {count}" for extra, count in list(ranked)[:shown]]
     more = f", other: {sum(count for _, count in list(ranked)[shown:])}" if len(ranked) > shown else ""
@@ -161,16 +161,16 @@ def boundary_line(one: Diagnosis, shown: int = 8) -> str | None:
 
 
 def boundary_counts(one: Diagnosis) -> dict[str, int]:
-    """Count the `boundary` answers by their surplus of characters: `+2` has two too many, `-1` lacks one.
+    """Count the `boundary` answers by the difference in length: `+2` is two characters too long, `-1` one too short.
 
-    The most frequent difference comes first; smaller differences win ties.
+    The most frequent difference comes first; of equally frequent ones, the smaller comes first.
     """
     counts = Counter(verdict.extra for verdict in one.of("boundary"))
     return {f"{extra:+d}": counts[extra] for extra in sorted(counts, key=lambda n: (-counts[n], abs(n), -n))}
 
 
 def groups_table(one: Diagnosis, title: str, groups: Sequence[str], group: Callable[[Verdict], str]) -> Table:
-    """Return a table with one row per group: its answers, the right ones, and the count of each kind of mistake."""
+    """Return a table with one row per group: number of answers, right answers, and each kind of mistake."""
     wrong = [kind for kind, count in count_kinds(one.verdicts, one.kinds).items() if count and kind not in RIGHT]
     rows = []
     for name in groups:
@@ -192,7 +192,8 @@ def examples_table(one: Diagnosis, examples: int) -> Table:
 
 
 def pair_tables(pair: DiagnosisPair, examples: int = 3) -> list[Table]:
-    """Return the 2x2 table of two trials, and examples of questions that only the other trial answers correctly."""
+    """Return the 2×2 table of right and wrong answers of two trials, and examples that only the other one answers
+    correctly."""
     this, other = pair.this.trial, pair.other.trial
     rows = [
         [f"{this} right", len(pair.both), len(pair.only_this)],
@@ -262,7 +263,7 @@ def _example(verdict: Verdict) -> dict[str, Any]:
 
 
 def kind_name(verdict: Verdict) -> str:
-    """Return the verdict's kind; a boundary also gets its surplus of characters, as in `boundary -1`."""
+    """Return the kind of the verdict, for a boundary with the difference in characters, as in `boundary -1`."""
     return f"{verdict.kind} {verdict.extra:+d}" if verdict.kind == "boundary" else verdict.kind
 
 
@@ -275,7 +276,7 @@ def shorten_text(text: str) -> str:
 
 
 def percent_of(part: int, whole: int) -> str:
-    """Format a share in percent; – if `whole` is 0.
+    """Format a share in percent. Return – if `whole` is 0.
 
     >>> percent_of(1, 3)
     '33.3 %'

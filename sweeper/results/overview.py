@@ -16,7 +16,7 @@ from sweeper.results.comparison import comparison_rows, differing_parameters
 
 
 class NothingToShow(Exception):
-    """Signal that a plot has no data; the message says why, in one sentence."""
+    """Signal that a plot has no data. The message gives the reason in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Results:
 
     @property
     def search(self) -> list[TrialRecord]:
-        """Return the trials of the search, without repeats with other seeds."""
+        """Return the trials that are not repeats."""
         return without_repeats(self.records)
 
     @property
@@ -62,7 +62,7 @@ def backbone(record: TrialRecord) -> str:
 
 
 def planned_epochs(record: TrialRecord) -> float | None:
-    """Return the number of epochs that the trial was to train; None if its job has no such parameter."""
+    """Return the planned number of epochs of a trial; None if its job has no parameter for it."""
     epochs = record.params.get("num_train_epochs")
     return float(epochs) if isinstance(epochs, int | float) else None
 

@@ -1,6 +1,6 @@
 """Draw a sweep's plots as SVG: learning curves, learning rate, early stopping, importance, parallel coordinates.
 
-Text stays text in the SVG and uses the reader's fonts. Each backbone has the same colour and marker in all plots.
+Text is stored as text in the SVG and uses the reader's fonts. Each backbone has one colour and marker in all plots.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAPER, INK, MUTED, LINE = "#ffffff", "#1f2430", "#5f6775", "#d9dce3"
-# after Okabe and Ito, https://jfly.uni-koeln.de/color/, darkened where white is too near
+# palette of Okabe and Ito, https://jfly.uni-koeln.de/color/, darker where the contrast to white is low
 COLOURS = ("#0072b2", "#d55e00", "#00875f", "#b0518a", "#9a6f00", "#5b4fc4", "#5d6470", "#007a87")
 MARKERS = "os^DvPX*"
 LABEL_CHARS = 18  # characters that fit into the right margin
-LABEL_GAP = 0.08  # distance of two labels, as a share of the axes' height
+LABEL_GAP = 0.08  # smallest distance of two labels, as a share of the axes' height
 MAX_LABELLED_TRIALS = 28  # with more trials, the rows of the early-stopping plot have no text
-FEW_TRIALS = 20  # with fewer trials the importance is only a hint
+FEW_TRIALS = 20  # with fewer trials a caption warns that the importance is uncertain
 SIZE_INCHES = (5.0, 3.1)  # readable on a phone without shrinking, at 72 points an inch
 MARGINS = {"left": 0.1, "right": 0.67, "bottom": 0.17, "top": 0.87}
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Hold a plot as SVG and its caption; if `svg` is empty, `note` says why."""
+    """Hold a plot as SVG and its caption. If `svg` is empty, `note` gives the reason."""
 
     svg: str
     note: str
@@ -76,7 +76,7 @@ def draw_plot(draw: Callable[[Results], tuple[Figure, str]], found: Results) -> 
 
 @contextmanager
 def plot_settings() -> Iterator[None]:
-    """Apply matplotlib settings: text stays text, no mathematics, equal bytes for equal data."""
+    """Apply matplotlib settings: text is stored as text, `$` has no meaning, equal data gives equal bytes."""
     import matplotlib as mpl
 
     settings: Any = {
@@ -106,7 +106,7 @@ def plot_settings() -> Iterator[None]:
         "lines.markersize": 5,
     }
     with mpl.rc_context(settings), warnings.catch_warnings():
-        # only the measured width needs this font; the viewer draws the text with its own fonts
+        # a missing glyph only makes the measured width inexact; the browser draws the text with its own fonts
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
@@ -133,8 +133,8 @@ def xml_line(text: str, longest: int) -> str:
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Return a short label for each backbone name or path.
 
-    The label is the last part of the path, or the whole path if two last parts are equal. A label that is too long
-    keeps its end, because backbones of one family differ there.
+    The label is the last part of the path, or the whole path if two last parts are equal. A long label is cut at its
+    start, because the names of similar backbones differ at the end.
 
     >>> short_names(["hfl/chinese-macbert-large", "a/bert", "b/bert"])
     {'hfl/chinese-macbert-large': '…macbert-large', 'a/bert': 'a/bert', 'b/bert': 'b/bert'}
@@ -146,7 +146,7 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def shorten_name(text: str) -> str:
-    """Return as many of the last words as fit into LABEL_CHARS."""
+    """Return the last words of a name that fit into LABEL_CHARS."""
     if len(text) <= LABEL_CHARS:
         return text
     end = text[1 - LABEL_CHARS :]

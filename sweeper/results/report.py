@@ -1,4 +1,4 @@
-"""Render a sweep as one self-contained web page: no network, no script, any width, light or dark.
+"""Render a sweep as one self-contained web page that needs no network and no script.
 
 This module computes the content from the ledger's records; `report.html.jinja` has the layout.
 """
@@ -34,7 +34,7 @@ TEMPLATE = "report.html.jinja"
 SVG = "http://www.w3.org/2000/svg"
 CONFIDENCE = 0.95
 PROPORTIONS = ("exact_match", "accuracy")  # objectives that are a proportion of the questions
-SHRINKING_POINTS = 400  # widest plot that shrinks to a phone; wider ones scroll
+SHRINKING_POINTS = 400  # wider plots scroll on a phone instead of shrinking
 THEME = {plots.PAPER: "paper", plots.INK: "ink", plots.MUTED: "muted", plots.LINE: "line"}
 THEME |= {colour: f"c{place}" for place, colour in enumerate(plots.COLOURS)}
 
@@ -209,13 +209,16 @@ def report_rows(ledger: Ledger, found: Results) -> list[ReportRow]:
 
 
 def best_row(found: Results, table: Sequence[ReportRow]) -> tuple[TrialRecord, ReportRow] | None:
-    """Return the best trial that completed or was stopped early, and its row; None if there is none."""
+    """Return the best trial with state COMPLETE or PRUNED, and its row; None if there is none."""
     ranked = found.ranked
     return next(((ranked[0], line) for line in table if ranked and line.number == ranked[0].number), None)
 
 
 def trial_interval(trial: Trial) -> Interval | None:
-    """Return the interval of a trial's objective; None if it is no proportion or predictions are missing."""
+    """Return the confidence interval of a trial's objective.
+
+    Returns None if the objective is not a proportion or the predictions are missing.
+    """
     if trial.ledger.objective not in PROPORTIONS or trial.record.value is None:
         return None
     try:
@@ -301,7 +304,7 @@ def safe_line(value: object) -> str:
 
 
 def css_variable(colour: str) -> str:
-    """Return the CSS variable of a plot's colour; its value differs between light and dark mode."""
+    """Return the CSS variable that replaces a plot's colour, so that it can differ in light and dark mode."""
     return f"var(--{THEME[colour]})"
 
 

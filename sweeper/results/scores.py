@@ -20,7 +20,7 @@ from sweeper.results.statistics import indistinguishable
 Prediction = Mapping[str, Any]
 Scores = dict[str, NDArray[np.float64]]
 DEFAULT_PROFILE = "strict"
-MAX_TRIALS = 200  # the number of best trials to compare; more of them would weaken the Holm correction
+MAX_TRIALS = 200  # only the best trials are compared: with more tests, the Holm correction finds fewer differences
 TOLERANCE = 1e-6  # largest difference between a recomputed and a reported score
 SCORE_NAMES = ("exact_match", "f1", "accuracy", "paragraph_accuracy")
 PREDICTION_KEYS = (
@@ -86,7 +86,7 @@ def validation_data(trial: Trial) -> Data:
 
 
 def verified_scores(trial: Trial, data: Data, predictions: Sequence[Prediction]) -> Scores:
-    """Return `question_scores` of a trial after comparing their means with the scores it reported.
+    """Return `question_scores` of a trial after comparing their means with its reported scores.
 
     Raises ConfigError when they differ.
     """
@@ -96,10 +96,10 @@ def verified_scores(trial: Trial, data: Data, predictions: Sequence[Prediction])
 
 
 def check_reported(scores: Scores, reported: Mapping[str, float], objective: str, name: str) -> None:
-    """Raise ConfigError when the means of recomputed scores are not the reported ones.
+    """Raise ConfigError when the means of recomputed scores differ from the reported metrics.
 
-    The objective is checked if it can be recomputed, else every metric that was reported under the same name. If
-    there is none, the objective must equal the first recomputed score.
+    Compares the objective if it is among the scores, else all metrics with the same names. If no name matches, the
+    objective must equal the mean of the first score.
     """
     common = [objective] if objective in scores else [metric for metric in scores if metric in reported]
     pairs = [(metric, metric) for metric in common] or [(metric, objective) for metric in list(scores)[:1]]

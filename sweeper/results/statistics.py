@@ -53,8 +53,9 @@ def bootstrap_p(first: Scores, second: Scores, resamples: int = RESAMPLES, seed:
     """Return the two-sided p-value of the paired bootstrap.
 
     The differences are shifted to mean zero and resampled. The p-value is the share of resampled means that are at
-    least as far from zero as the observed mean, which is counted as one of them (Efron & Tibshirani 1993, section
-    16.4). The variance of resamples is too small by the factor (n - 1) / n, which is corrected (section 5.3).
+    least as far from zero as the observed mean; the observed mean counts as one of them (Efron & Tibshirani 1993,
+    section 16.4). The variance of the resamples is too small by the factor (n - 1) / n, which is corrected (section
+    5.3).
     """
     _check_paired(first, second)
     difference = np.asarray(first, dtype=float) - second

@@ -15,7 +15,7 @@ Timing = Mapping[str, float]
 
 
 def phase_seconds(record: TrialRecord) -> Timing:
-    """Return the seconds of each phase, summed over the trial's evaluations; a phase without a record has 0."""
+    """Return the seconds of each phase, summed over the trial's evaluations. A phase that was never timed has 0."""
     timings = [evaluation.get("timing", {}) for evaluation in record.evaluations]
     return {phase: sum(timing.get(phase, 0.0) for timing in timings) for phase in PHASES}
 

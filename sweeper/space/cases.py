@@ -1,4 +1,4 @@
-"""List the cases of a conditional search space: which values can occur together."""
+"""List the cases of a conditional search space: the combinations of branches whose values can occur together."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Cut:
 
 
 def split_space(parameters: Parameters, resources: Sequence[Reservation], defaults: Mapping[str, Any]) -> list[Cut]:
-    """Split a space into cuts. Stops at MAX_CUTS + 1."""
+    """Split a space into cuts. Stops after MAX_CUTS + 1, so that the caller can see that there are too many."""
     conditional: list[Conditional] = [
         *(branch for branches in parameters.values() for branch in branches),
         *resources,
@@ -144,8 +144,8 @@ def _extended(
 def _domain_parts(domain: Domain, globs: list[str]) -> list[tuple[Domain, Any]]:
     """Group the values of a domain by the globs they match. Return each group with its first value.
 
-    A range that is too long to list is represented by its ends and by the numbers that the globs name; all other
-    values keep the whole range as their domain.
+    A range that is too long to list is represented by its ends and by the numbers that the globs name. All its other
+    values have the whole range as their domain.
     """
     listed = grid_values(domain) if globs else None
     named = [number for glob in globs if (number := _number_in_range(domain, glob)) is not None]
@@ -158,7 +158,7 @@ def _domain_parts(domain: Domain, globs: list[str]) -> list[tuple[Domain, Any]]:
 
 
 def _number_in_range(domain: Domain, glob: str) -> int | float | None:
-    """Return the number that a glob names if it lies in the range, else None."""
+    """Return the number that a glob is equal to if it lies in the range, else None."""
     number = glob_number(glob)
     if number is None or not isinstance(domain, Range) or not domain.low <= number <= domain.high:
         return None
@@ -186,6 +186,6 @@ def _union(whole: Domain, parts: list[Domain]) -> Domain:
 
 
 def pinned(parameters: Parameters, entry: Mapping[str, Any]) -> Parameters:
-    """Return the parameters with those of `entry` as constants, first, because constants depend on nothing."""
+    """Return the parameters with the values of `entry` as constants, which come first as they depend on nothing."""
     constants = {name: (Branch({}, Constant(value)),) for name, value in entry.items()}
     return {**constants, **{name: branches for name, branches in parameters.items() if name not in entry}}

@@ -92,7 +92,7 @@ def plain_scalar(text: str) -> str | int | float | bool | None:
 
 
 def yaml_text(values: dict[str, Any]) -> str:
-    """Write plain values as YAML that `read_document` reads back unchanged."""
+    """Write plain values as YAML from which `read_document` reads the same values."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
 
@@ -143,7 +143,7 @@ def _read_yaml_text(path: Path) -> str:
 
 
 def _bytes(path: Path) -> bytes:
-    """Read a regular file of at most MAX_BYTES. Pipes and devices are refused, since reading them may never end."""
+    """Read a regular file of at most MAX_BYTES. Refuse pipes and devices, since reading them may never end."""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
@@ -167,7 +167,7 @@ def _line_of(raw: bytes | str, position: int) -> int:
 
 
 class _YamlError(Exception):
-    """Raised when the rest of a text cannot be read."""
+    """Signal that the parser cannot continue after a mistake."""
 
     def __init__(self, line: int, text: str, key: Key = ()) -> None:
         super().__init__(text)
@@ -187,7 +187,7 @@ def _values(text: str, root: Key, lines: dict[Key, str], note: Mistakes, place: 
 class _Reading:
     """Build values from parser events, so that forbidden YAML is refused before it is expanded.
 
-    The recursion depth is that of the document; MAX_DEPTH bounds it.
+    Methods call themselves once per nesting level of the document; MAX_DEPTH limits the levels.
     """
 
     def __init__(self, text: str, lines: dict[Key, str], note: Mistakes, place: str | None) -> None:
@@ -303,8 +303,8 @@ def _events(text: str) -> Iterator[yaml.Event]:
         mark = error.problem_mark or error.context_mark
         raise _YamlError(mark.line + 1 if mark else 1, _syntax(error)) from None
     except (ValueError, OverflowError):
-        # An escape beyond Unicode or a %YAML version of thousands of digits passes through PyYAML's scanner
-        # to chr() and int().
+        # PyYAML's scanner passes an escape beyond Unicode, or a %YAML version of thousands of digits,
+        # to chr() and int(), which raise these errors.
         raise _YamlError(loader.line + 1, "an escape or directive has an impossible number; remove it") from None
 
 

@@ -39,7 +39,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range:
-    """Hold the numbers from `low` to `high`, both included. With a step, `high` is the last value it reaches."""
+    """Hold the numbers from `low` to `high`, both included. With a step, `high` is the last value on the grid."""
 
     low: float
     high: float
@@ -73,7 +73,7 @@ class Reservation:
 
 
 def literal_text(value: Any) -> str:
-    """Return a value as a search-space file writes it.
+    """Return a value in the notation of search-space files.
 
     >>> literal_text(0.00001), literal_text(True)
     ('1e-5', 'true')
@@ -108,7 +108,7 @@ def contains(domain: Domain, value: Any) -> bool:
 
 
 def _steps(low: float, high: float, step: float) -> int:
-    """Count the whole steps from low to high. Tolerates 1e-9, because `high` may be a rounded sum of steps."""
+    """Count the whole steps from low to high. `high` may be a rounded sum of steps, so an error of 1e-9 is ignored."""
     return floor((_exact(high) - _exact(low)) / _exact(step) + Fraction(1, 10**9))
 
 
@@ -153,21 +153,21 @@ class Knobs:
 
 
 def number_type(annotation: Any) -> type[int] | type[float] | None:
-    """Return int or float if the annotation is one (bare, annotated or optional), else None."""
+    """Return int or float if the annotation is that type, also inside Annotated or Optional; else None."""
     if annotation is int or annotation is float:
         return int if annotation is int else float
     return next((found for inner in get_args(annotation) if (found := number_type(inner))), None)
 
 
 def read_parameters(values: Any, knobs: Knobs) -> dict[str, tuple[Branch, ...]]:
-    """Read the branches of every parameter of the job. A mistake leaves a placeholder."""
+    """Read the branches of every parameter of the job. A parameter with a mistake gets a placeholder."""
     named = values.items() if isinstance(values, dict) else ()
     known = {name: value for name, value in named if knobs.has(name, ("parameters", name))}
     return {name: _branches(name, value, ("parameters", name), knobs) for name, value in known.items()}
 
 
 def read_reservations(values: Any, knobs: Knobs) -> tuple[Reservation, ...]:
-    """Read the branches of `resources`. A mistake leaves a placeholder."""
+    """Read the branches of `resources`. A branch with a mistake gets a placeholder."""
     if isinstance(values, list) and len(values) > MAX_VALUES:
         knobs.note(("resources",), TOO_LONG)
         return ()
@@ -216,7 +216,7 @@ def _branches(name: str, value: Any, key: Key, knobs: Knobs) -> tuple[Branch, ..
 
 
 def _whens(items: list[Any], key: Key, knobs: Knobs) -> list[dict[str, str]]:
-    """Read the conditions of each branch, and record branches that an earlier one always precedes."""
+    """Read the conditions of each branch. Record a mistake for each branch that can never apply."""
     if not items:
         knobs.note(key, "is empty; list at least one branch, or leave it out")
     before = len(knobs.note)

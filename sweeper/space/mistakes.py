@@ -44,7 +44,7 @@ class Mistakes:
         self._found: dict[Mistake, None] = {}
 
     def __call__(self, key: Key, text: str, place: str | None = None) -> None:
-        """Record a mistake at `key`. Its line is that of the closest parent key in the file."""
+        """Record a mistake at `key`. If the file lacks the key, the mistake has the line of the closest parent key."""
         ancestors = (key[:depth] for depth in range(len(key), -1, -1))
         found = next((self._lines[ancestor] for ancestor in ancestors if ancestor in self._lines), "1")
         self._found[Mistake(found if place is None else place, key, text)] = None
@@ -69,7 +69,7 @@ class Mistakes:
 
 
 def dotted(key: Key) -> str:
-    """Write a key as an override does. Unusual names are quoted, so that spaces are visible."""
+    """Return a key in the dotted form of overrides. Unusual names are quoted, so that spaces are visible."""
     return ".".join(part if re.fullmatch(r"[\w/@+-]+", part := str(segment)) else repr(part) for segment in key)
 
 

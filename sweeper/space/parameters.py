@@ -38,7 +38,7 @@ def list_parameters(job: Job) -> list[dict[str, Any]]:
 
 
 def parameter_cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Return the rows as text, with defaults as a search-space file writes them."""
+    """Return the rows as text, with defaults in the notation of search-space files."""
     return [[literal_text(value) for value in row.values()] for row in rows]
 
 

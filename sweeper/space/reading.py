@@ -60,7 +60,7 @@ def find_file(name: str) -> Path:
             if _holds(path.is_file):
                 return path
     if name and _holds(Path(name).exists):
-        return Path(name)  # a directory, for example; reading it explains the mistake
+        return Path(name)  # for example a folder: reading it raises the right error
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     raise ConfigError(f"{shown(name)}: no such file; {unknown_name('search space', Path(name).stem, known)}")
 
@@ -81,7 +81,7 @@ def read_search_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
 
 
 def _refuse_secrets(value: Any, key: Key, note: Mistakes) -> None:
-    """Record a mistake for every secret: the ledger and MLflow would store and show it."""
+    """Record a mistake for every secret, since the ledger and MLflow would store and show it."""
     if isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             _refuse_secrets(inner, (*key, name), note)
@@ -93,7 +93,7 @@ def _refuse_secrets(value: Any, key: Key, note: Mistakes) -> None:
 
 
 def restored(values: Mapping[str, Any], data_fingerprint: str, origin: str) -> SearchSpace:
-    """Return the space from which `resolved` made these values, without reading its data.
+    """Return the search space whose plain form, made by `resolved`, is `values`. Its data is not read.
 
     Raises ConfigError, whose lines name `origin`, if the values no longer fit the job.
     """
@@ -126,7 +126,7 @@ def _folders_in(folder: Path) -> list[str]:
 
 
 def _holds(question: Callable[[], bool]) -> bool:
-    """Return the answer of a path query, or False if the name is too long or the folder is not readable."""
+    """Return the result of a test on a path, or False if the name is too long or the folder is not readable."""
     with suppress(OSError):
         return question()
     return False
@@ -194,7 +194,7 @@ def import_job(name: str) -> Job:
 def check_relations(space: SearchSpace) -> None:
     """Raise ConfigError if the job refuses values that trials of `space` can combine.
 
-    Reading the file checks this too, but only downloaded backbones reveal all their limits.
+    `read_search_space` checks this too, but some limits of a backbone are known only after its download.
     """
     note = Mistakes(Path(space.name), {})
     _check_relations(get_job(space.job), space.parameters, space.resources, space.search.enqueue, note)
@@ -220,7 +220,7 @@ def _check_search(search: Any, parameters: Parameters, note: Mistakes) -> None:
 
 
 def _order_parameters(parameters: Parameters, knobs: Knobs) -> Parameters:
-    """Sort parameters so that each follows those its `when` names, else in the job's order. A cycle is a mistake."""
+    """Sort parameters in the job's order, but each after the parameters in its `when`. A cycle is a mistake."""
     names = knobs.names or sorted(parameters)
     graph = {
         name: sorted({o for b in parameters[name] for o in b.when if o in parameters}, key=names.index)
@@ -262,13 +262,13 @@ def _check_relations(
 
 
 def _errors_in(job: Job, cuts: list[Cut], resources: Sequence[Reservation]) -> Iterator[ParamError]:
-    """Yield the job's errors for the first values of each cut, then with one and with two values changed."""
+    """Yield the job's errors for the first values of each cut, then for all changes of one value and of two values."""
     checked = [_errors_and_rest(job, cut.first, resources) for cut in cuts]
     yield from (error for errors, _ in checked for error in errors)
     varied = ((cut, base, change) for cut, (_, base) in zip(cuts, checked, strict=True) for change in _changes(cut))
     for cut, base, change in islice(varied, MAX_PROBES):
         error = _params_error(job, {**base, **change}, resources)
-        # A removed parameter has its default, which may occur in no trial.
+        # An error may be due to the default of a removed parameter, and no trial may have this default.
         if error and (error.key in change or error.key in base or error.key not in cut.first):
             yield error
 
@@ -282,7 +282,7 @@ def _changes(cut: Cut) -> Iterator[dict[str, Any]]:
 def _errors_and_rest(
     job: Job, assignment: Mapping[str, Any], resources: Sequence[Reservation]
 ) -> tuple[list[ParamError], dict[str, Any]]:
-    """Return the job's errors for an assignment, and the assignment without the wrong parameters."""
+    """Return the job's errors for an assignment, and the assignment without the parameters in error."""
     rest = dict(assignment)
     errors: list[ParamError] = []
     while (error := _params_error(job, rest, resources)) and error.key not in {earlier.key for earlier in errors}:
@@ -302,7 +302,7 @@ def _params_error(job: Job, assignment: Mapping[str, Any], resources: Sequence[R
 
 
 def _grid_size(search: Search, parameters: Parameters, defaults: Mapping[str, Any], note: Mistakes) -> Search:
-    """Set the trials of a grid: all combinations and enqueued settings, or fewer if the file says so."""
+    """Set a grid's number of trials: all combinations and enqueued settings, or fewer if the file sets `trials`."""
     if search.sampler != "grid":
         return search
     sizes = (

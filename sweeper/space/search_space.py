@@ -1,6 +1,6 @@
 """Define SearchSpace: assign parameter values by its branches, list its grid, and write it back as YAML.
 
-Samplers propose the values elsewhere; `reading` reads and checks the file.
+The values come from samplers in `sweeper.ledger`; `reading` reads and checks the file.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class SearchSpace:
 
     job         a name or import path for `jobs.get_job`
     data        an absolute folder, or `sample`
-    parameters  sorted so that each follows those its `when` names
-    search      its `trials` is set for a grid too
+    parameters  sorted so that each follows the parameters in its `when`
+    search      has `trials` set, also for a grid
     """
 
     name: str
@@ -79,8 +79,8 @@ def assign(space: SearchSpace, suggest: Suggest, fixed: Mapping[str, Any] | None
     {'backbone': 'bert-base-chinese', 'learning_rate': 3.1e-05}
 
     Calls `suggest(label, domain)` for choices and ranges. The label is the parameter's name, with `.BRANCH` appended
-    if its branches differ in kind. Values in `fixed` are kept, even outside the space; those inside are passed to
-    `suggest` too, so that the sampler learns from them.
+    if its branches differ in kind. Values in `fixed` are kept, even outside the space. For values inside the space
+    `suggest` is called too, so that the sampler learns from them.
     """
     chosen = dict(fixed or {})
     known = {**defaults_by_name(space.job), **chosen}
@@ -97,7 +97,7 @@ def assign(space: SearchSpace, suggest: Suggest, fixed: Mapping[str, Any] | None
 
 
 def params_of(space: SearchSpace, assignment: Mapping[str, Any]) -> Any:
-    """Return the job's params dataclass for an assignment. Raises ParamError if values do not fit together."""
+    """Return the job's params dataclass for an assignment. Raises ParamError if the job refuses the combination."""
     return get_job(space.job).params(**assignment)
 
 
@@ -126,7 +126,7 @@ def searched_parameters(space: SearchSpace) -> list[str]:
 
 
 def resolved(space: SearchSpace) -> dict[str, Any]:
-    """Return plain values that give an equal space if written as YAML and read again."""
+    """Return the space as plain values. Written as YAML and read again, they give an equal space."""
     sections = {
         "early_stopping": space.early_stopping and space.early_stopping.model_dump(),
         "budget": space.budget.model_dump(exclude_none=True),
@@ -203,7 +203,7 @@ def first_match(branches: Sequence[Conditional], known: Mapping[str, Any]) -> in
 
 
 def fits(value: Any, glob: str) -> bool:
-    """Return True if the value's text matches the glob or both are the same number: 0.00001 fits 1e-5 and 1e-*."""
+    """Return True if the value's text matches the glob or both are the same number, as 0.00001 fits 1e-5 and 1e-*."""
     return any(fnmatchcase(text, glob) for text in {str(value), literal_text(value)}) or (
         is_number(value) and value == glob_number(glob)
     )

@@ -25,14 +25,14 @@ from pydantic_core import ErrorDetails
 from jobs.suggestions import nearest, shown, unknown_name
 from sweeper.space.mistakes import Key, Mistakes
 
-MAX_VALUES = 1_000  # of one domain in a grid, and entries of any list
+MAX_VALUES = 1_000  # largest number of values of a domain in a grid, and of entries of a list
 RANGE = {"min", "max", "log", "step"}
 TOO_LONG = f"has more than {MAX_VALUES} entries; is it the right file?"
 FORMS = {"value": {"value"}, "values": {"values"}, "a range": RANGE}
 NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
 IMPORT_PATH = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 DURATION = r"(?:([0-9]{1,4})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,8})s)?"
-# Windows opens devices under these names, whatever the extension.
+# On Windows these names open devices, with any extension.
 RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 
 
@@ -107,7 +107,7 @@ class Search(Section):
         Literal["tpe", "random", "grid"],
         about("tpe learns from finished trials, random does not, grid runs every combination"),
     ] = "tpe"
-    # Zero until the combinations of a grid have been counted; a factory keeps that out of the JSON Schema.
+    # Zero until the combinations of a grid are counted. A factory keeps this default out of the JSON Schema.
     trials: Annotated[int, about("how many trials to run; by default all of a grid", ge=1, le=100_000)] = Field(
         default_factory=int
     )
@@ -133,7 +133,7 @@ class EarlyStopping(Section):
 class Budget(Section):
     """Limit the time, failures and retries of a sweep and its trials."""
 
-    # In seconds, however the file wrote it.
+    # In seconds; the file may have another unit.
     time: Annotated[Seconds | None, about("no trial goes on after this time: 12h, 90m, 45s, 1h30m")] = None
     failed_trials: Annotated[int | None, about("the sweep ends when this many trials have failed", ge=1)] = None
     trial_time: Annotated[
@@ -172,7 +172,7 @@ class Resources(Section):
 
     @model_validator(mode="after")
     def _own_gpus(self) -> Self:
-        # NCCL refuses two processes of one group on the same device.
+        # NCCL refuses two processes of a group on one device.
         if self.workers > 1 and self.gpus is not None and self.gpus != int(self.gpus):
             raise ValueError(f"{self.workers} workers cannot share a GPU; write a whole number of gpus")
         return self

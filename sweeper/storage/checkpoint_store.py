@@ -27,16 +27,16 @@ from sweeper.errors import EnvironmentFailure
 from sweeper.secrets import redacted
 from sweeper.storage.files import create_folder
 
-CACHE = "cache"  # in the root folder, with copies of checkpoints from a bucket; may be deleted at any time
+CACHE = "cache"  # subfolder of the root folder for copies of checkpoints from a bucket; may be deleted at any time
 SCHEME = "s3"
 CONNECT_SECONDS, REQUEST_SECONDS = 10, 60
-MAX_ATTEMPTS = 6  # of a request; the pauses between them double
+MAX_ATTEMPTS = 6  # attempts of a request; the pause doubles after each
 PARALLEL_REQUESTS = 8
 CAUSE_CHARS = 300
 
 
 class StorageError(EnvironmentFailure):
-    """Report that the storage does not answer or refuses a request. The trial is not the cause."""
+    """Report that the storage does not answer or refuses a request. The trial is not at fault."""
 
 
 class Damaged(RuntimeError):
@@ -44,7 +44,7 @@ class Damaged(RuntimeError):
 
 
 class StoragePlace(NamedTuple):
-    """Join a pyarrow file system with a path in it."""
+    """Hold a pyarrow file system and a path in it."""
 
     files: Any
     path: str
@@ -73,8 +73,10 @@ def parent(address: str) -> str:
 
 
 def name_of(address: str) -> str:
-    """Return the checkpoint's name. Raises EnvironmentFailure for a remote address without a valid one: it becomes a
-    folder's name, and it may come from a database that others can write."""
+    """Return the checkpoint's name. Raises EnvironmentFailure if a remote address has no valid name.
+
+    The name becomes a folder name here, and the address may come from a database that others can write.
+    """
     if not is_remote(address):
         return Path(address).name
     name = address.rpartition("/")[2]
@@ -121,7 +123,7 @@ def fetch_checkpoint(address: str, target: Path, *, answering: bool = False) -> 
 
 
 def local(address: str, root: Path) -> Path:
-    """Return a folder on this machine with the checkpoint, for answering questions: a cached copy of a remote one.
+    """Return a local folder with the checkpoint, for answering questions. A remote one is copied to the cache.
 
     Raises EnvironmentFailure when the checkpoint is damaged or cannot be downloaded.
     """
@@ -138,7 +140,7 @@ def local(address: str, root: Path) -> Path:
 def stored_damage(address: str) -> str | None:
     """Describe the damage of a checkpoint; None if it is undamaged. Raises StorageError.
 
-    Of a remote one only names and sizes are checked; `fetch_checkpoint` checks every byte.
+    For a remote checkpoint only names and sizes are checked; `fetch_checkpoint` checks every byte.
     """
     if not is_remote(address):
         return folders.damage(Path(address))
@@ -162,7 +164,7 @@ def still_stored(addresses: Iterable[str | None]) -> set[str]:
 
 
 def delete_stored(addresses: Iterable[str]) -> None:
-    """Delete checkpoints. Errors are ignored, since nothing refers to these checkpoints any more."""
+    """Delete checkpoints. Ignore errors, since nothing needs these checkpoints any more."""
     remote = []
     for address in addresses:
         if is_remote(address):
@@ -244,7 +246,7 @@ def check_readable(address: str) -> None:
 
 @contextmanager
 def reaching(address: str) -> Iterator[None]:
-    """Raise an error of a bucket's server, or its silence, as a StorageError of one line."""
+    """Raise an error or a missing answer of the server as a StorageError of one line."""
     try:
         yield
     except OSError as error:
@@ -265,8 +267,8 @@ def _resolve_address(address: str) -> StoragePlace:
 
 @cache
 def _bucket_files() -> Any:
-    """Connect to S3 with the environment variables of Amazon's tools: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL,
-    AWS_REGION, AWS_ACCESS_KEY_ID …"""
+    """Connect to S3 with the environment variables of Amazon's tools, such as AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL,
+    AWS_REGION and AWS_ACCESS_KEY_ID."""
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
     endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")

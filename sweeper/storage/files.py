@@ -13,7 +13,7 @@ from filelock import FileLock
 from jobs import fault_injection
 from jobs.files import atomic
 
-BUSY_SECONDS = 20.0  # longest wait for a locked file; shorter than the shutdown after an interrupt
+BUSY_SECONDS = 20.0  # longest wait for a locked file; must be shorter than SHUTDOWN_SECONDS
 
 
 def create_private(address: str) -> None:
@@ -31,9 +31,10 @@ def create_private(address: str) -> None:
 
 
 def create_whole(database: Path, make: Callable[[str], object]) -> None:
-    """Create a SQLite file under another name and rename it when it is complete: a truncated one is then always damage.
+    """Create a SQLite file under a temporary name and rename it when it is complete.
 
-    `make` fills the database at the address it receives. A lock lets one of several processes create the file.
+    Thus a truncated file is always damage, never an unfinished creation. `make` fills the database at the address it
+    receives. A lock ensures that only one of several processes creates the file.
     """
     if database.exists():
         return

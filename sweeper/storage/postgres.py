@@ -1,7 +1,7 @@
 """Connect to PostgreSQL with timeouts and hold advisory locks, which all machines see.
 
-The server frees a lock when the connection of its holder ends. A pooler that shares a connection between sessions, such
-as pgbouncer in transaction mode, breaks the locks.
+The server frees a lock when the holder's connection ends. The locks do not work through a pooler that shares a
+connection between sessions, such as pgbouncer in transaction mode.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from sweeper.errors import EnvironmentFailure
 
-# libpq settings: without them the kernel waits a quarter of an hour for a host that is gone; seconds, the last in ms
+# libpq settings in seconds, the last in milliseconds. By default the kernel waits 15 minutes for a host that is gone.
 CLIENT_TIMEOUTS = {
     "connect_timeout": 10,
     "keepalives_idle": 15,
@@ -28,11 +28,11 @@ CLIENT_TIMEOUTS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-# the same for the server: else a lock would outlive a host that is gone; seconds
+# The server's settings in seconds. By default the server would keep the lock of a host that is gone for hours.
 SERVER_TIMEOUTS = {"tcp_keepalives_idle": 15, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
 LOCK_TIMEOUT = "60s"
-PULSE_SECONDS = 5.0  # between two checks that the connection still holds its lock
-NAME_BYTES = 63  # PostgreSQL cuts an application name there
+PULSE_SECONDS = 5.0  # time between two checks that the connection still holds its lock
+NAME_BYTES = 63  # PostgreSQL cuts longer application names
 
 
 class LockTaken(Exception):
@@ -48,7 +48,7 @@ def is_postgres(url: str) -> bool:
 
 
 def settings(url: str) -> dict[str, Any]:
-    """Return the timeouts that the address does not set itself. Raises EnvironmentFailure if its driver is missing."""
+    """Return the timeouts that the address does not set. Raises EnvironmentFailure if its Python driver is missing."""
     parsed = make_url(url)
     try:
         parsed.get_dialect().import_dbapi()
@@ -64,7 +64,7 @@ def settings(url: str) -> dict[str, Any]:
 
 @contextmanager
 def database_lock(url: str, what: str) -> Iterator[None]:
-    """Hold the lock named `what`. Processes on all machines wait for their turn, at most LOCK_TIMEOUT."""
+    """Hold the lock named `what`. If another process on any machine holds it, wait up to LOCK_TIMEOUT."""
     with _own_connection(url) as connection:
         connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": lock_number(what)})
@@ -73,7 +73,10 @@ def database_lock(url: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def hold_lock(url: str, what: str, lost: Callable[[], None], pulse: float = PULSE_SECONDS) -> Iterator[None]:
-    """Hold the lock named `what`. A thread calls `lost` if the connection breaks. Raises LockTaken at once."""
+    """Hold the lock named `what`. A thread calls `lost` if the connection breaks.
+
+    Raises LockTaken at once if another process holds the lock.
+    """
     with _own_connection(url) as connection:
         if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": lock_number(what)}):
             raise LockTaken(_holder(connection, lock_number(what)))
@@ -106,7 +109,7 @@ def _own_connection(url: str) -> Iterator[Connection]:
         try:
             yield connection
         finally:
-            with suppress(SQLAlchemyError):  # the server would release them too, but later
+            with suppress(SQLAlchemyError):  # without this the server would release them later
                 connection.execute(text("SELECT pg_advisory_unlock_all()"))
 
 

@@ -1,4 +1,4 @@
-"""Read from `mlflow.ini` and the environment the addresses of the root folder, the ledger, MLflow and the checkpoints.
+"""Read the addresses of the root folder, the ledger, MLflow and the checkpoints from `mlflow.ini` and the environment.
 Connects to nothing."""
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Stores:
     root         folder of sweeps, features, logs and local databases
     ledger       Optuna storage address
     tracking     MLflow tracking address: a database, or a server (`remote`)
-    artifacts    URI below which runs written to a database keep their files; None when a server decides
+    artifacts    URI for the files of MLflow runs; None with a server, which has its own
     host, port   where `sweeper ui` listens
     checkpoints  folder or s3:// address that all machines reach; None for each sweep's own folder
     """
@@ -139,7 +139,7 @@ def _read_file(folder: Path) -> tuple[dict[_Place, _Setting], list[str]]:
 
 
 def _parse_ini(text: str) -> ConfigParser:
-    # an empty default section disables [DEFAULT], whose keys would appear in every other section
+    # the empty name disables [DEFAULT], since its keys would appear in every other section
     parser = ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"), default_section="")
     try:
         parser.read_string(text)
@@ -155,7 +155,7 @@ def _parse_ini(text: str) -> ConfigParser:
 
 
 def _not_understood(number: int, found: str) -> str:
-    line = found.strip("'\"").removesuffix("\\n").strip()  # ConfigParser hands out the line's repr
+    line = found.strip("'\"").removesuffix("\\n").strip()  # ConfigParser reports the line as its repr
     return f"{FILE}:{number}: {redacted(line)}: not understood; write `key = value` below a [section]"
 
 

@@ -38,24 +38,24 @@ STATUSES = {
     "RUNNING": "RUNNING",
     "COMPLETE": "FINISHED",
     "PRUNED": "KILLED",
-    "STOPPED": "KILLED",  # a sweep that was interrupted and can be resumed
+    "STOPPED": "KILLED",  # an interrupted sweep, which can be resumed
     "FAIL": "FAILED",
 }
 SWITCHES = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a server with it would run code that a client posts
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else the server would run code that a client sends
     "MLFLOW_ENABLE_AI_GATEWAY": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # by default MLflow retries a request for four minutes; Mirror retries by itself and reports the failure sooner
+    # By default MLflow retries a request for four minutes. Mirror retries itself and reports the failure sooner.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 RUNS_PER_PAGE = 1000
 METRICS_PER_BATCH, PARAMS_PER_BATCH, TAGS_PER_BATCH = 500, 40, 10  # a batch stays below a megabyte
-PROBE_SECONDS = 5.0  # within which a store must answer before a sweep starts
+PROBE_SECONDS = 5.0  # time in which a store must answer before a sweep starts
 CAUSE_CHARS = 300
 VIEW = "sweeper"  # the saved view that `Mirror.page` opens
 
@@ -69,10 +69,10 @@ def mlflow_package() -> Any:
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
-        # mlflow 3.17: importing its tables makes SQLAlchemy 2.1 warn of a deprecated loader
+        # Importing the tables of mlflow 3.17 makes SQLAlchemy 2.1 warn of a deprecated loader.
         warnings.simplefilter("ignore")
         import mlflow
-        import mlflow.store.tracking.sqlalchemy_store  # undocumented: imported here only to silence that warning
+        import mlflow.store.tracking.sqlalchemy_store  # undocumented in mlflow 3.17: only to silence that warning
     for name in ("mlflow", "alembic", "sqlalchemy.engine"):
         logging.getLogger(name).handlers = [logging.NullHandler()]
         logging.getLogger(name).propagate = True
@@ -88,7 +88,7 @@ def client_of(tracking_uri: str) -> Any:
 def create_store(tracking_uri: str) -> None:
     """Create the database file of a SQLite address if it is missing; this takes two seconds. Raises OSError.
 
-    MLflow would create it readable by everyone, and could not open it again after an interruption.
+    MLflow would create a file that everyone can read and that it cannot open again after an interruption.
     """
     if tracking_uri.startswith("sqlite:///"):
         file = Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
@@ -115,9 +115,9 @@ def ranked_view_state(sweep: SweepInfo) -> str:
 def open_experiment(client: Any, name: str, artifacts: str | None, view: str) -> str:
     """Create or restore an experiment, save the view in its tags and return its id."""
     tags = {
-        # mlflow 3.17: undocumented tags that its pages read; a saved view has no other interface
+        # Undocumented tags of mlflow 3.17, which its pages read. There is no other interface for a saved view.
         f"mlflow.sharedViewState.{VIEW}": view,
-        "mlflow.experimentKind": "custom_model_development",  # without it the pages ask for the kind
+        "mlflow.experimentKind": "custom_model_development",  # else the pages ask for the kind
     }
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
@@ -132,9 +132,9 @@ def open_experiment(client: Any, name: str, artifacts: str | None, view: str) ->
 
 
 def find_run(client: Any, experiment_id: str, identity: Mapping[str, str]) -> Any | None:
-    """Return the run with these tags, or None. Of several, return the one with most metrics and delete the others.
+    """Return the run with these tags, or None. Of several runs, keep the one with most metrics and delete the others.
 
-    A client that loses the answer to a create request sends it again and so creates a second run.
+    A client creates a second run when it gets no answer to its create request and sends it again.
     """
     condition = " and ".join(f"tags.`{key}` = {_search_quoted(value)}" for key, value in identity.items())
     return keep_one_run(client, client.search_runs([experiment_id], condition))
@@ -151,7 +151,7 @@ def keep_one_run(client: Any, runs: Sequence[Any]) -> Any | None:
 def trial_runs(client: Any, experiment_id: str, sweep_key: str) -> dict[str, list[Any]]:
     """Return the runs of a sweep's trials by trial key, 1,000 runs per request.
 
-    MLflow has no index on tag values, so a request per trial would read every tag of the sweep each time.
+    MLflow has no index on tag values. With one request per trial, each would read every tag of the sweep.
     """
     found: dict[str, list[Any]] = {}
     condition, token = f"tags.`sweeper.sweep_key` = {_search_quoted(sweep_key)}", None
@@ -169,18 +169,18 @@ def _search_quoted(value: str) -> str:
 
 
 def create_run(client: Any, experiment_id: str, content: RunContent, parent_id: str | None, remote: bool) -> StoredRun:
-    """Create a run below the run `parent_id` and return what MLflow holds of it."""
+    """Create a run below the run `parent_id` and return it as a StoredRun."""
     tags = {**content.identity, **({"mlflow.parentRunId": parent_id} if parent_id else {})}
     created = client.create_run(
         experiment_id, start_time=content.started, tags=tags, run_name=storable_text(content.name, TAG_CHARS)
     )
-    if not remote:  # only an HTTP client sends a request twice
+    if not remote:  # duplicates come only from HTTP requests that were sent again
         return StoredRun(created.info.run_id, created.info.status, dict(created.data.tags))
     return read_back(client, find_run(client, experiment_id, content.identity) or created)
 
 
 def read_back(client: Any, run: Any) -> StoredRun:
-    """Read everything that a run holds in MLflow."""
+    """Return the metrics, params, tags and artifacts that a run has in MLflow."""
     run_id = run.info.run_id
     history = {key: client.get_metric_history(run_id, key) for key in run.data.metrics}
     return StoredRun(
@@ -195,7 +195,7 @@ def read_back(client: Any, run: Any) -> StoredRun:
 
 
 def write_run(client: Any, content: RunContent, stored: StoredRun) -> None:
-    """Write to MLflow the part of `content` that the stored run lacks. The status is last: FINISHED means complete."""
+    """Write the part of `content` that the stored run lacks. The status is written last: FINISHED means complete."""
     _log_values(client, content, stored)
     _log_files(client, content, stored)
     status = STATUSES[content.state]
@@ -224,7 +224,7 @@ def _log_values(client: Any, content: RunContent, stored: StoredRun) -> None:
     for point in points:
         stored.steps.setdefault(point.key, set()).add(point.step)
         stored.latest[point.key] = point.value
-    if REASON in stored.tags.keys() - content.tags.keys():  # a trial that had failed runs again
+    if REASON in stored.tags.keys() - content.tags.keys():  # a failed trial runs again
         client.delete_tag(stored.run_id, REASON)
         del stored.tags[REASON]
     stored.params |= params.keys()
@@ -307,7 +307,7 @@ def connect(stores: Stores) -> Any:
 
 
 def _setup_lock(tracking_uri: str) -> contextlib.AbstractContextManager[None]:
-    """Return a lock on creating MLflow's tables. MLflow has a lock of its own, but only for one machine."""
+    """Return a lock for the creation of MLflow's tables. MLflow's own lock works only on one machine."""
     if not tracking_uri.startswith("postgresql"):
         return contextlib.nullcontext()
     from sweeper.storage import postgres
@@ -346,7 +346,7 @@ def _probe(tracking_uri: str) -> None:
     elif tracking_uri.startswith("http"):
         import requests
 
-        # MLflow's client checks the certificate: it has settings for that
+        # MLflow's client checks the certificate with its own settings
         with contextlib.suppress(requests.exceptions.SSLError):
             requests.get(f"{tracking_uri}/health", timeout=PROBE_SECONDS).close()
     else:

@@ -16,8 +16,8 @@ from sweeper.secrets import redacted
 from sweeper.tracking import client as tracking
 from sweeper.tracking.runs import SWEEP, RunContent, StoredRun, SweepInfo, sweep_content, trial_content
 
-PERMANENT_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})  # MLflow's codes; a retry cannot succeed
-MAX_PAUSE_SECONDS = 30.0  # between attempts while MLflow does not answer
+PERMANENT_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})  # a retry cannot succeed
+MAX_PAUSE_SECONDS = 30.0  # longest pause between attempts while MLflow does not answer
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +29,10 @@ class Mirror:
     ...     mirror.put(record)
     ...     mirror.finish("COMPLETE", texts={"comparison.md": table}, metrics={"best_exact_match": 0.41})
 
-    No method waits for MLflow or raises its errors; `failure` tells the last one. The end of the block waits for
-    unfinished writes: at most `flush_timeout` seconds, or `hurry` seconds after an interrupt. Without `finish` it
-    closes the parent run as COMPLETE, as FAIL after an exception, as STOPPED after an interrupt.
+    `put` and `finish` return at once. No method raises MLflow's errors; `failure` returns the last one. The end of the
+    block waits for unfinished writes, at most `flush_timeout` seconds, or `hurry` seconds after an interrupt. If
+    `finish` was not called, it closes the parent run: as COMPLETE, as FAIL after an exception, or as STOPPED after an
+    interrupt.
 
     run_ids        MLflow run ids by trial key, for the runs that exist so far
     parent_run_id  the id of the sweep's run; None until it is created
@@ -59,7 +60,7 @@ class Mirror:
         self._pending: dict[str, RunContent] = {}
         self._failing: dict[str, str] = {}
         self._stored: dict[str, StoredRun] = {}
-        self._runs: dict[str, list[Any]] | None = None  # MLflow's runs of trials not opened yet; None: not read
+        self._runs: dict[str, list[Any]] | None = None  # runs in MLflow of trials not written yet; None if not read yet
         self._opened: tuple[Any, str] | None = None
         self._finished = False
         self._deadline = math.inf
@@ -68,7 +69,7 @@ class Mirror:
 
     @property
     def failure(self) -> str | None:
-        """Return in one line why MLflow lacks a part of the sweep; None when nothing is missing."""
+        """Return the reason why MLflow lacks a part of the sweep, in one line; None when nothing is missing."""
         with self._changed:
             reason = next(iter(self._failing.values()), None)
         return reason and f"MLflow at {redacted(self._tracking_uri)}: {reason}"
@@ -76,7 +77,7 @@ class Mirror:
     def put(
         self, record: TrialRecord, parent: str | None = None, files: Sequence[Path] = (), stopped: bool = False
     ) -> None:
-        """Show this state of a trial instead of earlier ones. Returns at once.
+        """Queue this state of a trial for MLflow, in place of an earlier one. Returns at once.
 
         parent   key of the trial that this one repeats; put that trial first
         files    artifacts of the trial
@@ -90,7 +91,7 @@ class Mirror:
         texts: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Close the parent run, with artifacts by file name and final metrics. Returns at once."""
+        """Queue the end of the parent run, with artifacts by file name and final metrics. Returns at once."""
         self._finished = True
         if state == "STOPPED":
             self._flush_timeout = min(self._flush_timeout, self._hurry)
@@ -140,7 +141,7 @@ class Mirror:
                 self._written(content)
 
     def _next(self) -> RunContent | None:
-        """Return the content that has waited longest; None after the end of the block."""
+        """Wait for content to write and return the oldest; None after the end of the block."""
         with self._changed:
             self._changed.wait_for(lambda: self._pending or self._closing)
             if not self._pending or time.monotonic() > self._deadline:
@@ -153,7 +154,7 @@ class Mirror:
 
     def _write(self, content: RunContent) -> None:
         stored = self._open(content)
-        # deleted during the write: if it fails halfway, the run is read back from MLflow
+        # removed during the write, so that after a failure the run is read back from MLflow
         del self._stored[content.key]
         client, _ = self._store()
         tracking.write_run(client, content, stored)
@@ -215,7 +216,7 @@ class Mirror:
         """Move the content to the end of the queue, or drop it after a permanent error; then wait."""
         reason = tracking.cause_line(error)
         logger.warning("%s: %s", content.name, reason)
-        self._runs = None  # the write may have succeeded: read the runs again
+        self._runs = None  # read the runs again, since the write may have succeeded
         with self._changed:
             self._failing[content.key] = reason
             newest = self._pending.pop(content.key)
@@ -225,7 +226,7 @@ class Mirror:
             self._changed.notify_all()
 
     def _pause(self, seconds: float) -> None:
-        """Wait `seconds`; after the end of the block at most one second."""
+        """Wait `seconds`, but at most one second after the end of the block."""
         self._changed.wait_for(lambda: self._closing, max(0.0, seconds - 1.0))
         self._changed.wait(min(seconds, 1.0))
 

@@ -17,7 +17,7 @@ from sweeper.secrets import redacted, redacted_values
 
 PARAM_CHARS, TAG_CHARS = 6000, 8000  # MLflow's limits
 REASON = "sweeper.reason"
-SWEEP = ""  # the parent run's key beside the trials' keys
+SWEEP = ""  # key of the parent run; trials have their trial keys
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class RunContent:
-    """Hold everything that one run should show. A value in `summary` may change; each change adds a point."""
+    """Hold everything that a run should show. A value in `summary` may change; each change adds a point."""
 
     key: str
     name: str
@@ -74,7 +74,7 @@ class RunContent:
 
 @dataclass
 class StoredRun:
-    """Hold the values that a run in MLflow has already, so that only missing ones are written."""
+    """Hold the values that a run already has in MLflow, so that only missing ones are written."""
 
     run_id: str
     status: str = "RUNNING"

@@ -20,7 +20,7 @@ from sweeper.storage.files import create_private
 from sweeper.storage.settings import Stores
 from sweeper.tracking.client import SWITCHES, create_store
 
-STARTUP_SECONDS = 120.0  # usually five; far more on a busy machine
+STARTUP_SECONDS = 120.0  # usually five seconds are enough, but not on a busy machine
 
 
 def serve(stores: Stores, port: int | None, announce: Callable[[str], None]) -> None:
@@ -81,8 +81,9 @@ def server_command(stores: Stores) -> list[str]:
 
 
 def server_environment(stores: Stores) -> dict[str, str]:
-    """Return the environment for `server_command`. It holds the database's address, which may contain a password:
-    every user of the machine can read a command line.
+    """Return the environment for `server_command`, with the database's address.
+
+    The address may contain a password, and every user of the machine can read a command line.
     """
     return {**SWITCHES, **os.environ, "MLFLOW_BACKEND_STORE_URI": stores.tracking}
 

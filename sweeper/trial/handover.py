@@ -1,4 +1,4 @@
-"""Define the values and files that the driver and a trial's processes exchange.
+"""Define the values and files that the driver and the processes of a trial exchange.
 
 The driver calls `clear_handover`, `read_processes` and `read_failure`; a trial's processes call the other functions.
 """
@@ -25,8 +25,7 @@ PROBE_BYTES = 2**16  # less than any checkpoint
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """Hold everything that the driver tells a trial's process. All values are plain, since Ray sends them to other
-    machines.
+    """Hold the values that the driver sends to a trial's process, perhaps on another machine. All are plain values.
 
     job          name of the job, as `jobs.get_job` takes it
     params       values of all fields of the job's params
@@ -76,8 +75,10 @@ class ProcessAddress(NamedTuple):
 
 @contextmanager
 def register_process(workdir: Path, rank: int = 0) -> Iterator[None]:
-    """Write this process's pid and node to the trial's folder, so that the driver can kill it. Remove the file at
-    the end."""
+    """Write this process's pid and node to the trial's folder, so that the driver can kill the process.
+
+    The file is removed at the end.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
     _place_file(workdir, rank).write_text(f"{os.getpid()} {this_node()}")
     try:
@@ -98,7 +99,7 @@ def this_node() -> str:
 
 
 def read_processes(workdir: Path) -> list[ProcessAddress]:
-    """Return the addresses of the trial's processes that are running or were killed, for the driver."""
+    """Return the addresses of the trial's processes that are running or were killed."""
     return [place for file in sorted(workdir.glob(f"{PROCESS}*")) if (place := _read_process_address(file))]
 
 
@@ -116,14 +117,16 @@ def remove_process_files(workdir: Path, ranks: Iterable[int]) -> None:
 
 
 def clear_handover(workdir: Path) -> None:
-    """Remove the files of the trial's earlier processes before the driver starts a new one."""
+    """Remove the files that earlier processes of the trial left. The driver calls this before it starts a new one."""
     for path in (*workdir.glob(f"{PROCESS}*"), workdir / FAILURE):
         path.unlink(missing_ok=True)
 
 
 def write_failure(workdir: Path, failure: TrialFailure) -> None:
     """Record a failure for `read_failure`. Keep an earlier record, since the first failure caused the later ones.
-    On a full disk nothing is recorded; `read_failure` detects this itself."""
+
+    A full disk prevents the record; `read_failure` detects this.
+    """
     with suppress(OSError), (workdir / FAILURE).open("x", encoding="utf-8") as file:
         file.write(json.dumps(failure._asdict(), ensure_ascii=False))
 
@@ -131,7 +134,7 @@ def write_failure(workdir: Path, failure: TrialFailure) -> None:
 def read_failure(workdir: Path) -> TrialFailure:
     """Return the reason why a trial failed, for the driver.
 
-    Without a record, the reason is a full disk if nothing can be written to `workdir`, and else a crash.
+    Without a record, the reason is `disk` if nothing can be written to `workdir`, else `crash`.
     """
     try:
         return TrialFailure(**json.loads((workdir / FAILURE).read_text(encoding="utf-8")))
@@ -142,8 +145,10 @@ def read_failure(workdir: Path) -> TrialFailure:
 
 
 def _no_room(workdir: Path) -> str | None:
-    """Return why no file can be written to `workdir`, or None. Create the folder if the process died before it did
-    so."""
+    """Return the reason why no file can be written to `workdir`, or None.
+
+    Creates the folder if the process died before it created it.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=workdir) as file:

@@ -1,7 +1,7 @@
 """Run a job in a trial's own process and send its reports to the driver.
 
-All functions run in the trial's process and use neither ledger nor MLflow. Tune reuses a process for the next trial,
-so each start sets all of its state again.
+All functions run in the trial's process and use neither ledger nor MLflow. Tune reuses a process for the next trial, so
+each trial sets the state of the process again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class MissingReport(ValueError):
 
 
 def train_in_process(config: TrialConfig) -> None:
-    """Train one worker in this process. Ray Train's local mode (`num_workers=0`) starts no other process."""
+    """Train one worker in this process, with the local mode of Ray Train (`num_workers=0`, ray 2.60)."""
     import torch
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -97,8 +97,8 @@ def store_checkpoint(checkpoint: Path, storage: str | None) -> str:
 class TuneReporter:
     """Send a job's metrics to Tune, with `seconds` and `timing` added. Jobs receive it as `report`.
 
-    It sends a checkpoint's address only: Tune would copy the folder. With several workers, only rank 0 sends its
-    report. The others wait at a barrier until Tune has it, so that no rank is an epoch ahead when Tune stops the trial.
+    Only the address of a checkpoint is sent, since Tune would copy a folder. With several workers, only rank 0 reports.
+    The others wait at a barrier until Tune has the report, so that no rank is an epoch ahead when Tune stops the trial.
     """
 
     def __init__(
@@ -137,15 +137,17 @@ class TuneReporter:
 
 
 def waiting_group() -> Any:
-    """Return a gloo process group of all workers with a timeout of one day. NCCL's ten minutes may be too short for
-    an upload."""
+    """Return a gloo process group of all workers with a timeout of one day.
+
+    NCCL's default of ten minutes may be too short for an upload.
+    """
     import torch.distributed
 
     return torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
 
 
 def check_metrics(metrics: Mapping[str, float], declared: Mapping[str, Any]) -> None:
-    """Raises MissingReport if a declared metric is absent, Diverged if one is not finite."""
+    """Raise MissingReport if a declared metric is absent, Diverged if one is not finite."""
     if missing := [name for name in (*declared, "epoch") if name not in metrics]:
         raise MissingReport(f"the job did not report {', '.join(missing)}")
     if broken := {name: metrics[name] for name in declared if not math.isfinite(metrics[name])}:
@@ -167,7 +169,7 @@ def recorded_failure(workdir: Path) -> Iterator[None]:
             )
         with suppress(OSError), output_to(workdir / LOG):
             print(redacted(traceback.format_exc()), file=sys.stderr)
-        raise TrialError(reason) from None  # Ray writes the exception to its logs
+        raise TrialError(reason) from None  # without its cause, which may contain secrets: Ray logs the exception
 
 
 def storage_failure(error: Exception) -> str | None:
@@ -176,8 +178,10 @@ def storage_failure(error: Exception) -> str | None:
 
 
 def lost_connection(error: Exception) -> bool:
-    """Return True for the error of a worker that lost the connection to another one. The other worker recorded the
-    cause, unless it was killed."""
+    """Return True if a worker failed because it lost the connection to another worker.
+
+    The other worker has recorded the cause, unless it was killed.
+    """
     return any(kind.__name__ == "DistError" for kind in type(error).__mro__) or "gloo/transport" in str(error)
 
 

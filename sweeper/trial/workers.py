@@ -1,8 +1,8 @@
 """Run a trial with one or several workers, in the processes that Tune reserves for it.
 
-Worker 0 runs in Tune's own process, the others in Ray actors. Each runs Ray Train's local mode, which joins them into
-a process group as torchrun does (NCCL on GPUs, gloo on CPUs). Tune releases all reservations when the trial ends, so
-that no worker outlives it.
+Worker 0 runs in Tune's own process, the others in Ray actors. Each uses Ray Train's local mode, which forms a process
+group as torchrun does (NCCL on GPUs, gloo on CPUs). Tune releases all reservations when the trial ends, so no worker
+runs longer than its trial.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sweeper.trial.handover import LOG, TrialConfig, register_process, remove_pr
 from sweeper.trial.process import lost_connection, recorded_failure, train_in_process
 
 WORKER_POLL_SECONDS = 0.1
-WORKER_LOSS_SECONDS = 30.0  # Ray notices a lost worker or node within this time
+WORKER_LOSS_SECONDS = 30.0  # Ray detects a lost worker or node within this time
 
 
 def run_trial(config: Mapping[str, Any]) -> None:
@@ -46,8 +46,10 @@ class Rendezvous:
     workers: int
 
     def settings(self, rank: int) -> dict[str, str]:
-        """Return a worker's environment variables. Ray shows each worker only its own devices, hence LOCAL_RANK is
-        0."""
+        """Return a worker's environment variables, those that torchrun sets.
+
+        LOCAL_RANK is always 0, because Ray shows each worker only its own devices.
+        """
         return {
             "RANK": str(rank),
             "WORLD_SIZE": str(self.workers),
@@ -55,13 +57,13 @@ class Rendezvous:
             "LOCAL_WORLD_SIZE": "1",
             "MASTER_ADDR": self.host,
             "MASTER_PORT": str(self.port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",  # `rendezvous_store` has opened it
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # `rendezvous_store` has opened the store
             "GLOO_SOCKET_IFNAME": gloo_interface(),
         }
 
 
 def train_together(config: TrialConfig) -> None:
-    """Train as rank 0 and start the other workers for as long as that takes."""
+    """Start the other workers, train as rank 0, and kill the other workers at the end."""
     with (
         rendezvous_store(config.workers) as place,
         as_first_worker(place.settings(0)),
@@ -90,8 +92,10 @@ def rendezvous_store(workers: int) -> Iterator[Rendezvous]:
 
 @contextmanager
 def as_first_worker(settings: Mapping[str, str]) -> Iterator[None]:
-    """Make this process rank 0. Restore the environment afterwards, since Tune may reuse the process for another
-    trial."""
+    """Make this process rank 0 within the block.
+
+    The environment is restored at the end, since Tune may reuse the process for another trial.
+    """
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
@@ -116,8 +120,10 @@ def leave_group() -> None:
 
 
 def gloo_interface() -> str:
-    """Return the network interface with Ray's address. By default gloo resolves the host name, which may be another
-    one."""
+    """Return the network interface with Ray's address.
+
+    By default gloo resolves the host name, which may give another interface.
+    """
     import ray
 
     address = ray.util.get_node_ip_address()
@@ -129,8 +135,10 @@ class OtherWorker:
     """Run a worker with rank 1 or higher as a Ray actor."""
 
     def train(self, config: TrialConfig, place: Rendezvous, rank: int) -> None:
-        """Train as this rank. Never leave the process group: other ranks would see a failure. Worker 0 kills the
-        actor."""
+        """Train as this rank.
+
+        The actor stays in the process group until worker 0 kills it. Other ranks would see an exit as a failure.
+        """
         workdir = Path(config.workdir)
         os.environ.update(place.settings(rank))
         with register_process(workdir, rank), recorded_failure(workdir), output_to(workdir / f"log-{rank}.txt"):
@@ -139,8 +147,10 @@ class OtherWorker:
 
 @contextmanager
 def start_others(config: TrialConfig, place: Rendezvous) -> Iterator[list[Any]]:
-    """Start the workers from rank 1, each in its own bundle. Yield Ray's references to their results, and kill them at
-    the end."""
+    """Start the workers from rank 1, each in its own bundle, and kill them at the end.
+
+    Yields Ray's references to their results.
+    """
     import ray
     from ray.util import get_current_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -163,7 +173,8 @@ def start_others(config: TrialConfig, place: Rendezvous) -> Iterator[list[Any]]:
 def monitored_workers(results: list[Any]) -> Iterator[Thread]:
     """Kill this process if another worker fails, since a collective call may wait for that worker forever.
 
-    Yield the thread that waits for the workers. Tune then sees a dead process, and the failure record tells why.
+    Yields the thread that waits for the workers. After a kill, Tune sees a dead process, and the failure record gives
+    the reason.
     """
     over = Event()
     monitor = Thread(target=wait_for_workers, args=(results, over), daemon=True)
@@ -171,12 +182,12 @@ def monitored_workers(results: list[Any]) -> Iterator[Thread]:
     try:
         yield monitor
     except Exception as error:
-        if lost_connection(error):  # give the thread time to find the worker that died
+        if lost_connection(error):  # wait until the thread has found the worker that died
             monitor.join(WORKER_LOSS_SECONDS)
         raise
     finally:
         over.set()
-        monitor.join()  # a late kill would hit the next trial of this process
+        monitor.join()  # a later kill would end the next trial in this process
 
 
 def wait_for_workers(results: list[Any], over: Event) -> None:

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# A sweep as a Slurm job: a Ray head on its first node, a Ray worker on each of the others, then the sweep.
+# Runs a sweep as a Slurm job: starts a Ray head on the first node and a Ray worker on each other node, then the sweep.
 #
 #   sweeper cluster slurm > sweep.sh           then set the #SBATCH lines for your cluster
 #   sbatch sweep.sh qa_backbones.yaml search.trials=24
 #   squeue --me
 #   sweeper status                             on any machine that reaches the ledger
 #   sweeper stop qa_backbones                  or: scancel --batch --signal=INT JOBID
-#   sbatch sweep.sh qa_backbones.yaml          goes on with it, also after the time limit cut it short
+#   sbatch sweep.sh qa_backbones.yaml          resumes the sweep, also after the time limit ended it
 #
-# Submit from the folder of your search spaces, on a file system that all nodes share: sweeps, checkpoints and features
-# go to SWEEPER_ROOT, by default ./sweeps. On several nodes the ledger must not be a file (SQLite's locks are not safe
-# on network file systems): export SWEEPER_LEDGER=postgresql://HOST/sweeper, with the password in ~/.pgpass.
-# Install sweeper into one virtual environment on the shared file system, with the Ray it is pinned to:
+# Submit from the folder of your search spaces, on a file system that all nodes share. Sweeps, checkpoints and features
+# are written to SWEEPER_ROOT, by default ./sweeps. With several nodes the ledger must not be a file, because SQLite's
+# locks are not safe on network file systems: export SWEEPER_LEDGER=postgresql://HOST/sweeper, with the password in
+# ~/.pgpass. Install sweeper and the required Ray version into one virtual environment on the shared file system:
 #   python3 -m venv ~/sweeper && ~/sweeper/bin/pip install '.[postgres,s3]' 'ray[train,tune]==2.60.0'
-# and activate it before sbatch, which hands your environment on.
+# Activate it before you call sbatch, since the job inherits your environment.
 #
-# Each job has a token of its own, in a file that only you can read; whoever else is on the nodes cannot use its Ray.
+# Each job has its own token in a file that only you can read, so other users of the nodes cannot use its Ray.
 
 #SBATCH --job-name=sweeper
 #SBATCH --nodes=2
@@ -38,11 +38,11 @@ python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOK
 
 head=$SLURMD_NODENAME
 ip=$(python -c 'import ray; print(ray.util.get_node_ip_address())')
-address="$ip:$((20000 + SLURM_JOB_ID % 10000))" # jobs that share a node must not meet
-folder="/tmp/ray-$SLURM_JOB_ID" # short: Ray's sockets lie in it
+address="$ip:$((20000 + SLURM_JOB_ID % 10000))" # jobs on the same node need different ports
+folder="/tmp/ray-$SLURM_JOB_ID" # short, because Ray's socket paths are limited in length
 cpus=${SLURM_CPUS_PER_TASK:-1}
 
-# Whatever ends this script ends Ray as well. scancel, the time limit and preemption do it node by node.
+# Ends Ray whenever this script ends. scancel, the time limit and preemption end the processes on each node.
 cleanup() {
     trap - EXIT
     rm -f "$RAY_AUTH_TOKEN_PATH"
@@ -52,7 +52,7 @@ cleanup() {
 }
 trap cleanup EXIT
 
-# Returns when so many nodes have joined.
+# Waits until the given number of nodes has joined.
 await() {
     local deadline=$((SECONDS + 180))
     until [ "$(nodes)" = "$1" ]; do
@@ -75,16 +75,16 @@ if ((SLURM_JOB_NUM_NODES > 1)); then
     srun --overlap --nodes=$others --ntasks=$others --cpus-per-task="$cpus" --exclude="$head" \
         ray start --block --address="$address" --num-cpus="$cpus" --disable-usage-stats \
         >"sweeper-$SLURM_JOB_ID-workers.log" 2>&1 &
-    await "$SLURM_JOB_NUM_NODES" # the sweep refuses what the nodes it finds could not run
+    await "$SLURM_JOB_NUM_NODES" # the sweep would refuse trials that the present nodes cannot run
 fi
 
-# A signal to this script is for the sweep: it saves what runs and ends, and the script with it.
+# Passes a signal on to the sweep, which saves its running trials and ends. Then this script ends too.
 sweeper run "$@" --address "$address" &
 sweep=$!
 trap 'kill -INT "$sweep" 2>/dev/null || true' INT TERM
 code=0
 wait "$sweep" || code=$?
-while kill -0 "$sweep" 2>/dev/null; do # `wait` comes back early when a trap has run
+while kill -0 "$sweep" 2>/dev/null; do # a trap ends `wait` early
     code=0
     wait "$sweep" || code=$?
 done
