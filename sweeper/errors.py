@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 
 class Failure(Exception):
-    """Raised to end a command. Each line states what is wrong, why, and how to fix it."""
+    """End a command with an exit code. Each line states a mistake, its cause and its cure."""
 
     exit_code = 1
 
@@ -30,7 +30,7 @@ class DataFailure(Failure):
 
 
 class NoPredictions(DataFailure):
-    """Raised when a trial has left no answers that can be judged."""
+    """Signal that a trial has no stored predictions to evaluate."""
 
 
 class EnvironmentFailure(Failure):

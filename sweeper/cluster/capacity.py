@@ -1,4 +1,4 @@
-"""Compute how many trials run at once on a machine or cluster, and what each trial reserves. Pure arithmetic."""
+"""Compute the resources that each trial reserves and the number of trials that run at once. Starts no processes."""
 
 from __future__ import annotations
 

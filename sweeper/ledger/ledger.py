@@ -247,7 +247,7 @@ class Ledger:
         return self.record(number)
 
     def extend(self, space: SearchSpace) -> None:
-        """Store a search space whose changes affect no trial, such as a larger number of trials."""
+        """Store the changed search space of a resumed sweep, for example with a larger number of trials."""
         if self.study.user_attrs["search_space"] != resolved(space):
             self.study.set_user_attr("search_space", resolved(space))
 

@@ -36,7 +36,7 @@ LOCK_SECONDS = 900.0  # longest wait for other promotions, which copy checkpoint
 
 @dataclass(frozen=True)
 class Entrant:
-    """Hold what a promotion compares: the score of a trial's best evaluation, and how it was measured.
+    """Hold the score of a trial's best evaluation and how it was measured, for the comparison in a promotion.
 
     trial_id   the trial's number in the ledger's database; of equal scores the lower number wins
     profile    the metric profile, which defines a right answer

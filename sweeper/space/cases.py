@@ -84,7 +84,7 @@ def _possible(space: SearchSpace, name: str) -> Iterator[Any]:
 
 
 def _all_cuts(space: SearchSpace) -> Iterator[Cut]:
-    """Yield the cuts of the space, then those of the space with each enqueued setting fixed."""
+    """Yield the cuts of the space, then for each enqueued setting the cuts of the space with this setting fixed."""
     for parameters in (space.parameters, *(pinned(space.parameters, e) for e in space.search.enqueue)):
         yield from split_space(parameters, space.resources, defaults_by_name(space.job))
 

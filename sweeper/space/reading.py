@@ -93,7 +93,7 @@ def _refuse_secrets(value: Any, key: Key, note: Mistakes) -> None:
 
 
 def restored(values: Mapping[str, Any], data_fingerprint: str, origin: str) -> SearchSpace:
-    """Return the search space whose plain form, made by `resolved`, is `values`. Its data is not read.
+    """Return the search space from the plain values that `resolved` made of it. Its data is not read.
 
     Raises ConfigError, whose lines name `origin`, if the values no longer fit the job.
     """

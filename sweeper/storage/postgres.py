@@ -135,7 +135,7 @@ def _watch_connection(connection: Connection, lost: Callable[[], None], pulse: f
 
 
 def _holder(connection: Connection, number: int) -> str:
-    """Return the process that holds a lock, `unknown` if it was freed meanwhile."""
+    """Return the process that holds a lock, or `unknown` if the lock is already free."""
     found = connection.scalar(
         text(
             "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) "

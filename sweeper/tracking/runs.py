@@ -136,7 +136,7 @@ def sweep_content(
 
 
 def missing_points(content: RunContent, stored: StoredRun, now: int) -> list[Point]:
-    """Return the points of `content` that the stored run lacks. `now` dates those of a run that has not ended."""
+    """Return the points of `content` that the stored run lacks. `now` is the time of an unfinished run's points."""
     points = [point for point in content.points if point.step not in stored.steps.get(point.key, ())]
     for key, value in content.summary.items():
         if stored.latest.get(key) != value:

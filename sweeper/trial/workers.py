@@ -57,7 +57,7 @@ class Rendezvous:
             "LOCAL_WORLD_SIZE": "1",
             "MASTER_ADDR": self.host,
             "MASTER_PORT": str(self.port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",  # `rendezvous_store` has opened the store
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # torch 2.x: `rendezvous_store` has opened the store
             "GLOO_SOCKET_IFNAME": gloo_interface(),
         }
 
