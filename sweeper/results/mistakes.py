@@ -1,4 +1,4 @@
-"""Count the kinds of mistakes in the answers of one trial or of two, as tables and plain values."""
+"""Count the mistakes in one trial's answers, or two trials', by kind: as tables to print and as dicts for JSON."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class DiagnosisPair:
 
 
 def mistake_tables(trial: Trial, other: Trial | None = None, examples: int = 3) -> tuple[list[Table], dict[str, Any]]:
-    """Return the tables that `sweeper errors` prints, and the same content as plain values for JSON.
+    """Return the tables that `sweeper errors` prints, and the same content as dicts and lists for JSON.
 
     >>> tables, values = mistake_tables(find_trial("readers", storage), find_trial("readers/3", storage))
     >>> values["kinds"]["boundary"], values["vs"]["only_other"]
@@ -215,7 +215,7 @@ def pair_tables(pair: DiagnosisPair, examples: int = 3) -> list[Table]:
 
 
 def diagnosis_values(one: Diagnosis, examples: int = 3) -> dict[str, Any]:
-    """Return the content of `diagnosis_tables` as plain values, with texts in full length."""
+    """Return the content of `diagnosis_tables` as dicts and lists, with texts in full length."""
     return {
         "trial": one.trial,
         "job": one.job,

@@ -175,7 +175,10 @@ class _YamlError(Exception):
 
 
 def _values(text: str, root: Key, lines: dict[Key, str], note: Mistakes, place: str | None = None) -> Any:
-    """Return the plain value of one YAML text, and record its mistakes. `place` replaces line numbers."""
+    """Parse a YAML text that belongs under the key `root`, into dicts, lists and scalars.
+
+    Mistakes go to `note`, and the line of each key into `lines`. `place`, if given, stands there for the line.
+    """
     reading = _Reading(text, lines, note, place)
     try:
         return reading.document(root)

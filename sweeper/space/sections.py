@@ -264,7 +264,8 @@ _WANTED = {
 
 
 def explanation(details: ErrorDetails, known: list[str], places: Mapping[str, str]) -> str:
-    """Explain one pydantic error as `what is wrong; cure`. `known` are the keys allowed at its location."""
+    """Explain one pydantic error as `what is wrong; cure`. `known` are the keys allowed at its location;
+    `places` names for a key the section to which it belongs."""
     found, error = details["input"], details["type"]
     if error == "extra_forbidden":
         return unknown_name("key", str(details["loc"][-1]), known, places)

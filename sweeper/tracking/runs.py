@@ -121,7 +121,7 @@ def sweep_content(
     texts: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> RunContent:
-    """Return the content of a sweep's parent run, with artifacts by file name and final metrics."""
+    """Return what the parent run of a sweep shows: `texts` are artifacts by file name, `metrics` the final ones."""
     return RunContent(
         key=SWEEP,
         name=sweep.name,
