@@ -51,7 +51,7 @@ def test_the_yaml_in_the_readme_is_the_shipped_one() -> None:
 
 def test_ci_runs_the_readmes_test_command() -> None:
     command = README.split("<!-- test command -->")[1].split("```")[1]
-    assert command.strip().endswith("&& .venv/bin/pytest")
+    assert command.strip().endswith("&& .venv/bin/pytest -n 2 --dist loadfile")
     assert "<!-- test command -->" in (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 

@@ -60,7 +60,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, work: Callable[..., None]) -> Result:
     patient = functools.partial(mirroring.mirror_of, flush_seconds=0.3)
     with monkeypatch.context() as patch:
         patch.setattr(driver, "run_unfinished", work)
-        patch.setattr(mirroring, "mirror_of", patient)
+        patch.setattr(driver, "mirror_of", patient)
         patch.setattr(mirroring, "FLUSH_SECONDS", 0.3)
         return invoke("run", "toy.yaml", "search.trials=2")
 

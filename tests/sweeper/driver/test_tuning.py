@@ -93,6 +93,7 @@ TROUBLES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_a_result_and_the_others_go_on(run: Callable[..., Ledger]) -> None:
     names = ", ".join(trouble for trouble, _ in TROUBLES)
     space = (
