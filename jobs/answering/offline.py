@@ -15,6 +15,7 @@ from jobs.answering import submission
 from jobs.answering.answers import Answer
 from jobs.checkpoint import CheckpointError, damage, load_json
 from jobs.dataset.data import Data, DataError, read_unlabelled, refuse
+from jobs.files import disk_errors
 from jobs.model.backbones import BackboneError
 
 TEAM = "team.json"
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str], home: Path) -> int:
         with TemporaryDirectory() as cache:
             answers = exported_answers(data, home, Path(cache))
         refuse(submission.submission_problems(data, data.test, answers))
-        submission.write_submission(output, submission.submission_csv(answers))
+        with disk_errors(OSError, "name another place", output):
+            submission.write_submission(output, submission.submission_csv(answers))
     except DataError as error:
         print(error, file=sys.stderr)
         return 3

@@ -168,5 +168,5 @@ def screen(view: RichTable) -> Console:
     """Return a console on standard output that is as wide as the table, so that no cell is cut."""
     from rich.console import Console
 
-    console = Console(highlight=False, width=200)
-    return Console(highlight=False, width=max(200, console.measure(view).maximum))
+    unlimited = Console(highlight=False, width=100_000)
+    return Console(highlight=False, width=max(200, unlimited.measure(view).maximum))

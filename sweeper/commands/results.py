@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs import JOBS
-from jobs.files import disk_errors
+from jobs.files import atomic, disk_errors
 from sweeper.commands.base import ledger_of, ledger_storage, main, show, table_forms
 from sweeper.errors import ConfigError, EnvironmentFailure, NoPredictions
 
@@ -76,8 +76,8 @@ def report_command(name: str, output: Path | None) -> None:
     path = output or Path(f"{name}.html")
     ended = best_first(ledger.records(), ledger.direction)
     text = page.report_html(ledger, best_yaml(Trial(ledger, ended[0])) if ended else "")
-    with disk_errors(EnvironmentFailure, "name another place with --output", path):
-        path.write_text(text, encoding="utf-8")
+    with disk_errors(EnvironmentFailure, "name another place with --output", path), atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
     click.echo(f"next: open {path}", err=True)
 
 

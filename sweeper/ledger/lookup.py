@@ -10,7 +10,7 @@ from pathlib import Path
 from optuna.storages import RDBStorage
 
 from jobs.checkpoint import PREDICTIONS, damage
-from sweeper.errors import ConfigError, EnvironmentFailure, NoPredictions
+from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, NoPredictions
 from sweeper.ledger.ledger import Ledger, load_ledger
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
@@ -58,7 +58,7 @@ class Trial:
     def predictions(self) -> list[dict[str, object]]:
         """Return the answers to the validation questions at the best evaluation, in the order of the data.
 
-        Raises NoPredictions when the trial has none.
+        Raises NoPredictions when the trial has none, DataFailure when they are damaged.
         """
         address = self.record.checkpoint
         content = (
@@ -70,7 +70,12 @@ class Trial:
             raise NoPredictions(
                 f"trial {self.name}: has left no {PREDICTIONS}; name one that has been evaluated and ended"
             )
-        rows: list[dict[str, object]] = json.loads(content)
+        try:
+            rows: list[dict[str, object]] = json.loads(content)
+        except ValueError:
+            raise DataFailure(
+                f"trial {self.name}: its {PREDICTIONS} is damaged; name another trial, or run this one again"
+            ) from None
         return rows
 
 

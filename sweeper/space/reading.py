@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from itertools import combinations, islice
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import sweeper
 from jobs import JOBS, get_job
@@ -181,14 +181,35 @@ def import_job(name: str) -> Job:
         raise ConfigError(f"{unknown_name('job', name, JOBS)}, or an import path package.module:NAME")
     try:
         job: Any = get_job(name)
-    except Exception as error:  # a user's module may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's module may raise anything and even call sys.exit
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
             f"{name} cannot be imported ({cause}); write package.module:NAME and run in the folder that holds it"
         ) from None
     if not isinstance(job, Job):
         raise ConfigError(f"{name} is {type(job).__name__}, not a jobs.job.Job; name a Job")
+    if problem := _params_problem(job.params):
+        raise ConfigError(f"{name}: the job's params {problem}")
     return job
+
+
+def _params_problem(params: Any) -> str | None:
+    """Return what is wrong with the params class of a user's job, with the cure; None if nothing is."""
+    if not (isinstance(params, type) and is_dataclass(params)):
+        return "are not a dataclass; give Job a frozen dataclass"
+    try:
+        get_type_hints(params)
+    except Exception as error:  # a name in an annotation may fail in any way
+        return f"have an annotation that cannot be read ({error}); import the name at the top of the module"
+    every = fields(params)
+    if missing := [
+        name for name in ("backbone", "seed", "num_train_epochs") if name not in {one.name for one in every}
+    ]:
+        return f"lack {', '.join(missing)}; every job needs them"
+    bare = [one.name for one in every if one.default is MISSING and one.default_factory is MISSING]
+    return f"have no default for {', '.join(bare)}; give each a default" if bare else None
 
 
 def check_relations(space: SearchSpace) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from sweeper.cli import main
+from sweeper.commands.base import show
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
+from sweeper.results.table import Table
 from sweeper.space.search_space import SearchSpace
 from tests.support.commands import invoke
 from tests.support.spaces import TOY
@@ -177,3 +179,11 @@ def test_a_sweep_from_empty_to_its_table_and_not_twice(here: Path) -> None:
     assert failed.returncode == 1
     cause = "bad: no trial ended well; trial 0 was the first to fail: RuntimeError: the hill is closed"
     assert failed.stderr.splitlines()[-2] == cause
+
+
+def test_a_table_wider_than_any_terminal_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"a_parameter_with_a_long_name_{number}" for number in range(20)]
+    show(Table(names, [[f"value {number}" for number in range(20)]], frozenset()))
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names)
+    assert all(f"value {number}" in printed for number in range(20))

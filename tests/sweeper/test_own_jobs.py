@@ -116,3 +116,35 @@ def test_params_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "cause"),
+    [
+        ("@dataclass(frozen=True, kw_only=True)", "", "are not a dataclass; give Job a frozen dataclass"),
+        ("Params, {", "Params(), {", "are not a dataclass; give Job a frozen dataclass"),
+        ("seed: int", "seed: Number", "have an annotation that cannot be read (name 'Number' is not defined)"),
+        ('    backbone: str = "hill"\n', "", "lack backbone; every job needs them"),
+        (
+            "learning_rate: float = 1e-3",
+            "learning_rate: float",
+            "have no default for learning_rate; give each a default",
+        ),
+        ("JOB = Job", "raise SystemExit(3)\nJOB = Job", "cannot be imported (SystemExit: 3)"),
+        ("JOB = Job", "raise GeneratorExit('x')\nJOB = Job", "cannot be imported (GeneratorExit: x)"),
+    ],
+)
+@pytest.mark.parametrize("command", [["plan", "toy.yaml"], ["params", "faultyjob:JOB"]])
+def test_a_faulty_job_is_refused_in_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], before: str, after: str, cause: str
+) -> None:
+    assert before in JOB
+    text = "from __future__ import annotations\n" + JOB.replace(before, after)
+    (here / "faultyjob.py").write_text(text, encoding="utf-8")
+    (here / "toy.yaml").write_text(TOY.replace("tests.toy", "faultyjob"), encoding="utf-8")
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.delitem(sys.modules, "faultyjob", raising=False)
+    result = invoke(*command)
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.splitlines()) == 1
+    assert cause in result.stderr
