@@ -144,7 +144,7 @@ def test_a_signal_leaves_a_sweep_that_goes_on(
     (tmp_path / "go").touch()
     again = drive("resume", "toy")
     assert again.wait() == 0, again.said.read_text()
-    assert "0 of 3 trials are finished, 2 go on from epochs 2 and 2" in again.said.read_text()
+    assert "0 of 3 trials are finished, 2 resume from epochs 2 and 2" in again.said.read_text()
     ledger = ledger_in(tmp_path)
     assert [(record.state, record.epochs) for record in ledger.records()] == [("COMPLETE", 4.0)] * 3
     begun = [(tmp_path / f"sweeps/toy/trials/{number:04d}/starts").read_text().split() for number in range(3)]
