@@ -179,7 +179,7 @@ def test_a_checkpoint_cut_short_on_its_way_is_not_there(away: str, tmp_path: Pat
     address = checkpoint_store.join_address(away, checkpoint.name)
     assert len(keys(address.removeprefix(f"s3://{BUCKET}/"))) == 3  # all but the manifest
     assert checkpoint_store.still_stored([address]) == set()
-    with pytest.raises(Damaged, match=rf"{address}/manifest\.json: not there"):
+    with pytest.raises(Damaged, match=rf"{address}/manifest\.json: missing or not readable"):
         checkpoint_store.fetch_checkpoint(address, tmp_path / "copy")
     assert checkpoint_store.stored_damage(checkpoint_store.deposit(checkpoint, away)) is None
 
@@ -217,7 +217,7 @@ def test_a_bucket_is_read_through_a_cache_without_pickles(away: str, tmp_path: P
     shutil.rmtree(stores.root / "cache")
     assert damage(find_checkpoint(address, stores)) is None
     checkpoint_store.delete_stored([address])
-    with pytest.raises(EnvironmentFailure, match=r"manifest\.json: not there"):
+    with pytest.raises(EnvironmentFailure, match=r"manifest\.json: missing or not readable"):
         find_checkpoint(address, stores)
 
 
