@@ -139,7 +139,7 @@ def test_a_sweep_goes_from_a_killed_driver_to_a_submission(team: Team, few: Data
     assert sum(len(record.evaluations) for record in before) == 2
 
     said = done(two, "resume", "quickstart")
-    assert "on from epoch" in said
+    assert "from epoch" in said
     ledger = ledger_of(two, "quickstart")
     records = ledger.records()
     assert [(record.state, record.epochs) for record in records] == [("COMPLETE", 3.0)] * 2
