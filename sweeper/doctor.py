@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from sweeper.cluster.capacity import local_machine
+from sweeper.cluster.capacity import local_machine, memory_text
 from sweeper.errors import Failure
 from sweeper.secrets import redacted
 from sweeper.storage.settings import Stores
@@ -74,7 +74,7 @@ def _package_finding(requirement: Requirement) -> Finding:
 
 def device_finding() -> Finding:
     machine = local_machine()
-    return Finding("devices", f"{machine.cpus} CPU, {machine.gpus} GPU")
+    return Finding("devices", f"{machine.cpu_text}, {machine.gpus} GPU, memory {memory_text()}")
 
 
 def disk_finding(root: Path) -> Finding:

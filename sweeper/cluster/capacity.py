@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from sweeper.errors import EnvironmentFailure
+from sweeper.process.cgroups import cpu_quota, machine_memory, memory_limit
 from sweeper.space.cases import possible_resources
 from sweeper.space.search_space import SearchSpace, resources_of
 from sweeper.space.sections import Resources
@@ -25,11 +26,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Machine:
-    """Describe the CPUs and GPUs that trials can use, on this machine or summed over a cluster's `nodes`."""
+    """Describe the CPUs and GPUs that trials can use, on this machine or summed over a cluster's `nodes`.
+
+    quota  the number of CPUs whose time a container (cgroup) may use, if this lowers `cpus`; else None
+    """
 
     cpus: int
     gpus: int
     nodes: tuple[Node, ...] = ()
+    quota: float | None = None
 
     @property
     def parts(self) -> tuple[Node, ...]:
@@ -39,6 +44,11 @@ class Machine:
     @property
     def name(self) -> str:
         return "this cluster" if self.nodes else "this machine"
+
+    @property
+    def cpu_text(self) -> str:
+        """Return the number of CPUs, with the quota that limits it."""
+        return f"{self.cpus} CPU" + (f" (cgroup quota {self.quota:g})" if self.quota is not None else "")
 
 
 def cluster_of(nodes: tuple[Node, ...]) -> Machine:
@@ -61,7 +71,7 @@ class TrialReservation:
         each = f"{self.workers} workers of " if self.workers > 1 else ""
         shared = f", {int(1 / self.gpus)} on each GPU" if 0 < self.gpus < 1 else ""
         wants = f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU{shared}" if self.gpus else "")
-        has = f"{machine.cpus} CPU" + (f" and {machine.gpus} GPU" if machine.gpus or self.gpus else "")
+        has = machine.cpu_text + (f" and {machine.gpus} GPU" if machine.gpus or self.gpus else "")
         return f"{self.slots} at once: each reserves {each}{wants}, of {has}{self._where(machine)}"
 
     def _where(self, machine: Machine) -> str:
@@ -73,8 +83,20 @@ class TrialReservation:
 
 
 def local_machine() -> Machine:
-    """Return the CPUs that this process may use and the GPUs that CUDA shows."""
-    return Machine(len(os.sched_getaffinity(0)), _gpus())
+    """Return the CPUs that this process may use and the GPUs that CUDA shows. A quota is rounded down, to one at
+    least."""
+    allowed, quota = len(os.sched_getaffinity(0)), cpu_quota()
+    if quota is None or quota >= allowed:
+        return Machine(allowed, _gpus())
+    return Machine(max(1, int(quota)), _gpus(), quota=quota)
+
+
+def memory_text() -> str:
+    """Return the memory that this process may use, with the limit of its cgroups if there is one."""
+    total, limit = machine_memory() or 0, memory_limit()
+    if limit is None:
+        return f"{total / 2**30:.1f} GiB"
+    return f"{limit / 2**30:.1f} GiB (cgroup limit; the machine has {total / 2**30:.1f} GiB)"
 
 
 def _gpus() -> int:
@@ -126,7 +148,8 @@ def _too_much(cpus: float, gpus: float, machine: Machine) -> str | None:
     if gpus > most_gpus:
         return f"resources.gpus: {who} wants {gpus:g} and {whose} has {most_gpus}; run on the CPU with resources.gpus=0"
     if cpus > most_cpus:
-        return f"resources.cpus: {who} wants {cpus:g} and {whose} has {most_cpus}; lower it"
+        quota = f" by a cgroup quota of {machine.quota:g}" if machine.quota is not None else ""
+        return f"resources.cpus: {who} wants {cpus:g} and {whose} has {most_cpus}{quota}; lower it"
     if not any(workers_on_node(node, cpus, gpus) for node in machine.parts):
         return f"resources: no node has {_amount(cpus, gpus)} together, which a worker wants; lower one of them"
     return None

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.cli import main
+from sweeper.cluster import capacity
 from sweeper.commands.base import show
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
@@ -117,6 +118,19 @@ def test_doctor_finds_this_installation_whole(here: Path) -> None:
         line.split()[1] for line in result.stdout.splitlines()
     }
     assert not list(here.iterdir())
+
+
+def test_doctor_and_plan_show_the_cpus_and_the_memory_that_count(
+    toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "cpu_quota", lambda: 0.5)
+    monkeypatch.setattr(capacity, "memory_limit", lambda: 2**30)
+    monkeypatch.setattr(capacity, "machine_memory", lambda: 2**33)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "1 CPU (cgroup quota 0.5), 0 GPU, memory 1.0 GiB (cgroup limit" in invoke("doctor").stdout
+    plan = invoke("plan", "toy.yaml").stdout
+    assert "trials: 1 at once: each reserves 1 CPU, of 1 CPU (cgroup quota 0.5)\n" in plan
+    assert "memory: 1.0 GiB (cgroup limit; the machine has 8.0 GiB) for all trials that run at once\n" in plan
 
 
 def test_the_sample_can_be_written_checked_and_is_not_overwritten(here: Path) -> None:

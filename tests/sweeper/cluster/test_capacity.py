@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from sweeper.cluster import capacity
 from sweeper.cluster.capacity import Machine, Node, cluster_of, reservation_of, reservations, reserve
 from sweeper.errors import EnvironmentFailure
 from sweeper.space.search_space import SearchSpace
@@ -110,3 +111,37 @@ def test_half_a_gpu_for_base_and_a_whole_one_for_large(toy_space: Callable[..., 
     assert reservation_of(space, {"backbone": "hill"}, Machine(8, 2)).slots == 4
     assert reservation_of(space, {"backbone": "valley"}, Machine(8, 2)).slots == 2
     assert sorted(one.slots for one in reservations(space, Machine(8, 2))) == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [
+        (None, Machine(3, 0)),
+        (0.5, Machine(1, 0, quota=0.5)),  # one at least
+        (2.9, Machine(2, 0, quota=2.9)),
+        (3.0, Machine(3, 0)),
+        (64.0, Machine(3, 0)),  # the affinity allows fewer
+    ],
+)
+def test_a_cpu_quota_counts_beside_the_affinity(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, expected: Machine
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(capacity.os, "sched_getaffinity", lambda pid: {0, 1, 5})
+    monkeypatch.setattr(capacity, "cpu_quota", lambda: quota)
+    assert capacity.local_machine() == expected
+
+
+def test_a_quota_is_told_where_it_limits_trials() -> None:
+    machine = Machine(1, 0, quota=1.5)
+    assert reserve(None, machine, 8).why(machine) == "1 at once: each reserves 1 CPU, of 1 CPU (cgroup quota 1.5)"
+    with pytest.raises(EnvironmentFailure, match=r"wants 2 and this machine has 1 by a cgroup quota of 1.5; lower it"):
+        reserve(Resources(cpus=2), machine, 8)
+
+
+def test_the_memory_that_counts_is_told_with_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "machine_memory", lambda: 16 * 2**30)
+    monkeypatch.setattr(capacity, "memory_limit", lambda: None)
+    assert capacity.memory_text() == "16.0 GiB"
+    monkeypatch.setattr(capacity, "memory_limit", lambda: 2200 * 2**20)
+    assert capacity.memory_text() == "2.1 GiB (cgroup limit; the machine has 16.0 GiB)"
