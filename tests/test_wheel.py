@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -24,9 +25,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the packages of the wheel, and the toy job beside them."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # a build leaves files in the tree that it builds from
-    for name in ("sweeper", "jobs"):
+    for name in ("sweeper", "jobs", "search_spaces"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     build = [*PIP, "wheel", str(source), "--no-deps", "--no-build-isolation", "-w", str(folder)]
     if subprocess.run([sys.executable, "-c", "import setuptools"], check=False).returncode:
@@ -47,8 +48,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sweeper(installed: Path, home: Path, *arguments: str) -> str:
-    """Run a command of the installed package and return its output."""
+def sweeper(installed: Path, home: Path, *arguments: str, status: int = 0) -> str:
+    """Run a command of the installed package and return its output, or its messages where it is to fail."""
     environment = {name: value for name, value in os.environ.items() if name not in STORES}
     done = subprocess.run(
         [sys.executable, "-c", "from sweeper.cli import main; main()", *arguments],
@@ -58,8 +59,8 @@ def sweeper(installed: Path, home: Path, *arguments: str) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == status, done.stderr
+    return done.stderr if status else done.stdout
 
 
 def test_the_installed_packages_are_those_of_the_wheel(installed: Path, home: Path) -> None:
@@ -81,6 +82,37 @@ def test_the_wheel_has_every_file_of_the_packages(installed: Path) -> None:
         expected = {path for path in tree if "__pycache__" not in path.parts and path.name != "SOURCES.txt"}
         assert len(expected) >= 40
         assert {path for path in expected if not (installed / path).is_file()} == set()
+
+
+def test_the_wheel_has_the_shipped_search_spaces_inside_the_package(installed: Path) -> None:
+    shipped = {path.name: path.read_bytes() for path in (ROOT / "search_spaces").iterdir() if path.suffix != ".png"}
+    assert len(shipped) >= 10
+    inside = installed / "sweeper" / "search_spaces"
+    assert {path.name: path.read_bytes() for path in inside.iterdir()} == shipped
+    assert not (installed / "search_spaces").exists()
+
+
+def test_a_shipped_search_space_is_found_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    assert sweeper(installed, tmp_path, "plan", "quickstart.yaml").startswith("quickstart: 8 trials of qa on sample")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_name_lists_the_shipped_search_spaces(installed: Path, tmp_path: Path) -> None:
+    told = sweeper(installed, tmp_path, "plan", "qickstart", status=2)
+    assert "did you mean 'quickstart'? known here: longformer, " in told
+
+
+def test_a_wheel_from_a_source_distribution_has_the_same_files(installed: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(installed.parent / "source", source, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    code = f"import setuptools.build_meta as build; build.build_sdist({str(tmp_path)!r})"
+    if subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, check=False).returncode:
+        pytest.skip("setuptools is not installed")
+    (archive,) = tmp_path.glob("*.tar.gz")
+    subprocess.run([*PIP, "wheel", str(archive), "--no-deps", "--no-build-isolation", "-w", str(tmp_path)], check=True)
+    wheels = [next(folder.glob("*.whl")) for folder in (tmp_path, installed.parent)]
+    again, first = (set(ZipFile(wheel).namelist()) for wheel in wheels)
+    assert again == first
 
 
 def test_a_sweep_and_its_report(installed: Path, home: Path) -> None:

@@ -51,10 +51,10 @@ def find_file(name: str) -> Path:
     >>> find_file("quickstart")
     PosixPath('search_spaces/quickstart.yaml')
 
-    Searches the current folder, ./search_spaces, then the folder next to the package; `.yaml` is optional. Raises
+    Searches the current folder, ./search_spaces, then the shipped search spaces; `.yaml` is optional. Raises
     ConfigError when there is none.
     """
-    folders = [Path("search_spaces"), Path(sweeper.__file__).parent.parent / "search_spaces"]
+    folders = [Path("search_spaces"), shipped_folder()]
     for folder in (Path(), *folders):
         for path in (folder / name, folder / f"{name}.yaml"):
             if _holds(path.is_file):
@@ -63,6 +63,13 @@ def find_file(name: str) -> Path:
         return Path(name)  # for example a folder: reading it raises the right error
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     raise ConfigError(f"{shown(name)}: no such file; {unknown_name('search space', Path(name).stem, known)}")
+
+
+def shipped_folder() -> Path:
+    """Return the folder of the shipped search spaces: inside an installed package, beside it in the source tree."""
+    package = Path(sweeper.__file__).parent
+    inside = package / "search_spaces"
+    return inside if inside.is_dir() else package.parent / "search_spaces"
 
 
 def read_search_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:

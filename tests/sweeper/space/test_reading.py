@@ -540,6 +540,10 @@ def test_a_file_is_found_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest
         ConfigError, match=r"^\"qickstart.yaml\": .*did you mean 'quickstart'\? known here: mine, quickstart$"
     ):
         find_file("qickstart.yaml")
+    inside = tmp_path / "lib" / "sweeper" / "search_spaces"  # where a wheel has them
+    inside.mkdir(parents=True)
+    (inside / "quickstart.yaml").touch()
+    assert find_file("quickstart") == inside / "quickstart.yaml"
     assert find_file("search_spaces") == Path("search_spaces")  # which `read_search_space` refuses as a directory
     for name in ("", "x" * 300, "a\0b"):
         with pytest.raises(ConfigError, match="no such file"):
