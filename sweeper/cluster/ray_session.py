@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -13,6 +13,7 @@ from typing import Any
 
 from sweeper.cluster.capacity import Machine
 from sweeper.errors import ConfigError, EnvironmentFailure
+from sweeper.process.import_path import library_path
 from sweeper.process.signals import descendants, kill_processes, signals_blocked
 from sweeper.secrets import redacted_values
 
@@ -66,6 +67,7 @@ def ray_session(machine: Machine) -> Iterator[None]:
                 log_to_driver=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=str(folder),  # undocumented in ray 2.60: the only way to set the folder of its sockets
+                job_config=job_config(),
             )
         restrict_token()
         try:
@@ -109,6 +111,7 @@ def joined_cluster(address: str) -> Iterator[None]:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
                 runtime_env=runtime_env(),
+                job_config=job_config(),
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
             cause = str(error).strip().splitlines()[0]
@@ -118,6 +121,27 @@ def joined_cluster(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+class FixedPath(list[str]):
+    """Hold the import path that Ray sends to trials, and refuse additions.
+
+    Ray adds the working directory and the folder of the program. There they would come first and hide libraries.
+    """
+
+    def extend(self, added: Iterable[str]) -> None:
+        pass
+
+
+def job_config() -> Any:
+    """Return Ray's settings that give trials the import path of this process.
+
+    Private in ray 2.60: `_py_driver_sys_path`, since Ray has no public setting for the path. Its processes insert the
+    entries one by one at the front.
+    """
+    from ray.job_config import JobConfig
+
+    return JobConfig(_py_driver_sys_path=FixedPath(reversed(library_path())))
 
 
 def runtime_env() -> dict[str, Any]:

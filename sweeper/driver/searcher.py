@@ -17,6 +17,7 @@ from sweeper.driver.checkpoints import resume_checkpoints
 from sweeper.driver.repeats import RepeatSeed, missing_repeats
 from sweeper.driver.sweep import Sweep
 from sweeper.ledger.record import TrialRecord
+from sweeper.process.import_path import user_folders
 from sweeper.process.signals import Interrupt
 from sweeper.results.timing import Timing
 from sweeper.trial import handover
@@ -73,6 +74,7 @@ def trial_config(sweep: Sweep, record: TrialRecord) -> handover.TrialConfig:
         earlier=tuple(filter(None, earlier)),
         storage=storage,
         workers=reserved.workers,
+        folders=user_folders(),
     )
 
 

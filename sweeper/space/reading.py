@@ -18,6 +18,7 @@ from jobs.dataset.data import SAMPLE, DataError, read_data
 from jobs.job import Job, ParamError
 from jobs.suggestions import nearest, shown, unknown_name
 from sweeper.errors import ConfigError, DataFailure
+from sweeper.process.import_path import hiding_module
 from sweeper.secrets import redacted
 from sweeper.space.cases import MAX_CUTS, Cut, ends, pinned, split_space
 from sweeper.space.document import read_document
@@ -191,15 +192,28 @@ def import_job(name: str) -> Job:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a user's module may raise anything and even call sys.exit
+        refuse_hidden_module(name)
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
             f"{name} cannot be imported ({cause}); write package.module:NAME and run in the folder that holds it"
         ) from None
     if not isinstance(job, Job):
+        refuse_hidden_module(name)
         raise ConfigError(f"{name} is {type(job).__name__}, not a jobs.job.Job; name a Job")
     if problem := _params_problem(job.params):
         raise ConfigError(f"{name}: the job's params {problem}")
     return job
+
+
+def refuse_hidden_module(name: str) -> None:
+    """Raise ConfigError if the user's module of the import path `name` is hidden by a library of the same name."""
+    module = name.partition(":")[0]
+    if origin := hiding_module(module):
+        top = module.partition(".")[0]
+        raise ConfigError(
+            f"{name} cannot be imported; {top!r} is also the name of a library ({origin}), which Python finds first; "
+            "rename your module or package"
+        )
 
 
 def _params_problem(params: Any) -> str | None:

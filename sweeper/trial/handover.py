@@ -35,6 +35,7 @@ class TrialConfig:
     earlier      older checkpoints, newest first, to fall back on if `resume_from` is damaged
     storage      address to copy checkpoints to; None if they stay in `workdir`
     workers      number of processes that train the trial together
+    folders      folders from which a job of the user's own is imported
     """
 
     number: int
@@ -48,6 +49,7 @@ class TrialConfig:
     earlier: tuple[str, ...] = ()
     storage: str | None = None
     workers: int = 1
+    folders: tuple[str, ...] = ()
 
 
 class TrialFailure(NamedTuple):

@@ -21,6 +21,7 @@ from typing import Any
 from jobs import get_job
 from jobs.files import causes, disk_trouble
 from jobs.timing import START, TRAINING, WAITING, Stopwatch, phase, timed_by
+from sweeper.process.import_path import append_folders
 from sweeper.process.output import output_to
 from sweeper.secrets import redacted
 from sweeper.storage import checkpoint_store
@@ -56,6 +57,7 @@ def train_in_process(config: TrialConfig) -> None:
 
 def run_job(config: TrialConfig) -> None:
     """Call the job's `train` in a worker process. Raises MissingReport if it ends before the last epoch."""
+    append_folders(config.folders)
     job = get_job(config.job)
     params = job.params(**config.params)
     resume_from = usable_checkpoint(config)

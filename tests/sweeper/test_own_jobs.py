@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import invoke
+from tests.support.hiding import ROOT, hide_libraries
 from tests.support.spaces import TOY
 
-ROOT = Path(__file__).parents[2]
 JOB = """
 from dataclasses import dataclass
 from jobs.checkpoint import publish
@@ -47,7 +47,7 @@ def space(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def sweeper(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the command as its console script does: `-P` keeps Python from adding the current folder."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}"}  # its empty entry means the current folder
     command = [sys.executable, "-P", "-c", "from sweeper.cli import main; main()", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=200, check=False)
 
@@ -74,10 +74,40 @@ def test_a_module_that_is_nowhere_is_told_in_one_line(here: Path) -> None:
     assert "ownpackage.nowhere:JOB cannot be imported (ModuleNotFoundError" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["random", "jobs", "optuna"])
+def test_a_job_hidden_by_a_library_is_refused_in_one_line(here: Path, name: str) -> None:
+    (here / name).mkdir()
+    (here / name / "hill.py").write_text(JOB, encoding="utf-8")
+    (here / "toy.yaml").write_text(TOY.replace("tests.toy", f"{name}.hill"), encoding="utf-8")
+    result = invoke("plan", "toy.yaml")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert f"{name}.hill:JOB cannot be imported; {name!r} is also the name of a library (" in line
+    assert line.endswith("; rename your module or package")
+
+
+def test_a_hidden_module_that_holds_the_name_is_refused_in_one_line(here: Path) -> None:
+    (here / "json.py").write_text(JOB, encoding="utf-8")
+    result = invoke("params", "json:dumps")
+    assert result.exit_code == 2
+    assert "'json' is also the name of a library (" in result.stderr
+
+
+def test_a_job_is_found_from_its_packages_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "ownpackage").mkdir()
+    (tmp_path / "ownpackage" / "__init__.py").touch()
+    (tmp_path / "ownpackage" / "hill.py").write_text(JOB, encoding="utf-8")
+    done = sweeper("params", "ownpackage.hill:JOB", "--json", cwd=tmp_path / "ownpackage")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_trials_import_the_job_from_the_current_folder(space: str, tmp_path: Path) -> None:
-    done = sweeper("run", "toy.yaml", "search.trials=2", cwd=tmp_path)
+    tmp_path = tmp_path.rename(tmp_path.with_name(f"資料 of {space}"))
+    hide_libraries(tmp_path)
+    workers = "resources={workers: 2, cpus: 1, gpus: 0}" if space == "ownmodule" else "search.trials=2"
+    done = sweeper("run", "toy.yaml", "search.trials=2", workers, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("COMPLETE") == 2
     errors = sweeper("errors", "toy", cwd=tmp_path)
