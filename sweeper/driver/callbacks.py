@@ -12,11 +12,11 @@ from ray import tune
 from sweeper.cluster import nodes as cluster
 from sweeper.cluster.capacity import workers_at_once
 from sweeper.driver.retries import failure_line, retry_incident
-from sweeper.driver.searcher import CHECK_SECONDS, LedgerSearcher, NotPickled
+from sweeper.driver.searcher import CHECK_SECONDS, LedgerSearcher, NotPickled, epoch_at
 from sweeper.driver.sweep import Sweep
 from sweeper.space.sections import duration
 from sweeper.trial import handover
-from sweeper.trial.handover import TrialFailure
+from sweeper.trial.handover import RESUMED, TrialFailure
 
 EXTRA_METRICS = ("epoch", "step", "seconds")
 NOTICE_SECONDS = 60.0  # time without a usable node after which the user is told
@@ -66,6 +66,8 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         metrics = {name: float(result[name]) for name in names}
         number = trial.config["number"]
         timing = self.attempts.timing(number, result["timing"])
+        if RESUMED in result:
+            self.sweep.ledger.rewind(number, epoch_at(self.sweep.ledger.record(number), result[RESUMED]))
         self.on_change(self.sweep.ledger.report(number, metrics, result["checkpoint"], timing))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from sweeper.ledger.record import TrialRecord
 from sweeper.process.import_path import user_folders
 from sweeper.process.signals import Interrupt
 from sweeper.results.timing import Timing
+from sweeper.storage.checkpoint_store import name_of
 from sweeper.trial import handover
 
 
@@ -55,11 +56,25 @@ class TrialTimer:
 CHECK_SECONDS = 5.0  # time between two requests for the nodes of a cluster
 
 
-def trial_config(sweep: Sweep, record: TrialRecord) -> handover.TrialConfig:
-    """Return the config for a trial's process, with the newest undamaged checkpoint if there is one."""
+def go_back(sweep: Sweep, record: TrialRecord) -> tuple[TrialRecord, tuple[str, ...]]:
+    """Return a trial as it resumes, and the checkpoints to resume from, newest first.
+
+    Evaluations after the newest undamaged checkpoint are removed from the ledger: the trial makes them again.
+    """
+    checkpoints = resume_checkpoints(record, sweep.workdir(record.number), sweep.storage(record.number))
+    return sweep.ledger.rewind(record.number, epoch_at(record, checkpoints[0] if checkpoints else None)), checkpoints
+
+
+def epoch_at(record: TrialRecord, checkpoint: str | None) -> float:
+    """Return the epoch of the evaluation with this checkpoint, given by address or by name; 0 if there is none."""
+    names = {name_of(e["checkpoint"]): float(e["epoch"]) for e in record.evaluations if e["checkpoint"]}
+    return names.get(name_of(checkpoint), 0.0) if checkpoint else 0.0
+
+
+def trial_config(sweep: Sweep, record: TrialRecord, checkpoints: Sequence[str]) -> handover.TrialConfig:
+    """Return the config for a trial's process, which resumes from the first undamaged of the checkpoints."""
     workdir = sweep.workdir(record.number)
-    storage = sweep.storage(record.number)
-    resume_from, *earlier = resume_checkpoints(record, workdir, storage) or (None,)
+    resume_from, *earlier = checkpoints or (None,)
     handover.clear_handover(workdir)
     reserved = reservation_of(sweep.space, record.params, sweep.machine)
     return handover.TrialConfig(
@@ -72,7 +87,7 @@ def trial_config(sweep: Sweep, record: TrialRecord) -> handover.TrialConfig:
         gpus=reserved.gpus,
         resume_from=resume_from,
         earlier=tuple(filter(None, earlier)),
-        storage=storage,
+        storage=sweep.storage(record.number),
         workers=reserved.workers,
         folders=user_folders(),
     )
@@ -180,8 +195,9 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
             return None if self.given and not self.interrupt.stopping else str(Searcher.FINISHED)
         self.given[trial_id] = record.number
         self.attempts.ask(record.number)
+        record, checkpoints = go_back(self.sweep, record)
         self.on_change(record)
-        return asdict(trial_config(self.sweep, record))
+        return asdict(trial_config(self.sweep, record, checkpoints))
 
     def max_running(self) -> int:
         """Return the number of trials to give to Tune at once: as many as fit on the nodes.

@@ -17,7 +17,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from sweeper.cluster import nodes as cluster
 from sweeper.cluster.ray_session import ray_session
 from sweeper.driver.callbacks import LedgerCallback, NodeCallback, TimeLimitCallback
-from sweeper.driver.searcher import LedgerSearcher, new_trials_source, repeats_source
+from sweeper.driver.searcher import LedgerSearcher, NotPickled, new_trials_source, repeats_source
 from sweeper.driver.sweep import Sweep
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.ranking import without_repeats
@@ -101,7 +101,8 @@ def early_stopping_scheduler(ledger: Ledger, space: SearchSpace) -> TrialSchedul
     if space.early_stopping is None:
         return FIFOScheduler()
     epochs = max_epochs(space)
-    asha = ASHAScheduler(
+    asha = LedgerAsha(
+        ledger,
         time_attr="epoch",
         metric=space.objective,
         mode=space.direction,
@@ -109,13 +110,56 @@ def early_stopping_scheduler(ledger: Ledger, space: SearchSpace) -> TrialSchedul
         reduction_factor=space.early_stopping.reduction_factor,
         max_t=epochs,
     )
-    # Private in ray 2.60: ASHA reads only `trial_id` of the trial and ignores the controller, which is None here.
     for record in without_repeats(ledger.records()):
-        earlier = SimpleNamespace(trial_id=f"ledger-{record.number}")
-        asha.on_trial_add(None, earlier)
-        for evaluation in record.evaluations:
-            asha.on_trial_result(None, earlier, dict(evaluation))
+        asha.remember(record)
     return asha
+
+
+class LedgerAsha(NotPickled, ASHAScheduler):  # type: ignore[misc]
+    """ASHA that knows a trial by its number in the ledger.
+
+    Tune gives a trial that resumes another id. Under that id ASHA would count it a second time, and keep the values of
+    evaluations that the ledger has removed.
+    """
+
+    # Private in ray 2.60: ASHA reads only `trial_id` of a trial and ignores the controller. It has one bracket, whose
+    # `_rungs` are pairs of an epoch and the values by trial id.
+
+    def __init__(self, ledger: Ledger, **options: Any) -> None:
+        super().__init__(**options)
+        self.ledger = ledger
+
+    def remember(self, record: TrialRecord) -> None:
+        """Take a trial's evaluations from the ledger, in place of what was known of the trial."""
+        self.forget(record.number, 0.0)
+        super().on_trial_add(None, _known_as(record.number))
+        for evaluation in record.evaluations:
+            super().on_trial_result(None, _known_as(record.number), dict(evaluation))
+
+    def forget(self, number: int, epoch: float) -> None:
+        """Remove a trial's values from `epoch` on."""
+        for milestone, values in self._brackets[0]._rungs:
+            if milestone >= epoch:
+                values.pop(number, None)
+
+    def on_trial_add(self, controller: Any, trial: Any) -> None:
+        self.remember(self.ledger.record(trial.config["number"]))
+
+    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        number = trial.config["number"]
+        if "epoch" in result:  # a trial that finds its newest checkpoint damaged in a bucket goes back without a notice
+            self.forget(number, result["epoch"])
+        return str(super().on_trial_result(controller, _known_as(number), result))
+
+    def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        super().on_trial_complete(controller, _known_as(trial.config["number"]), result)
+
+    def on_trial_remove(self, controller: Any, trial: Any) -> None:
+        super().on_trial_remove(controller, _known_as(trial.config["number"]))
+
+
+def _known_as(number: int) -> SimpleNamespace:
+    return SimpleNamespace(trial_id=number)
 
 
 def bind_pending_trials(scheduler: TrialScheduler) -> TrialScheduler:

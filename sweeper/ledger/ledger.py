@@ -19,6 +19,7 @@ from jobs import fault_injection, get_job
 from jobs.job import Direction, ParamError
 from jobs.suggestions import unknown_name
 from sweeper.errors import ConfigError
+from sweeper.ledger.history import remove_evaluations, write_values
 from sweeper.ledger.record import EVALUATION, INCIDENT, ORIGIN, State, TrialRecord, best_evaluation, trial_key
 from sweeper.ledger.sampling import draw, enqueueable, sampler
 from sweeper.space.search_space import SearchSpace, assign, grid, params_of, resolved
@@ -180,6 +181,7 @@ class Ledger:
 
         A trial without parameters is closed and drawn again. A trial whose last epoch is recorded is marked COMPLETE.
         """
+        self.correct_values()
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if "params" not in trial.user_attrs:
                 self._abandon(trial, space)
@@ -218,16 +220,46 @@ class Ledger:
     ) -> TrialRecord:
         """Record one evaluation. `timing` holds the seconds of each phase since the previous evaluation.
 
-        A second report of the same epoch replaces the first one.
+        A second report of the same epoch replaces the first one, and removes those of later epochs: the trial has gone
+        back to an earlier checkpoint and trains them again.
         """
         fault_injection.point("ledger.report")
         trial_id = self._id(number)
+        self.rewind(number, metrics["epoch"])
         evaluation = {**metrics, "checkpoint": checkpoint, **({"timing": dict(timing)} if timing else {})}
-        self.storage.set_trial_user_attr(trial_id, f"{EVALUATION}{metrics['epoch']:014.6f}", evaluation)
+        self.storage.set_trial_user_attr(trial_id, _evaluation_name(metrics["epoch"]), evaluation)
         record = self.record(number)
         step = len(record.evaluations)
         self.storage.set_trial_intermediate_value(trial_id, step, metrics[self.objective])
         return record
+
+    def rewind(self, number: int, epoch: float) -> TrialRecord:
+        """Remove the evaluations after `epoch` of a running trial that resumes there; 0 removes all."""
+        record = self.record(number)
+        kept = [evaluation for evaluation in record.evaluations if evaluation["epoch"] <= epoch]
+        stale = [_evaluation_name(one["epoch"]) for one in record.evaluations[len(kept) :]]
+        if not stale:
+            return record
+        remove_evaluations(self.storage, self._id(number), stale, self._values(kept))
+        return self.record(number)
+
+    def correct_values(self) -> list[int]:
+        """Make Optuna's intermediate values those of the evaluations. Return the numbers of the corrected trials.
+
+        They differ after a kill between the two writes of `report`, and in ledgers of version 0.1.0.
+        """
+        corrected = []
+        # Private in optuna 5.0: see `tally_of`. The storage is read without the study's cache of finished trials.
+        for trial in self.storage.get_all_trials(self._study_id, deepcopy=False):
+            values = self._values(evaluations_of(trial.user_attrs))
+            if "params" in trial.user_attrs and trial.intermediate_values != values:
+                write_values(self.storage, trial._trial_id, values)
+                corrected.append(trial.number)
+        return corrected
+
+    def _values(self, evaluations: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+        """Return the objective by step, as Optuna stores it; the first step is 1."""
+        return {step: float(evaluation[self.objective]) for step, evaluation in enumerate(evaluations, 1)}
 
     def add_incident(self, number: int, incident: Mapping[str, Any]) -> TrialRecord:
         """Record a failure after which the trial continues."""
@@ -273,7 +305,7 @@ class Ledger:
     def _record(self, trial: optuna.trial.FrozenTrial, attributes: Mapping[str, Any]) -> TrialRecord:
         """Build a record. `attributes` are the study's, read once for many trials because each read is a query."""
         attrs = trial.user_attrs
-        evaluations = tuple(attrs[key] for key in sorted(attrs) if key.startswith(EVALUATION))
+        evaluations = evaluations_of(attrs)
         best = best_evaluation(evaluations, self.objective, self.direction)
         return TrialRecord(
             number=trial.number,
@@ -293,6 +325,16 @@ class Ledger:
             incidents=tuple(attrs[key] for key in sorted(attrs) if key.startswith(INCIDENT)),
             origin=attrs.get(ORIGIN),
         )
+
+
+def evaluations_of(attrs: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """Return the evaluations among a trial's user attributes, by epoch."""
+    return tuple(attrs[key] for key in sorted(attrs) if key.startswith(EVALUATION))
+
+
+def _evaluation_name(epoch: float) -> str:
+    """Return the user attribute of an evaluation. Names sort as epochs do."""
+    return f"{EVALUATION}{epoch:014.6f}"
 
 
 def create_ledger(

@@ -20,6 +20,7 @@ FAILURE = "failure.json"
 PROCESS = "process"
 FailureKind = Literal["error", "diverged", "memory", "disk", "crash", "node", "timeout"]
 LOG = "log.txt"
+RESUMED = "resumed_from"  # in the first report of a process: the name of its checkpoint, None after a fresh start
 PROBE_BYTES = 2**16  # less than any checkpoint
 
 

@@ -25,7 +25,7 @@ from sweeper.process.import_path import append_folders
 from sweeper.process.output import output_to
 from sweeper.secrets import redacted
 from sweeper.storage import checkpoint_store
-from sweeper.trial.handover import LOG, FailureKind, TrialConfig, TrialFailure, write_failure
+from sweeper.trial.handover import LOG, RESUMED, FailureKind, TrialConfig, TrialFailure, write_failure
 
 
 class Diverged(ArithmeticError):
@@ -63,7 +63,8 @@ def run_job(config: TrialConfig) -> None:
     resume_from = usable_checkpoint(config)
     print(f"trial {config.number}: {f'resumes from {resume_from.name}' if resume_from else 'starts'}")
     rank = int(os.environ["RANK"]) if config.workers > 1 else 0
-    reporter = TuneReporter(job.metrics, config.storage, rank, config.workers)
+    name = resume_from.name if resume_from else None
+    reporter = TuneReporter(job.metrics, config.storage, rank, config.workers, name)
     with timed_by(reporter.stopwatch), phase(TRAINING):
         job.train(params, config.data, Path(config.workdir), reporter, resume_from)
     if reporter.epoch < params.num_train_epochs:
@@ -104,7 +105,12 @@ class TuneReporter:
     """
 
     def __init__(
-        self, declared: Mapping[str, Any], storage: str | None = None, rank: int = 0, workers: int = 1
+        self,
+        declared: Mapping[str, Any],
+        storage: str | None = None,
+        rank: int = 0,
+        workers: int = 1,
+        resumed_from: str | None = None,
     ) -> None:
         self.declared = declared
         self.storage = storage
@@ -113,6 +119,7 @@ class TuneReporter:
         self.began = time.monotonic()
         self.stopwatch = Stopwatch(START)
         self.epoch = 0.0
+        self.first = {RESUMED: resumed_from}  # only the first report tells where this process began
         self.group: Any = None
 
     def __call__(self, metrics: dict[str, float], checkpoint: Path | None = None) -> None:
@@ -135,7 +142,8 @@ class TuneReporter:
             address = store_checkpoint(checkpoint, self.storage) if checkpoint else None
         times = {"seconds": time.monotonic() - self.began, "timing": self.stopwatch.taken()}
         with phase(WAITING):
-            tune.report({**metrics, **times, "checkpoint": address})
+            tune.report({**metrics, **times, **self.first, "checkpoint": address})
+        self.first = {}
 
 
 def waiting_group() -> Any:

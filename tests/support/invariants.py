@@ -57,12 +57,16 @@ def check_checkpoints(ledger: Ledger, tidy: bool) -> None:
 
 
 def check_optuna(ledger: Ledger) -> None:
-    """Optuna's own trials carry the same states and values, and none is running that the ledger does not know."""
+    """Optuna's own trials carry the same states, values and values per epoch, and none is running that the ledger does
+    not know."""
     known = {record.number: record for record in ledger.records()}
     for trial in ledger.study.get_trials(deepcopy=False):
         if trial.number not in known:
             assert trial.state.name in ("FAIL", "WAITING"), trial
-        elif trial.state.name == "COMPLETE":
+            continue
+        evaluations = known[trial.number].evaluations
+        assert trial.intermediate_values == {n: e[ledger.objective] for n, e in enumerate(evaluations, 1)}, trial
+        if trial.state.name == "COMPLETE":
             assert trial.value == known[trial.number].value
 
 

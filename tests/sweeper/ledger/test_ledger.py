@@ -23,6 +23,7 @@ from optuna.storages import RDBStorage
 
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.ledger.database import database_errors, existing_storage, open_storage
+from sweeper.ledger.history import write_values
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger, sweep_exists, sweep_names
 from sweeper.ledger.record import TrialRecord, trial_key
 from sweeper.space.reading import read_search_space
@@ -110,6 +111,55 @@ def test_the_same_epoch_reported_again_replaces_the_first(storage: RDBStorage, t
     record = ledger.record(number)
     assert [e["epoch"] for e in record.evaluations] == [1, 2, 10]
     assert record.value == 0.4
+
+
+def stored_values(ledger: Ledger, number: int) -> dict[int, float]:
+    """Return the intermediate values that any tool of Optuna reads."""
+    return optuna.load_study(study_name=ledger.name, storage=ledger.storage).trials[number].intermediate_values
+
+
+def test_epochs_that_are_trained_again_replace_the_earlier_ones(storage: RDBStorage, toy_space: Make) -> None:
+    space = toy_space()
+    ledger = create_ledger(storage, space, "toy")
+    number = asked(ledger, space).number
+    for epoch, height in [(1, 0.2), (2, 0.3), (3, 0.9)]:
+        ledger.report(number, evaluation(epoch, height), f"checkpoint-{epoch}")
+    record = ledger.report(number, evaluation(2, 0.4), "checkpoint-2")  # no notice of the way back
+    assert (record.value, record.checkpoint, record.epochs) == (0.4, "checkpoint-2", 2)
+    assert stored_values(ledger, number) == {1: 0.2, 2: 0.4}
+    ledger.finish(number, "PRUNED", "stopped early")
+    assert stored_values(ledger, number) == {1: 0.2, 2: 0.4}
+
+
+def test_a_trial_that_goes_back_forgets_what_came_after(storage: RDBStorage, toy_space: Make) -> None:
+    space = toy_space()
+    ledger = create_ledger(storage, space, "toy")
+    number = asked(ledger, space).number
+    for epoch, height in [(0.996, 0.2), (1.992, 0.9)]:  # a batch of another size has other fractions of an epoch
+        ledger.report(number, evaluation(epoch, height), f"checkpoint-{epoch}")
+    assert ledger.rewind(number, 0.996).value == 0.2
+    assert stored_values(ledger, number) == {1: 0.2}
+    assert [e["epoch"] for e in ledger.report(number, evaluation(2, 0.3), None).evaluations] == [0.996, 2]
+    assert ledger.rewind(number, 0).value is None
+    assert stored_values(ledger, number) == {}
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "PRUNED"])
+def test_values_of_an_earlier_version_are_corrected_when_a_sweep_goes_on(
+    storage: RDBStorage, toy_space: Make, state: Any
+) -> None:
+    space = toy_space()
+    ledger = create_ledger(storage, space, "toy")
+    number = asked(ledger, space).number
+    for epoch, height in [(1, 0.2), (2, 0.4)]:
+        ledger.report(number, evaluation(epoch, height), None)
+    write_values(storage, ledger._id(number), {1: 0.2, 2: 0.3, 3: 0.9})
+    if state != "RUNNING":
+        ledger.finish(number, state, "stopped early")
+    ledger = load_ledger(storage, "toy")
+    ledger.repair(space)
+    assert stored_values(ledger, number) == {1: 0.2, 2: 0.4}
+    assert ledger.correct_values() == []
 
 
 def draws(ledger: Ledger, space: SearchSpace, count: int) -> list[dict[str, Any]]:
@@ -261,7 +311,24 @@ class Trials(RuleBasedStateMachine):
     def report(self, data: st.DataObject, epoch: int, height: float) -> None:
         number = data.draw(st.sampled_from(self.running()))
         self.ledger.report(number, evaluation(epoch, height), f"checkpoint-{epoch}")
+        self.model[number]["heights"] = {e: h for e, h in self.model[number]["heights"].items() if e < epoch}
         self.model[number]["heights"][epoch] = height
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), epoch=st.integers(0, 4))
+    def go_back(self, data: st.DataObject, epoch: int) -> None:
+        number = data.draw(st.sampled_from(self.running()))
+        record = self.ledger.rewind(number, float(epoch))
+        self.model[number]["heights"] = {e: h for e, h in self.model[number]["heights"].items() if e <= epoch}
+        assert record.epochs == max(self.model[number]["heights"], default=0)
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), values=st.dictionaries(st.integers(1, 5), st.floats(0, 1)))
+    def crash_between_an_evaluation_and_its_value(self, data: st.DataObject, values: dict[int, float]) -> None:
+        number = data.draw(st.sampled_from(sorted(self.model)))
+        write_values(self.storage, self.ledger._id(number), values)
+        self.crash()
+        self.ledger.correct_values()
 
     @precondition(lambda self: self.running())
     @rule(data=st.data(), state=st.sampled_from(["COMPLETE", "PRUNED", "FAIL"]))
@@ -309,6 +376,8 @@ class Trials(RuleBasedStateMachine):
             assert (record.state, record.params) == (trial["state"], self.params[number])
             assert record.value == max(heights.values(), default=None)
             assert [e["height"] for e in record.evaluations] == [heights[epoch] for epoch in sorted(heights)]
+            values = self.storage.get_trial(self.ledger._id(number)).intermediate_values
+            assert values == {step: heights[epoch] for step, epoch in enumerate(sorted(heights), 1)}
             if heights:
                 best = min(epoch for epoch, height in heights.items() if height == record.value)
                 assert record.checkpoint == f"checkpoint-{best}"
