@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
+from uuid import uuid4
 
 from jobs.checkpoint import PREDICTIONS
 from sweeper.ledger.ledger import Ledger
@@ -27,7 +28,7 @@ def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, flush_seconds:
     """Return the Mirror that writes this sweep to MLflow. All its values come from the ledger and the space."""
     info = SweepInfo(
         name=ledger.name,
-        key=ledger.mlflow_key(f"{stores.root.absolute()}/{ledger.name}"),
+        key=ledger.mlflow_key(_new_key(ledger, stores)),
         objective=space.objective,
         direction=space.direction,
         columns=searched_parameters(space),
@@ -36,6 +37,16 @@ def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, flush_seconds:
     )
     experiment = ledger.attributes["search_space"]["name"]
     return Mirror(stores.tracking, stores.artifacts, experiment, info, flush_seconds, HURRY_SECONDS)
+
+
+def _new_key(ledger: Ledger, stores: Stores) -> str:
+    """Return the key for the MLflow runs of a sweep that has none yet.
+
+    It is new for each sweep: one that is created again after its ledger was deleted has runs of its own. Runs of the
+    first versions have the plain address.
+    """
+    address = f"{stores.root.absolute()}/{ledger.name}"
+    return address if any(record.run_id for record in ledger.records()) else f"{address}@{uuid4().hex[:12]}"
 
 
 def save_predictions(record: TrialRecord, workdir: Path) -> Path | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
-from sweeper.driver.sweep import trial_folder, trial_storage
+from sweeper.driver.sweep import CREATING, set_aside, trial_folder, trial_storage
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger, sweep_exists
 from sweeper.space.reading import present_fingerprint, restored
@@ -81,6 +81,7 @@ def create_extended(
     """Create the ledger of the sweep in `folder` with the trials of `extended` that the new space could also draw."""
     from sweeper.driver.extending import imported_trials
 
+    (folder / CREATING).touch()
     trials = imported_trials(
         extended,
         space,
@@ -88,6 +89,7 @@ def create_extended(
         lambda number: trial_storage(checkpoints, folder.name, number),
     )
     create_ledger(storage, space, folder.name, sweep_versions(), trials)
+    (folder / CREATING).unlink()
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
@@ -119,6 +121,16 @@ def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
     ledger.extend(space)
     ledger.repair(space)
     return ledger
+
+
+def set_aside_line(folder: Path, ledger: Ledger | None) -> str | None:
+    """Set trials aside that the ledger of a sweep does not know. Return one line about it, None if there are none.
+
+    `ledger` is None before the sweep is created.
+    """
+    known = None if ledger is None else {trial.number for trial in ledger.study.get_trials(deepcopy=False)}
+    aside = set_aside(folder, known)
+    return f"{folder.name}: the ledger does not know the trials in {folder}; they are now in {aside}" if aside else None
 
 
 def space_differences(before: Any, now: Any, key: str = "") -> list[str]:

@@ -12,7 +12,14 @@ from jobs import fault_injection, get_job
 from sweeper.cluster.capacity import Machine, reservations
 from sweeper.driver.checkpoints import delete_checkpoints, delete_copies, trials_with_checkpoints, unneeded_checkpoints
 from sweeper.driver.mirroring import finish_mirror, mirror_of, save_predictions, show_trial
-from sweeper.driver.opening import create_extended, open_ledger, space_of, sweep_name, sweep_to_extend
+from sweeper.driver.opening import (
+    create_extended,
+    open_ledger,
+    set_aside_line,
+    space_of,
+    sweep_name,
+    sweep_to_extend,
+)
 from sweeper.driver.repeats import expected_trials, has_unfinished, resume_summary
 from sweeper.driver.sweep import Sweep, sweep_folder, trial_folder
 from sweeper.errors import EnvironmentFailure
@@ -110,9 +117,13 @@ def run_sweep(
     name = name or sweep_name(space, taken, new, extended)
     folder = sweep_folder(stores.root, name)
     with sweep_lock(folder, stores.ledger, interrupt.halt), database_errors(stores.ledger):
-        if extended and extended.name != name and not sweep_exists(storage, name):
+        known = sweep_exists(storage, name)
+        moved = None if known else set_aside_line(folder, None)
+        if extended and extended.name != name and not known:
             create_extended(extended, storage, space, folder, stores.checkpoints)
         ledger = open_ledger(storage, space, name)
+        if line := moved or set_aside_line(folder, ledger):
+            console.print(line, markup=False, soft_wrap=True)
         (folder / "search_space.yaml").write_text(to_yaml(space), encoding="utf-8")
         if records := ledger.records():
             console.print(resume_summary(records, space), markup=False, soft_wrap=True)

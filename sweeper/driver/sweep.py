@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
+from collections.abc import Container
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from sweeper.cluster.capacity import Machine
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.ledger.ledger import Ledger
+from sweeper.ledger.lock import LOCK_FILES
 from sweeper.space.search_space import SearchSpace
 from sweeper.space.sections import NAME
 from sweeper.storage.checkpoint_store import join_address
+
+TRIALS = "trials"
+CREATING = "creating"  # a file that lies in a sweep's folder while the trials of an earlier sweep are copied there
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Sweep:
 
 def trial_folder(folder: Path, number: int) -> Path:
     """Return the folder of a trial's checkpoints and logs."""
-    return folder / "trials" / f"{number:04d}"
+    return folder / TRIALS / f"{number:04d}"
 
 
 def trial_storage(checkpoints: str | None, sweep: str, number: int) -> str | None:
@@ -68,6 +75,36 @@ def sweep_folder(root: Path, name: str) -> Path:
     if problem := folder_problem(folder.lstat()):
         raise EnvironmentFailure(f"sweep {name}: its folder {folder} {problem}, or run it under another name")
     return folder
+
+
+def set_aside(folder: Path, known: Container[int] | None) -> Path | None:
+    """Move the trials that the ledger does not know to a new folder beside the sweep's: NAME.old, NAME.old-2, …
+
+    `known` holds the numbers of the sweep's trials. None means a sweep that the ledger does not know: then everything
+    moves but the lock. Returns the new folder, or None if no unknown trial has files. Requires the sweep's lock.
+    """
+    unknown = [trial for trial in _trial_folders(folder) if known is None or int(trial.name) not in known]
+    if not unknown or (folder / CREATING).exists():
+        return None
+    entries = sorted(folder.iterdir(), key=_is_trials) if known is None else unknown
+    names = (f"{folder.name}.old{f'-{n}' if n > 1 else ''}" for n in count(1))
+    aside = next(path for path in map(folder.with_name, names) if not path.exists())
+    for entry in entries:
+        if entry.name not in LOCK_FILES:
+            target = aside / entry.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            shutil.move(entry, target)
+    return aside
+
+
+def _trial_folders(folder: Path) -> list[Path]:
+    """Return the folders of trials that hold anything."""
+    return [path for path in sorted((folder / TRIALS).glob("[0-9]*")) if path.name.isdigit() and any(path.rglob("*"))]
+
+
+def _is_trials(path: Path) -> bool:
+    """Return True for the folder of trials, which moves last: until then, the next start finds unknown trials."""
+    return path.name == TRIALS
 
 
 def folder_problem(found: os.stat_result) -> str | None:

@@ -13,6 +13,8 @@ from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import database_errors
 from sweeper.storage import postgres
 
+LOCK_FILES = ("lock", "owner")
+
 
 def _ignored(cause: str) -> None:
     """Ignore the loss of a lock."""
@@ -31,9 +33,9 @@ def sweep_lock(folder: Path, ledger: str | None = None, lost: Callable[[str], No
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    owner = folder / "owner"
+    lock, owner = (folder / name for name in LOCK_FILES)
     try:
-        with FileLock(folder / "lock", timeout=0):
+        with FileLock(lock, timeout=0):
             owner.write_text(str(os.getpid()))
             yield
             owner.unlink(missing_ok=True)

@@ -181,7 +181,7 @@ def test_two_drivers_share_a_ledger_and_an_mlflow_and_the_counts_are_exact(
         check(ledger, stores_of(folder), mirrored=False)
         records = ledger.records()
         assert [(record.number, record.state) for record in records] == [(n, "COMPLETE") for n in range(20)]
-        shown = Counter(tags.get("sweeper.trial_key") for tags in runs if f"/{name}" in tags["sweeper.sweep_key"])
+        shown = Counter(tags.get("sweeper.trial_key") for tags in runs if f"/{name}@" in tags["sweeper.sweep_key"])
         assert shown == {None: 1, **{record.key: 1 for record in records}}
         assert [starts(folder / "sweeps" / name / f"trials/{n:04d}") for n in range(20)] == [1] * 20
 
