@@ -18,6 +18,7 @@ from typing import Any
 
 from sweeper.cluster.capacity import Machine, Node, cluster_of
 from sweeper.errors import EnvironmentFailure
+from sweeper.process.cgroups import MemoryState, memory_state
 from sweeper.trial.handover import read_processes, this_node
 
 PACKAGES = ("sweeper", "ray", "torch", "transformers")  # must have the same versions on all nodes
@@ -199,6 +200,16 @@ def _answered(answer: Any) -> bool:
 def has_lost_node(workdir: Path) -> bool:
     """Return True if a process of the trial ran on a node that has left the cluster."""
     return any(is_lost(node) for node in {place.node for place in read_processes(workdir)})
+
+
+def memory_on_node(node: str) -> MemoryState | None:
+    """Return the state of the memory on a node; None if the node does not answer."""
+    import ray
+
+    try:
+        return MemoryState(*ray.get(call_on_node(node, memory_state), timeout=NODE_REPLY_SECONDS))
+    except (ray.exceptions.RayError, ValueError):  # Ray raises ValueError for an empty or unknown id
+        return None
 
 
 def kill_trial(workdir: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -14,9 +15,12 @@ from sweeper.cluster.capacity import workers_at_once
 from sweeper.driver.retries import failure_line, retry_incident
 from sweeper.driver.searcher import CHECK_SECONDS, LedgerSearcher, NotPickled, epoch_at
 from sweeper.driver.sweep import Sweep
+from sweeper.ledger.record import Incident, TrialRecord
+from sweeper.process.cgroups import memory_state
 from sweeper.space.sections import duration
 from sweeper.trial import handover
 from sweeper.trial.handover import RESUMED, TrialFailure
+from sweeper.trial.memory import KernelKills, monitor_failure
 
 EXTRA_METRICS = ("epoch", "step", "seconds")
 NOTICE_SECONDS = 60.0  # time without a usable node after which the user is told
@@ -37,7 +41,10 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         self.interrupt = searcher.interrupt
         self.attempts = searcher.attempts
         self.given = searcher.given
+        self.searcher = searcher
         self.retry = searcher.left.append
+        self.kills = kernel_kills_of(self.sweep)
+        self.crowded: set[int] = set()  # trials that ran beside one that was killed for want of memory
         self.checked = 0.0
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
@@ -47,6 +54,7 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         elif time.monotonic() - self.checked > CHECK_SECONDS:
             self.checked = time.monotonic()
             self.find_unreported_errors(trials)
+            self.kills.forget()
 
     def find_unreported_errors(self, trials: list[Any]) -> None:
         """Handle trials that Tune marked ERROR without calling `on_trial_error`.
@@ -81,7 +89,7 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         if not self.interrupt.stopping:
             number = trial.config["number"]
-            self.handle_failure(number, find_failure(self.sweep, number))
+            self.handle_failure(number, find_failure(self.sweep, number, self.kills, error_text(trial)))
 
     def handle_failure(self, number: int, failure: TrialFailure) -> None:
         """Retry a failed trial, record it as failed, or stop the sweep when the disk or the storage refuses writes."""
@@ -91,12 +99,34 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
             self.on_change(ledger.finish(number, "COMPLETE"))
         elif failure.kind == "disk":
             self.interrupt.halt(disk_failure_line(self.sweep, number, failure.reason))
-        elif retried := retry_incident(record, failure, self.sweep.space):
+        elif retried := self.retried(record, failure):
             record = ledger.add_incident(number, retried)
             self.on_change(record)
             self.retry(record)
         else:
             self.on_change(ledger.finish(number, "FAIL", failure_line(record, failure)))
+
+    def retried(self, record: TrialRecord, failure: TrialFailure) -> Incident | None:
+        """Return the incident after which a failed trial is retried, or None.
+
+        Fewer trials run at once from now on if this one was killed for want of the memory that others shared. They may
+        be killed in the same moment, and then no other trial seems to run when their failure is handled.
+        """
+        beside, running = self.running_beside(record.number) if failure.killed else (set(), 0)
+        others = max(1, running) if beside or record.number in self.crowded else 0
+        if failure.killed:
+            self.crowded = (self.crowded | beside) - {record.number}
+        found = retry_incident(record, failure, self.sweep.space, others, self.searcher.memory)
+        if found and "at_once" in found:
+            self.searcher.at_once = min(found["at_once"], self.searcher.at_once or others)
+        return found
+
+    def running_beside(self, number: int) -> tuple[set[int], int]:
+        """Return the running trials that share a machine with this one, and the number of all other running trials."""
+        places = {one: handover.read_processes(self.sweep.workdir(one)) for one in {*self.given.values(), number}}
+        mine = {place.node for place in places.pop(number)}
+        others = {one: {place.node for place in there} for one, there in places.items() if there}
+        return {one for one, nodes in others.items() if not mine or nodes & mine}, len(others)
 
 
 class NodeCallback(NotPickled, tune.Callback):  # type: ignore[misc]
@@ -184,13 +214,38 @@ class TimeLimitCallback(NotPickled, tune.Callback):  # type: ignore[misc]
             cluster.kill_trial(workdir)
 
 
-def find_failure(sweep: Sweep, number: int) -> TrialFailure:
-    """Return the reason why a trial failed. On a cluster, a crash counts as `node` if one of its nodes was lost."""
+def error_text(trial: Any) -> str:
+    """Return the message of the error that ended a trial of Tune; empty if Tune could not write it."""
+    # `get_error` of ray 2.60 reads another file, which Tune writes when the whole sweep ends.
+    try:
+        return Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def kernel_kills_of(sweep: Sweep) -> KernelKills:
+    """Return the record of the kernel's kills on the machines that run the sweep's trials."""
+    if sweep.machine.nodes:
+        return KernelKills(cluster.memory_on_node, local=False)
+    return KernelKills(lambda node: memory_state(), local=True)
+
+
+def find_failure(sweep: Sweep, number: int, kills: KernelKills, error: str = "") -> TrialFailure:
+    """Return the reason why a trial failed; `error` is Ray's message.
+
+    A crash counts as `memory` if Ray's memory monitor or the kernel killed a process of the trial, and on a cluster as
+    `node` if one of its nodes was lost.
+    """
     workdir = sweep.workdir(number)
     failure = handover.read_failure(workdir)
-    if sweep.machine.nodes and failure.kind == "crash" and cluster.has_lost_node(workdir):
+    if failure.kind != "crash":
+        return failure
+    places = handover.read_processes(workdir)
+    if killed := monitor_failure(error, places):
+        return killed
+    if sweep.machine.nodes and cluster.has_lost_node(workdir):
         return TrialFailure("node", "its node left the cluster")
-    return failure
+    return kills.failure(places) or failure
 
 
 def disk_failure_line(sweep: Sweep, number: int, reason: str) -> str:

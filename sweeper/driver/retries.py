@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,12 +12,18 @@ from sweeper.space.search_space import SearchSpace, resources_of
 from sweeper.trial.handover import TrialFailure
 
 
-def retry_incident(record: TrialRecord, failure: TrialFailure, space: SearchSpace) -> Incident | None:
+def retry_incident(
+    record: TrialRecord, failure: TrialFailure, space: SearchSpace, others: int = 0, memory: int | None = None
+) -> Incident | None:
     """Return the incident to record if a trial is retried; None if the failure is final.
 
     A crash is retried up to `budget.retries` times, a lost node up to `budget.preemptions` times. A trial that ran out
     of memory is retried with half the per-device batch and the same effective batch. Other failures would occur again
     and are not retried.
+
+    others  number of trials that shared the memory with a trial that was killed: from now on no more run at once, and
+            a trial whose batch cannot be halved is retried
+    memory  bytes that the trials share, to be recorded with that number
     """
     budget = {"crash": space.budget.retries, "node": space.budget.preemptions}
     if failure.kind in budget:
@@ -25,7 +31,8 @@ def retry_incident(record: TrialRecord, failure: TrialFailure, space: SearchSpac
         return _incident(record, failure, {}) if tried < budget[failure.kind] else None
     if failure.kind == "memory":
         changed = smaller_params(record, space)
-        return _incident(record, failure, changed) if changed else None
+        fewer = {"at_once": others, "memory": memory} if failure.killed and others else {}
+        return {**_incident(record, failure, changed), **fewer} if changed or fewer else None
     return None
 
 
@@ -35,6 +42,16 @@ def smaller_params(record: TrialRecord, space: SearchSpace) -> Mapping[str, Any]
     resources = resources_of(space, record.params)
     smaller = job.smaller(job.params(**record.used), resources.workers if resources else 1)
     return {} if smaller is None else {k: v for k, v in asdict(smaller).items() if v != record.used[k]}
+
+
+def allowed_at_once(records: Iterable[TrialRecord], memory: int | None) -> int | None:
+    """Return the number of trials that may run at once with this many bytes of memory, as the incidents tell.
+
+    Return None if nothing was recorded, or with more memory than then.
+    """
+    incidents = (incident for record in records for incident in record.incidents if "at_once" in incident)
+    known = (one["at_once"] for one in incidents if memory is not None and memory <= (one["memory"] or 0))
+    return min(known, default=None)
 
 
 def _incident(record: TrialRecord, failure: TrialFailure, changed: Mapping[str, Any]) -> Incident:

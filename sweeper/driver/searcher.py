@@ -15,8 +15,10 @@ from sweeper.cluster import nodes as cluster
 from sweeper.cluster.capacity import reservation_of, reservations, trials_at_once
 from sweeper.driver.checkpoints import resume_checkpoints
 from sweeper.driver.repeats import RepeatSeed, missing_repeats
+from sweeper.driver.retries import allowed_at_once
 from sweeper.driver.sweep import Sweep
 from sweeper.ledger.record import TrialRecord
+from sweeper.process.cgroups import usable_memory
 from sweeper.process.import_path import user_folders
 from sweeper.process.signals import Interrupt
 from sweeper.results.timing import Timing
@@ -167,6 +169,8 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         self.exhausted = False  # the source has no more trials; running ones may still be retried
         self.attempts = TrialTimer()
         self.given: dict[str, int] = {}  # running trials: Tune's id → our number
+        self.memory = None if sweep.machine.nodes else usable_memory()  # bytes that all trials share
+        self.at_once = allowed_at_once(sweep.ledger.records(), self.memory)  # None: as many as fit
 
     def unfinished(self) -> list[TrialRecord]:
         return [
@@ -200,16 +204,15 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         return asdict(trial_config(self.sweep, record, checkpoints))
 
     def max_running(self) -> int:
-        """Return the number of trials to give to Tune at once: as many as fit on the nodes.
+        """Return the number of trials to give to Tune at once: as many as fit on the nodes and in the memory.
 
-        A cluster gets one more. The pending trial makes the autoscaler add a node, or lets NodeCallback report that
-        none fits.
+        A cluster gets one more than fit on its nodes. The pending trial makes the autoscaler add a node, or lets
+        NodeCallback report that none fits.
         """
-        if not self.sweep.machine.nodes:
-            return self.fitting()
-        if time.monotonic() - self.counted > CHECK_SECONDS:
+        if self.sweep.machine.nodes and time.monotonic() - self.counted > CHECK_SECONDS:
             self.counted, self.nodes = time.monotonic(), cluster.live_nodes()
-        return self.fitting() + 1
+        fitting = self.fitting() + bool(self.sweep.machine.nodes)
+        return fitting if self.at_once is None else min(fitting, self.at_once)
 
     def fitting(self) -> int:
         return max(trials_at_once(one, self.nodes) for one in self.reservations)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from sweeper.cluster import nodes as cluster
@@ -83,9 +86,30 @@ def _tune(searcher: LedgerSearcher, stopping: TrialScheduler, seconds: float | N
         run_config=tune.RunConfig(name="tune", storage_path=str(sweep.ray_folder), callbacks=listeners, verbose=0),
     )
     try:
-        tuner.fit()
+        with unknown_errors_as_deaths():
+            tuner.fit()
     finally:
         shutil.rmtree(sweep.ray_folder, ignore_errors=True)
+
+
+@contextmanager
+def unknown_errors_as_deaths() -> Iterator[None]:
+    """Make Tune end one trial, not the sweep, on every error of Ray that is neither the trial's nor its process's.
+
+    Tune of ray 2.60 raises such errors in the driver, for example the OutOfMemoryError of a process that Ray's memory
+    monitor has killed. The method is private, and Tune has no option for it.
+    """
+    handle = RayActorManager._actor_task_failed
+
+    def handle_any(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        known = isinstance(exception, (RayActorError, RayTaskError))
+        handle(manager, tracked_actor_task, exception if known else RayActorError(error_msg=str(exception)))
+
+    RayActorManager._actor_task_failed = handle_any
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = handle
 
 
 def placement_group(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:

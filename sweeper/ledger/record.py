@@ -33,8 +33,9 @@ class TrialRecord:
     reason       the cause of PRUNED or FAIL
     repeat_of    the number of the trial that this one repeats with another seed
     test         the score on the test questions, None if not evaluated
-    incidents    failures after which the trial continued, in order: `kind`, `reason`, the `epoch` reached, and the
-                 parameters `changed` for the next attempt
+    incidents    failures after which the trial continued, in order: `kind`, `reason`, the `epoch` reached, the
+                 parameters `changed` for the next attempt, and perhaps the number of trials that may run `at_once`
+                 from then on, on machines with no more than `memory` bytes
     origin       SWEEP/NUMBER of the original if the trial was copied from another sweep
     """
 
@@ -97,4 +98,5 @@ def incident_line(incident: Incident) -> str:
     """
     what = INCIDENT_TEXTS[incident["kind"]]
     settings = " and ".join(f"{name} {value}" for name, value in incident["changed"].items())
-    return f"{what} after epoch {incident['epoch']:g}, goes on{f' with {settings}' if settings else ''}"
+    fewer = f", from now on {incident['at_once']} at once" if "at_once" in incident else ""
+    return f"{what} after epoch {incident['epoch']:g}, goes on{f' with {settings}' if settings else ''}{fewer}"

@@ -23,6 +23,25 @@ class Mount(NamedTuple):
     folder: Path
 
 
+class MemoryState(NamedTuple):
+    """Hold what is known about the memory of this process's groups and machine; sizes are in bytes.
+
+    kills  processes that the kernel has killed for want of memory
+    total  memory of the machine
+    limit  lowest limit of the groups; None if the machine has no more than that
+    peak   most bytes used in the group with that limit
+    """
+
+    kills: int
+    total: int
+    limit: int | None = None
+    peak: int | None = None
+
+
+def memory_state(root: Path = ROOT) -> MemoryState:
+    return MemoryState(kernel_kills(root), machine_memory(root) or 0, memory_limit(root), memory_peak(root))
+
+
 def cpu_quota(root: Path = ROOT) -> float | None:
     """Return the number of CPUs whose time the groups of this process may use; None without a quota."""
     quotas = [
@@ -61,6 +80,11 @@ def _limits(folder: Path) -> list[int]:
     """Return the limits of one group. Version 1 also records the lowest limit of groups that are not visible here."""
     found = [_first_number(folder / "memory.limit_in_bytes"), _first_number(folder / "memory.max")]
     return [limit for limit in (*found, _field(folder / "memory.stat", "hierarchical_memory_limit")) if limit]
+
+
+def usable_memory(root: Path = ROOT) -> int | None:
+    """Return the bytes of memory that this process may use; None if they are not known."""
+    return memory_limit(root) or machine_memory(root)
 
 
 def machine_memory(root: Path = ROOT) -> int | None:

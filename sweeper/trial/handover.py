@@ -15,6 +15,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any, Literal, NamedTuple
 
 from jobs.files import disk_trouble
+from sweeper.process.cgroups import kernel_kills
 
 FAILURE = "failure.json"
 PROCESS = "process"
@@ -54,7 +55,8 @@ class TrialConfig:
 
 
 class TrialFailure(NamedTuple):
-    """Describe why a trial's process failed: its kind, and the reason in one line.
+    """Describe why a trial's process failed: its kind, and the reason in one line. `killed` is True if it was killed
+    for want of the machine's memory.
 
     error     the job raised an exception; a retry would raise it again
     diverged  a metric is not finite
@@ -67,23 +69,28 @@ class TrialFailure(NamedTuple):
 
     kind: FailureKind
     reason: str
+    killed: bool = False
 
 
 class ProcessAddress(NamedTuple):
-    """Locate a process of a trial: its process id and its Ray node id. The node id is empty outside Ray."""
+    """Locate a process of a trial: its process id and its Ray node id. The node id is empty outside Ray.
+
+    kills  out-of-memory kills that the kernel had counted when the process began the trial
+    """
 
     pid: int
     node: str
+    kills: int = 0
 
 
 @contextmanager
 def register_process(workdir: Path, rank: int = 0) -> Iterator[None]:
-    """Write this process's pid and node to the trial's folder, so that the driver can kill the process.
+    """Write this process's ProcessAddress to the trial's folder, so that the driver can kill the process.
 
     The file is removed at the end.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    _place_file(workdir, rank).write_text(f"{os.getpid()} {this_node()}")
+    _place_file(workdir, rank).write_text(f"{os.getpid()} {this_node()} {kernel_kills()}")
     try:
         yield
     finally:
@@ -108,8 +115,8 @@ def read_processes(workdir: Path) -> list[ProcessAddress]:
 
 def _read_process_address(file: Path) -> ProcessAddress | None:
     try:
-        pid, _, node = file.read_text().partition(" ")
-        return ProcessAddress(int(pid), node)
+        pid, node, kills = file.read_text().split(" ")
+        return ProcessAddress(int(pid), node, int(kills))
     except (OSError, ValueError):
         return None
 
@@ -143,7 +150,7 @@ def read_failure(workdir: Path) -> TrialFailure:
         return TrialFailure(**json.loads((workdir / FAILURE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         room = _no_room(workdir)
-        died = "its process died without an error message: it was killed, or the machine ran out of memory"
+        died = "its process died without an error message: it was killed, or it crashed"
         return TrialFailure("disk", room) if room else TrialFailure("crash", died)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -21,11 +22,13 @@ from typing import Any
 from jobs import get_job
 from jobs.files import causes, disk_trouble
 from jobs.timing import START, TRAINING, WAITING, Stopwatch, phase, timed_by
+from sweeper.process.cgroups import kernel_kills, memory_state
 from sweeper.process.import_path import append_folders
 from sweeper.process.output import output_to
 from sweeper.secrets import redacted
 from sweeper.storage import checkpoint_store
 from sweeper.trial.handover import LOG, RESUMED, FailureKind, TrialConfig, TrialFailure, write_failure
+from sweeper.trial.memory import kernel_failure
 
 
 class Diverged(ArithmeticError):
@@ -168,15 +171,14 @@ def check_metrics(metrics: Mapping[str, float], declared: Mapping[str, Any]) -> 
 @contextmanager
 def recorded_failure(workdir: Path) -> Iterator[None]:
     """Record an exception's reason for the driver and its traceback in the log, then raise TrialError."""
+    kills = kernel_kills()
     try:
         yield
     except Exception as error:
         reason = redacted(" ".join(f"{type(error).__name__}: {error}".split()))
         refusal = storage_failure(error) or disk_trouble(error, workdir)
         if not lost_connection(error):
-            write_failure(
-                workdir, TrialFailure("disk", refusal) if refusal else TrialFailure(failure_kind(error), reason)
-            )
+            write_failure(workdir, TrialFailure("disk", refusal) if refusal else job_failure(error, reason, kills))
         with suppress(OSError), output_to(workdir / LOG):
             print(redacted(traceback.format_exc()), file=sys.stderr)
         raise TrialError(reason) from None  # without its cause, which may contain secrets: Ray logs the exception
@@ -193,6 +195,23 @@ def lost_connection(error: Exception) -> bool:
     The other worker has recorded the cause, unless it was killed.
     """
     return any(kind.__name__ == "DistError" for kind in type(error).__mro__) or "gloo/transport" in str(error)
+
+
+def job_failure(error: Exception, reason: str, kills: int) -> TrialFailure:
+    """Return the failure of a job that raised an error; `kills` is the number of the kernel's kills at its start."""
+    if lost_child(error) and (state := memory_state()).kills > kills:
+        return kernel_failure(state)
+    return TrialFailure(failure_kind(error), reason)
+
+
+def lost_child(error: Exception) -> bool:
+    """Return True if a job failed because a process that it had started was killed."""
+    return any(
+        type(one).__name__ == "BrokenProcessPool"
+        or getattr(one, "returncode", None) == -signal.SIGKILL  # of subprocess
+        or "killed by signal: Killed" in str(one)  # torch 2.x: DataLoader
+        for one in causes(error)
+    )
 
 
 def failure_kind(error: Exception) -> FailureKind:

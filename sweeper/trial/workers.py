@@ -19,7 +19,15 @@ from typing import Any
 import psutil
 
 from sweeper.process.output import output_to
-from sweeper.trial.handover import LOG, TrialConfig, register_process, remove_process_files
+from sweeper.trial.handover import (
+    LOG,
+    TrialConfig,
+    read_processes,
+    register_process,
+    remove_process_files,
+    write_failure,
+)
+from sweeper.trial.memory import monitor_failure
 from sweeper.trial.process import lost_connection, recorded_failure, train_in_process
 
 WORKER_POLL_SECONDS = 0.1
@@ -68,7 +76,7 @@ def train_together(config: TrialConfig) -> None:
         rendezvous_store(config.workers) as place,
         as_first_worker(place.settings(0)),
         start_others(config, place) as results,
-        monitored_workers(results) as monitor,
+        monitored_workers(results, Path(config.workdir)) as monitor,
     ):
         train_in_process(config)
         monitor.join()
@@ -170,14 +178,14 @@ def start_others(config: TrialConfig, place: Rendezvous) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def monitored_workers(results: list[Any]) -> Iterator[Thread]:
+def monitored_workers(results: list[Any], workdir: Path) -> Iterator[Thread]:
     """Kill this process if another worker fails, since a collective call may wait for that worker forever.
 
     Yields the thread that waits for the workers. After a kill, Tune sees a dead process, and the failure record gives
     the reason.
     """
     over = Event()
-    monitor = Thread(target=wait_for_workers, args=(results, over), daemon=True)
+    monitor = Thread(target=wait_for_workers, args=(results, over, workdir), daemon=True)
     monitor.start()
     try:
         yield monitor
@@ -190,8 +198,11 @@ def monitored_workers(results: list[Any]) -> Iterator[Thread]:
         monitor.join()  # a later kill would end the next trial in this process
 
 
-def wait_for_workers(results: list[Any], over: Event) -> None:
-    """Wait until all workers have ended or `over` is set. Kill this process if one fails."""
+def wait_for_workers(results: list[Any], over: Event, workdir: Path) -> None:
+    """Wait until all workers have ended or `over` is set. Kill this process if one fails.
+
+    A worker that Ray's memory monitor has killed could not record its failure, so this function does.
+    """
     import ray
 
     while results and not over.is_set():
@@ -199,6 +210,8 @@ def wait_for_workers(results: list[Any], over: Event) -> None:
         for result in ended:
             try:
                 ray.get(result)
-            except Exception:
+            except Exception as error:
                 if not over.is_set():
+                    if failure := monitor_failure(str(error), read_processes(workdir)):
+                        write_failure(workdir, failure)
                     os.kill(os.getpid(), signal.SIGKILL)

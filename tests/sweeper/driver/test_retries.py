@@ -12,9 +12,11 @@ from optuna.storages import RDBStorage
 from jobs import fault_injection
 from jobs.fault_injection import happened
 from sweeper.cluster.capacity import Machine
+from sweeper.driver import callbacks
 from sweeper.driver.sweep import Sweep
 from sweeper.driver.tuning import ray_session, run_trials
 from sweeper.ledger.ledger import Ledger, create_ledger
+from sweeper.process.cgroups import MemoryState, kernel_kills
 from sweeper.process.signals import Interrupt
 from sweeper.space.search_space import SearchSpace
 from tests.support.invariants import outcomes
@@ -88,6 +90,21 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
     assert (incident["kind"], incident["epoch"], incident["changed"]) == ("crash", 1.0, {})
     begun = [(tmp_path / f"toy/trials/{record.number:04d}/starts").read_text().split() for record in records]
     assert sorted(begun) == [["0"], ["0", "1"]]  # the epochs they began after
+
+
+def test_a_trial_that_the_kernel_killed_goes_on_with_less_beside_fewer_others(
+    run: Callable[..., Ledger], faulty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel is said to have killed the process, which was killed in another way."""
+    ask(faulty, "checkpoint.report:2:kill")
+    before = kernel_kills()
+    monkeypatch.setattr(callbacks, "memory_state", lambda: MemoryState(before + len(happened(faulty)), 2**33))
+    records = run("search.trials=2").records()
+    assert {record.state for record in records} == {"COMPLETE"}
+    ((used, incident),) = [(record.used, one) for record in records for one in record.incidents]
+    assert (incident["kind"], incident["epoch"], used["per_device_train_batch_size"]) == ("memory", 1.0, 4)
+    assert incident["at_once"] == 1  # the other trial ran, too
+    assert "out of memory: the kernel killed its process" in incident["reason"]
 
 
 @pytest.mark.slow
