@@ -301,7 +301,7 @@ def test_a_lock_that_is_a_link_is_refused_and_its_target_left(tmp_path: Path) ->
 
 
 ELSEWHERE: dict[str, str] = {
-    "sweeper/cluster/ray_session.py": "Ray's sockets need a short path; in a folder of mode 0700 of its own",
+    "sweeper/cluster/ray_folder.py": "Ray's sockets need a short path; in a folder of mode 0700 of its own",
     "jobs/answering/offline.py": "an exported folder may be read-only; in a folder of mode 0700 of its own",
 }
 

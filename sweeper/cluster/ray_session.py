@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from sweeper.cluster.capacity import Machine
+from sweeper.cluster.ray_folder import private_folder
+from sweeper.cluster.watchdog import START_SECONDS, STOP_SECONDS, parts_of, watchdog
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.process.import_path import library_path
-from sweeper.process.signals import descendants, kill_processes, signals_blocked
+from sweeper.process.signals import Interrupt, adopt_orphans, descendants, kill_processes, signals_blocked
 from sweeper.secrets import redacted_values
 
 OBJECT_STORE_BYTES = 100 * 2**20  # trials exchange only paths and numbers
-TEMP_PATH_BYTES = 20  # a whole socket path may have 104 bytes; Ray appends the rest
 
 # Environment variables that Ray reads when it is imported or started. Its processes inherit them.
 QUIET = {
@@ -40,11 +40,17 @@ SENT_PREFIXES = ("HF_", "SWEEPER_", "TUNE_FUNCTION_", "TOKENIZERS_PARALLELISM", 
 
 
 @contextmanager
-def ray_session(machine: Machine) -> Iterator[None]:
+def ray_session(
+    machine: Machine,
+    sweep: str = "",
+    interrupt: Interrupt | None = None,
+    say: Callable[[str], object] = print,
+) -> Iterator[None]:
     """Start Ray on this machine and stop it at the end; use the connected cluster if there is one.
 
     `address="local"` keeps Ray from joining another user's cluster on this machine. Ray listens on loopback only and
-    requires its token from each caller unless RAY_AUTH_MODE changes that.
+    requires its token from each caller unless RAY_AUTH_MODE changes that. If Ray is lost, `interrupt` stops the sweep;
+    `say` shows the cause if the main thread cannot. Raises EnvironmentFailure if Ray does not start.
     """
     import ray
     from ray._private import ray_constants
@@ -57,8 +63,9 @@ def ray_session(machine: Machine) -> Iterator[None]:
     # Private in ray 2.60: Ray reads LOCAL's variable only when it is imported, and it may be imported already.
     ray_constants.ENABLE_RAY_CLUSTER = False
     earlier = descendants()
-    with private_folder() as folder:
-        with signals_blocked():
+    adopt_orphans()
+    with private_folder() as folder, watchdog(sweep, interrupt or Interrupt(), say) as dog:
+        with dog.limit(START_SECONDS, "start"), signals_blocked():
             ray.init(
                 address="local",
                 num_cpus=machine.cpus,
@@ -70,14 +77,18 @@ def ray_session(machine: Machine) -> Iterator[None]:
                 job_config=job_config(),
             )
         restrict_token()
+        node = ray._private.worker._global_node  # private in ray 2.60
+        dog.parts = parts_of(node)
         try:
             yield
         finally:
-            started = [process for process in descendants() if process not in earlier]
-            # Private in ray 2.60: `ray.shutdown` has no option to kill its processes at once.
-            kill_without_waiting(ray._private.worker._global_node)
-            ray.shutdown()
-            kill_processes(started)  # else Ray's agents would run for another minute
+            dog.parts = None
+            with dog.limit(STOP_SECONDS, "stop"):
+                started = [process for process in descendants() if process not in earlier]
+                # Private in ray 2.60: `ray.shutdown` has no option to kill its processes at once.
+                kill_without_waiting(node)
+                ray.shutdown()
+                kill_processes(started)  # else Ray's agents would run for another minute
 
 
 def kill_without_waiting(node: Any) -> None:
@@ -164,15 +175,6 @@ def package_folders() -> list[str]:
 def is_installed() -> bool:
     """Return True if the packages were installed with pip, False if they run from a source tree."""
     return not (Path(package_folders()[0]).parent / "pyproject.toml").is_file()
-
-
-@contextmanager
-def private_folder() -> Iterator[Path]:
-    """Create a temporary folder for Ray's sockets and logs. Ray makes its own folder readable by everyone, so it is
-    placed inside a folder that only this user can open."""
-    temp = gettempdir() if len(os.fsencode(gettempdir())) <= TEMP_PATH_BYTES else "/tmp"
-    with TemporaryDirectory(prefix="sweeper-", dir=temp, ignore_cleanup_errors=True) as folder:
-        yield Path(folder) / "ray"
 
 
 def restrict_token() -> None:

@@ -49,7 +49,7 @@ def run_trials(
     def left() -> float | None:
         return None if space.budget.time is None else space.budget.time - (time.monotonic() - began)
 
-    with ray_session(sweep.machine):
+    with ray_session(sweep.machine, sweep.ledger.name, interrupt, say):
         if sweep.machine.nodes:
             cluster.check_nodes(sweep.folder, sweep.space.data, sweep.space.data_fingerprint)
         for source, stopping in (

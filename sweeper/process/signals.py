@@ -5,16 +5,19 @@ An abrupt end loses nothing: the ledger has all results, and the kernel releases
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 import psutil
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of Linux's prctl
+FAREWELL_SECONDS = 10.0
 SHUTDOWN_SECONDS = 25.0  # limit of an orderly stop; spot machines and batch systems allow 30 s
 
 
@@ -39,6 +42,8 @@ class Interrupt:
     def __init__(self) -> None:
         self.asked: int | None = None
         self.cause: str | None = None
+        self.probes: list[Callable[[], str | None]] = []  # each returns a cause to stop, or None
+        self.farewells: list[Callable[[], object]] = []  # what to do before another thread ends the process
         self._held = False
 
     def __call__(self, signum: int, frame: FrameType | None = None) -> None:
@@ -59,12 +64,32 @@ class Interrupt:
 
     @property
     def stopping(self) -> bool:
-        """Return True after a signal or a call of `halt`."""
+        """Return True after a signal or a call of `halt`, or when a probe finds a cause to stop."""
+        if self.cause is None:
+            self.cause = next(filter(None, (probe() for probe in self.probes)), None)
         return self.asked is not None or self.cause is not None
 
     def halt(self, cause: str) -> None:
         """Request an orderly stop of the whole sweep, for a reason that is not a trial's fault."""
         self.cause = self.cause or cause
+
+    @contextmanager
+    def farewell(self, work: Callable[[], object]) -> Iterator[None]:
+        """Let `end` do this work if it ends the process within the block, when the main thread hangs."""
+        self.farewells.append(work)
+        try:
+            yield
+        finally:
+            self.farewells.remove(work)
+
+    def end(self, code: int) -> None:
+        """End the process from another thread than the main one, after the farewells, the newest first. Each gets
+        FAREWELL_SECONDS; its errors are ignored."""
+        for work in reversed(self.farewells):
+            thread = threading.Thread(target=_silently, args=[work], daemon=True)
+            thread.start()
+            thread.join(FAREWELL_SECONDS)
+        end_process(code)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -81,10 +106,29 @@ class Interrupt:
             raise Interrupted(self.asked)
 
 
+def _silently(work: Callable[[], object]) -> None:
+    with suppress(Exception):
+        work()
+
+
 def exit_now(signum: int) -> None:
-    """Kill the processes that this one started, then end this one."""
+    """Kill the processes that this one started, then end this one as if by the signal."""
+    end_process(128 + signum)
+
+
+def end_process(code: int) -> None:
+    """Kill the processes that this one started, then end this one with an exit code."""
     kill_processes(descendants())
-    os._exit(128 + signum)
+    os._exit(code)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of descendants whose own parent dies, so that `descendants` still finds them.
+
+    Does nothing where the system has no such call (all but Linux).
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
 
 
 def descendants() -> list[psutil.Process]:
