@@ -70,7 +70,7 @@ def remove_abandoned(temp: Path) -> None:
 
 
 def remove_if_abandoned(folder: Path) -> None:
-    """Remove a folder if it is a driver's and its driver is dead. Raises OSError, also for a link or a locked folder."""
+    """Remove a folder if its driver is dead. Raises OSError, also for a link or a locked folder."""
     lock = open_folder(folder)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

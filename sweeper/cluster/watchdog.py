@@ -1,8 +1,8 @@
 """Stop a sweep whose local Ray is lost: its processes are killed or stopped, or its files are removed.
 
 Ray itself would then wait without an end, or end the driver without a line. The watchdog first asks the driver for an
-orderly end. If that does not come in time, because the main thread hangs inside Ray, it ends the process itself. Nothing
-is lost then: the ledger has all results.
+orderly end. If that does not come in time, because the main thread hangs inside Ray, it ends the process itself.
+Nothing is lost then: the ledger has all results.
 """
 
 from __future__ import annotations
