@@ -1,12 +1,21 @@
-"""Define the commands that set up and inspect an installation: ui, schema, params, doctor, cluster."""
+"""Define the commands that set up and inspect an installation: ui, schema, params, init, doctor, cluster."""
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from sweeper.commands.base import main, show, table_forms
+from jobs.files import disk_errors
+from jobs.suggestions import shown
+from sweeper.commands.base import data_mistakes, main, show, table_forms
+from sweeper.errors import ConfigError, EnvironmentFailure
+
+if TYPE_CHECKING:
+    from jobs.dataset.survey import Survey
 
 
 @main.command()
@@ -45,6 +54,52 @@ def params_command(job: str, form: str) -> None:
     else:
         columns = list(rows[0])
         show(table.Table(columns, parameter_cells(rows), frozenset(columns)), form=form)
+
+
+@main.command()
+@click.argument("job", default="qa", metavar="[JOB]")
+@click.option("--data", default="sample", show_default=True, metavar="FOLDER", help="Choose sizes for this data set.")
+@click.option("--name", metavar="NAME", help="Name the sweep and its file (default: the job's name).")
+def init_command(job: str, data: str, name: str | None) -> None:
+    """Write a first search space, and schema.json for editors, into the current folder.
+
+    JOB is a job's name, or an import path package.module:NAME. No file is overwritten.
+    """
+    from sweeper.cluster.capacity import local_machine
+    from sweeper.space import starter
+    from sweeper.space.reading import import_job
+    from sweeper.space.sections import NAME
+
+    found = import_job(job)
+    name = starter.starter_name(found) if name is None else name
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(f"--name: found {shown(name)}; use 1 to 64 of A-Z a-z 0-9 . _ - and no leading dot")
+    refuse_existing(Path(f"{name}.yaml"))
+    text = starter.starter_text(name, found, job, data, measured_data(job, data), local_machine().gpus > 0)
+    with disk_errors(EnvironmentFailure, "run in a folder that can be written", Path(f"{name}.yaml").absolute()):
+        current = starter.write_starter(Path(), name, text)
+    if not current:
+        click.echo("schema.json: this other file stays; `sweeper schema` prints the one of this version", err=True)
+    click.echo(f"next: sweeper plan {name}.yaml   or   sweeper run {name}.yaml", err=True)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise ConfigError if there is a file, or a link to nothing, at `path`."""
+    if path.is_symlink() or path.exists():
+        raise ConfigError(f"{path}: exists already and is not overwritten; choose another name with --name")
+
+
+def measured_data(job: str, data: str) -> Survey | None:
+    """Return the lengths of the data in tokens for a shipped job; only read the data for another job."""
+    from jobs.dataset.data import read_data
+    from jobs.dataset.survey import survey
+    from sweeper.space.starter import COUNTER, SIZES
+
+    with data_mistakes():
+        if job in SIZES:
+            return survey(data, COUNTER)
+        read_data(data)
+    return None
 
 
 @main.command()
