@@ -27,12 +27,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "source"  # a build leaves files in the tree that it builds from
     for name in ("sweeper", "jobs", "search_spaces"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
         shutil.copy(ROOT / name, source)
-    build = [*PIP, "wheel", str(source), "--no-deps", "--no-build-isolation", "-w", str(folder)]
-    if subprocess.run([sys.executable, "-c", "import setuptools"], check=False).returncode:
-        build.remove("--no-build-isolation")  # pip fetches setuptools
-    subprocess.run(build, check=True)
+    subprocess.run([*PIP, "wheel", str(source), "--no-deps", "-w", str(folder)], check=True)
     (wheel,) = folder.glob("*.whl")
     target = folder / "target"
     subprocess.run([*PIP, "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)], check=True)
@@ -85,7 +82,7 @@ def test_the_wheel_has_every_file_of_the_packages(installed: Path) -> None:
 
 
 def test_the_wheel_has_the_shipped_search_spaces_inside_the_package(installed: Path) -> None:
-    shipped = {path.name: path.read_bytes() for path in (ROOT / "search_spaces").iterdir() if path.suffix != ".png"}
+    shipped = {path.name: path.read_bytes() for path in (ROOT / "search_spaces").iterdir()}
     assert len(shipped) >= 10
     inside = installed / "sweeper" / "search_spaces"
     assert {path.name: path.read_bytes() for path in inside.iterdir()} == shipped
@@ -104,12 +101,12 @@ def test_an_unknown_name_lists_the_shipped_search_spaces(installed: Path, tmp_pa
 
 def test_a_wheel_from_a_source_distribution_has_the_same_files(installed: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    shutil.copytree(installed.parent / "source", source, ignore=shutil.ignore_patterns("build", "*.egg-info"))
-    code = f"import setuptools.build_meta as build; build.build_sdist({str(tmp_path)!r})"
-    if subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, check=False).returncode:
-        pytest.skip("setuptools is not installed")
+    shutil.copytree(installed.parent / "source", source, ignore=shutil.ignore_patterns("build"))
+    build = f"import hatchling.build as build; build.build_sdist({str(tmp_path)!r})"
+    if subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, check=False).returncode:
+        pytest.skip("hatchling is not installed")
     (archive,) = tmp_path.glob("*.tar.gz")
-    subprocess.run([*PIP, "wheel", str(archive), "--no-deps", "--no-build-isolation", "-w", str(tmp_path)], check=True)
+    subprocess.run([*PIP, "wheel", str(archive), "--no-deps", "-w", str(tmp_path)], check=True)
     wheels = [next(folder.glob("*.whl")) for folder in (tmp_path, installed.parent)]
     again, first = (set(ZipFile(wheel).namelist()) for wheel in wheels)
     assert again == first
