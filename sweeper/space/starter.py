@@ -113,8 +113,8 @@ def starter_text(name: str, job: Job, path: str, data: str, found: Survey | None
     sample = "replace by a folder with context.json, train.json, valid.json" if data == SAMPLE else ""
     top = [
         Line("name", name),
-        Line("job", quoted(path)),
-        Line("data", quoted(data), sample),
+        Line("job", yaml_scalar(path)),
+        Line("data", yaml_scalar(data), sample),
         Line("objective", objective, f"or {', '.join(others)}" if others else ""),
     ]
     epochs = next((int(line.value) for line in lines if line.key == "num_train_epochs"), 1)
@@ -142,14 +142,16 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def quoted(value: str) -> str:
+def yaml_scalar(value: str) -> str:
     """Return text as a YAML scalar on one line, in quotes where they are needed.
 
-    >>> quoted("data/hw"), quoted("2024"), quoted("my data")
+    >>> yaml_scalar("data/hw"), yaml_scalar("2024"), yaml_scalar("my data")
     ('data/hw', '"2024"', '"my data"')
     """
-    plain = re.fullmatch(r"[\w./][\w./:-]*(?<!:)", value) and plain_scalar(value) == value
-    return value if plain else json.dumps(value, ensure_ascii=not value.isprintable())
+    if re.fullmatch(r"[\w./][\w./:-]*(?<!:)", value) and not value[0].isdigit() and plain_scalar(value) == value:
+        return value
+    quoted = json.dumps(value, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in quoted)
 
 
 def _written(lines: Iterable[Line], indent: str) -> Iterator[str]:
@@ -169,7 +171,7 @@ def own_lines(job: Job) -> list[Line]:
     """Return the parameters of any job: its backbone, its epochs, and a learning rate or seeds to search."""
     defaults = {field.name: field.default for field in fields(job.params)}
     return [
-        Line("backbone", quoted(str(defaults["backbone"]))),
+        Line("backbone", yaml_scalar(str(defaults["backbone"]))),
         rate_line(job, defaults.get("learning_rate"))
         or Line("seed", "{values: [42, 43, 44]}", "shows how much of a result is chance"),
         Line("num_train_epochs", str(defaults["num_train_epochs"])),

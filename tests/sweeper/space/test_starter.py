@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pytest
 from annotated_types import Le
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs import get_job
@@ -196,8 +196,15 @@ def test_a_folder_that_cannot_be_written_ends_in_one_line(few: Data, here: Path)
 
 
 @settings(max_examples=30)
+@example("2024")
+@example("1e5")
+@example(".5")
+@example("9" * 30)
+@example("null")
+@example("a: b #c")
+@example("\xa0\U00010000")
 @given(st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), min_size=1, max_size=200))
 def test_every_folders_name_is_read_again(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     file = tmp_path_factory.mktemp("names") / "a.yaml"
-    file.write_text(f"data: {starter.quoted(name)}  # comment\n", encoding="utf-8")
+    file.write_text(f"data: {starter.yaml_scalar(name)}  # comment\n", encoding="utf-8")
     assert read_document(file, ()).values == {"data": name}
