@@ -11,6 +11,7 @@ from rapidfuzz import fuzz, process
 MAX_CHARS = 60
 MAX_NAMES = 40
 MIN_SIMILARITY = 55  # percent; less similar names are not suggested, because they would mislead
+MISSPELT_SIMILARITY = 85  # percent; a more similar name is the one that is meant
 
 
 def shown(value: object) -> str:
@@ -27,14 +28,16 @@ def short(text: str) -> str:
 def unknown_name(what: str, name: str, known: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> str:
     """Return one line about a name that is not in `known`, with the most similar known name and all others.
 
-    `elsewhere` maps a name to the place in which it is allowed: "under search".
+    `elsewhere` maps a name to the place in which it is allowed: "under search". A known name of almost the same
+    spelling takes precedence over it.
 
     >>> unknown_name("key", "trails", ["sampler", "trials"])
     "unknown key 'trails'; did you mean 'trials'? known here: sampler, trials"
     """
-    if elsewhere and name in elsewhere:
+    names = list(known)
+    if elsewhere and name in elsewhere and not nearest(name, names, MISSPELT_SIMILARITY):
         return f"unknown {what} {short(name)!r} here; it belongs {elsewhere[name]}"
-    return f"unknown {what} {short(name)!r}; {suggestion(name, known)}"
+    return f"unknown {what} {short(name)!r}; {suggestion(name, names)}"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -49,9 +52,12 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"{hint}known here: {', '.join(names[:MAX_NAMES]) or 'none'}{more}"
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name most similar to `name`, or None if none is similar. Ignores case and character width."""
-    found = process.extractOne(name, list(known), scorer=fuzz.ratio, processor=_folded, score_cutoff=MIN_SIMILARITY)
+def nearest(name: str, known: Iterable[str], similarity: float = MIN_SIMILARITY) -> str | None:
+    """Return the known name most similar to `name`, or None if none reaches `similarity` (in percent).
+
+    Ignores case and character width.
+    """
+    found = process.extractOne(name, list(known), scorer=fuzz.ratio, processor=_folded, score_cutoff=similarity)
     return found[0] if found else None
 
 

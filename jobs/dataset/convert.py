@@ -24,7 +24,7 @@ from jobs.dataset.corpora import Asked, read_corpus
 from jobs.dataset.data import CANDIDATES, REFERENCES, SPLITS, DataError, refuse
 from jobs.dataset.labels import Labelled, flaw, label_answer
 from jobs.dataset.sample import sample_files
-from jobs.files import atomic, disk_errors
+from jobs.files import atomic
 from jobs.suggestions import unknown_name
 
 Distractors = Literal["article", "bm25"]
@@ -326,14 +326,12 @@ def _distinct_answers(row: Labelled) -> list[str]:
 
 
 def _write_folder(output: Path, files: Mapping[str, Any]) -> None:
-    """Write the JSON files into a new or empty folder in one step. Raises DataError when the disk fails."""
-    cure = "nothing was written; free disk space or name another folder"
-    with disk_errors(lambda line: DataError([line]), cure, output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(output) as part:
-            part.mkdir()
-            for name, content in files.items():
-                (part / f"{name}.json").write_text(_json_lines(content), encoding="utf-8", newline="\n")
+    """Write the JSON files into a new or empty folder in one step. Raises OSError when the disk fails."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(output) as part:
+        part.mkdir()
+        for name, content in files.items():
+            (part / f"{name}.json").write_text(_json_lines(content), encoding="utf-8", newline="\n")
 
 
 def _json_lines(content: Any) -> str:

@@ -211,10 +211,11 @@ def export_command(output: Path, weight: float | None, **named: Any) -> None:
 def record_test_scores(scores: dict[str, float], named: dict[str, str | None]) -> None:
     """Record the test score of each model that was named as a trial. Champions and folders belong to no trial."""
     from sweeper.ledger.lookup import find_trial
+    from sweeper.release.lookup import checkpoint_folder
 
     for job, score in scores.items():
         name = named[job] or ""
-        if "@" not in name and not Path(name).is_dir():
+        if "@" not in name and not checkpoint_folder(name):
             trial = find_trial(name, ledger_storage())
             trial.ledger.set_test(trial.record.number, score)
 

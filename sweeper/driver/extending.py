@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from jobs.checkpoint import damage
 from jobs.job import ParamError
+from jobs.suggestions import short
 from sweeper.ledger.ledger import Ledger
+from sweeper.ledger.ranking import ENDED_WELL, without_repeats
 from sweeper.ledger.record import EVALUATION, INCIDENT, ORIGIN, TrialRecord, best_evaluation
 from sweeper.ledger.sampling import distribution
-from sweeper.space.domains import Domain, contains
+from sweeper.space.domains import Domain, contains, literal_text
 from sweeper.space.search_space import SearchSpace, assign, draw_labels, params_of
 from sweeper.storage import checkpoint_store
 
 Draws = Mapping[str, tuple[Domain, Any]]
+MAX_REASONS = 5  # reasons, and trials of one reason, that the line about `--extend` names
 
 
 def imported_trials(
@@ -36,8 +40,6 @@ def imported_trials(
     `workdir` maps a new trial number to its folder, `storage` to its storage address or None. Each trial's best
     checkpoint is copied there (as hard links if possible), so that each sweep can delete its own.
     """
-    found = ((record, draws_of(space, record.params)) for record in ledger.records() if is_importable(record, space))
-    taken = [(record, draws) for record, draws in found if draws is not None]
     return [
         to_frozen_trial(
             record,
@@ -46,16 +48,56 @@ def imported_trials(
             f"{ledger.name}/{record.number}",
             copy_best_checkpoint(record, space, workdir(number), storage(number)),
         )
-        for number, (record, draws) in enumerate(taken)
+        for number, (record, draws) in enumerate(importable_trials(ledger, space))
     ]
 
 
-def is_importable(record: TrialRecord, space: SearchSpace) -> bool:
-    """Return True if a trial of an earlier sweep can be copied into a new sweep over `space`.
+def importable_trials(ledger: Ledger, space: SearchSpace) -> list[tuple[TrialRecord, Draws]]:
+    """Return the ledger's finished trials that `space` could also draw, with their draws, in order."""
+    fitting = (record for record in without_repeats(ledger.records()) if misfit(record, space) is None)
+    found = ((record, draws_of(space, record.params)) for record in fitting)
+    return [(record, draws) for record, draws in found if draws is not None]
 
-    The trial has finished, is not a repeat, and has the objective of `space` in all its evaluations."""
-    judged = bool(record.evaluations) and all(space.objective in evaluation for evaluation in record.evaluations)
-    return record.state in ("COMPLETE", "PRUNED") and record.repeat_of is None and judged
+
+def extension_line(ledger: Ledger, space: SearchSpace) -> str:
+    """Return one line that tells how many trials of a sweep a changed space reuses, and why it leaves out the others.
+
+    >>> extension_line(load_ledger(storage, "toy"), space)
+    '--extend: no trial of toy fits, so all trials are new: num_train_epochs was 4, is now 5 (trials 0, 1)'
+    """
+    records = without_repeats(ledger.records())
+    by_reason: dict[str, list[int]] = {}
+    for record in records:
+        if reason := misfit(record, space):
+            by_reason.setdefault(reason, []).append(record.number)
+    fitting = len(records) - sum(map(len, by_reason.values()))
+    kept = f"{fitting} of {len(records)} trials of {ledger.name} fit and are reused"
+    if not fitting:
+        kept = f"no trial of {ledger.name} fits, so all trials are new"
+    reasons = [f"{reason} ({_trials(numbers)})" for reason, numbers in by_reason.items()]
+    more = [f"… and {len(reasons) - MAX_REASONS} more reasons"] if len(reasons) > MAX_REASONS else []
+    joined = "; ".join(reasons[:MAX_REASONS] + more)
+    return f"--extend: {kept}" + (f"{'; left out' if fitting else ''}: {joined}" if joined else "")
+
+
+def _trials(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:MAX_REASONS]))
+    if len(numbers) > MAX_REASONS:
+        return f"trials {shown} and {len(numbers) - MAX_REASONS} more"
+    return f"trial{'' if len(numbers) == 1 else 's'} {shown}"
+
+
+def misfit(record: TrialRecord, space: SearchSpace) -> str | None:
+    """Return the first reason why a trial of an earlier sweep cannot be copied into a new sweep; None if it can.
+
+    A trial can be copied if it has finished, has the objective of `space` in all its evaluations, and has parameters
+    that `space` could draw.
+    """
+    if record.state not in ENDED_WELL:
+        return "has failed" if record.state == "FAIL" else "has not ended"
+    if not record.evaluations or any(space.objective not in evaluation for evaluation in record.evaluations):
+        return f"has not reported {space.objective}"
+    return _drawn(space, record.params)[1]
 
 
 def draws_of(space: SearchSpace, params: Mapping[str, Any]) -> Draws | None:
@@ -66,6 +108,12 @@ def draws_of(space: SearchSpace, params: Mapping[str, Any]) -> Draws | None:
     >>> draws_of(space, record.params)
     {'learning_rate': (Range(low=1e-05, high=0.0001, log=True), 3e-05)}
     """
+    draws, difference = _drawn(space, params)
+    return draws if difference is None else None
+
+
+def _drawn(space: SearchSpace, params: Mapping[str, Any]) -> tuple[Draws, str | None]:
+    """Return the draws that give these params in `space`, and the first difference if there are none."""
     found: dict[str, tuple[Domain, Any]] = {}
     names = {label: name for name, label, _ in draw_labels(space)}
 
@@ -74,10 +122,26 @@ def draws_of(space: SearchSpace, params: Mapping[str, Any]) -> Draws | None:
         return params[names[label]]
 
     try:
-        same = asdict(params_of(space, assign(space, choose))) == dict(params)
-    except (ParamError, KeyError):
-        return None
-    return found if same and all(contains(domain, value) for domain, value in found.values()) else None
+        drawn = asdict(params_of(space, assign(space, choose)))
+    except ParamError as error:
+        return found, f"{error.key}: {error}"
+    except KeyError as error:
+        return found, f"has no parameter {error.args[0]}"
+    outside = (
+        f"{names[label]} was {literal_text(value)}, is now {short(str(domain))}"
+        for label, (domain, value) in found.items()
+        if not contains(domain, value)
+    )
+    changed = (
+        f"{name} was {_literal(params, name)}, is now {_literal(drawn, name)}"
+        for name in dict.fromkeys([*drawn, *params])
+        if name not in drawn or name not in params or drawn[name] != params[name]
+    )
+    return found, next(chain(outside, changed), None)
+
+
+def _literal(params: Mapping[str, Any], name: str) -> str:
+    return short(literal_text(params[name])) if name in params else "nothing"
 
 
 def copy_best_checkpoint(

@@ -77,9 +77,12 @@ def sweep_name(space: SearchSpace, taken: Collection[str], new: bool, extended: 
 
 def create_extended(
     extended: Ledger, storage: RDBStorage, space: SearchSpace, folder: Path, checkpoints: str | None = None
-) -> None:
-    """Create the ledger of the sweep in `folder` with the trials of `extended` that the new space could also draw."""
-    from sweeper.driver.extending import imported_trials
+) -> str:
+    """Create the ledger of the sweep in `folder` with the trials of `extended` that the new space could also draw.
+
+    Return one line about the trials that fit.
+    """
+    from sweeper.driver.extending import extension_line, imported_trials
 
     (folder / CREATING).touch()
     trials = imported_trials(
@@ -90,6 +93,7 @@ def create_extended(
     )
     create_ledger(storage, space, folder.name, sweep_versions(), trials)
     (folder / CREATING).unlink()
+    return extension_line(extended, space)
 
 
 def free_name(name: str, taken: Collection[str]) -> str:

@@ -59,6 +59,8 @@ def resume_summary(records: Sequence[TrialRecord], space: SearchSpace) -> str:
     >>> resume_summary(ledger.records(), space)
     '3 of 8 trials are finished, 1 resumes from epoch 2, 4 are new'
     """
+    if not has_unfinished(records, space):
+        return f"the sweep is finished: its {len(records)} trials have ended, nothing remains to do"
     running = [record for record in records if record.state == "RUNNING"]
     points = [resume_point(record) for record in running]
     epochs = sorted(f"{point['epoch']:g}" for point in points if point)
@@ -70,7 +72,6 @@ def resume_summary(records: Sequence[TrialRecord], space: SearchSpace) -> str:
         f"{' and '.join(epochs)}",
         afresh and f"{_verb(afresh, 'starts', 'start')} again",
         new and f"{_verb(new, 'is', 'are')} new",
-        not (points or new) and "nothing remains to do",
     ]
     return ", ".join(str(part) for part in parts if part)
 

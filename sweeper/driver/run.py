@@ -120,7 +120,8 @@ def run_sweep(
         known = sweep_exists(storage, name)
         moved = None if known else set_aside_line(folder, None)
         if extended and extended.name != name and not known:
-            create_extended(extended, storage, space, folder, stores.checkpoints)
+            reused = create_extended(extended, storage, space, folder, stores.checkpoints)
+            console.print(reused, markup=False, soft_wrap=True)
         ledger = open_ledger(storage, space, name)
         if line := moved or set_aside_line(folder, ledger):
             console.print(line, markup=False, soft_wrap=True)
@@ -136,7 +137,7 @@ def run_sweep(
 def _run_driver(sweep: Sweep, stores: Stores, console: Console, interrupt: Interrupt) -> Outcome:
     ledger, space = sweep.ledger, sweep.space
     names = searched_parameters(space)
-    progress = Progress(console, space.objective, space.direction, expected_trials(space), names)
+    progress = Progress(console, space.objective, space.direction, expected_trials(space), names, ledger.records())
     with output_to(sweep.log), mirror_of(ledger, space, stores) as mirror, progress:
         with interrupt.held(), interrupt.farewell(lambda: finish_mirror(ledger, mirror, in_a_hurry=True)):
             run_unfinished(sweep, ChangeListener(sweep, mirror, progress), interrupt)

@@ -88,7 +88,10 @@ def find_trial(text: str, storage: RDBStorage) -> Trial:
     Raises ConfigError when the sweep or the trial does not exist, or when no trial of the sweep has a value yet.
     """
     name, number = split(text)
-    ledger = load_ledger(storage, name)
+    sweep, slash, rest = text.partition("/")
+    ledger = load_ledger(storage, sweep if slash else name)
+    if number is None and slash:
+        raise ConfigError(f"trial {text}: {rest!r} is not the number of a trial; write for instance {sweep}/0")
     records = ledger.records()
     if number is None:
         ranked = best_first(records, ledger.direction)

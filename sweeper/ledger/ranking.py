@@ -20,6 +20,11 @@ class Spread(NamedTuple):
     std: float | None
 
 
+Rank = tuple[bool, bool, bool, bool, float]
+NOTHING = Spread(0, None, None)
+ENDED_WELL = ("COMPLETE", "PRUNED")
+
+
 def without_repeats(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Return the trials that are not repeats of others."""
     return [record for record in records if record.repeat_of is None]
@@ -39,22 +44,29 @@ def seed_spread(record: TrialRecord, records: Sequence[TrialRecord]) -> Spread |
 def rank_trials(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
     """Return all trials except repeats, best first. Of two equal trials the earlier one comes first.
 
-    The order is: trials with repeats by their mean, trials without repeats by their value, failed trials, trials
-    without a value. A mean is not compared with a single value, since the best of many single values is too
-    optimistic.
+    See `rank_key` for the order.
     """
-    sign = -1 if direction == "max" else 1
     # selected once, since `rank` searches them for every trial
     repeats = [record for record in records if record.repeat_of is not None]
 
-    def rank(record: TrialRecord) -> tuple[bool, bool, bool, float, int]:
-        found = seed_spread(record, repeats)
-        mean = found.mean if found and found.mean is not None else 0.0
-        return (found is None, record.state == "FAIL", found is None or found.n == 1, sign * mean, record.number)
+    def rank(record: TrialRecord) -> tuple[Rank, int]:
+        n, mean, _ = seed_spread(record, repeats) or NOTHING
+        return rank_key(record.state, n, mean, direction), record.number
 
     return sorted(without_repeats(records), key=rank)
 
 
+def rank_key(state: str, n: int, mean: float | None, direction: Direction) -> Rank:
+    """Return a key that sorts trials best first. `mean` is the mean of a trial's values over `n` seeds.
+
+    The order is: trials with repeats by their mean, trials without repeats by their value, running trials, failed
+    trials, trials without a value. A mean is not compared with a single value, since the best of many single values is
+    too optimistic. A running trial has no place among the ended ones, since its value is not final.
+    """
+    sign = -1 if direction == "max" else 1
+    return mean is None, state == "FAIL", state == "RUNNING", n <= 1, 0.0 if mean is None else sign * mean
+
+
 def best_first(records: Sequence[TrialRecord], direction: Direction) -> list[TrialRecord]:
     """Return the trials of `rank_trials` that are COMPLETE or PRUNED and have a value."""
-    return [r for r in rank_trials(records, direction) if r.value is not None and r.state in ("COMPLETE", "PRUNED")]
+    return [r for r in rank_trials(records, direction) if r.value is not None and r.state in ENDED_WELL]

@@ -32,15 +32,25 @@ def plan_lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str
     if space.repeats:
         seeds = ", ".join(map(str, space.repeats.seeds))
         yield f"repeats: then the best {space.repeats.top} again, with seeds {seeds}"
-    yield f"first {first} configurations"
+    configurations = first_configurations(space, first)
+    if configurations:
+        yield configurations_title(len(configurations), space.search.trials)
     shown = dict.fromkeys(
         [*searched_parameters(space), *(name for settings in space.search.enqueue for name in settings)]
     )
-    yield from (
-        f"  {' '.join(f'{name}={short_value(params[name])}' for name in shown)}"
-        for params in first_configurations(space, first)
-    )
+    yield from (f"  {' '.join(f'{name}={short_value(params[name])}' for name in shown)}" for params in configurations)
     yield disk_forecast(space, max(share.slots for share in reservations(space, machine)))
+
+
+def configurations_title(shown: int, trials: int) -> str:
+    """Return the line above the first configurations of a sweep of `trials` trials.
+
+    >>> configurations_title(5, 8)
+    'first 5 configurations'
+    """
+    if shown == 1:
+        return "the configuration" if trials == 1 else "first configuration"
+    return f"first {shown} configurations"
 
 
 def early_stopping_line(space: SearchSpace) -> str:

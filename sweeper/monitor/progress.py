@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -18,19 +19,27 @@ STATES = {"RUNNING": "running", "COMPLETE": "complete", "PRUNED": "stopped early
 
 
 class Progress:
-    """Print each change of a trial that `update` receives.
+    """Print each change of a trial that `update` receives. `earlier` holds the trials as they were before this run.
 
     >>> with Progress(console, "exact_match", "max", trials=8, names=["backbone", "learning_rate"]) as progress:
     ...     progress.update(record)
     """
 
-    def __init__(self, console: Console, objective: str, direction: Direction, trials: int, names: list[str]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        objective: str,
+        direction: Direction,
+        trials: int,
+        names: list[str],
+        earlier: Sequence[TrialRecord] = (),
+    ) -> None:
         self.console = console
         self.objective = objective
         self.direction = direction
         self.trials = trials
         self.names = names
-        self.records: dict[int, TrialRecord] = {}
+        self.records: dict[int, TrialRecord] = {record.number: record for record in earlier}
         self.open: dict[int, TrialRecord] = {}  # the running trials, for the live table
         self.began = time.monotonic()
         self.live = Live(

@@ -14,7 +14,7 @@ from jobs.dataset.data import Data, DataError, read_data
 from sweeper.errors import ConfigError
 from sweeper.ledger.lookup import split
 from sweeper.ledger.ranking import best_first
-from sweeper.release.lookup import find_checkpoint
+from sweeper.release.lookup import checkpoint_folder, find_checkpoint
 from sweeper.storage import checkpoint_store
 from sweeper.storage.settings import Stores
 
@@ -63,7 +63,7 @@ def best_readers(sweep: str, count: int, stores: Stores) -> list[Path]:
     from sweeper.ledger.lookup import Trial
 
     name, number = split(sweep)
-    if number is not None or Path(name).is_dir() or "@" in name:
+    if number is not None or checkpoint_folder(name) or "@" in name:
         raise ConfigError(f"--ensemble {count}: needs the best readers of a sweep; name one with --qa SWEEP")
     ledger = load_ledger(existing_storage(stores.ledger), name)
     ranked = best_first(ledger.records(), ledger.direction)

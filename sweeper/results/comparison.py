@@ -11,7 +11,7 @@ from jobs.job import Direction
 from jobs.model.backbones import parameter_count
 from jobs.suggestions import unknown_name
 from sweeper.errors import ConfigError
-from sweeper.ledger.ranking import Spread, rank_trials, seed_spread
+from sweeper.ledger.ranking import ENDED_WELL, NOTHING, Rank, rank_key, rank_trials, seed_spread
 from sweeper.results.table import Table
 from sweeper.storage import checkpoint_store
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from sweeper.ledger.record import TrialRecord
 
 Row = dict[str, Any]
-NOTHING = Spread(0, None, None)
 
 
 def comparison_rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
@@ -77,7 +76,7 @@ def _test_column(table: Sequence[Row]) -> list[str]:
 def trial_table(table: Sequence[Row], objective: str) -> Table:
     """Return the table of one sweep's trials, with the best trial in bold."""
     names = trial_columns(table, objective)
-    best = frozenset({0}) if table and not _failed(table[0]) else frozenset[int]()
+    best = frozenset({0}) if table and _ended_well(table[0]) else frozenset[int]()
     values = [[_values_by_column(row, objective).get(name) for name in names] for row in table]
     return Table(names, values, _text_columns(table), best, caption=profile_caption(table))
 
@@ -128,8 +127,8 @@ def model_rows(ledgers: Sequence[Ledger], every: bool = False) -> list[Row]:
 
     Keys: those of `comparison_rows`, and sweep, job, objective, direction, backbone (None if the job has none),
     weights_m (millions of parameters; None without a checkpoint on this machine), settings (the parameters that
-    differ between trials of the same job). Trials with the same job and objective are ranked together; jobs keep
-    the order of their sweeps. If all trials of a backbone failed, its first trial is shown.
+    differ between trials of the same job). Trials with the same job, objective and metric profile are ranked together;
+    jobs keep the order of their sweeps. If all trials of a backbone failed, its first trial is shown.
     """
     tables = [list(_sweep_rows(ledger)) for ledger in ledgers]
     settings = [name for name in varied_settings([row for table in tables for row in table]) if name != "backbone"]
@@ -143,15 +142,15 @@ def model_rows(ledgers: Sequence[Ledger], every: bool = False) -> list[Row]:
 
 
 def _sweep_rows(ledger: Ledger) -> Iterator[Row]:
-    """Yield a sweep's rows, best first; failed trials and trials without a value come last."""
+    """Yield a sweep's rows, best first."""
     table = comparison_rows(ledger.records(), ledger.direction)
     known: Row = {"sweep": ledger.name, "job": str(ledger.attributes["job"])}
     known |= {"objective": ledger.objective, "direction": ledger.direction}
-    return (known | row for row in sorted(table, key=_failed))
+    return (known | row for row in table)
 
 
-def _failed(row: Row) -> bool:
-    return row["value"] is None or row["state"] == "FAIL"
+def _ended_well(row: Row) -> bool:
+    return row["value"] is not None and row["state"] in ENDED_WELL
 
 
 def _first_per_backbone(table: Sequence[Row]) -> list[Row]:
@@ -162,13 +161,17 @@ def _first_per_backbone(table: Sequence[Row]) -> list[Row]:
 
 
 def _rank_within_jobs(table: Sequence[Row]) -> list[Row]:
-    groups = list(dict.fromkeys((row["job"], row["objective"]) for row in table))
+    groups = list(dict.fromkeys(map(_ranked_group, table)))
+    return sorted(table, key=lambda row: (groups.index(_ranked_group(row)), _rank(row)))
 
-    def key(row: Row) -> tuple[int, bool, float]:
-        failed = _failed(row)
-        return groups.index((row["job"], row["objective"])), failed, 0 if failed else -_signed_value(row)
 
-    return sorted(table, key=key)
+def _ranked_group(row: Row) -> tuple[Any, ...]:
+    """Return what two rows must share for their scores to be comparable."""
+    return row["job"], row["objective"], row["params"].get("metric_profile")
+
+
+def _rank(row: Row) -> Rank:
+    return rank_key(row["state"], row["n"], row["mean"], row["direction"])
 
 
 def varied_settings(table: Sequence[Row]) -> list[str]:
@@ -205,7 +208,7 @@ def model_columns(table: Sequence[Row]) -> list[str]:
 
 
 def model_table(table: Sequence[Row]) -> Table:
-    """Return the table of models, with the best row of each job and objective in bold."""
+    """Return the table of models, with the best row of each job, objective and metric profile in bold."""
     names = model_columns(table)
     values = [[_values_by_column(row, row["objective"]).get(name) for name in names] for row in table]
     caption = profile_caption(table)
@@ -217,14 +220,10 @@ def model_table(table: Sequence[Row]) -> Table:
 def _best_row_indices(table: Sequence[Row]) -> list[int]:
     best: dict[Any, int] = {}
     for index, row in enumerate(table):
-        group = row["job"], row["objective"]
-        if not _failed(row) and (group not in best or _signed_value(row) > _signed_value(table[best[group]])):
+        group = _ranked_group(row)
+        if _ended_well(row) and (group not in best or _rank(row) < _rank(table[best[group]])):
             best[group] = index
     return list(best.values())
-
-
-def _signed_value(row: Row) -> float:
-    return float(row["value"]) * (-1 if row["direction"] == "min" else 1)
 
 
 def sort_rows(table: Sequence[Row], column: str, reverse: bool = False) -> list[Row]:

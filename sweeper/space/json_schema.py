@@ -11,7 +11,10 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from jobs import JOBS, get_job
 from sweeper.space.domains import number_type
-from sweeper.space.sections import IMPORT_PATH, File, Resources
+from sweeper.space.sections import File, Resources
+
+# looser than IMPORT_PATH: in the regular expressions of JSON Schema, \w is ASCII only
+IMPORT_PATH_PATTERN = r"^[^\s:]+:[^\s:]+$"
 
 
 class _Untitled(GenerateJsonSchema):
@@ -36,7 +39,7 @@ def json_schema() -> dict[str, Any]:
         "minProperties": 1,
         "additionalProperties": {"type": ["string", "number", "boolean"]},
     }
-    properties["job"]["anyOf"] = [{"enum": list(JOBS)}, {"pattern": f"^{IMPORT_PATH}$"}]
+    properties["job"]["anyOf"] = [{"enum": list(JOBS)}, {"pattern": IMPORT_PATH_PATTERN}]
     definitions["Resources"] = Resources.model_json_schema(schema_generator=_Untitled)
     properties["resources"] |= _conditional(definitions["Resources"])
     conditions = [_of_job(name, definitions) for name in JOBS]

@@ -84,7 +84,13 @@ def read_search_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
     document = read_document(path, overrides)
     note = Mistakes(path, document.lines)
     _refuse_secrets(document.values, (), note)
-    space = _space(document.values, note)
+    try:
+        space = _space(document.values, note)
+    except ConfigError:
+        if isinstance(data := document.values.get("data"), str) and (problem := _missing_folder(data)):
+            note(("data",), problem)
+        note.raise_any()
+        raise
     return replace(space, data_fingerprint=_checked_fingerprint(space.data, note))
 
 
@@ -115,16 +121,23 @@ def present_fingerprint(space: SearchSpace, origin: str) -> str:
 
 
 def _checked_fingerprint(data: str, note: Mistakes) -> str:
-    folder = Path(data)
-    if data != SAMPLE and not _holds(folder.is_dir):
-        near = nearest(folder.name, _folders_in(folder.parent))
-        hint = f"did you mean {near!r} beside it?" if near else f"name a folder, or write `{SAMPLE}`"
-        note(("data",), f"there is no folder {data!r}; {hint}")
+    if problem := _missing_folder(data):
+        note(("data",), problem)
         raise DataFailure(note.lines())
     try:
         return read_data(data).fingerprint
     except DataError as error:
         raise DataFailure(error.lines) from None
+
+
+def _missing_folder(data: str) -> str | None:
+    """Return one line that suggests the nearest name if there is no folder `data`; else None."""
+    folder = Path(data).absolute()
+    if not data or data == SAMPLE or _holds(folder.is_dir):
+        return None
+    near = nearest(folder.name, _folders_in(folder.parent))
+    hint = f"did you mean {near!r} beside it?" if near else f"name a folder, or write `{SAMPLE}`"
+    return f"there is no folder {str(folder)!r}; {hint}"
 
 
 def _folders_in(folder: Path) -> list[str]:

@@ -30,7 +30,7 @@ RANGE = {"min", "max", "log", "step"}
 TOO_LONG = f"has more than {MAX_VALUES} entries; is it the right file?"
 FORMS = {"value": {"value"}, "values": {"values"}, "a range": RANGE}
 NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
-IMPORT_PATH = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
+IMPORT_PATH = r"[^\W\d][\w.]*:[^\W\d]\w*"
 DURATION = r"(?:([0-9]{1,4})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,8})s)?"
 # On Windows these names open devices, with any extension.
 RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)

@@ -138,6 +138,16 @@ def test_params_of_an_unknown_job_suggests_the_nearest() -> None:
     )
 
 
+def test_a_job_may_have_a_chinese_name(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "問答.py").write_text(JOB.replace("JOB = Job", "讀者 = Job"), encoding="utf-8")
+    monkeypatch.syspath_prepend(here)
+    result = invoke("params", "問答:讀者", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    (here / "toy.yaml").write_text(TOY.replace("tests.toy:JOB", "問答:讀者"), encoding="utf-8")
+    assert invoke("plan", "toy.yaml").exit_code == 0
+    assert invoke("params", "2問答:讀者").stderr.startswith("unknown job '2問答:讀者'; ")
+
+
 def test_params_imports_nothing_heavy() -> None:
     code = (
         "import sys; from click.testing import CliRunner; from sweeper.cli import main;"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from jobs.dataset.convert import ConversionCounts, convert
 from jobs.dataset.data import Data, DataError, read_data, references
+from tests.support.commands import invoke
 
 PLACES = ["日月潭在南投縣", "阿里山在嘉義縣", "淡水在新北市", "墾丁在屏東縣", "太魯閣在花蓮縣", "綠島在臺東縣"]
 
@@ -285,9 +287,25 @@ def test_a_full_disk_leaves_nothing_behind(
 
     monkeypatch.setattr(os, "fsync", fsync)
     before = set(tmp_path.iterdir())
-    assert "out: No space left on device" in mistakes(sources, tmp_path / "out")
+    with pytest.raises(OSError, match=r"No space left on device: '.*out'$"):
+        convert(sources, tmp_path / "out")
     assert set(tmp_path.iterdir()) == before
     assert next(calls) == nth + 1
+
+
+@pytest.mark.parametrize("command", ["sample --output", "convert --train {train} --valid {valid}"])
+def test_a_full_disk_is_the_environments_fault(
+    sources: dict[str, list[str | Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def fsync(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    out = tmp_path / "out"
+    result = invoke("data", *command.format(train=sources["train"][0], valid=sources["valid"][0]).split(), str(out))
+    assert result.exit_code == 4
+    assert re.fullmatch(rf"{out}: No space left on device \(.* bytes free\); free disk space .*\n", result.stderr)
+    assert not out.exists()
 
 
 def test_counts_are_told_in_text_and_as_json(sources: dict[str, list[str | Path]], tmp_path: Path) -> None:

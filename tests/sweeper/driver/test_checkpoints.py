@@ -73,6 +73,8 @@ def test_a_finished_sweep_has_nothing_left_to_do(storage: RDBStorage, toy_space:
     ledger = create_ledger(storage, space, "toy")
     evaluated(ledger, asked(ledger, space).number, tmp_path / "0", 4)
     ledger.finish(0, "COMPLETE")
-    assert resume_summary(ledger.records(), space) == "1 of 1 trials are finished, nothing remains to do"
+    assert resume_summary(ledger.records(), space) == (
+        "the sweep is finished: its 1 trials have ended, nothing remains to do"
+    )
     more = toy_space("search.trials=3")
     assert resume_summary(ledger.records(), more) == "1 of 3 trials are finished, 2 are new"

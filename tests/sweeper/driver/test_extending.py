@@ -10,7 +10,7 @@ from rich.console import Console
 
 from jobs.checkpoint import damage
 from sweeper.cluster.capacity import Machine
-from sweeper.driver.extending import draws_of, imported_trials
+from sweeper.driver.extending import draws_of, extension_line, imported_trials
 from sweeper.driver.run import run_sweep
 from sweeper.driver.sweep import trial_folder
 from sweeper.errors import ConfigError
@@ -151,6 +151,44 @@ def test_a_trial_fits_where_the_space_would_draw_it(toy_space: Make, storage: RD
     assert draws_of(toy_space("parameters.warmup_ratio=0.1"), params) is None
     assert draws_of(toy_space(), {**params, "backbone": "dale"}) is None
     assert draws_of(toy_space(), {k: v for k, v in params.items() if k != "folder"}) is None
+
+
+def test_a_line_tells_how_many_trials_fit_and_why_the_others_do_not(
+    stores: Stores, toy_space: Make, tmp_path: Path
+) -> None:
+    space = toy_space("parameters.backbone={values: [hill, valley]}", *HILL[1:])
+    ledger = create_ledger(open_storage(stores.ledger), space, "toy")
+    trained(ledger, space, tmp_path)
+    ledger.repeat(0, 7)
+    assert [record.params["backbone"] for record in ledger.records()][:4] == ["hill", "hill", "valley", "valley"]
+    lines = {
+        change: extension_line(ledger, toy_space(*BOTH, change))
+        for change in ("parameters.backbone=hill", "parameters.num_train_epochs=5", "parameters.seed=3", "name=other")
+    }
+    assert lines == {
+        "parameters.backbone=hill": "--extend: 2 of 4 trials of toy fit and are reused; left out: backbone was valley, "
+        "is now hill (trials 2, 3)",
+        "parameters.num_train_epochs=5": "--extend: no trial of toy fits, so all trials are new: num_train_epochs was "
+        "4, is now 5 (trials 0, 1, 2, 3)",
+        "parameters.seed=3": "--extend: no trial of toy fits, so all trials are new: seed was 42, is now 3 "
+        "(trials 0, 1, 2, 3)",
+        "name=other": "--extend: 4 of 4 trials of toy fit and are reused",
+    }
+    ranged = toy_space(*HILL[:1], "parameters.learning_rate={min: 2e-3, max: 1e-2}", "search={trials: 2}")
+    assert extension_line(ledger, ranged).startswith("--extend: 1 of 4 trials of toy fit and are reused; left out: ")
+    assert "learning_rate was 0.001, is now 0.002 … 0.01 (trials 0, 2)" in extension_line(ledger, ranged)
+
+
+def test_a_trial_that_has_not_ended_well_is_left_out_with_its_state(storage: RDBStorage, toy_space: Make) -> None:
+    space = toy_space()
+    ledger = create_ledger(storage, space, "toy")
+    for _ in range(7):
+        ledger.finish(ask(ledger, space).number, "FAIL", "broken")
+    ask(ledger, space)
+    assert extension_line(ledger, space) == (
+        "--extend: no trial of toy fits, so all trials are new: has failed (trials 0, 1, 2, 3, 4 and 2 more); "
+        "has not ended (trial 7)"
+    )
 
 
 def test_there_must_be_a_sweep_to_extend(stores: Stores, toy_space: Make) -> None:

@@ -8,6 +8,7 @@ from optuna.storages import RDBStorage
 
 from jobs import checkpoint
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure
+from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.ledger.lookup import find_trial, split
 from sweeper.release.lookup import find_checkpoint
@@ -52,6 +53,28 @@ def test_what_is_not_there_is_answered_with_what_is(ledger: Ledger) -> None:
         find_trial("toy/7", ledger.storage)
     with pytest.raises(ConfigError, match="did you mean 'toy'"):
         find_trial("toi", ledger.storage)
+
+
+@pytest.mark.parametrize("name", ["toy/x", "toy/", "toy/1/2", "toy/-1"])
+def test_what_is_no_number_of_a_trial_is_told(ledger: Ledger, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^trial {name}: .* is not the number of a trial; .* toy/0$"):
+        find_trial(name, ledger.storage)
+    with pytest.raises(ConfigError, match="unknown sweep 'tou'; did you mean 'toy'"):
+        find_trial("tou/x", ledger.storage)
+
+
+@pytest.mark.parametrize("folder", ["hw", "./hw", "a/hw", "toy"])
+def test_a_folder_without_a_checkpoint_is_told_unless_a_sweep_has_its_name(
+    here: Path, toy_space: Callable[..., SearchSpace], folder: str
+) -> None:
+    (here / folder).mkdir(parents=True)
+    stores = read_stores()
+    without_a_ledger = f"checkpoint {folder}: the folder holds no manifest.json"
+    with pytest.raises(ConfigError, match=without_a_ledger):
+        find_checkpoint(folder, stores)
+    create_ledger(open_storage(stores.ledger), toy_space(), "toy")
+    with pytest.raises(ConfigError, match="no trial has ended" if folder == "toy" else without_a_ledger):
+        find_checkpoint(folder, stores)
 
 
 def test_a_sweep_without_a_value_has_no_best_trial(storage: RDBStorage, toy_space: Callable[..., SearchSpace]) -> None:

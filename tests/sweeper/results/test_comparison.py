@@ -41,6 +41,14 @@ def test_rows_are_best_first_and_trials_without_a_value_last() -> None:
     assert [row["trial"] for row in comparison.comparison_rows(RECORDS, "min")] == [4, 0, 2, 3, 1]
 
 
+def test_a_running_trial_is_ranked_behind_those_that_ended_well_and_is_never_the_best() -> None:
+    running = record(9, 0.95, "RUNNING")
+    rows = comparison.comparison_rows([running, *RECORDS, record(8, 0.99, "FAIL")], "max")
+    assert [row["trial"] for row in rows] == [2, 3, 0, 4, 9, 8, 1]
+    alone = comparison.comparison_rows([running], "max")
+    assert comparison.trial_table(alone, "height").bold == frozenset()
+
+
 def test_json_is_one_array_with_the_promised_keys() -> None:
     parsed = json.loads(tables.json_text(comparison.comparison_rows(RECORDS, "max")))
     assert list(parsed[0]) == [
@@ -229,6 +237,28 @@ def test_several_sweeps_are_one_table_with_the_best_trial_of_each_backbone(sweep
     ]
     assert lines[-1] == "exact_match and f1: drcd"
     assert comparison.model_table(table).bold == {0, 2}
+
+
+def test_several_sweeps_are_ranked_as_one_is(toy_space: Callable[..., SearchSpace]) -> None:
+    """Trial 0 of `repeated` has the best single value; by the means over two seeds its trial 1 is better."""
+    storage = open_storage("sqlite:///:memory:")
+    scores = [{"height": value, "eval_loss": 0.5} for value in (0.9, 0.6)]
+    repeated = ended(storage, toy_space("name=repeated", "parameters.backbone=hill"), scores)
+    for number, value in ((0, 0.1), (1, 0.7)):
+        repeat = repeated.repeat(number, 1).number
+        repeated.report(repeat, {"height": value, "eval_loss": 0.5, "epoch": 1.0, "seconds": 1.0}, None)
+        repeated.finish(repeat, "COMPLETE")
+    single = ended(storage, toy_space("name=single", "parameters.backbone=hill"), [{"height": 0.8, "eval_loss": 0.5}])
+    running = single.repeat(0, 5)  # a repeat that runs counts nowhere
+    single.report(running.number, {"height": 0.99, "eval_loss": 0.5, "epoch": 1.0, "seconds": 1.0}, None)
+    rows = comparison.model_rows([single, repeated], every=True)
+    assert [(row["sweep"], row["trial"]) for row in rows] == [("repeated", 1), ("repeated", 0), ("single", 0)]
+    assert [row["trial"] for row in comparison.comparison_rows(repeated.records(), "max")] == [1, 0]
+    best = comparison.model_rows([single, repeated])
+    assert [(row["sweep"], row["trial"]) for row in best] == [("repeated", 1), ("single", 0)]
+    by_value = comparison.sort_rows(rows, "height")
+    assert [row["value"] for row in by_value] == [0.9, 0.8, 0.6]
+    assert comparison.model_table(by_value).bold == {2}
 
 
 def test_a_table_of_all_trials_ranks_those_of_one_job_and_ends_with_the_failed(sweeps: list[Ledger]) -> None:

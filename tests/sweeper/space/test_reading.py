@@ -37,6 +37,9 @@ pytestmark = pytest.mark.usefixtures("without_data")
         ({"repeats": "{seeds: []}"}, ":7: repeats.seeds: is empty; give at least one"),
         ({"repeats": "{seeds: [1, 2, 1]}"}, ":7: repeats.seeds: found a seed twice in [1, 2, 1]; give each once"),
         ({"repeats": "{seeds: [-1]}"}, ":7: repeats.seeds.0: found -1; must be greater"),
+        ({"repeats": "{seed: [1]}"}, ":7: repeats.seed: unknown key 'seed'; did you mean 'seeds'? "),
+        ({"repeats": "{trials: 1}"}, ":7: repeats.trials: unknown key 'trials' here; it belongs under search"),
+        ({S: "{trials: 1, seeds: 1}"}, ":6: search.seeds: unknown key 'seeds'; did you mean 'seed'? known here: "),
         (
             {"learning_rate": "1e-3"},
             ":7: learning_rate: unknown key 'learning_rate' here; it belongs under parameters",
@@ -515,8 +518,12 @@ def test_wrong_data_is_told_in_its_own_lines(tmp_path: Path, monkeypatch: pytest
     assert all(line.startswith(str(tmp_path)) for line in caught.value.lines)
 
 
-def test_wrong_data_is_told_only_when_the_file_is_right(tmp_path: Path, check: Callable[..., tuple[str, ...]]) -> None:
+def test_a_missing_folder_is_told_beside_the_other_mistakes(
+    tmp_path: Path, check: Callable[..., tuple[str, ...]]
+) -> None:
     lines = check(document(data=str(tmp_path / "missing"), objective="accuracy"))
+    assert [line.split(": ")[1] for line in lines] == ["data", "objective"]
+    lines = check(document(data=str(tmp_path), objective="accuracy"))
     assert [line.split(": ")[1] for line in lines] == ["objective"]
 
 
