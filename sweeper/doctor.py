@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 from sweeper.cluster.capacity import local_machine, memory_text
 from sweeper.errors import Failure
+from sweeper.process.environment import PROXIES, told_variables
 from sweeper.secrets import redacted
 from sweeper.storage.settings import Stores
 
@@ -41,8 +42,11 @@ class Finding:
     good: bool = True
 
 
-def findings(stores: Stores) -> list[Finding]:
-    """Return the result of every check. Creates nothing."""
+def findings(stores: Stores, changed: Mapping[str, str]) -> list[Finding]:
+    """Return the result of every check. Creates nothing.
+
+    `changed` holds the environment variables that `prepare_environment` changed, with the reasons.
+    """
     return [
         python_finding(),
         *package_findings(),
@@ -50,6 +54,8 @@ def findings(stores: Stores) -> list[Finding]:
         disk_finding(stores.root),
         *reachable_findings(stores),
         *variable_findings(),
+        *(Finding("environment", line) for line in told_variables(changed)),
+        *proxy_findings(os.environ),
     ]
 
 
@@ -117,3 +123,10 @@ def _finding_of(what: str, address: str, attempt: Callable[[], object]) -> Findi
 
 def variable_findings() -> list[Finding]:
     return [Finding(name, redacted(os.environ[name])) for name in VARIABLES if name in os.environ]
+
+
+def proxy_findings(environ: Mapping[str, str]) -> list[Finding]:
+    """Name the variables of a proxy, which connections to this machine bypass."""
+    names = [name for proxy in PROXIES for name in (proxy, proxy.upper()) if environ.get(name)]
+    detail = f"{', '.join(names)}: used for other machines only; connections to this machine bypass it"
+    return [Finding("proxy", detail)] if names else []

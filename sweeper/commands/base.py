@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -54,13 +57,28 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sweeper")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Find the best Chinese question-answering models for a data set.
 
     Write a search space as one YAML file. `sweeper run` trains its trials in parallel, stops weak ones early,
     and prints a table.
     """
+    from sweeper.process.environment import prepare_environment
+    from sweeper.storage.settings import read_stores
+
     os.umask(0o077)  # only the owner may read records, checkpoints and logs
+    print_utf8()
+    context.obj = prepare_environment(os.environ, lambda: read_stores().root)
+    if "PYTHONWARNINGS" in context.obj:
+        warnings.simplefilter("ignore")
+
+
+def print_utf8() -> None:
+    """Print UTF-8, whatever the locale. Questions and paths are Chinese, which ASCII cannot express."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 address_option = click.option(
@@ -76,7 +94,9 @@ def machine_at(address: str | None) -> Iterator[Machine]:
     """Yield the CPUs and GPUs of this machine, or join the Ray cluster at `address` and yield the cluster's."""
     if not address:
         from sweeper.cluster.capacity import local_machine
+        from sweeper.process.environment import FOREIGN_RAY, remove_foreign
 
+        remove_foreign(os.environ, FOREIGN_RAY)
         yield local_machine()
         return
     from sweeper.cluster import nodes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -103,12 +104,14 @@ def measured_data(job: str, data: str) -> Survey | None:
 
 
 @main.command()
-def doctor_command() -> None:
+@click.pass_obj
+def doctor_command(changed: dict[str, str]) -> None:
     """Check versions, devices, stores and environment variables."""
     from sweeper.doctor import findings
+    from sweeper.process.environment import FOREIGN_RAY, foreign_variables
     from sweeper.storage.settings import read_stores
 
-    results = findings(read_stores())
+    results = findings(read_stores(), changed | foreign_variables(os.environ, FOREIGN_RAY))
     for finding in results:
         click.echo(f"{'ok  ' if finding.good else 'BAD '} {finding.what:<18} {finding.detail}")
     sys.exit(0 if all(finding.good for finding in results) else 4)

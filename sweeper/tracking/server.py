@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -77,15 +79,18 @@ def server_command(stores: Stores) -> list[str]:
     hosts = ",".join(f"{host},{host}:*" for host in dict.fromkeys((stores.host, "localhost", "127.0.0.1")))
     command = [sys.executable, "-m", "mlflow", "server", "--host", stores.host, "--port", str(stores.port)]
     files = ["--artifacts-destination", stores.artifacts] if stores.artifacts else []
-    return [*command, "--workers", "1", "--allowed-hosts", hosts, *files]
+    # By default uvicorn puts the working directory first on the import path; the standard library is there anyway.
+    import_path = ["--uvicorn-opts", f"--app-dir {shlex.quote(sysconfig.get_path('stdlib'))}"]
+    return [*command, "--workers", "1", "--allowed-hosts", hosts, *import_path, *files]
 
 
 def server_environment(stores: Stores) -> dict[str, str]:
     """Return the environment for `server_command`, with the database's address.
 
-    The address may contain a password, and every user of the machine can read a command line.
+    The address may contain a password, and every user of the machine can read a command line. Python does not search
+    the working directory, whose files may be named like libraries.
     """
-    return {**SWITCHES, **os.environ, "MLFLOW_BACKEND_STORE_URI": stores.tracking}
+    return {**SWITCHES, **os.environ, "PYTHONSAFEPATH": "1", "MLFLOW_BACKEND_STORE_URI": stores.tracking}
 
 
 def wait_until_up(url: str, timeout: float, alive: Callable[[], bool] = lambda: True) -> None:

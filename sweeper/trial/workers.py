@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from sweeper.process.environment import remove_foreign
 from sweeper.process.output import output_to
 from sweeper.trial.handover import (
     LOG,
@@ -36,6 +37,7 @@ WORKER_LOSS_SECONDS = 30.0  # Ray detects a lost worker or node within this time
 
 def run_trial(config: Mapping[str, Any]) -> None:
     """Run a trial. Tune calls this trainable in the trial's process; `config` is a TrialConfig as a dict."""
+    remove_foreign(os.environ)  # Ray on another machine may have been started by torchrun or MPI
     trial = TrialConfig(**config)
     workdir = Path(trial.workdir)
     with register_process(workdir), recorded_failure(workdir), output_to(workdir / LOG):
@@ -148,6 +150,7 @@ class OtherWorker:
         The actor stays in the process group until worker 0 kills it. Other ranks would see an exit as a failure.
         """
         workdir = Path(config.workdir)
+        remove_foreign(os.environ)
         os.environ.update(place.settings(rank))
         with register_process(workdir, rank), recorded_failure(workdir), output_to(workdir / f"log-{rank}.txt"):
             train_in_process(config)
