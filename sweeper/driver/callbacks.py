@@ -20,6 +20,7 @@ from sweeper.process.cgroups import memory_state
 from sweeper.space.sections import duration
 from sweeper.trial import handover
 from sweeper.trial.handover import RESUMED, TrialFailure
+from sweeper.trial.imports import import_failure
 from sweeper.trial.memory import KernelKills, monitor_failure
 
 EXTRA_METRICS = ("epoch", "step", "seconds")
@@ -245,7 +246,7 @@ def find_failure(sweep: Sweep, number: int, kills: KernelKills, error: str = "")
         return killed
     if sweep.machine.nodes and cluster.has_lost_node(workdir):
         return TrialFailure("node", "its node left the cluster")
-    return kills.failure(places) or failure
+    return kills.failure(places) or import_failure(workdir, sweep.space.job, error) or failure
 
 
 def disk_failure_line(sweep: Sweep, number: int, reason: str) -> str:

@@ -19,6 +19,7 @@ from sweeper.process.cgroups import kernel_kills
 
 FAILURE = "failure.json"
 PROCESS = "process"
+IMPORTING = "importing"  # file that exists while a trial's process imports the job
 FailureKind = Literal["error", "diverged", "memory", "disk", "crash", "node", "timeout"]
 LOG = "log.txt"
 RESUMED = "resumed_from"  # in the first report of a process: the name of its checkpoint, None after a fresh start
@@ -128,7 +129,7 @@ def remove_process_files(workdir: Path, ranks: Iterable[int]) -> None:
 
 def clear_handover(workdir: Path) -> None:
     """Remove the files that earlier processes of the trial left. The driver calls this before it starts a new one."""
-    for path in (*workdir.glob(f"{PROCESS}*"), workdir / FAILURE):
+    for path in (*workdir.glob(f"{PROCESS}*"), workdir / FAILURE, workdir / IMPORTING):
         path.unlink(missing_ok=True)
 
 

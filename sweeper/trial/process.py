@@ -19,15 +19,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from jobs import get_job
 from jobs.files import causes, disk_trouble
 from jobs.timing import START, TRAINING, WAITING, Stopwatch, phase, timed_by
 from sweeper.process.cgroups import kernel_kills, memory_state
-from sweeper.process.import_path import append_folders
 from sweeper.process.output import output_to
 from sweeper.secrets import redacted
 from sweeper.storage import checkpoint_store
 from sweeper.trial.handover import LOG, RESUMED, FailureKind, TrialConfig, TrialFailure, write_failure
+from sweeper.trial.imports import import_trial_job
 from sweeper.trial.memory import kernel_failure
 
 
@@ -37,6 +36,10 @@ class Diverged(ArithmeticError):
 
 class TrialError(RuntimeError):
     """Tell Ray that a trial failed, with a reason that contains no secrets."""
+
+
+class EarlyExit(RuntimeError):
+    """Signal that a job called `sys.exit`, which would look as if Tune had stopped the trial."""
 
 
 class MissingReport(ValueError):
@@ -60,8 +63,7 @@ def train_in_process(config: TrialConfig) -> None:
 
 def run_job(config: TrialConfig) -> None:
     """Call the job's `train` in a worker process. Raises MissingReport if it ends before the last epoch."""
-    append_folders(config.folders)
-    job = get_job(config.job)
+    job = import_trial_job(config)
     params = job.params(**config.params)
     resume_from = usable_checkpoint(config)
     print(f"trial {config.number}: {f'resumes from {resume_from.name}' if resume_from else 'starts'}")
@@ -69,7 +71,12 @@ def run_job(config: TrialConfig) -> None:
     name = resume_from.name if resume_from else None
     reporter = TuneReporter(job.metrics, config.storage, rank, config.workers, name)
     with timed_by(reporter.stopwatch), phase(TRAINING):
-        job.train(params, config.data, Path(config.workdir), reporter, resume_from)
+        try:
+            job.train(params, config.data, Path(config.workdir), reporter, resume_from)
+        except SystemExit as error:
+            if reporter.stopped:
+                raise
+            raise EarlyExit(f"the job called sys.exit({error.code!r})") from None
     if reporter.epoch < params.num_train_epochs:
         raise MissingReport(f"the job ended after epoch {reporter.epoch:g} of {params.num_train_epochs}")
 
@@ -124,6 +131,7 @@ class TuneReporter:
         self.epoch = 0.0
         self.first = {RESUMED: resumed_from}  # only the first report tells where this process began
         self.group: Any = None
+        self.stopped = False  # Tune (ray 2.60) stops a trial with SystemExit
 
     def __call__(self, metrics: dict[str, float], checkpoint: Path | None = None) -> None:
         if self.workers > 1 and self.group is None:
@@ -145,7 +153,11 @@ class TuneReporter:
             address = store_checkpoint(checkpoint, self.storage) if checkpoint else None
         times = {"seconds": time.monotonic() - self.began, "timing": self.stopwatch.taken()}
         with phase(WAITING):
-            tune.report({**metrics, **times, **self.first, "checkpoint": address})
+            try:
+                tune.report({**metrics, **times, **self.first, "checkpoint": address})
+            except SystemExit:
+                self.stopped = True
+                raise
         self.first = {}
 
 

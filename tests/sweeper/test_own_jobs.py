@@ -12,26 +12,9 @@ import pytest
 
 from tests.support.commands import invoke
 from tests.support.hiding import ROOT, hide_libraries
+from tests.support.own_job import JOB
 from tests.support.spaces import TOY
 
-JOB = """
-from dataclasses import dataclass
-from jobs.checkpoint import publish
-from jobs.job import Job
-
-@dataclass(frozen=True, kw_only=True)
-class Params:
-    backbone: str = "hill"
-    seed: int = 42
-    learning_rate: float = 1e-3
-    num_train_epochs: int = 1
-
-def train(params, data, workdir, report, resume_from=None):
-    for epoch in range(params.num_train_epochs):
-        report({"height": params.learning_rate, "epoch": epoch + 1.0})
-
-JOB = Job("own", Params, {"height": "max"}, train)
-"""
 MODULES = ["ownpackage.hill", "ownmodule"]
 
 
@@ -117,6 +100,17 @@ def test_trials_import_the_job_from_the_current_folder(space: str, tmp_path: Pat
         evaluated = sweeper("evaluate", "sample", "--qa", name, cwd=tmp_path)
         assert (evaluated.returncode, evaluated.stdout) == (2, "")
         assert evaluated.stderr == f"checkpoint {name}: is of the job own; name a model of longformer, mc, qa\n"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_module_that_kills_its_trials_process_is_named(tmp_path: Path) -> None:
+    crash = "import os, sys\nif 'default_worker' in sys.argv[0]: os.abort()\n"
+    (tmp_path / "ownmodule.py").write_text(crash + JOB, encoding="utf-8")
+    (tmp_path / "toy.yaml").write_text(TOY.replace("tests.toy", "ownmodule"), encoding="utf-8")
+    done = sweeper("run", "toy.yaml", "search.trials=1", "budget.retries=0", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "its process died while it imported ownmodule:JOB; " in done.stderr
 
 
 def test_params_prints_type_bounds_default_and_help() -> None:
