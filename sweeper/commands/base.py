@@ -22,7 +22,6 @@ from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, Failure
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from rich.console import Console
-    from rich.table import Table as RichTable
 
     from sweeper.cluster.capacity import Machine
     from sweeper.ledger.ledger import Ledger
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 INTERRUPTED = 130
+MAX_COLUMNS = 100_000  # wider than any table, so that no line is cut
 REFUSALS = (*DISK_ERRORS, errno.EMFILE, errno.ENFILE)
 
 
@@ -145,16 +145,28 @@ def table_forms(*forms: str, json: str = "Print one JSON object.") -> Callable[[
     return decorate
 
 
-def show(*tables: Table, form: str = "table") -> None:
-    """Print tables as `table`, `md` or `csv`."""
+def show(*tables: Table, form: str = "table", everything: str = "") -> None:
+    """Print tables as `table`, `md` or `csv`. `everything` is the command that prints all columns of a wide table."""
+    from rich.console import Console
+
+    from sweeper.process.screen import screen_columns
     from sweeper.results import table as sheet
 
+    if form != "table":
+        click.echo("".join({"md": sheet.table_markdown, "csv": sheet.table_csv}[form](one) for one in tables), nl=False)
+        return
+    columns = screen_columns(sys.stdout)
+    console = Console(highlight=False, width=MAX_COLUMNS)
     for one in tables:
-        if form == "table":
-            view = sheet.rich_table(one)
-            screen(view).print(view)
-        else:
-            click.echo({"md": sheet.table_markdown, "csv": sheet.table_csv}[form](one), nl=False)
+        for part in sheet.terminal_lines(one, columns, everything):
+            console.print(part, overflow="ignore", crop=False)
+
+
+def echo_line(text: str, indent: int | None = None, err: bool = False) -> None:
+    """Print a line of words, broken between them where the terminal is narrow; later parts have this indent."""
+    from sweeper.process.screen import screen_columns, wrapped
+
+    click.echo(wrapped(text, screen_columns(sys.stderr if err else sys.stdout), indent), err=err)
 
 
 def ledger_storage() -> RDBStorage:
@@ -180,13 +192,9 @@ def terminal(plain: bool = False) -> Iterator[Console]:
     """
     from rich.console import Console
 
+    from sweeper.process.screen import screen_columns
+
     with os.fdopen(os.dup(2), "w", encoding="utf-8") as stream:
-        yield Console(file=stream, highlight=False, force_terminal=False if plain else None)
-
-
-def screen(view: RichTable) -> Console:
-    """Return a console on standard output that is as wide as the table, so that no cell is cut."""
-    from rich.console import Console
-
-    unlimited = Console(highlight=False, width=100_000)
-    return Console(highlight=False, width=max(200, unlimited.measure(view).maximum))
+        # rich would take COLUMNS=0 for the width
+        columns = screen_columns(stream) if "COLUMNS" in os.environ else None
+        yield Console(file=stream, highlight=False, force_terminal=False if plain else None, width=columns)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sweeper.commands.base import data_mistakes, main
+from sweeper.commands.base import data_mistakes, echo_line, main
 
 
 @main.group()
@@ -30,7 +30,11 @@ def check_command(location: str, tokenizer: str | None, as_json: bool) -> None:
 
     with data_mistakes():
         found = survey(location, tokenizer)
-    click.echo(json.dumps(found.as_dict(), ensure_ascii=False, indent=2) if as_json else "\n".join(found.lines()))
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), ensure_ascii=False, indent=2))
+        return
+    for line in found.lines():
+        echo_line(line)
 
 
 @data_group.command()
@@ -60,7 +64,8 @@ def convert_command(
     sources = {split: files for split, files in {"train": train, "valid": valid, "test": test}.items() if files}
     with data_mistakes():
         counts = assignment.convert(sources, output, **options)
-    click.echo("\n".join(counts.lines()))
+    for line in counts.lines():
+        echo_line(line)
     click.echo(f"next: sweeper data check {output}", err=True)
 
 

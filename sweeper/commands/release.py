@@ -61,7 +61,7 @@ def evaluate_command(data: str, split: str, profile: str, form: str, **named: st
     if form == "json":
         click.echo(systems.systems_json(rows, split, profile), nl=False)
     else:
-        show(systems.systems_table(rows, split, profile), form=form)
+        show(systems.systems_table(rows, split, profile), form=form, everything="--json")
 
 
 @main.command()

@@ -44,7 +44,7 @@ def compare_command(
     if form == "json":
         click.echo(json_text(table), nl=False)
         return
-    show(view, form=form)
+    show(view, form=form, everything=f"sweeper compare {' '.join(names)} --csv")
     if form == "table" and len(ledgers) == 1 and (line := best_trials_line(ledgers[0])):
         click.echo(line, err=True)
 

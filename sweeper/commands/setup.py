@@ -12,11 +12,13 @@ import click
 
 from jobs.files import disk_errors
 from jobs.suggestions import shown
-from sweeper.commands.base import data_mistakes, main, show, table_forms
+from sweeper.commands.base import data_mistakes, echo_line, main, show, table_forms
 from sweeper.errors import ConfigError, EnvironmentFailure
 
 if TYPE_CHECKING:
     from jobs.dataset.survey import Survey
+
+DETAIL_COLUMN = 24  # where `doctor` prints a finding's detail
 
 
 @main.command()
@@ -113,7 +115,7 @@ def doctor_command(changed: dict[str, str]) -> None:
 
     results = findings(read_stores(), changed | foreign_variables(os.environ, FOREIGN_RAY))
     for finding in results:
-        click.echo(f"{'ok  ' if finding.good else 'BAD '} {finding.what:<18} {finding.detail}")
+        echo_line(f"{'ok  ' if finding.good else 'BAD '} {finding.what:<18} {finding.detail}", DETAIL_COLUMN)
     sys.exit(0 if all(finding.good for finding in results) else 4)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sweeper.commands.base import address_option, ledger_of, ledger_storage, machine_at, main, screen, show, terminal
+from sweeper.commands.base import address_option, echo_line, ledger_of, ledger_storage, machine_at, main, show, terminal
 from sweeper.errors import ConfigError, EnvironmentFailure
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def status_command(name: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(present.status_json(found[0] if name else found), nl=False)
         return
-    click.echo("".join(f"{line}\n" for one in found for line in one.lines()), nl=False)
+    for line in (line for one in found for line in one.lines()):
+        echo_line(line)
     click.echo(f"next: {found[0].next()}" if found else "no sweep is running; next: sweeper ls", err=True)
 
 
@@ -147,19 +148,20 @@ def run_and_print(
     extend: bool = False,
 ) -> None:
     """Run the unfinished trials of a sweep, print its table, and exit with the sweep's exit code."""
+    from sweeper.process.screen import print_line
     from sweeper.storage.settings import read_stores
 
     with terminal(plain=detachment is not None) as console:
         what = (
             f"{name or space.name}: {space.search.trials} trials of {space.job} on {space.data}, by {space.objective}"
         )
-        console.print(what, markup=False, soft_wrap=True)
+        print_line(console, what)
         from sweeper.driver.run import run_sweep
         from sweeper.results import comparison
 
         begin = partial(detachment.leave, terminal=console.file.fileno()) if detachment else None
         outcome = run_sweep(space, read_stores(), machine, console, interrupt, name, new, extend, begin)
-    show(comparison.compare_sweeps([ledger_of(outcome.name)])[1])
+    show(comparison.compare_sweeps([ledger_of(outcome.name)])[1], everything=f"sweeper compare {outcome.name} --csv")
     if outcome.mirror_failure:
         click.echo(f"{outcome.mirror_failure}; the ledger has all results", err=True)
     interrupt.raise_asked()
@@ -190,23 +192,19 @@ def plan_command(file: str, overrides: tuple[str, ...], address: str | None, fir
     space = read_search_space(find_file(file), overrides)
     with machine_at(address) as machine:
         for line in plan_lines(space, machine, first):
-            click.echo(line)
+            echo_line(line)
     click.echo(f"next: sweeper run {' '.join([file, *overrides])}", err=True)
 
 
 @main.command()
 def ls_command() -> None:
     """List the sweeps in the ledger."""
-    from rich.table import Table
-
     from sweeper.ledger.database import existing_storage
     from sweeper.results.overview import sweep_overview
+    from sweeper.results.table import Table
     from sweeper.storage.settings import read_stores
 
-    table = Table(box=None, pad_edge=False)
-    for name in ("sweep", "job", "trials", "running", "failed", "objective", "best"):
-        table.add_column(name)
-    for row in sweep_overview(existing_storage(read_stores().ledger)):
-        table.add_row(*map(str, row))
-    screen(table).print(table)
+    columns = ["sweep", "job", "trials", "running", "failed", "objective", "best"]
+    rows = list(sweep_overview(existing_storage(read_stores().ledger)))
+    show(Table(columns, rows, frozenset({"sweep", "job", "objective"})))
     click.echo("next: sweeper compare SWEEP", err=True)

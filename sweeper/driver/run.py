@@ -30,6 +30,7 @@ from sweeper.ledger.record import TrialRecord
 from sweeper.monitor.heartbeat import driver_heartbeat
 from sweeper.monitor.progress import Progress
 from sweeper.process.output import output_to
+from sweeper.process.screen import print_line
 from sweeper.process.signals import Interrupt
 from sweeper.space.cases import backbones
 from sweeper.space.reading import check_relations
@@ -121,13 +122,13 @@ def run_sweep(
         moved = None if known else set_aside_line(folder, None)
         if extended and extended.name != name and not known:
             reused = create_extended(extended, storage, space, folder, stores.checkpoints)
-            console.print(reused, markup=False, soft_wrap=True)
+            print_line(console, reused)
         ledger = open_ledger(storage, space, name)
         if line := moved or set_aside_line(folder, ledger):
-            console.print(line, markup=False, soft_wrap=True)
+            print_line(console, line)
         (folder / "search_space.yaml").write_text(to_yaml(space), encoding="utf-8")
         if records := ledger.records():
-            console.print(resume_summary(records, space), markup=False, soft_wrap=True)
+            print_line(console, resume_summary(records, space))
         if begin:
             begin(folder)
         with driver_heartbeat(ledger, interrupt):
@@ -188,7 +189,7 @@ class ChangeListener:
         self.retain(record)
 
     def say(self, line: str) -> None:
-        self.progress.console.print(line, markup=False, soft_wrap=True)
+        print_line(self.progress.console, line)
 
     def retain(self, record: TrialRecord) -> None:
         """Delete checkpoints that no trial needs. `kept` limits the check to the few trials that may still need one."""

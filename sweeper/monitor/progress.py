@@ -8,13 +8,15 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from jobs.job import Direction
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord, incident_line
+from sweeper.process.screen import print_line
+from sweeper.results.table import Table, terminal_lines
 
+INDENT_COLUMNS = 11  # where a trial's line begins after its number
 STATES = {"RUNNING": "running", "COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
 
 
@@ -68,9 +70,10 @@ class Progress:
         if record.state == "RUNNING":
             self.open[record.number] = record
         if before is not None and len(record.incidents) > len(before.incidents):
-            self.console.print(Text(f"trial {record.number:>3}  {incident_line(record.incidents[-1])}"), soft_wrap=True)
+            incident = f"trial {record.number:>3}  {incident_line(record.incidents[-1])}"
+            print_line(self.console, incident, INDENT_COLUMNS)
         if record.state != "RUNNING" and (before is None or before.state == "RUNNING"):
-            self.console.print(Text(self.line(record)), soft_wrap=True)
+            print_line(self.console, self.line(record), INDENT_COLUMNS)
 
     def line(self, record: TrialRecord) -> str:
         """Return an ended trial as one line: number, state, epochs, seconds, score, settings."""
@@ -82,7 +85,7 @@ class Progress:
 
     def view(self) -> Group:
         """Return the live table: a line of totals, then a row per running trial."""
-        return Group(Text(self.totals()), self.running())
+        return Group(Text(self.totals()), *terminal_lines(self.running(), self.console.width))
 
     def totals(self) -> str:
         ended = len(self.records) - len(self.open)
@@ -91,14 +94,14 @@ class Progress:
         return f"{ended} of {self.trials} trials, {time.monotonic() - self.began:.0f} s{best}"
 
     def running(self) -> Table:
-        table = Table(box=None, pad_edge=False)
-        for name in ("trial", "epoch", self.objective, *self.names):
-            table.add_column(name, style="dim")
+        """Return the table of the running trials. A narrow screen leaves out the last parameters."""
+        rows = []
         for record in self.open.values():
             epoch = f"{record.epochs:g}/{record.params['num_train_epochs']}"
             value = "–" if record.value is None else f"{record.value:.4f}"
-            table.add_row(str(record.number), epoch, value, *(Text(short_value(record.params[n])) for n in self.names))
-        return table
+            rows.append([record.number, epoch, value, *(short_value(record.params[name]) for name in self.names)])
+        columns = ["trial", "epoch", self.objective, *self.names]
+        return Table(columns, rows, frozenset(columns), optional=self.names)
 
 
 def short_value(value: object) -> str:

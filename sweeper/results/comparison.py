@@ -78,7 +78,29 @@ def trial_table(table: Sequence[Row], objective: str) -> Table:
     names = trial_columns(table, objective)
     best = frozenset({0}) if table and _ended_well(table[0]) else frozenset[int]()
     values = [[_values_by_column(row, objective).get(name) for name in names] for row in table]
-    return Table(names, values, _text_columns(table), best, caption=profile_caption(table))
+    optional = [name for name in _by_usefulness(table, names) if name not in ("trial", "state", objective)]
+    caption = profile_caption(table)
+    return Table(names, values, _text_columns(table), best, None, caption, optional, _setting_names(table))
+
+
+def _by_usefulness(table: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """Return column names, the most useful first: settings, seeds and test scores, metrics, losses, costs."""
+    settings = _setting_names(table)
+
+    def place(name: str) -> int:
+        if name in settings:
+            return 0
+        if name in ("backbone", "mean", "std", "n", "test"):
+            return 1
+        if name in ("epochs", "seconds", "weights_m"):
+            return 4
+        return 3 if name.endswith("loss") else 2
+
+    return sorted(names, key=place)
+
+
+def _setting_names(table: Sequence[Row]) -> frozenset[str]:
+    return frozenset(name for row in table for name in row["params"])
 
 
 def _values_by_column(row: Row, objective: str) -> Mapping[str, Any]:
@@ -214,7 +236,10 @@ def model_table(table: Sequence[Row]) -> Table:
     caption = profile_caption(table)
     if {"qa", "longformer"} <= {row["job"] for row in table}:
         caption = f"{caption or ''}; qa is given the relevant paragraph, longformer all of them".lstrip("; ")
-    return Table(names, values, _text_columns(table), frozenset(_best_row_indices(table)), caption=caption)
+    kept = {"sweep", "job", "trial", "state", *(row["objective"] for row in table)}
+    optional = [name for name in _by_usefulness(table, names) if name not in kept]
+    best = frozenset(_best_row_indices(table))
+    return Table(names, values, _text_columns(table), best, None, caption, optional, _setting_names(table))
 
 
 def _best_row_indices(table: Sequence[Row]) -> list[int]:

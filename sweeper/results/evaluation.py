@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jobs.answering.evaluation import Estimate, SystemScore
 
 HEADER = ("system", "paragraph", "EM if right", "EM", "F1", "errors: selection", "reading", "questions/s")
+OPTIONAL = ("F1", "paragraph", "EM if right", "errors: selection", "reading", "questions/s")
 
 
 def systems_caption(rows: Sequence[SystemScore], split: str, profile: str) -> str:
@@ -27,6 +28,7 @@ def systems_table(rows: Sequence[SystemScore], split: str, profile: str) -> Tabl
         [system_cells(row) for row in rows],
         frozenset({"system"}),
         caption=systems_caption(rows, split, profile),
+        optional=OPTIONAL,
     )
 
 

@@ -11,13 +11,20 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.cells import cell_len
+
+from sweeper.process.screen import wrapped
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table as RichTable
 
+EDGE_COLUMNS = 2  # the spaces that rich prints on the left and right of a table
+GAP_COLUMNS = 3  # between two columns
 JOINERS = "\u200c\u200d"  # invisible, but they hold emoji together
 
 
@@ -25,10 +32,13 @@ JOINERS = "\u200c\u200d"  # invisible, but they hold emoji together
 class Table:
     """Hold the columns and rows of one printed table.
 
-    rows     one list of plain values per row, in the order of `columns`
-    texts    the columns aligned left and wrapped if needed; all others are numbers, aligned right
-    bold     the indices of the rows printed in bold
-    title    printed above the table, `caption` below it; CSV has neither
+    rows      one list of plain values per row, in the order of `columns`
+    texts     the columns aligned left and wrapped if needed; all others are numbers, aligned right
+    bold      the indices of the rows printed in bold
+    title     printed above the table, `caption` below it; CSV has neither
+    optional  the columns that a narrow screen may leave out, the most useful first. Those with one value for all rows
+              are printed below the table on every screen
+    settings  the optional columns that are printed below a table of one row
     """
 
     columns: Sequence[str]
@@ -37,6 +47,8 @@ class Table:
     bold: frozenset[int] = frozenset()
     title: str | None = None
     caption: str | None = None
+    optional: Sequence[str] = ()
+    settings: frozenset[str] = frozenset()
 
 
 def one_line(text: str) -> str:
@@ -69,25 +81,124 @@ def cell_text(value: Any) -> str:
     return f"{value:.3g}" if abs(value) < 0.01 and value else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
-def rich_table(table: Table) -> RichTable:
-    """Return the table as a rich table for a terminal."""
+def terminal_lines(table: Table, columns: int | None, everything: str = "") -> Iterator[RenderableType]:
+    """Yield what a terminal of this width shows: the title, the table, its caption, and notes on what is not in it.
+
+    `columns` is None for a file or a pipe, where nothing is too wide. `everything` is the command that prints all
+    columns. If the columns that are not optional are too wide, the rows are stacked: one line for each value.
+    """
+    from rich.text import Text
+
+    if table.title:
+        yield Text(wrapped(one_line(table.title), columns, 0), style="table.title")
+    constant = constant_columns(table)
+    left_out = wide_columns(table, columns, constant)
+    shown = [name for name in table.columns if name not in {*constant, *left_out}]
+    narrow = select_columns(table, shown)
+    if columns is None or _total_columns(map(min_columns, _cells_by_column(narrow))) <= columns:
+        yield rich_table(narrow, columns)
+    else:
+        yield from (Text(line, style=style) for line, style in _stacked_rows(narrow, columns))
+    notes = [table.caption] if table.caption else []
+    if constant:
+        notes.append("constant: " + " ".join(f"{name}={cell_text(value)}" for name, value in constant.items()))
+    if left_out:
+        how = f"; all columns: {everything}" if everything else ""
+        notes.append(f"no room for {', '.join(left_out)}{how}")
+    yield from (Text(wrapped(one_line(note), columns, 2), style="table.caption") for note in notes)
+
+
+def constant_columns(table: Table) -> dict[str, Any]:
+    """Return the optional columns that hold one value for all rows, with this value.
+
+    In a table of one row every column does; there only the settings are returned.
+    """
+    names = table.optional if len(table.rows) > 1 else [name for name in table.optional if name in table.settings]
+    indices = {name: list(table.columns).index(name) for name in names}
+    return {
+        name: table.rows[0][index]
+        for name, index in indices.items()
+        if len({repr(row[index]) for row in table.rows}) == 1
+    }
+
+
+def wide_columns(table: Table, columns: int | None, constant: Container[str]) -> list[str]:
+    """Return the optional columns for which a screen has no room beside more useful ones."""
+    widths = dict(zip(table.columns, map(min_columns, _cells_by_column(table)), strict=True))
+    taken = [width for name, width in widths.items() if name not in table.optional]
+    left_out = []
+    for name in (name for name in table.optional if name not in constant):
+        if columns is not None and _total_columns([*taken, widths[name]]) > columns:
+            left_out.append(name)
+        else:
+            taken.append(widths[name])
+    return left_out
+
+
+def select_columns(table: Table, names: Sequence[str]) -> Table:
+    indices = [list(table.columns).index(name) for name in names]
+    return replace(table, columns=names, rows=[[row[index] for index in indices] for row in table.rows])
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Hold the printed texts of a column, its name first. `words` is True if they may be broken between words."""
+
+    texts: Sequence[str]
+    words: bool
+
+
+def _cells_by_column(table: Table) -> list[Cells]:
+    columns = ([name, *(row[index] for row in table.rows)] for index, name in enumerate(table.columns))
+    return [Cells([cell_text(value) for value in column], column[0] in table.texts) for column in columns]
+
+
+def min_columns(cells: Cells) -> int:
+    """Return the least width of a column that breaks no word and no number."""
+    return max(cell_len(part) for text in cells.texts for part in (text.split() if cells.words else [text]) or [""])
+
+
+def _max_columns(cells: Cells) -> int:
+    return max(map(cell_len, cells.texts))
+
+
+def _total_columns(widths: Iterable[int]) -> int:
+    """Return the width of a table with columns of these widths, gaps included."""
+    return sum(width + GAP_COLUMNS for width in widths) + EDGE_COLUMNS - GAP_COLUMNS
+
+
+def _widths(table: Table, columns: int | None) -> list[int]:
+    """Return the width of each column: that of its texts, or less for words that must be broken into lines."""
+    cells = _cells_by_column(table)
+    least, most = list(map(min_columns, cells)), list(map(_max_columns, cells))
+    if columns is None:
+        return most
+    spare = columns - _total_columns(least)
+    for index in sorted(range(len(most)), key=lambda index: most[index] - least[index]):
+        extra = min(most[index] - least[index], max(0, spare))
+        least[index], spare = least[index] + extra, spare - extra
+    return least
+
+
+def _stacked_rows(table: Table, columns: int) -> Iterator[tuple[str, str]]:
+    """Yield a line and its style for each value: the first column, then the others indented below it."""
+    for number, row in enumerate(table.rows):
+        for index, (name, value) in enumerate(zip(table.columns, row, strict=True)):
+            text = f"{'' if index == 0 else '  '}{one_line(name)}: {cell_text(value)}"
+            yield wrapped(text, columns), "bold" if number in table.bold else ""
+
+
+def rich_table(table: Table, columns: int | None = None) -> RichTable:
+    """Return the table as a rich table for a terminal of this width. Texts are broken between words only."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    title, caption = (None if text is None else Text(one_line(text)) for text in (table.title, table.caption))
-    view = RichTable(
-        box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", caption=caption, caption_justify="left"
-    )
-    for name in table.columns:
+    view = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, width in zip(table.columns, _widths(table, columns), strict=True):
         words = name in table.texts
-        view.add_column(
-            Text(one_line(name)),
-            justify="left" if words else "right",
-            no_wrap=not words,
-            overflow="fold",
-            min_width=len(name),
-        )
+        justify: Literal["left", "right"] = "left" if words else "right"
+        view.add_column(Text(one_line(name)), justify=justify, no_wrap=not words, overflow="fold", width=width)
     for index, row in enumerate(table.rows):
         view.add_row(*(Text(cell_text(value)) for value in row), style="bold" if index in table.bold else None)
     return view

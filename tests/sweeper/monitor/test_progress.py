@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from sweeper.ledger.record import TrialRecord
@@ -12,9 +14,9 @@ from sweeper.monitor.progress import Progress
 from tests.support.trials import record
 
 
-def printed(earlier: list[TrialRecord], *changes: TrialRecord, width: int = 200) -> list[str]:
-    """Return the lines that are printed for these changes on a screen of this width."""
-    console = Console(file=io.StringIO(), width=width)
+def printed(earlier: list[TrialRecord], *changes: TrialRecord) -> list[str]:
+    """Return the lines that are printed for these changes."""
+    console = Console(file=io.StringIO())
     progress = Progress(console, "height", "max", 8, ["backbone", "learning_rate"], earlier)
     for change in changes:
         progress.update(change)
@@ -37,3 +39,24 @@ def test_an_incident_is_printed_once_and_not_again_by_the_next_run() -> None:
     assert printed([hurt], hurt) == []
     (line,) = printed([record(0, 0.5, "RUNNING")], hurt, hurt)
     assert line.startswith("trial   0  ")
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_live_lines_and_the_live_table_fit_the_screen(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = {"backbone": "/模型/" + "x" * 20, **{f"parameter_{number}": number / 7 for number in range(40)}}
+    params = {**names, "num_train_epochs": 4}
+    console = Console(file=io.StringIO(), width=columns)
+    progress = Progress(console, "exact_match", "max", 99, list(names))
+    other = {**params, **{name: number / 9 for number, name in enumerate(names)}}
+    running = [record(1, 0.5, "RUNNING", params=params), record(2, 0.5, "RUNNING", params=other)]
+    for one in (*running, record(0, 0.75, params=params), record(3, None, "FAIL", params=params, reason="no " * 60)):
+        progress.update(one)
+    console.print(progress.view())
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert all(cell_len(line) <= columns for line in text.splitlines())
+    words = text.split()
+    assert {"backbone=/模型/" + "x" * 20, "parameter_39=5.57", "0.5000", "parameter_39"} <= set(words)
+    assert "0.7500" in words
+    assert "no room for" in text
