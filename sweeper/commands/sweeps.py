@@ -112,14 +112,20 @@ def stop_command(name: str, now: bool) -> None:
 @main.command()
 @click.argument("name", metavar="SWEEP")
 def sync_command(name: str) -> None:
-    """Copy a sweep's ledger to MLflow, for example after an MLflow outage or a killed driver."""
+    """Make MLflow agree with a sweep's ledger, for example after an MLflow outage or a killed driver.
+
+    Prints a line for each run that differed: values, parameters, tags, parent, status, times, name, files.
+    """
     from sweeper.driver import run as driver
     from sweeper.storage.settings import read_stores
 
     outcome = driver.sync_mlflow(ledger_of(name), read_stores())
+    for line in outcome.corrections:
+        click.echo(line)
     if outcome.mirror_failure:
         raise EnvironmentFailure(f"{outcome.mirror_failure}; the ledger has all results; try again later")
-    click.echo(f"{name}: MLflow has all {len(outcome.records)} trials")
+    nothing = "" if outcome.corrections else "; nothing to correct"
+    click.echo(f"{name}: MLflow has all {len(outcome.records)} trials{nothing}")
     page = f", then open {outcome.page}" if outcome.page else ""
     click.echo(f"next: sweeper ui{page}", err=True)
 

@@ -24,19 +24,25 @@ FLUSH_SECONDS = 60.0
 HURRY_SECONDS = 8.0  # time for MLflow writes after an interrupt, which must end within half a minute
 
 
-def mirror_of(ledger: Ledger, space: SearchSpace, stores: Stores, flush_seconds: float = FLUSH_SECONDS) -> Mirror:
-    """Return the Mirror that writes this sweep to MLflow. All its values come from the ledger and the space."""
+def mirror_of(
+    ledger: Ledger, space: SearchSpace, stores: Stores, flush_seconds: float = FLUSH_SECONDS, running: bool = True
+) -> Mirror:
+    """Return the Mirror that writes this sweep to MLflow. All its values come from the ledger and the space.
+
+    `running` shows the sweep as running until it is finished.
+    """
     info = SweepInfo(
         name=ledger.name,
         key=ledger.mlflow_key(_new_key(ledger, stores)),
         objective=space.objective,
         direction=space.direction,
         columns=searched_parameters(space),
+        metrics=ledger.attributes["metrics"],
         tags={"data": space.data, "data_fingerprint": space.data_fingerprint, **ledger.attributes["versions"]},
         texts={"search_space.yaml": to_yaml(space)},
     )
     experiment = ledger.attributes["search_space"]["name"]
-    return Mirror(stores.tracking, stores.artifacts, experiment, info, flush_seconds, HURRY_SECONDS)
+    return Mirror(stores.tracking, stores.artifacts, experiment, info, flush_seconds, HURRY_SECONDS, running)
 
 
 def _new_key(ledger: Ledger, stores: Stores) -> str:
@@ -100,6 +106,14 @@ def finish_mirror(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> l
         if mirror.run_ids.get(record.key, record.run_id) != record.run_id:
             ledger.set_run(record.number, mirror.run_ids[record.key])
     return ledger.records()
+
+
+def sync_lines(mirror: Mirror) -> list[str]:
+    """Return one line for each run that was corrected, then for each that shows something that cannot be corrected."""
+    corrected = [f"{name}: corrected: {'; '.join(phrases)}" for name, phrases in mirror.corrected.items() if phrases]
+    left = [f"{name}: not corrected: {phrase}" for name, phrase in mirror.uncorrected.items()]
+    cure = "it belongs to no trial of the ledger; delete it on MLflow's pages if you do not need it"
+    return [*corrected, *left, *(f"{name}: left alone: {cure}" for name in mirror.unclaimed)]
 
 
 def table_texts(ledger: Ledger) -> dict[str, str]:

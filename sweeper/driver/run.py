@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.console import Console
 from jobs import fault_injection, get_job
 from sweeper.cluster.capacity import Machine, reservations
 from sweeper.driver.checkpoints import delete_checkpoints, delete_copies, trials_with_checkpoints, unneeded_checkpoints
-from sweeper.driver.mirroring import finish_mirror, mirror_of, save_predictions, show_trial
+from sweeper.driver.mirroring import finish_mirror, mirror_of, save_predictions, show_trial, sync_lines
 from sweeper.driver.opening import (
     create_extended,
     open_ledger,
@@ -47,6 +47,7 @@ class Outcome:
 
     interrupted  the next run has unfinished trials to resume
     page         address of the sweep in MLflow, valid while `sweeper ui` runs
+    corrections  lines of `sync` about what differed from the ledger
     """
 
     name: str
@@ -54,6 +55,7 @@ class Outcome:
     interrupted: bool
     mirror_failure: str | None
     page: str | None
+    corrections: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -155,7 +157,9 @@ def outcome_of(ledger: Ledger, records: list[TrialRecord], mirror: Mirror, store
 
 
 def sync_mlflow(ledger: Ledger, stores: Stores) -> Outcome:
-    """Copy to MLflow everything in the ledger that MLflow lacks. Nothing is written twice.
+    """Make MLflow and Optuna's intermediate values agree with the ledger. Nothing is written twice.
+
+    The outcome's `corrections` tell what differed, in one line for each run.
 
     Raises EnvironmentFailure when MLflow does not answer, or when another process runs the sweep.
     """
@@ -163,11 +167,13 @@ def sync_mlflow(ledger: Ledger, stores: Stores) -> Outcome:
     folder = sweep_folder(stores.root, ledger.name)
     with sweep_lock(folder, stores.ledger), database_errors(stores.ledger):
         check_store(stores)
-        with output_to(folder / "log.txt"), mirror_of(ledger, space, stores) as mirror:
+        values = [f"trial {number}: corrected: its intermediate values in Optuna" for number in ledger.correct_values()]
+        with output_to(folder / "log.txt"), mirror_of(ledger, space, stores, running=False) as mirror:
             for record in ledger.records():
-                show_trial(mirror, ledger, record, save_predictions(record, trial_folder(folder, record.number)))
+                predictions = save_predictions(record, trial_folder(folder, record.number))
+                show_trial(mirror, ledger, record, predictions, stopped=record.state == "RUNNING")
             records = finish_mirror(ledger, mirror)
-        return outcome_of(ledger, records, mirror, stores)
+        return replace(outcome_of(ledger, records, mirror, stores), corrections=(*values, *sync_lines(mirror)))
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ import logging
 import math
 import os
 import sqlite3
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,25 +24,19 @@ from sweeper.errors import EnvironmentFailure
 from sweeper.secrets import redacted
 from sweeper.storage.files import create_private, create_whole
 from sweeper.storage.settings import Stores
+from sweeper.tracking.differences import STATUSES, Differences, differences, with_tags
 from sweeper.tracking.runs import (
-    REASON,
+    BEST,
+    REPLACED_BY,
     SWEEP,
     TAG_CHARS,
+    Point,
     RunContent,
     StoredRun,
     SweepInfo,
-    missing_points,
-    storable_text,
     storable_texts,
 )
 
-STATUSES = {
-    "RUNNING": "RUNNING",
-    "COMPLETE": "FINISHED",
-    "PRUNED": "KILLED",
-    "STOPPED": "KILLED",  # an interrupted sweep, which can be resumed
-    "FAIL": "FAILED",
-}
 SWITCHES = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else the server would run code that a client sends
     "MLFLOW_ENABLE_AI_GATEWAY": "false",
@@ -101,8 +97,9 @@ def _client(tracking_uri: str) -> Any:
 
 def ranked_view_state(sweep: SweepInfo) -> str:
     """Return the JSON of a saved view of MLflow's run table: best trial first, searched parameters as columns."""
-    best = f"metrics.`best_{sweep.objective}`"
-    columns = [best, *(f"params.`{name}`" for name in sweep.columns), "attributes.`Duration`"]
+    best = f"metrics.`{BEST}{sweep.objective}`"
+    params = (f"params.`{name}`" for name in sweep.columns)
+    columns = [best, "tags.`sweeper.state`", *params, "tags.`sweeper.epochs`", "tags.`sweeper.seconds`"]
     view = {
         "searchFilter": "tags.`sweeper.kind` = 'trial'",
         "orderByKey": best,
@@ -132,35 +129,65 @@ def open_experiment(client: Any, name: str, artifacts: str | None, view: str) ->
 
 
 def find_run(client: Any, experiment_id: str, identity: Mapping[str, str]) -> Any | None:
-    """Return the run with these tags, or None. Of several runs, keep the one with most metrics and delete the others.
-
-    A client creates a second run when it gets no answer to its create request and sends it again.
-    """
+    """Return the run with these tags, or None. Of several runs, keep one and delete the others."""
     condition = " and ".join(f"tags.`{key}` = {_search_quoted(value)}" for key, value in identity.items())
     return keep_one_run(client, client.search_runs([experiment_id], condition))
 
 
-def keep_one_run(client: Any, runs: Sequence[Any]) -> Any | None:
-    """Return the run with most metrics and delete the others; None if there are no runs."""
-    fullest, *others = sorted(runs, key=lambda run: (-len(run.data.metrics), run.info.run_id)) or [None]
+def keep_one_run(client: Any, runs: Sequence[Any], known: str | None = None) -> Any | None:
+    """Return one run and delete the others; None if there are no runs.
+
+    The run `known` comes first, then the one with most metrics. A run that was replaced before, which comes back when
+    its experiment is restored, comes last. A client creates a second run when it gets no answer to its create request
+    and sends it again.
+    """
+    kept, *others = sorted(
+        runs,
+        key=lambda run: (
+            REPLACED_BY in run.data.tags,
+            run.info.run_id != known,
+            -len(run.data.metrics),
+            run.info.run_id,
+        ),
+    ) or [None]
     for run in others:
-        client.delete_run(run.info.run_id)
-    return fullest
+        discard_run(client, run.info.run_id, kept.info.run_id)
+    return kept
 
 
-def trial_runs(client: Any, experiment_id: str, sweep_key: str) -> dict[str, list[Any]]:
-    """Return the runs of a sweep's trials by trial key, 1,000 runs per request.
+def discard_run(client: Any, run_id: str, kept_id: str) -> None:
+    """Delete a run, with a tag that names the run to look at."""
+    client.set_tag(run_id, REPLACED_BY, kept_id)
+    client.delete_run(run_id)
+
+
+def sweep_runs(client: Any, experiment_id: str, sweep_key: str) -> dict[str, list[Any]]:
+    """Return the runs of a sweep by trial key, its own run by SWEEP, deleted runs included, 1,000 runs per request.
 
     MLflow has no index on tag values. With one request per trial, each would read every tag of the sweep.
     """
     found: dict[str, list[Any]] = {}
     condition, token = f"tags.`sweeper.sweep_key` = {_search_quoted(sweep_key)}", None
+    every = mlflow_package().entities.ViewType.ALL
     while True:
-        page = client.search_runs([experiment_id], condition, max_results=RUNS_PER_PAGE, page_token=token)
+        page = client.search_runs([experiment_id], condition, every, max_results=RUNS_PER_PAGE, page_token=token)
         for run in page:
             found.setdefault(run.data.tags.get("sweeper.trial_key", SWEEP), []).append(run)
         if not (token := page.token):
             return found
+
+
+def run_by_id(client: Any, experiment_id: str, run_id: str | None) -> Any | None:
+    """Return the run that the ledger knows, whatever its tags say; None if it is gone or lies in another experiment."""
+    if run_id is None:
+        return None
+    try:
+        run = client.get_run(run_id)
+    except mlflow_error() as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return run if run.info.experiment_id == experiment_id else None
 
 
 def _search_quoted(value: str) -> str:
@@ -170,80 +197,111 @@ def _search_quoted(value: str) -> str:
 
 def create_run(client: Any, experiment_id: str, content: RunContent, parent_id: str | None, remote: bool) -> StoredRun:
     """Create a run below the run `parent_id` and return it as a StoredRun."""
-    tags = {**content.identity, **({"mlflow.parentRunId": parent_id} if parent_id else {})}
-    created = client.create_run(
-        experiment_id, start_time=content.started, tags=tags, run_name=storable_text(content.name, TAG_CHARS)
-    )
-    if not remote:  # duplicates come only from HTTP requests that were sent again
-        return StoredRun(created.info.run_id, created.info.status, dict(created.data.tags))
-    return read_back(client, find_run(client, experiment_id, content.identity) or created)
+    tags = with_tags(replace(content, tags={}), parent_id).tags
+    created = client.create_run(experiment_id, start_time=content.started, tags=tags, run_name=content.name)
+    # duplicates come only from HTTP requests that were sent again
+    run = (find_run(client, experiment_id, content.identity) if remote else None) or created
+    return read_back(client, run)
 
 
 def read_back(client: Any, run: Any) -> StoredRun:
-    """Return the metrics, params, tags and artifacts that a run has in MLflow."""
-    run_id = run.info.run_id
-    history = {key: client.get_metric_history(run_id, key) for key in run.data.metrics}
+    """Return what a run shows in MLflow, but for the contents of its artifacts."""
+    run_id, info = run.info.run_id, run.info
+    points = {
+        key: [Point(key, one.value, one.step, one.timestamp) for one in client.get_metric_history(run_id, key)]
+        for key in run.data.metrics
+    }
     return StoredRun(
         run_id=run_id,
-        status=run.info.status,
+        status=info.status,
+        name=info.run_name,
         tags=dict(run.data.tags),
-        params=set(run.data.params),
-        steps={key: {point.step for point in points} for key, points in history.items()},
-        latest=dict(run.data.metrics),
+        params=dict(run.data.params),
+        points=points,
         files={file.path for file in client.list_artifacts(run_id)},
+        started=info.start_time,
+        ended=info.end_time,
     )
 
 
-def write_run(client: Any, content: RunContent, stored: StoredRun) -> None:
-    """Write the part of `content` that the stored run lacks. The status is written last: FINISHED means complete."""
-    _log_values(client, content, stored)
-    _log_files(client, content, stored)
+def write_run(client: Any, content: RunContent, stored: StoredRun) -> list[str]:
+    """Write the part of `content` that the stored run lacks. Return a phrase for each difference.
+
+    The status is written last: FINISHED means that the run is complete.
+    """
+    found = differences(content, stored)
+    log_values(client, found, stored)
+    files = _log_files(client, content, stored)
+    if found.renamed:
+        client.update_run(stored.run_id, name=content.name)
+        stored.name = content.name
     status = STATUSES[content.state]
-    if status == stored.status:
-        return
-    if status == "RUNNING":
+    if found.end and status == "RUNNING":
         client.update_run(stored.run_id, status)
-    else:
+    elif found.end:
         client.set_terminated(stored.run_id, status, content.ended)
+        stored.ended = content.ended
     stored.status = status
+    return [*found.lines, *files]
 
 
-def _log_values(client: Any, content: RunContent, stored: StoredRun) -> None:
-    entities = mlflow_package().entities
-    points = missing_points(content, stored, now=int(1000 * time.time()))
-    params = {key: value for key, value in content.params.items() if key not in stored.params}
-    tags = {key: value for key, value in content.tags.items() if stored.tags.get(key) != value}
+def log_values(client: Any, found: Differences, stored: StoredRun) -> None:
+    """Write points, params and tags to a run, and remove stale tags."""
+    entities, now = mlflow_package().entities, int(1000 * time.time())
     batches = zip_longest(
-        _chunks([entities.Metric(p.key, p.value, p.timestamp, p.step) for p in points], METRICS_PER_BATCH),
-        _chunks([entities.Param(*param) for param in params.items()], PARAMS_PER_BATCH),
-        _chunks([entities.RunTag(*tag) for tag in tags.items()], TAGS_PER_BATCH),
+        _chunks([entities.Metric(p.key, p.value, p.timestamp or now, p.step) for p in found.points], METRICS_PER_BATCH),
+        _chunks([entities.Param(*param) for param in found.params.items()], PARAMS_PER_BATCH),
+        _chunks([entities.RunTag(*tag) for tag in found.tags.items()], TAGS_PER_BATCH),
         fillvalue=(),
     )
     for metrics_batch, params_batch, tags_batch in batches:
         client.log_batch(stored.run_id, metrics_batch, params_batch, tags_batch)
-    for point in points:
-        stored.steps.setdefault(point.key, set()).add(point.step)
-        stored.latest[point.key] = point.value
-    if REASON in stored.tags.keys() - content.tags.keys():  # a failed trial runs again
-        client.delete_tag(stored.run_id, REASON)
-        del stored.tags[REASON]
-    stored.params |= params.keys()
-    stored.tags |= tags
+    for point in found.points:
+        stored.points.setdefault(point.key, []).append(point)
+    for tag in found.stale:  # for example the reason of a failed trial that runs again
+        client.delete_tag(stored.run_id, tag)
+        del stored.tags[tag]
+    stored.params |= found.params
+    stored.tags |= found.tags
 
 
-def _log_files(client: Any, content: RunContent, stored: StoredRun) -> None:
-    for name, text in content.texts.items():
-        if stored.texts.get(name) != text:
-            client.log_text(stored.run_id, text, name)
-            stored.texts[name] = text
+def _log_files(client: Any, content: RunContent, stored: StoredRun) -> list[str]:
+    """Store the artifacts that are missing or differ. Return a phrase for each."""
+    wanted = {name: text.encode() for name, text in content.texts.items()}
     for path in content.files:
-        if path.name in stored.files:
-            continue
-        if not path.is_file():
+        if path.is_file():
+            wanted[path.name] = path.read_bytes()
+        elif path.name not in stored.files:
             logger.warning("%s: file is gone; run %r is stored without it", path, content.name)
-            continue
-        client.log_artifact(stored.run_id, str(path))
-        stored.files.add(path.name)
+    lines = []
+    for name, value in wanted.items():
+        if stored_content(client, stored, name) != value:
+            lines.append(f"file {name} {'differed' if name in stored.files else 'was missing'}")
+            log_content(client, stored.run_id, name, value)
+            stored.contents[name] = value
+            stored.files.add(name)
+    return lines
+
+
+def stored_content(client: Any, stored: StoredRun, name: str) -> bytes | None:
+    """Return the content of an artifact, read once; None if the run has none of this name or it cannot be read."""
+    if name in stored.files and name not in stored.contents:
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OSError, mlflow_error()):
+            stored.contents[name] = Path(client.download_artifacts(stored.run_id, name, folder)).read_bytes()
+    return stored.contents.get(name)
+
+
+def mlflow_error() -> Any:
+    """Return the class of MLflow's errors."""
+    return mlflow_package().exceptions.MlflowException
+
+
+def log_content(client: Any, run_id: str, name: str, content: bytes) -> None:
+    """Store an artifact below the name given, in place of an earlier one."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, Path(name).name)
+        file.write_bytes(content)
+        client.log_artifact(run_id, str(file))
 
 
 def _chunks(items: Sequence[_T], size: int) -> list[Sequence[_T]]:

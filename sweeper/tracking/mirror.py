@@ -14,9 +14,13 @@ from typing import Any
 from sweeper.ledger.record import TrialRecord
 from sweeper.secrets import redacted
 from sweeper.tracking import client as tracking
-from sweeper.tracking.runs import SWEEP, RunContent, StoredRun, SweepInfo, sweep_content, trial_content
+from sweeper.tracking.differences import differences, with_tags
+from sweeper.tracking.replacement import registered_models, replace_run
+from sweeper.tracking.runs import REPLACED_BY, SWEEP, RunContent, StoredRun, SweepInfo, sweep_content, trial_content
 
 PERMANENT_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})  # a retry cannot succeed
+NEW = "its run was missing"
+DELETED = "deleted"  # the lifecycle stage of a run in mlflow 3.17
 MAX_PAUSE_SECONDS = 30.0  # longest pause between attempts while MLflow does not answer
 
 logger = logging.getLogger(__name__)
@@ -24,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 class Mirror:
     """Write a sweep's runs to MLflow in a background thread.
+
+    `running` shows the sweep as running from the start.
 
     >>> with Mirror(stores.tracking, stores.artifacts, "qa_backbones", sweep) as mirror:
     ...     mirror.put(record)
@@ -37,6 +43,8 @@ class Mirror:
     run_ids        MLflow run ids by trial key, for the runs that exist so far
     parent_run_id  the id of the sweep's run; None until it is created
     page           path of the ranked run table on an MLflow server; None until MLflow has answered
+    corrected      phrases about what MLflow lacked or showed otherwise, by the name of the run
+    uncorrected    a phrase about what MLflow shows otherwise and cannot change, by the name of the run
     """
 
     def __init__(
@@ -47,16 +55,20 @@ class Mirror:
         sweep: SweepInfo,
         flush_timeout: float = 60.0,
         hurry: float = 8.0,
+        running: bool = True,
     ) -> None:
         self.run_ids: dict[str, str] = {}
         self.parent_run_id: str | None = None
         self.page: str | None = None
+        self.corrected: dict[str, list[str]] = {}
+        self.uncorrected: dict[str, str] = {}
         self._tracking_uri = tracking_uri
         self._artifacts = artifacts
         self._experiment = experiment
         self._sweep = sweep
         self._flush_timeout = flush_timeout
         self._hurry = hurry
+        self._running = running
         self._pending: dict[str, RunContent] = {}
         self._failing: dict[str, str] = {}
         self._stored: dict[str, StoredRun] = {}
@@ -73,6 +85,14 @@ class Mirror:
         with self._changed:
             reason = next(iter(self._failing.values()), None)
         return reason and f"MLflow at {redacted(self._tracking_uri)}: {reason}"
+
+    @property
+    def unclaimed(self) -> list[str]:
+        """Return the names of the sweep's runs in MLflow that belong to no trial written so far."""
+        claimed = {*self.run_ids.values(), self.parent_run_id}
+        runs = (run for found in (self._runs or {}).values() for run in found)
+        live = (run.info for run in runs if run.info.lifecycle_stage != DELETED)
+        return sorted(info.run_name for info in live if info.run_id not in claimed)
 
     def put(
         self, record: TrialRecord, parent: str | None = None, files: Sequence[Path] = (), stopped: bool = False
@@ -104,7 +124,8 @@ class Mirror:
 
     def __enter__(self) -> Mirror:
         tracking.mlflow_package()  # before the thread starts: silencing warnings is not thread-safe
-        self._enqueue(sweep_content(self._sweep))
+        if self._running:
+            self._enqueue(sweep_content(self._sweep))
         self._thread.start()
         return self
 
@@ -153,39 +174,78 @@ class Mirror:
         return self._deadline < math.inf
 
     def _write(self, content: RunContent) -> None:
-        stored = self._open(content)
+        parent_id = None if content.parent is None else self._parent_id(content)
+        content = with_tags(content, parent_id)
+        stored = self._open(content, parent_id)
         # removed during the write, so that after a failure the run is read back from MLflow
         del self._stored[content.key]
-        client, _ = self._store()
-        tracking.write_run(client, content, stored)
-        self._stored[content.key] = stored
+        stored = self._replaced(content, stored, parent_id)
+        self._note(content, tracking.write_run(self._store()[0], content, stored))
+        self._keep(content, stored)
 
-    def _open(self, content: RunContent) -> StoredRun:
+    def _replaced(self, content: RunContent, stored: StoredRun, parent_id: str | None) -> StoredRun:
+        """Return the stored run, or a new one in its place if it shows values that MLflow cannot change.
+
+        A registered model keeps the run that it was made from.
+        """
+        found = differences(content, stored)
+        if not (found.fixed or found.old):
+            return stored
+        client, experiment_id = self._store()
+        models = registered_models(client, stored.run_id)
+        if content.key == SWEEP or models:
+            if found.fixed:
+                why = f"{models[0]} was made from it" if models else "it is the run of the sweep"
+                self.uncorrected[content.name] = f"{'; '.join(found.fixed)}; MLflow cannot change that, and {why}"
+            return stored
+        self._note(content, [*found.fixed, *found.old, "a new run replaces it, since MLflow cannot change that"])
+        return replace_run(client, experiment_id, content, stored, parent_id)
+
+    def _note(self, content: RunContent, phrases: Sequence[str]) -> None:
+        """Add what was corrected in a run. Once it is said to be new, the rest goes without saying."""
+        noted = self.corrected.setdefault(content.name, [])
+        if noted[:1] != [NEW]:
+            noted.extend(phrases)
+
+    def _keep(self, content: RunContent, stored: StoredRun) -> None:
+        self._stored[content.key] = stored
+        if content.key == SWEEP:
+            self.parent_run_id = stored.run_id
+        else:
+            self.run_ids[content.key] = stored.run_id
+
+    def _open(self, content: RunContent, parent_id: str | None) -> StoredRun:
         if content.key not in self._stored:
-            parent_id = None if content.parent is None else self._parent_id(content)
-            stored = self._find_or_create(content, parent_id)
-            self._stored[content.key] = stored
-            if content.key == SWEEP:
-                self.parent_run_id = stored.run_id
-            else:
-                self.run_ids[content.key] = stored.run_id
+            self._keep(content, self._find_or_create(content, parent_id))
         return self._stored[content.key]
 
     def _find_or_create(self, content: RunContent, parent_id: str | None) -> StoredRun:
         client, experiment_id = self._store()
-        if content.key == SWEEP:
-            run = tracking.find_run(client, experiment_id, content.identity)
-        else:
-            if self._runs is None:
-                self._runs = tracking.trial_runs(client, experiment_id, self._sweep.key)
-            run = tracking.keep_one_run(client, self._runs.pop(content.key, []))
-        if run is not None:
-            return tracking.read_back(client, run)
-        return tracking.create_run(client, experiment_id, content, parent_id, self._tracking_uri.startswith("http"))
+        if self._runs is None:
+            self._runs = tracking.sweep_runs(client, experiment_id, self._sweep.key)
+        found = self._runs.pop(content.key, [])
+        run = self._chosen(content, found) or tracking.run_by_id(client, experiment_id, content.run_id)
+        if run is None:
+            self._note(content, [NEW])
+            return tracking.create_run(client, experiment_id, content, parent_id, self._tracking_uri.startswith("http"))
+        if run.info.lifecycle_stage == DELETED:
+            self._note(content, ["its run was deleted"])
+            client.restore_run(run.info.run_id)
+        return tracking.read_back(client, run)
+
+    def _chosen(self, content: RunContent, runs: Sequence[Any]) -> Any | None:
+        """Return the run to write to: of several live ones the best, the others are deleted; else one to restore."""
+        live = [run for run in runs if run.info.lifecycle_stage != DELETED]
+        if len(live) > 1:
+            self._note(content, [f"it had {len(live)} runs"])
+        if live:
+            return tracking.keep_one_run(self._store()[0], live, content.run_id)
+        deleted = [run for run in runs if REPLACED_BY not in run.data.tags]
+        return max(deleted, key=lambda run: (run.info.run_id == content.run_id, len(run.data.metrics)), default=None)
 
     def _parent_id(self, content: RunContent) -> str:
         if content.parent == SWEEP:
-            return self._open(sweep_content(self._sweep)).run_id
+            return self._open(with_tags(sweep_content(self._sweep), None), None).run_id
         if content.parent in self.run_ids:
             return self.run_ids[content.parent]
         identity = {"sweeper.sweep_key": self._sweep.key, "sweeper.trial_key": str(content.parent)}

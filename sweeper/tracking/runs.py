@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,7 +15,15 @@ from sweeper.ledger.record import TrialRecord
 from sweeper.secrets import redacted, redacted_values
 
 PARAM_CHARS, TAG_CHARS = 6000, 8000  # MLflow's limits
-REASON = "sweeper.reason"
+REASON, ORIGIN_TAG = "sweeper.reason", "sweeper.origin"
+REPLACES, REPLACED_BY = (
+    "sweeper.replaces",
+    "sweeper.replaced_by",
+)  # ids of the runs that a trial had before and has since
+# Numbers of an evaluation that are no metrics: the step of a point is its evaluation, its time tells the seconds.
+RETIRED_METRICS = ("epoch", "step", "seconds")
+BEST = "best_"  # begins the name of the metric with the best objective up to an evaluation
+MAX_NUMBER = 1.7976931348623157e308  # stands for infinity in MLflow
 SWEEP = ""  # key of the parent run; trials have their trial keys
 
 
@@ -28,6 +35,7 @@ class SweepInfo:
     objective   the metric `best_<objective>` of a trial's run is the trial's best value
     direction   `max` or `min`
     columns     searched parameters, each a column of MLflow's run table
+    metrics     the job's metrics
     tags        versions, data fingerprint, command ...
     texts       artifacts by file name, such as the resolved `search_space.yaml`
     files       artifacts that exist on disk
@@ -38,6 +46,7 @@ class SweepInfo:
     objective: str
     direction: str = "max"
     columns: Sequence[str] = ()
+    metrics: Sequence[str] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -45,17 +54,22 @@ class SweepInfo:
 
 
 class Point(NamedTuple):
-    """Hold one value of a metric; `timestamp` in milliseconds since 1970."""
+    """Hold one value of a metric; `timestamp` in milliseconds since 1970, None if it is unknown."""
 
     key: str
     value: float
     step: int
-    timestamp: int
+    timestamp: int | None
 
 
 @dataclass(frozen=True)
 class RunContent:
-    """Hold everything that a run should show. A value in `summary` may change; each change adds a point."""
+    """Hold everything that a run should show.
+
+    metrics  the names of all metrics that the run may have; others belong to the user
+    summary  values that may change; each change adds a point
+    run_id   the run in MLflow, as far as the ledger knows it
+    """
 
     key: str
     name: str
@@ -70,20 +84,33 @@ class RunContent:
     files: tuple[Path, ...] = ()
     started: int | None = None
     ended: int | None = None
+    metrics: tuple[str, ...] = ()
+    run_id: str | None = None
 
 
 @dataclass
 class StoredRun:
-    """Hold the values that a run already has in MLflow, so that only missing ones are written."""
+    """Hold the values that a run already has in MLflow, so that only missing ones are written.
+
+    files     names of its artifacts
+    contents  their contents, as far as they were written or read
+    """
 
     run_id: str
     status: str = "RUNNING"
+    name: str = ""
     tags: dict[str, str] = field(default_factory=dict)
-    params: set[str] = field(default_factory=set)
-    steps: dict[str, set[int]] = field(default_factory=dict)
-    latest: dict[str, float] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    points: dict[str, list[Point]] = field(default_factory=dict)
+    contents: dict[str, bytes] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)
+    started: int | None = None
+    ended: int | None = None
+
+    def latest(self, key: str) -> float | None:
+        """Return the value that MLflow's tables show: the one of the last step."""
+        found = max(self.points.get(key, ()), key=lambda point: (point.step, point.timestamp or 0), default=None)
+        return None if found is None else found.value
 
 
 def trial_content(
@@ -96,23 +123,36 @@ def trial_content(
     """Return the content of a trial's run. `Mirror.put` describes the arguments."""
     state = "STOPPED" if stopped else record.state
     repeat = f"trial {record.repeat_of}, seed {record.params['seed']}" if record.repeat_of is not None else None
-    optional = {"sweeper.origin": record.origin, REASON: record.reason}
+    optional = {ORIGIN_TAG: record.origin, REASON: record.reason}
     tags = {key: value for key, value in optional.items() if value} | _state_tags("trial", state)
+    tags |= {f"sweeper.{name}": text for name, text in _progress(record).items()}
     started = _milliseconds(record.started)
+    best = f"{BEST}{sweep.objective}"
     return RunContent(
         key=record.key,
-        name=repeat or f"trial {record.number}",
+        name=storable_text(repeat or f"trial {record.number}", TAG_CHARS),
         state=state,
         identity={"sweeper.sweep_key": sweep.key, "sweeper.trial_key": record.key},
         parent=parent or SWEEP,
         tags=storable_texts(tags, TAG_CHARS),
         params=storable_texts(record.params, PARAM_CHARS),
-        points=tuple(_points(record.evaluations, started)),
-        summary={} if record.value is None else _finite({f"best_{sweep.objective}": record.value}),
+        points=(
+            *_points(record.evaluations, started),
+            *_points(best_so_far(record.evaluations, sweep.objective, sweep.direction, best), started),
+        ),
         files=tuple(files),
         started=started,
         ended=_milliseconds(record.ended),
+        metrics=(*sweep.metrics, best),
+        run_id=record.run_id,
     )
+
+
+def _progress(record: TrialRecord) -> dict[str, str]:
+    """Return the epochs and the seconds of training until the last evaluation."""
+    last = record.evaluations[-1] if record.evaluations else {}
+    texts = {"epochs": ("epoch", "g"), "seconds": ("seconds", ".1f")}
+    return {name: format(last[key], form) for name, (key, form) in texts.items() if key in last}
 
 
 def sweep_content(
@@ -124,7 +164,7 @@ def sweep_content(
     """Return what the parent run of a sweep shows: `texts` are artifacts by file name, `metrics` the final ones."""
     return RunContent(
         key=SWEEP,
-        name=sweep.name,
+        name=storable_text(sweep.name, TAG_CHARS),
         state=state,
         identity={"sweeper.sweep_key": sweep.key, "sweeper.kind": "sweep"},
         tags=storable_texts({**sweep.tags, **_state_tags("sweep", state)}, TAG_CHARS),
@@ -135,28 +175,30 @@ def sweep_content(
     )
 
 
-def missing_points(content: RunContent, stored: StoredRun, now: int) -> list[Point]:
-    """Return the points of `content` that the stored run lacks. `now` is the time of an unfinished run's points."""
-    points = [point for point in content.points if point.step not in stored.steps.get(point.key, ())]
-    for key, value in content.summary.items():
-        if stored.latest.get(key) != value:
-            steps = (
-                *(step + 1 for step in stored.steps.get(key, ())),
-                *(point.step for point in content.points),
-            )
-            points.append(Point(key, value, max(steps, default=0), content.ended or now))
-    return points
+def best_so_far(
+    evaluations: Sequence[Mapping[str, Any]], objective: str, direction: str, name: str
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the best objective up to each evaluation as metric `name`, with the evaluation's `seconds`."""
+    better, best = max if direction == "max" else min, None
+    for evaluation in evaluations:
+        value = evaluation.get(objective)
+        if value is not None and math.isfinite(value):
+            best = value if best is None else better(best, value)
+        yield {name: best, "seconds": evaluation.get("seconds")}
 
 
 def _points(evaluations: Iterable[Mapping[str, Any]], started: int | None) -> Iterator[Point]:
-    """Yield a point for each number of each evaluation, the first at step 1. NaN is kept, since MLflow shows it."""
-    now = int(1000 * time.time())
+    """Yield a point for each metric of each evaluation, the first at step 1. NaN is kept, since MLflow shows it."""
     for step, evaluation in enumerate(evaluations, 1):
         seconds = evaluation.get("seconds")
-        timestamp = now if started is None or seconds is None else started + int(1000 * seconds)
+        timestamp = None if started is None or seconds is None else started + int(1000 * seconds)
         for key, value in evaluation.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                yield Point(key, float(value), step, timestamp)
+            if key not in RETIRED_METRICS and isinstance(value, int | float) and not isinstance(value, bool):
+                yield Point(key, _storable_number(float(value)), step, timestamp)
+
+
+def _storable_number(value: float) -> float:
+    return value if math.isnan(value) else max(-MAX_NUMBER, min(MAX_NUMBER, value))
 
 
 def _state_tags(kind: str, state: str) -> dict[str, str]:

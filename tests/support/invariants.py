@@ -14,7 +14,8 @@ from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.record import TrialRecord
 from sweeper.storage import checkpoint_store
 from sweeper.storage.settings import Stores
-from sweeper.tracking.client import STATUSES, connect
+from sweeper.tracking.client import connect
+from sweeper.tracking.differences import STATUSES
 
 
 def check(ledger: Ledger, stores: Stores, mirrored: bool = True, tidy: bool = True) -> None:
@@ -82,10 +83,12 @@ def check_mirror(ledger: Ledger, stores: Stores) -> None:
         state = "STOPPED" if record.state == "RUNNING" else record.state
         assert (run.data.tags["sweeper.state"], run.info.status) == (state, STATUSES[state]), record
         assert run.data.metrics.get(f"best_{ledger.objective}") == record.value, record
-        history = sorted(client.get_metric_history(run.info.run_id, ledger.objective), key=lambda point: point.step)
-        assert [point.value for point in history] == [e[ledger.objective] for e in record.evaluations], record
+        for name in ledger.attributes["metrics"]:
+            points = [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, name)]
+            assert sorted(points) == [(n, e[name]) for n, e in enumerate(record.evaluations, 1)], record
+        assert run.data.metrics.keys() <= {*ledger.attributes["metrics"], f"best_{ledger.objective}"}, record
     parents = client.search_runs(experiments, "tags.`sweeper.kind` = 'sweep'")
-    assert [run.info.status for run in parents] in (["FINISHED"], ["KILLED"])
+    assert [run.info.status for run in parents] in (["FINISHED"], ["SCHEDULED"])
 
 
 def outcomes(ledger: Ledger) -> list[str]:

@@ -88,7 +88,7 @@ def test_a_sweep_ends_without_mlflow_and_sync_ships_everything(
     with pytest.raises(AssertionError):
         check(ledger, stores)
     synced = invoke("sync", "toy")
-    assert (synced.exit_code, synced.stdout) == (0, "toy: MLflow has all 2 trials\n")
+    assert (synced.exit_code, synced.stdout.splitlines()[-1]) == (0, "toy: MLflow has all 2 trials")
     check(load_ledger(open_storage(stores.ledger), "toy"), stores)
     assert result.exit_code == 4, result.output
 

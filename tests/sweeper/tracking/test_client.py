@@ -25,8 +25,9 @@ from sweeper.storage.settings import Stores, read_stores
 from sweeper.tracking import client as tracking
 from sweeper.tracking import server
 from sweeper.tracking.client import check_store
+from sweeper.tracking.differences import missing_points
 from sweeper.tracking.mirror import Mirror
-from sweeper.tracking.runs import Point, StoredRun, SweepInfo, missing_points, sweep_content, trial_content
+from sweeper.tracking.runs import Point, StoredRun, SweepInfo, sweep_content, trial_content
 from tests.support.limits import killed_at
 from tests.support.mirrors import STARTED, SWEEP, client, history, open_mirror, snapshot
 
@@ -84,24 +85,24 @@ def test_long_and_odd_texts_are_made_to_fit() -> None:
 
 def test_only_what_a_run_lacks_is_written() -> None:
     record = trial_content(snapshot(epochs=3), SWEEP)
-    known = StoredRun("id", steps={"exact_match": {1, 2}, "epoch": {1, 2, 3}, "seconds": {1, 2, 3}})
-    points = missing_points(record, known, now=0)
+    known = StoredRun("id", points={"exact_match": [Point("exact_match", n / 10, n, 0) for n in (1, 2)]})
+    points = missing_points(record, known)
     assert [(point.key, point.step, point.value) for point in points] == [
         ("exact_match", 3, 0.3),
-        ("best_exact_match", 3, 0.3),
+        *(("best_exact_match", n, n / 10) for n in (1, 2, 3)),
     ]
 
 
-def test_an_unchanged_best_value_is_not_written_again() -> None:
-    record = trial_content(snapshot(epochs=1, evaluations=[]), SWEEP)
-    known = StoredRun("id", steps={"best_exact_match": {1}}, latest={"best_exact_match": 0.1})
-    assert missing_points(record, known, now=0) == []
+def test_an_unchanged_best_value_of_a_sweep_is_not_written_again() -> None:
+    record = sweep_content(SWEEP, "COMPLETE", metrics={"best_exact_match": 0.4})
+    known = StoredRun("id", points={"best_exact_match": [Point("best_exact_match", 0.4, 0, 0)]})
+    assert missing_points(record, known) == []
 
 
 def test_a_better_result_of_a_resumed_sweep_is_a_further_point() -> None:
     record = sweep_content(SWEEP, "COMPLETE", metrics={"best_exact_match": 0.5, "best_f1": math.nan})
-    known = StoredRun("id", steps={"best_exact_match": {0}}, latest={"best_exact_match": 0.4})
-    assert missing_points(record, known, now=7) == [Point("best_exact_match", 0.5, 1, 7)]
+    known = StoredRun("id", points={"best_exact_match": [Point("best_exact_match", 0.4, 0, 0)]})
+    assert missing_points(record, known) == [Point("best_exact_match", 0.5, 1, None)]
 
 
 # what MLflow shows
@@ -124,7 +125,8 @@ def test_the_history_is_every_evaluation_in_order(stores: Stores) -> None:
     record(stores, *(snapshot(2, epochs, state="RUNNING") for epochs in range(4)), snapshot(2))
     run = runs(stores)["trial 2"]
     assert history(stores, run, "exact_match") == [(n, n / 10 + 0.02) for n in (1, 2, 3, 4)]
-    assert history(stores, run, "epoch") == [(n, float(n)) for n in (1, 2, 3, 4)]
+    assert sorted(run.data.metrics) == ["best_exact_match", "exact_match"]  # and no epoch, step or seconds
+    assert (run.data.tags["sweeper.epochs"], run.data.tags["sweeper.seconds"]) == ("4", "120.0")
     assert run.info.start_time == STARTED.timestamp() * 1000
     assert run.info.end_time == STARTED.timestamp() * 1000 + 300_000
 
@@ -138,7 +140,7 @@ def test_the_run_table_has_the_best_value_not_the_last(stores: Stores) -> None:
 
 @pytest.mark.parametrize(
     ("state", "status"),
-    [("COMPLETE", "FINISHED"), ("PRUNED", "KILLED"), ("FAIL", "FAILED"), ("RUNNING", "RUNNING")],
+    [("COMPLETE", "FINISHED"), ("PRUNED", "FINISHED"), ("FAIL", "FAILED"), ("RUNNING", "RUNNING")],
 )
 def test_states_are_mapped_and_kept_as_a_tag(stores: Stores, state: str, status: str) -> None:
     record(stores, snapshot(state=state))
@@ -159,7 +161,7 @@ def test_the_parent_has_the_search_space_and_the_results(stores: Stores) -> None
     with open_mirror(stores) as mirror:
         mirror.finish("STOPPED", {"comparison.md": "| trial |"}, {"best_exact_match": 0.4})
     parent = runs(stores)["qa_backbones"]
-    assert (parent.info.status, parent.data.tags["sweeper.state"]) == ("KILLED", "STOPPED")
+    assert (parent.info.status, parent.data.tags["sweeper.state"]) == ("SCHEDULED", "STOPPED")
     assert parent.data.metrics == {"best_exact_match": 0.4}
     folder = stores.root / "artifacts" / parent.info.run_id / "artifacts"
     assert (folder / "search_space.yaml").read_text() == SWEEP.texts["search_space.yaml"]
@@ -167,7 +169,7 @@ def test_the_parent_has_the_search_space_and_the_results(stores: Stores) -> None
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(None, "FINISHED"), (ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")]
+    ("error", "status"), [(None, "FINISHED"), (ValueError, "FAILED"), (KeyboardInterrupt, "SCHEDULED")]
 )
 def test_a_sweep_that_is_left_is_closed(stores: Stores, error: type[BaseException] | None, status: str) -> None:
     with contextlib.suppress(*[error] if error else []), open_mirror(stores):
@@ -176,14 +178,14 @@ def test_a_sweep_that_is_left_is_closed(stores: Stores, error: type[BaseExceptio
     assert runs(stores)["qa_backbones"].info.status == status
 
 
-def test_files_are_kept_once_and_a_lost_one_is_no_failure(stores: Stores, tmp_path: Path) -> None:
+def test_a_changed_file_replaces_the_stored_one_and_a_lost_one_is_no_failure(stores: Stores, tmp_path: Path) -> None:
     kept = tmp_path / "predictions.json"
     kept.write_text("{}")
     record(stores, snapshot(), files=[kept, tmp_path / "lost.json"])
     kept.write_text("changed")
     record(stores, snapshot(), files=[kept])
     folder = stores.root / "artifacts" / runs(stores)["trial 0"].info.run_id / "artifacts"
-    assert [(file.name, file.read_text()) for file in folder.iterdir()] == [("predictions.json", "{}")]
+    assert [(file.name, file.read_text()) for file in folder.iterdir()] == [("predictions.json", "changed")]
 
 
 def test_a_repeat_is_a_child_of_the_trial_it_repeats(stores: Stores) -> None:
@@ -229,7 +231,7 @@ def test_a_run_that_was_left_halfway_is_completed(stores: Stores) -> None:
     record(stores, snapshot(0, 4))
     run = runs(stores)["trial 0"]
     assert history(stores, run, "exact_match") == [(n, n / 10) for n in (1, 2, 3, 4)]
-    assert history(stores, run, "best_exact_match") == [(2, 0.2), (4, 0.4)]
+    assert history(stores, run, "best_exact_match") == [(n, n / 10) for n in (1, 2, 3, 4)]
     assert run.info.status == "FINISHED"
 
 
@@ -308,11 +310,11 @@ def test_superseded_snapshots_are_skipped(stores: Stores, monkeypatch: pytest.Mo
     begun, go_on = threading.Event(), threading.Event()
     original = tracking.write_run
 
-    def slow(client: Any, record: Any, known: StoredRun) -> None:
+    def slow(client: Any, record: Any, known: StoredRun) -> list[str]:
         written.append(record.key)
         begun.set()
         assert go_on.wait(20)
-        original(client, record, known)
+        return original(client, record, known)
 
     monkeypatch.setattr(tracking, "write_run", slow)
     with open_mirror(stores) as mirror:
@@ -425,17 +427,17 @@ def test_a_record_that_can_never_be_written_holds_up_no_other(stores: Stores) ->
 
 
 def test_what_a_lost_answer_had_written_is_read_back(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = tracking._log_values
+    original = tracking.log_values
     lost: list[str] = []
 
     def loses_the_answer_once(client: Any, record: Any, known: StoredRun) -> None:
-        if record.key == "key0" and not lost:
+        if known.tags.get("sweeper.trial_key") == "key0" and not lost:
             lost.append(known.run_id)
             original(client, record, copy.deepcopy(known))
             raise OSError("cable pulled")
         original(client, record, known)
 
-    monkeypatch.setattr(tracking, "_log_values", loses_the_answer_once)
+    monkeypatch.setattr(tracking, "log_values", loses_the_answer_once)
     # without `seconds` every snapshot dates the points anew, so the store cannot tell doubles by itself
     evaluations = [{"epoch": float(epoch), "exact_match": epoch / 10} for epoch in range(1, 5)]
     with open_mirror(stores) as mirror:

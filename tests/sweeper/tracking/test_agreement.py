@@ -1,0 +1,226 @@
+"""Ledger, Optuna's intermediate values and MLflow agree after every history, and `sync` corrects what was changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from sweeper.driver import mirroring
+from sweeper.driver.run import Outcome, sync_mlflow
+from sweeper.ledger.database import open_storage
+from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
+from sweeper.ledger.record import TrialRecord
+from sweeper.space.search_space import SearchSpace
+from sweeper.storage.settings import Stores
+from sweeper.tracking.differences import STATUSES, same_time
+from sweeper.tracking.mirror import Mirror
+from tests.support.mirrors import client
+from tests.support.trials import asked
+
+Make = Callable[..., SearchSpace]
+numbers = count()
+
+
+def live_runs(stores: Stores, ledger: Ledger) -> list[Any]:
+    key = ledger.attributes["shown_as"]
+    experiment = client(stores).get_experiment_by_name("toy").experiment_id
+    return list(client(stores).search_runs([experiment], f"tags.`sweeper.sweep_key` = '{key}'", max_results=500))
+
+
+def assert_agreement(ledger: Ledger, stores: Stores) -> None:
+    """Assert that each trial has one run in MLflow, which shows what the ledger and Optuna hold and nothing else."""
+    runs = live_runs(stores, ledger)
+    parents = [run.info.run_id for run in runs if run.data.tags["sweeper.kind"] == "sweep"]
+    shown = {run.data.tags.get("sweeper.trial_key"): run for run in runs}
+    assert len(parents) == 1
+    assert len(runs) == len(shown) == len(ledger.records()) + 1
+    for record in ledger.records():
+        assert_shown(record, ledger, stores, shown[record.key], shown)
+    for trial in ledger.storage.get_all_trials(ledger._study_id):
+        heights = [e["height"] for e in ledger.record(trial.number).evaluations]
+        assert trial.intermediate_values == dict(enumerate(heights, 1))
+
+
+def assert_shown(record: TrialRecord, ledger: Ledger, stores: Stores, run: Any, shown: dict[Any, Any]) -> None:
+    tags, info = run.data.tags, run.info
+    above = None if record.repeat_of is None else ledger.record(record.repeat_of).key
+    assert tags["mlflow.parentRunId"] == shown[above].info.run_id
+    state = tags["sweeper.state"]
+    assert state == record.state or (record.state == "RUNNING" and state == "STOPPED")
+    assert info.status == STATUSES[state]
+    assert info.run_name.startswith("trial ")
+    assert (tags.get("sweeper.reason"), run.data.params) == (
+        record.reason,
+        {k: str(v) for k, v in record.params.items()},
+    )
+    started = record.started and int(1000 * record.started.timestamp())
+    assert same_time(started, info.start_time)
+    assert same_time(record.ended and int(1000 * record.ended.timestamp()), info.end_time)
+    points = {
+        (name, n, e[name], info.start_time + int(1000 * e["seconds"]))
+        for n, e in enumerate(record.evaluations, 1)
+        for name in ("height", "eval_loss")
+    }
+    names = run.data.metrics.keys() - {"best_height"}
+    histories = [(name, client(stores).get_metric_history(run.info.run_id, name)) for name in names]
+    found = [(name, one.step, one.value, one.timestamp) for name, history in histories for one in history]
+    assert (len(found), set(found)) == (len(points), points)
+    assert run.data.metrics.get("best_height") == record.value
+    assert run.data.metrics.get("height") == (record.evaluations[-1]["height"] if record.evaluations else None)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out plots and report, which take seconds."""
+    monkeypatch.setattr(mirroring, "page_texts", mirroring.table_texts)
+
+
+def synced(ledger: Ledger, stores: Stores) -> Outcome:
+    """Run `sync`, then once more, which must find nothing to correct."""
+    outcome = sync_mlflow(ledger, stores)
+    assert outcome.mirror_failure is None
+    ledger = load_ledger(open_storage(stores.ledger), ledger.name)
+    assert_agreement(ledger, stores)
+    again = sync_mlflow(ledger, stores)
+    assert [line for line in again.corrections if "corrected: " in line and "not corrected" not in line] == []
+    return outcome
+
+
+# any history
+
+
+class History:
+    """A sweep of one trial and a repeat, written to ledger and MLflow by drivers that come and go."""
+
+    def __init__(self, stores: Stores, space: SearchSpace) -> None:
+        self.stores, self.space, self.name = stores, space, f"toy-{next(numbers)}"
+        ledger = create_ledger(open_storage(stores.ledger), space, self.name, {})
+        asked(ledger, space)
+        ledger.repeat(0, 7)
+        self.epochs, self.seconds = {0: 0, 1: 0}, 0.0
+        self.mirror: Mirror | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Start a driver: it repairs the ledger and shows all trials."""
+        self.ledger = load_ledger(open_storage(self.stores.ledger), self.name)
+        self.ledger.repair(self.space)
+        self.mirror = mirroring.mirror_of(self.ledger, self.space, self.stores).__enter__()
+        for record in self.ledger.records():
+            mirroring.show_trial(self.mirror, self.ledger, record)
+
+    def kill(self) -> None:
+        """End the driver without a last word to MLflow. What was not shown before is not written."""
+        if self.mirror is not None:
+            self.mirror._finished = True
+            self.mirror.__exit__(None, None, None)
+            assert self.mirror.failure is None
+
+    def running(self, number: int) -> bool:
+        return self.ledger.record(number).state == "RUNNING"
+
+    def report(self, number: int, height: float, shown: bool) -> None:
+        if self.running(number) and self.epochs[number] < 3:
+            self.epochs[number] += 1
+            self.seconds += 1.5
+            metrics = {"height": height, "eval_loss": 1 - height, "seconds": self.seconds}
+            self.show(self.ledger.report(number, {**metrics, "epoch": float(self.epochs[number])}, None), shown)
+
+    def go_back(self, number: int, epochs: int, told: bool) -> None:
+        if self.running(number):
+            self.epochs[number] = max(0, self.epochs[number] - epochs)
+            if told:
+                self.show(self.ledger.rewind(number, self.epochs[number]), True)
+
+    def end(self, number: int, shown: bool) -> None:
+        if self.running(number):
+            self.show(self.ledger.finish(number, "PRUNED", "stopped early"), shown)
+
+    def show(self, record: TrialRecord, shown: bool) -> None:
+        if shown and self.mirror is not None:
+            mirroring.show_trial(self.mirror, self.ledger, record)
+            assert self.mirror.flush(60)
+
+    def finish(self) -> None:
+        self.kill()
+        self.start()
+        assert self.mirror is not None
+        mirroring.finish_mirror(self.ledger, self.mirror)
+        self.kill()
+        assert_agreement(load_ledger(open_storage(self.stores.ledger), self.name), self.stores)
+
+
+trials = st.sampled_from([0, 1])
+events = st.lists(
+    st.one_of(
+        st.tuples(st.just("report"), trials, st.sampled_from([0.1, 0.5, 0.9]), st.booleans()),
+        st.tuples(st.just("go_back"), trials, st.integers(1, 3), st.booleans()),
+        st.tuples(st.just("end"), trials, st.booleans()),
+        st.just(("kill",)),
+    ),
+    min_size=4,
+    max_size=14,
+)
+BACK_AND_STOPPED = [  # at the second epoch, after it went back to the first
+    ("report", 0, 0.1, True),
+    ("report", 0, 0.5, True),
+    ("report", 0, 0.9, True),
+    ("go_back", 0, 2, True),
+    ("report", 0, 0.1, False),
+    ("end", 0, True),
+]
+KILLED_BEFORE_A_RECORD = [  # then other values; the run above that of a repeat is replaced
+    ("report", 0, 0.9, True),
+    ("report", 1, 0.9, True),
+    ("report", 0, 0.9, False),
+    ("kill",),
+    ("go_back", 0, 2, False),
+    ("report", 0, 0.5, True),
+    ("report", 1, 0.1, True),
+]
+
+
+def play(history: History, events: list[tuple[Any, ...]]) -> None:
+    for name, *arguments in events:
+        if name == "kill":
+            history.kill()
+            history.start()
+        else:
+            getattr(history, name)(*arguments)
+    history.finish()
+
+
+@pytest.mark.parametrize("case", [BACK_AND_STOPPED, KILLED_BEFORE_A_RECORD])
+def test_epochs_trained_again_replace_the_earlier_ones_everywhere(
+    stores: Stores, toy_space: Make, quick: None, case: list[tuple[Any, ...]]
+) -> None:
+    play(History(stores, toy_space()), case)
+
+
+def any_history(examples: int) -> Callable[[Any], Any]:
+    quiet = list(HealthCheck)
+    phases = [Phase.explicit, Phase.generate]  # a history takes seconds; a smaller one would take minutes to find
+    return settings(max_examples=examples, deadline=None, suppress_health_check=quiet, phases=phases)
+
+
+@any_history(3)
+@given(events=events)
+def test_after_any_history_all_records_agree(
+    stores: Stores, toy_space: Make, quick: None, events: list[tuple[Any, ...]]
+) -> None:
+    play(History(stores, toy_space()), events)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@any_history(300)
+@given(events=events)
+def test_after_many_histories_all_records_agree(
+    stores: Stores, toy_space: Make, quick: None, events: list[tuple[Any, ...]]
+) -> None:
+    play(History(stores, toy_space()), events)
