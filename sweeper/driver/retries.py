@@ -31,7 +31,7 @@ def retry_incident(
         return _incident(record, failure, {}) if tried < budget[failure.kind] else None
     if failure.kind == "memory":
         changed = smaller_params(record, space)
-        fewer = {"at_once": others, "memory": memory} if failure.killed and others else {}
+        fewer = {"at_once": others, "memory": memory} if others else {}
         return {**_incident(record, failure, changed), **fewer} if changed or fewer else None
     return None
 

@@ -98,5 +98,5 @@ def incident_line(incident: Incident) -> str:
     """
     what = INCIDENT_TEXTS[incident["kind"]]
     settings = " and ".join(f"{name} {value}" for name, value in incident["changed"].items())
-    fewer = f", from now on {incident['at_once']} at once" if "at_once" in incident else ""
+    fewer = f"; from now on at most {incident['at_once']} at once" if "at_once" in incident else ""
     return f"{what} after epoch {incident['epoch']:g}, goes on{f' with {settings}' if settings else ''}{fewer}"

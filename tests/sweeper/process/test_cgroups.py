@@ -63,6 +63,12 @@ def test_a_container_sees_its_limits_whatever_the_names_of_its_groups(tmp_path: 
         assert (cpu_quota(root), memory_limit(root)) == (0.5, GIB)
 
 
+def test_a_group_outside_of_the_mount_is_not_read(tmp_path: Path) -> None:
+    files = {"cpu.max": "50000 100000\n", "../other/cpu.max": "10000 100000\n", "x/cpu.max": "10000 100000\n"}
+    assert cpu_quota(version_2(tmp_path / "1", files, "/../other")) == 0.5
+    assert cpu_quota(version_2(tmp_path / "2", files, "/x", mounted="/docker/x")) == 0.5
+
+
 def test_a_hybrid_machine_is_read_in_both_versions(tmp_path: Path) -> None:
     mounts = V1.format(group="/", folder="/sys/fs/cgroup/memory", controller="memory")
     mounts += V2.format(group="/", folder="/sys/fs/cgroup/unified")

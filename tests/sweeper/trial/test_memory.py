@@ -86,7 +86,7 @@ def test_a_process_that_was_killed_before_it_had_an_address_is_explained_too() -
 def test_a_kill_of_another_program_explains_no_later_death() -> None:
     machine = Machine()
     kills = machine.record()
-    trial = [ProcessAddress(1, "", 0)]
+    trial = [ProcessAddress(1, "node-of-ray", 0)]
     machine.kills = 1
     kills.forget()
     machine.time += UNEXPLAINED_SECONDS / 2
