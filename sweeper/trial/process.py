@@ -29,6 +29,9 @@ from sweeper.trial.handover import LOG, RESUMED, FailureKind, TrialConfig, Trial
 from sweeper.trial.imports import import_trial_job
 from sweeper.trial.memory import kernel_failure
 
+# Messages of PyTorch for CUDA, cuBLAS and the CPU, of the C++ library, and of the system, in lower case.
+MEMORY_TEXTS = ("out of memory", "alloc_failed", "can't allocate memory", "std::bad_alloc", "cannot allocate memory")
+
 
 class Diverged(ArithmeticError):
     """Signal that a metric is not finite."""
@@ -227,10 +230,10 @@ def lost_child(error: Exception) -> bool:
 
 
 def failure_kind(error: Exception) -> FailureKind:
-    """Classify an error. PyTorch reports `out of memory` for CUDA and `can't allocate memory` on the CPU."""
+    """Classify an error by its type and its message."""
     text = str(error).lower()
     if isinstance(error, Diverged):
         return "diverged"
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    if isinstance(error, MemoryError) or any(one in text for one in MEMORY_TEXTS):
         return "memory"
     return "error"

@@ -25,6 +25,7 @@ from sweeper.driver.tuning import run_trials
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.record import TrialRecord
+from sweeper.process.cgroups import memory_state
 from sweeper.process.signals import Interrupt
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores
@@ -236,6 +237,14 @@ class TestOnNodes:
         assert said[0].startswith("no node can run the next trial; it needs 1 × 1 CPU and 5 GPU; nodes: ")
         assert str(interrupt.cause).startswith("sweep toy: for 2 s no node could run a trial; it needs 1 × 1 CPU")
         assert str(interrupt.cause).endswith("add one, then sweeper resume toy")
+
+    def test_each_node_tells_its_memory_and_a_lost_one_nothing(self, nodes: Nodes) -> None:
+        here = memory_state()
+        states = [cluster.memory_on_node(str(node["NodeID"])) for node in cluster.live_ray_nodes()]
+        assert len(states) >= 3
+        assert {state.total for state in states if state} == {here.total}
+        assert cluster.memory_on_node("ab" * 28) is None
+        assert cluster.memory_on_node("") is None
 
     def test_data_that_differs_is_refused_before_the_first_trial(
         self, nodes: Nodes, sweep: Callable[..., Sweep]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from concurrent.futures.process import BrokenProcessPool
@@ -173,6 +174,24 @@ def test_a_job_whose_own_process_was_killed_ran_out_of_memory_if_the_kernel_coun
     with pytest.raises(process.TrialError), process.recorded_failure(tmp_path):
         raise error
     assert (read_failure(tmp_path).kind, read_failure(tmp_path).killed) == (kind, kind == "memory")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("std::bad_alloc"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
+)
+def test_an_allocation_that_fails_is_want_of_memory(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(process.TrialError), process.recorded_failure(tmp_path):
+        raise error
+    failure = read_failure(tmp_path)
+    assert (failure.kind, failure.killed) == ("memory", False)
 
 
 def test_another_error_is_no_want_of_memory_though_the_kernel_killed_somebody(
