@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import sqlite3
+import time
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +25,7 @@ from sweeper.storage.settings import Stores
 from sweeper.tracking.differences import STATUSES, same_time
 from sweeper.tracking.mirror import Mirror
 from tests.support.mirrors import client
-from tests.support.trials import asked
+from tests.support.trials import asked, evaluated
 
 Make = Callable[..., SearchSpace]
 numbers = count()
@@ -224,3 +229,181 @@ def test_after_many_histories_all_records_agree(
     stores: Stores, toy_space: Make, quick: None, events: list[tuple[Any, ...]]
 ) -> None:
     play(History(stores, toy_space()), events)
+
+
+# what others changed
+
+
+def add_sweep(stores: Stores, space: SearchSpace, count: int) -> tuple[Ledger, dict[int, str]]:
+    """Make a finished sweep, all of it in MLflow. Return its ledger and the run ids of its trials."""
+    ledger = create_ledger(open_storage(stores.ledger), space, "toy", {})
+    for number in range(count):
+        workdir = stores.root / f"toy/trials/{number:04d}"
+        evaluated(ledger, asked(ledger, space).number, workdir, 2)
+        (workdir / "checkpoint-000002/predictions.json").write_text(f"[{number}]")
+        ledger.finish(number, "PRUNED", "stopped early after epoch 2")
+    sync_mlflow(ledger, stores)
+    ledger = load_ledger(open_storage(stores.ledger), "toy")
+    assert_agreement(ledger, stores)
+    return ledger, {record.number: str(record.run_id) for record in ledger.records()}
+
+
+def sql(stores: Stores, statement: str, *values: Any) -> None:
+    with contextlib.closing(sqlite3.connect(stores.root / "mlflow.db")) as database, database:
+        assert database.execute(statement, values).rowcount > 0
+
+
+def double(stores: Stores, run_id: str) -> None:
+    run = client(stores).get_run(run_id)
+    client(stores).create_run(run.info.experiment_id, tags=run.data.tags)
+
+
+def other_file(stores: Stores, run_id: str) -> None:
+    (stores.root / f"artifacts/{run_id}/artifacts/predictions.json").write_text("[9]")
+
+
+Change = Callable[[Stores, str], object]
+CHANGES: list[tuple[Change, str]] = [
+    (lambda at, run: client(at).set_tag(run, "sweeper.state", "FAIL"), "tag sweeper.state was 'FAIL'"),
+    (lambda at, run: client(at).delete_tag(run, "sweeper.reason"), "tag sweeper.reason was missing"),
+    (lambda at, run: client(at).set_tag(run, "mlflow.parentRunId", "elsewhere"), "it lay below another run"),
+    (lambda at, run: client(at).update_run(run, name="mine"), "its name was 'mine'"),
+    (lambda at, run: client(at).update_run(run, status="KILLED"), "its status was KILLED"),
+    (lambda at, run: client(at).set_terminated(run, "FINISHED", 1234567), "its end time was wrong"),
+    (lambda at, run: client(at).delete_run(run), "its run was deleted"),
+    (double, "it had 2 runs"),
+    (lambda at, run: client(at).log_metric(run, "height", 9.0, step=1), "metric height had other values"),
+    (lambda at, run: client(at).log_metric(run, "height", 9.0, step=7), "metric height had other values"),
+    (lambda at, run: client(at).log_metric(run, "seconds", 9.0), "seconds was among the metrics"),
+    (
+        lambda at, run: sql(at, "UPDATE params SET value = '7' WHERE run_uuid = ? AND key = 'backbone'", run),
+        "parameter backbone was '7'",
+    ),
+    (
+        lambda at, run: sql(at, "DELETE FROM params WHERE run_uuid = ? AND key = 'backbone'", run),
+        "parameter backbone was missing",
+    ),
+    (lambda at, run: sql(at, "UPDATE runs SET start_time = 7 WHERE run_uuid = ?", run), "its start time was wrong"),
+    (
+        lambda at, run: sql(at, "DELETE FROM metrics WHERE run_uuid = ? AND key = 'height' AND step = 1", run),
+        "metric height lacked 1 value",
+    ),
+    (other_file, "file predictions.json differed"),
+    (lambda at, run: client(at).set_tag(run, "sweeper.trial_key", "another"), "tag sweeper.trial_key was 'another'"),
+    (lambda at, run: client(at).set_tag(run, "sweeper.sweep_key", "another"), "tag sweeper.sweep_key was 'another'"),
+]
+
+
+@pytest.mark.timeout(300)
+def test_sync_corrects_what_was_changed_in_mlflow_and_says_so(stores: Stores, toy_space: Make, quick: None) -> None:
+    ledger, runs = add_sweep(stores, toy_space("search.trials=20"), len(CHANGES))
+    for number, (change, _) in enumerate(CHANGES):
+        change(stores, runs[number])
+    outcome = synced(ledger, stores)
+    lines = {line.partition(":")[0]: line for line in outcome.corrections}
+    assert [f"trial {n}" for n, (_, told) in enumerate(CHANGES) if told not in lines.get(f"trial {n}", "")] == []
+    assert len(lines) == len(CHANGES)
+    for number in range(len(CHANGES)):
+        run_id = load_ledger(open_storage(stores.ledger), "toy").record(number).run_id
+        file = stores.root / f"artifacts/{run_id}/artifacts/predictions.json"
+        assert file.read_text() == f"[{number}]"
+
+
+def test_sync_corrects_the_run_of_the_sweep(stores: Stores, toy_space: Make, quick: None) -> None:
+    ledger, _ = add_sweep(stores, toy_space(), 1)
+    parent = next(run for run in live_runs(stores, ledger) if run.data.tags["sweeper.kind"] == "sweep").info.run_id
+    folder = stores.root / f"artifacts/{parent}/artifacts"
+    (folder / "comparison.md").unlink()
+    (folder / "search_space.yaml").write_text("name: other\n")
+    client(stores).log_metric(parent, "best_height", 9.0, step=5)
+    client(stores).update_run(parent, status="FAILED")
+    (line,) = synced(ledger, stores).corrections
+    for told in (
+        "file comparison.md was missing",
+        "file search_space.yaml differed",
+        "metric best_height lacked 1 value",
+        "its status was FAILED",
+    ):
+        assert told in line
+    assert "best_height" in client(stores).get_run(parent).data.metrics
+
+
+@pytest.mark.parametrize("loss", ["experiment", "database", "parent"])
+def test_sync_brings_back_what_was_deleted(
+    stores: Stores, toy_space: Make, quick: None, blank: Path, loss: str
+) -> None:
+    ledger, runs = add_sweep(stores, toy_space(), 2)
+    client(stores).log_metric(runs[0], "height", 9.0, step=1)  # so that one run is replaced before
+    synced(ledger, stores)
+    if loss == "experiment":
+        client(stores).delete_experiment(client(stores).get_experiment_by_name("toy").experiment_id)
+    elif loss == "parent":
+        client(stores).delete_run(client(stores).get_run(runs[1]).data.tags["mlflow.parentRunId"])
+    else:
+        shutil.copy(blank, stores.root / "mlflow.db")
+    ledger = load_ledger(open_storage(stores.ledger), "toy")
+    told = " ".join(synced(ledger, stores).corrections)
+    assert {"database": "trial 1: corrected: its run was missing", "parent": "toy: corrected: its run was deleted"}.get(
+        loss, "trial 0: corrected: it had 2 runs"
+    ) in told
+
+
+def test_what_a_user_added_to_a_run_outlives_its_replacement(stores: Stores, toy_space: Make, quick: None) -> None:
+    ledger, runs = add_sweep(stores, toy_space(), 1)
+    at = client(stores)
+    at.set_tag(runs[0], "mlflow.note.content", "look here")
+    at.set_tag(runs[0], "mine", "yes")
+    at.log_param(runs[0], "my_param", "1")
+    at.log_metric(runs[0], "my_metric", 0.5, step=3)
+    at.log_text(runs[0], "a note", "notes/note.txt")
+    at.log_metric(runs[0], "height", 9.0, step=1)
+    outcome = sync_mlflow(ledger, stores)
+    new = str(outcome.records[0].run_id)
+    assert new != runs[0]
+    run, old = at.get_run(new), at.get_run(runs[0])
+    assert (run.data.tags["mlflow.note.content"], run.data.tags["mine"]) == ("look here", "yes")
+    assert (run.data.params["my_param"], run.data.metrics["my_metric"]) == ("1", 0.5)
+    assert (stores.root / f"artifacts/{new}/artifacts/notes/note.txt").read_text() == "a note"
+    assert (run.data.tags["sweeper.replaces"], old.data.tags["sweeper.replaced_by"]) == (runs[0], new)
+    assert old.info.lifecycle_stage == "deleted"
+    assert sync_mlflow(ledger, stores).corrections == ()
+
+
+@pytest.mark.slow
+def test_a_run_that_a_model_was_made_from_is_kept_and_told(stores: Stores, toy_space: Make, quick: None) -> None:
+    ledger, runs = add_sweep(stores, toy_space(), 1)
+    client(stores).create_registered_model("toy")
+    client(stores).create_model_version("toy", "file:///a/folder", runs[0])
+    client(stores).log_metric(runs[0], "seconds", 9.0)  # as an earlier version did: not worth a word
+    assert sync_mlflow(ledger, stores).corrections == ()
+    client(stores).log_metric(runs[0], "height", 9.0, step=1)
+    outcome = sync_mlflow(ledger, stores)
+    assert outcome.corrections == (
+        "trial 0: not corrected: metric height had other values; MLflow cannot change that, and toy version 1 was made "
+        "from it",
+    )
+    assert outcome.records[0].run_id == runs[0]
+
+
+def test_a_run_of_no_trial_is_told_and_left_alone(stores: Stores, toy_space: Make, quick: None) -> None:
+    ledger, runs = add_sweep(stores, toy_space(), 1)
+    run = client(stores).get_run(runs[0])
+    tags = {**run.data.tags, "sweeper.trial_key": "unknown", "mlflow.runName": "stranger"}
+    made = client(stores).create_run(run.info.experiment_id, tags=tags)
+    (line,) = sync_mlflow(ledger, stores).corrections
+    assert line.startswith("stranger: left alone: it belongs to no trial of the ledger")
+    assert client(stores).get_run(made.info.run_id).info.lifecycle_stage == "active"
+
+
+@pytest.mark.slow
+def test_times_read_in_another_zone_are_no_difference(
+    stores: Stores, toy_space: Make, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, _ = add_sweep(stores, toy_space(), 1)
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    time.tzset()
+    try:
+        assert sync_mlflow(ledger, stores).corrections == ()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
