@@ -6,18 +6,23 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from psutil import Process
+
+from jobs.files import disk_errors, disk_trouble
 from sweeper.cluster.capacity import Machine
+from sweeper.cluster.obstacles import start_obstacle
 from sweeper.cluster.ray_folder import private_folder
-from sweeper.cluster.watchdog import START_SECONDS, STOP_SECONDS, parts_of, watchdog
+from sweeper.cluster.watchdog import START_SECONDS, STOP_SECONDS, RayParts, parts_of, watchdog
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.process.import_path import library_path
 from sweeper.process.signals import Interrupt, adopt_orphans, descendants, kill_processes, signals_blocked
 from sweeper.secrets import redacted_values
 
+CAUSE_CHARS = 300
 OBJECT_STORE_BYTES = 100 * 2**20  # trials exchange only paths and numbers
 
 # Environment variables that Ray reads when it is imported or started. Its processes inherit them.
@@ -64,8 +69,28 @@ def ray_session(
     ray_constants.ENABLE_RAY_CLUSTER = False
     earlier = descendants()
     adopt_orphans()
-    with private_folder() as folder, watchdog(sweep, interrupt or Interrupt(), say) as dog:
-        with dog.limit(START_SECONDS, "start"), signals_blocked():
+    with temporary_folder() as folder, watchdog(sweep, interrupt or Interrupt(), say) as dog:
+        try:
+            with dog.limit(START_SECONDS, "start"):
+                dog.parts = start_ray(machine, folder)
+            yield
+        finally:
+            dog.parts = None
+            with dog.limit(STOP_SECONDS, "stop"):
+                stop_ray([process for process in descendants() if process not in earlier])
+
+
+def start_ray(machine: Machine, folder: Path) -> RayParts:
+    """Start Ray with its files in `folder` and return what the watchdog needs to know of it.
+
+    Raises EnvironmentFailure when it does not start.
+    """
+    import ray
+
+    if obstacle := start_obstacle(folder.parent):
+        raise EnvironmentFailure(f"Ray cannot start; {obstacle}")
+    try:
+        with signals_blocked():
             ray.init(
                 address="local",
                 num_cpus=machine.cpus,
@@ -76,19 +101,39 @@ def ray_session(
                 _temp_dir=str(folder),  # undocumented in ray 2.60: the only way to set the folder of its sockets
                 job_config=job_config(),
             )
-        restrict_token()
-        node = ray._private.worker._global_node  # private in ray 2.60
-        dog.parts = parts_of(node)
-        try:
-            yield
-        finally:
-            dog.parts = None
-            with dog.limit(STOP_SECONDS, "stop"):
-                started = [process for process in descendants() if process not in earlier]
-                # Private in ray 2.60: `ray.shutdown` has no option to kill its processes at once.
-                kill_without_waiting(node)
-                ray.shutdown()
-                kill_processes(started)  # else Ray's agents would run for another minute
+    except Exception as error:
+        raise EnvironmentFailure(start_failure_line(error, folder)) from error
+    restrict_token()
+    return parts_of(ray._private.worker._global_node)  # private in ray 2.60
+
+
+def start_failure_line(error: Exception, folder: Path) -> str:
+    """Describe in one line why Ray has not started: a full disk, or what Ray says."""
+    if trouble := disk_trouble(error, folder):
+        return f"Ray cannot start; {trouble}; free disk space, or name another folder in TMPDIR"
+    text = " ".join(str(error).split())[:CAUSE_CHARS] or type(error).__name__
+    cure = "check that memory, processes (`ulimit -u`) and files (`ulimit -n`) are free; then run it again"
+    return f"Ray cannot start; {text}; {cure}"
+
+
+def stop_ray(started: list[Process]) -> None:
+    """Disconnect from Ray and kill the processes that its start has brought."""
+    import ray
+
+    if node := ray._private.worker._global_node:  # private in ray 2.60
+        # Private in ray 2.60: `ray.shutdown` has no option to kill its processes at once.
+        kill_without_waiting(node)
+    ray.shutdown()
+    kill_processes(started)  # else Ray's agents would run for another minute
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a path for Ray's files as `private_folder` does. Raises EnvironmentFailure when there can be none."""
+    with ExitStack() as stack:
+        with disk_errors(EnvironmentFailure, "make room there, or name another folder in TMPDIR"):
+            folder = stack.enter_context(private_folder())
+        yield folder
 
 
 def kill_without_waiting(node: Any) -> None:

@@ -1,4 +1,4 @@
-"""Read the CPU quota, the memory limit and the out-of-memory kills of this process's control groups (cgroups).
+"""Read the limits of CPU, memory and processes of this process's control groups (cgroups), and out-of-memory kills.
 
 Every function reads the files of version 1, version 2 or both below `root`; tests pass a folder with other files. A
 file that is missing, unreadable or damaged counts as no limit.
@@ -91,6 +91,13 @@ def machine_memory(root: Path = ROOT) -> int | None:
     """Return the bytes of memory of this machine, without regard to groups."""
     found = _field(root / "proc/meminfo", "MemTotal:")
     return found * 1024 if found else None
+
+
+def processes_left(root: Path = ROOT) -> int | None:
+    """Return how many more processes and threads the groups of this process may have; None without a limit."""
+    folders = [*_lineage("pids", root), *_lineage(UNIFIED, root)]
+    counts = [(_first_number(folder / "pids.max"), _first_number(folder / "pids.current")) for folder in folders]
+    return min((limit - used for limit, used in counts if limit is not None and used is not None), default=None)
 
 
 def kernel_kills(root: Path = ROOT) -> int:
