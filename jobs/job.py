@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jobs.task import Task
 
 Direction = Literal["max", "min"]
+DEFINES_METRICS = "defines_metrics"  # key in the metadata of a params field that gives a metric its meaning
 
 
 class Report(Protocol):
@@ -43,7 +44,8 @@ class Job:
     name     the job's name, and the name under which its models are registered
     params   a frozen dataclass with every parameter and its default; a search space may set these and no others. It
              has at least `backbone`, `seed` and `num_train_epochs` and raises ParamError for values that do not fit
-             together
+             together. A field whose metadata has `defines_metrics: True` changes what a metric means, so all trials
+             of a sweep must have the same value; `jobs.params.knob` writes the metadata
     metrics  the metrics in every report, each with the direction in which it gets better: "max" or "min"
     train    train(params, data, workdir, report, resume_from=None): trains one model and calls `report(metrics,
              checkpoint)` after every evaluation. For a Task, `jobs.training.train_function(task)` returns it.

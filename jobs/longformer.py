@@ -53,7 +53,7 @@ class LongformerParams(TrainingParams):
     doc_stride: Annotated[int, Ge(0)] = knob(256, "tokens that two neighbouring windows have in common")
     max_answer_length: Annotated[int, Ge(1)] = knob(30, "longest answer in tokens")
     attention_window: Annotated[int, Ge(2)] = knob(512, "number of neighbours each token attends to, half on each side")
-    metric_profile: MetricProfile = knob("strict", "definition of exact_match and f1")
+    metric_profile: MetricProfile = knob("strict", "definition of exact_match and f1", defines_metrics=True)
     gradient_checkpointing: bool = knob(False, "compute activations again in the backward pass: less memory, more time")
 
     def __post_init__(self) -> None:

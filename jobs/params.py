@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from jobs.job import ParamError
+from jobs.job import DEFINES_METRICS, ParamError
 from jobs.model.backbones import check_name, position_limit
 
 LrSchedulerType = Literal[
@@ -31,9 +31,13 @@ Params = TypeVar("Params", bound="TrainingParams")
 NO_GPUS = "fsdp shards a model over GPUs and these workers have none: set fsdp to false"
 
 
-def knob(default: Any, help: str) -> Any:
-    """Return a dataclass field with a one-line help text in its metadata, where `HfArgumentParser` expects it."""
-    return field(default=default, metadata={"help": help})
+def knob(default: Any, help: str, defines_metrics: bool = False) -> Any:
+    """Return a dataclass field with a one-line help text in its metadata, where `HfArgumentParser` expects it.
+
+    `defines_metrics` marks a parameter that changes what a metric means. All trials of a sweep have the same value of
+    it, since their scores could not be compared otherwise.
+    """
+    return field(default=default, metadata={"help": help, **({DEFINES_METRICS: True} if defines_metrics else {})})
 
 
 @dataclass(frozen=True, kw_only=True)

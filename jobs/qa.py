@@ -38,7 +38,7 @@ class QaParams(TrainingParams):
     doc_stride: Annotated[int, Ge(0)] = knob(128, "tokens that two neighbouring windows have in common")
     max_answer_length: Annotated[int, Ge(1)] = knob(30, "longest answer in tokens")
     unanswered_share: Annotated[float, Ge(0), Le(1)] = knob(1.0, "share of windows without an answer to train on")
-    metric_profile: MetricProfile = knob("strict", "definition of exact_match and f1")
+    metric_profile: MetricProfile = knob("strict", "definition of exact_match and f1", defines_metrics=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -61,5 +61,13 @@ def nearest(name: str, known: Iterable[str], similarity: float = MIN_SIMILARITY)
     return found[0] if found else None
 
 
+def nearest_part(part: str, known: Iterable[str]) -> str | None:
+    """Return the known name with the part most similar to `part`, or None if none is similar. Ignores case."""
+    found = process.extractOne(
+        part, list(known), scorer=fuzz.partial_ratio, processor=_folded, score_cutoff=MIN_SIMILARITY
+    )
+    return found[0] if found else None
+
+
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold().strip()

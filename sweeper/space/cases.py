@@ -144,17 +144,26 @@ def _extended(
 def _domain_parts(domain: Domain, globs: list[str]) -> list[tuple[Domain, Any]]:
     """Group the values of a domain by the globs they match. Return each group with its first value.
 
-    A range that is too long to list is represented by its ends and by the numbers that the globs name. All its other
-    values have the whole range as their domain.
+    A range that is too long to list is represented by its ends, by the numbers that the globs name, and by one that no
+    glob matches. All its other values have the whole range as their domain.
     """
     listed = grid_values(domain) if globs else None
     named = [number for glob in globs if (number := _number_in_range(domain, glob)) is not None]
     groups: dict[tuple[bool, ...], list[Any]] = {}
-    for value in listed or (*ends(domain), *named):
+    for value in listed or (*ends(domain), *named, *_inner_number(domain, globs)):
         groups.setdefault(tuple(fits(value, glob) for glob in globs), []).append(value)
     exact = [len(groups) > 1 and (listed is not None or set(group) <= set(named)) for group in groups.values()]
     parts = zip(exact, groups.values(), strict=True)
     return [(Choice(tuple(dict.fromkeys(group))) if cut else domain, group[0]) for cut, group in parts]
+
+
+def _inner_number(domain: Domain, globs: list[str]) -> Iterator[int | float]:
+    """Yield a number inside a range that no glob matches, if one of a few does."""
+    if not globs or not isinstance(domain, Range):
+        return
+    number = int if domain.integer else float
+    steps = (number(domain.low + (domain.high - domain.low) * seventh / 7) for seventh in range(1, 7))
+    yield from islice((value for value in steps if not any(fits(value, glob) for glob in globs)), 1)
 
 
 def _number_in_range(domain: Domain, glob: str) -> int | float | None:

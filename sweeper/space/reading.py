@@ -21,6 +21,7 @@ from sweeper.errors import ConfigError, DataFailure
 from sweeper.process.import_path import hiding_module
 from sweeper.secrets import redacted
 from sweeper.space.cases import MAX_CUTS, Cut, ends, pinned, split_space
+from sweeper.space.conditions import Possible, check_conditions, check_metric_definitions
 from sweeper.space.document import read_document
 from sweeper.space.domains import (
     Knobs,
@@ -85,7 +86,7 @@ def read_search_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
     note = Mistakes(path, document.lines)
     _refuse_secrets(document.values, (), note)
     try:
-        space = _space(document.values, note)
+        space = _space(document.values, note, read_document(path).values if overrides else document.values)
     except ConfigError:
         if isinstance(data := document.values.get("data"), str) and (problem := _missing_folder(data)):
             note(("data",), problem)
@@ -153,8 +154,12 @@ def _holds(question: Callable[[], bool]) -> bool:
     return False
 
 
-def _space(values: dict[str, Any], note: Mistakes) -> SearchSpace:
-    """Build the space from a file's values. Raises ConfigError with every mistake."""
+def _space(values: dict[str, Any], note: Mistakes, own: Mapping[str, Any] | None = None) -> SearchSpace:
+    """Build the space from a file's values. Raises ConfigError with every mistake.
+
+    `own` are the file's values without overrides. Without them the conditions and the definition of metrics are not
+    checked, so that a stored space of an earlier version still reads.
+    """
     job = _job(values.get("job"), note)
     knobs = Knobs(job, note)
     file = validated(File, values, (), note, {**dict.fromkeys(knobs.names, "under parameters"), **PLACES})
@@ -166,6 +171,12 @@ def _space(values: dict[str, Any], note: Mistakes) -> SearchSpace:
         _check_objective(values.get("objective"), job, note)
         if not note.under("parameters", "resources", "search"):
             _check_relations(job, parameters, resources, enqueue, note)
+            if own is not None:
+                spaces = [parameters] if own == values else [parameters, _own_parameters(own, job)]
+                seeds = file.repeats.seeds if file and file.repeats else ()
+                possible = Possible(job, spaces, resources, enqueue, seeds)
+                check_conditions(possible, note)
+                check_metric_definitions(possible, note)
     note.raise_any()
     assert file is not None
     search = file.search.model_copy(update={"enqueue": enqueue})
@@ -184,6 +195,13 @@ def _space(values: dict[str, Any], note: Mistakes) -> SearchSpace:
         resources=resources,
         keep=file.keep,
     )
+
+
+def _own_parameters(own: Mapping[str, Any], job: Job) -> Parameters:
+    """Return the parameters of the file without overrides; none if they have mistakes of their own."""
+    knobs = Knobs(job, Mistakes(Path(), {}))
+    parameters = _order_parameters(read_parameters(own.get("parameters"), knobs), knobs)
+    return {} if len(knobs.note) else parameters
 
 
 def _job(name: Any, note: Mistakes) -> Job | None:

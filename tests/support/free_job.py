@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
+import yaml
 from annotated_types import Ge, Le
 from hypothesis import strategies as st
 
@@ -129,24 +130,34 @@ def ranges(draw: st.DrawFn, values: st.SearchStrategy[str], real: bool) -> str:
     return f"min: {low}, max: {high}{extra}"
 
 
+def first_value(domain: str) -> str:
+    """The text of the first value of a domain as `domains` writes it."""
+    (value, *_) = yaml.safe_load(f"{{{domain}}}").values()
+    return str(value[0] if isinstance(value, list) else value)
+
+
 @st.composite
 def documents(draw: st.DrawFn) -> dict[str, str]:
-    """A valid file: section → text, parameters in any order, conditions on earlier names only."""
+    """A valid file: section → text, parameters in any order, conditions on earlier names only that can hold."""
     names = draw(st.permutations(NAMES))[: draw(st.integers(1, 5))]
-    lines = []
+    lines: list[str] = []
+    reached: dict[str, str] = {}  # a value that a trial can have, by name
     for index, name in enumerate(names):
         branch = draw(domains(name))
         if index and draw(st.booleans()):
             other = draw(st.sampled_from(names[:index]))
-            glob = draw(st.sampled_from(["base", "*e", "1*", "true", "7", "1e-5", "?"]))
-            lines.append(f"  {name}: [{{when: {{{other}: {glob!r}}}, {draw(domains(name))}}}, {{{branch}}}]")
+            glob = draw(st.sampled_from([reached[other], "*", f"{reached[other]}*"]))
+            special, branch = branch, draw(domains(name))
+            lines.append(f"  {name}: [{{when: {{{other}: {glob!r}}}, {special}}}, {{{branch}}}]")
+            reached[name] = first_value(special)
         else:
             lines.append(f"  {name}: [{{{branch}}}]")
+            reached[name] = first_value(branch)
     optional = {
         "early_stopping": st.sampled_from([None, "{}", "{grace_period: 2}"]),
         "repeats": st.sampled_from([None, "{seeds: [1]}", "{top: 2, seeds: [4, 0]}"]),
         "budget": st.sampled_from([None, "{time: 90m}", "{failed_trials: 2}", "{time: 3601s, failed_trials: 1}"]),
-        "resources": st.sampled_from([None, "{gpus: 0.5}", '[{when: {backbone: "x*"}, gpus: 2}, {cpus: 1.5}]', "[{}]"]),
+        "resources": st.sampled_from([None, "{gpus: 0.5}", '[{when: {backbone: "*"}, gpus: 2}, {cpus: 1.5}]', "[{}]"]),
         "search": st.sampled_from(
             ["{trials: 3}", "{sampler: random, trials: 9, seed: 1, enqueue: [{seed: 5}, {backbone: '010'}]}"]
         ),

@@ -9,7 +9,7 @@ import pytest
 from sweeper.space.cases import backbones, list_cases, max_epochs
 from sweeper.space.domains import Branch, Choice
 from sweeper.space.sections import Resources
-from tests.support.free_job import document, parameters, space
+from tests.support.free_job import document, parameters, read_text, space
 
 pytestmark = pytest.mark.usefixtures("without_data")
 
@@ -48,6 +48,7 @@ def test_branches_tell_each_combination_that_can_occur() -> None:
     - {min: 2e-5, max: 8e-5, log: true}
   seed: [{when: {backbone: "c-*"}, value: 1}]""",
         resources='[{when: {backbone: "b-*"}, gpus: 1}, {gpus: 0}]',
+        search="{trials: 4, enqueue: [{backbone: c-base}]}",
     )
     told = [
         ({name: str(domain) for name, domain in case.domains.items()}, case.resources) for case in list_cases(found)
@@ -65,7 +66,8 @@ def test_conditions_with_the_same_outcome_make_one_case() -> None:
     found = parameters(
         """
   backbone: {values: [a, b, c]}
-  seed: [{when: {backbone: "[ab]", shape: linear}, value: 1}, {when: {backbone: b}, value: 2}, {value: 3}]"""
+  seed: [{when: {backbone: "[ab]", shape: linear}, value: 1}, {when: {backbone: b}, value: 2}, {value: 3}]""",
+        search="{trials: 4, enqueue: [{backbone: b, shape: cosine}]}",
     )
     assert [str(case.domains["backbone"]) for case in list_cases(found)] == ["a, b", "c"]
 
@@ -110,7 +112,10 @@ def test_too_many_cases_are_refused(check: Callable[..., tuple[str, ...]]) -> No
 def test_the_most_epochs_are_those_any_trial_can_have() -> None:
     def most(backbone: str, **sections: str) -> int:
         epochs = "[{when: {backbone: big}, min: 4, max: 9}, {when: {backbone: mid}, value: 5}]"
-        return max_epochs(parameters(f"{{backbone: {backbone}, num_train_epochs: {epochs}}}", **sections))
+        text = document(
+            parameters=f"{{backbone: {{values: [big, mid, small]}}, num_train_epochs: {epochs}}}", **sections
+        )
+        return max_epochs(read_text(text, f"parameters.backbone={backbone}"))
 
     assert max_epochs(space()) == 3
     assert most("{values: [big, mid]}") == 9

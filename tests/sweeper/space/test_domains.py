@@ -53,7 +53,8 @@ def test_a_step_as_wide_as_the_range_stays_valid_when_written_and_read_again() -
     ],
 )
 def test_numbers_match_by_text_and_by_value(value: str, glob: str, matches: bool) -> None:
-    found = parameters(f"{{learning_rate: {value}, seed: [{{when: {{learning_rate: {glob}}}, value: 1}}]}}")
+    values = f"{{values: [{value}, 1e-4]}}"
+    found = parameters(f"{{learning_rate: {values}, seed: [{{when: {{learning_rate: {glob}}}, value: 1}}]}}")
     assert ("seed" in assign(found, first)) is matches
 
 
@@ -64,7 +65,7 @@ def test_booleans_match_as_the_file_writes_them() -> None:
 
 
 def test_matching_minds_case() -> None:
-    found = parameters("{backbone: base, seed: [{when: {backbone: BASE}, value: 1}, {value: 2}]}")
+    found = parameters("{backbone: {values: [base, BASE]}, seed: [{when: {backbone: BASE}, value: 1}, {value: 2}]}")
     assert assign(found, first)["seed"] == 2
 
 

@@ -15,7 +15,7 @@ from sweeper.space.cases import list_cases, possible_resources
 from sweeper.space.domains import Choice, Domain, Range, contains
 from sweeper.space.search_space import assign, grid, params_of, resolved, resources_of, searched_parameters, to_yaml
 from sweeper.space.sections import Resources
-from tests.support.free_job import documents, first, parameters, read_text, space
+from tests.support.free_job import document, documents, first, parameters, read_text, space
 
 pytestmark = pytest.mark.usefixtures("without_data")
 
@@ -62,7 +62,8 @@ def test_conditions_may_name_a_parameter_that_stands_at_its_default() -> None:
 
 def test_fixed_values_stand_and_steer_the_branches() -> None:
     found = parameters(
-        "{backbone: base, seed: [{when: {backbone: other}, value: 1}, {value: 2}], shape: {values: [cosine]}}"
+        "{backbone: base, seed: [{when: {backbone: other}, value: 1}, {value: 2}], shape: {values: [cosine]}}",
+        search="{trials: 2, enqueue: [{backbone: other}]}",
     )
     assert assign(found, first, {"backbone": "other", "max_length": 99}) == {
         "backbone": "other",
@@ -113,7 +114,11 @@ def test_a_continuous_space_has_no_grid() -> None:
 
 
 def test_resources_are_those_of_the_first_matching_branch() -> None:
-    found = space(resources='[{when: {backbone: "*-large"}, gpus: 1}, {when: {max_length: 512}, gpus: 0.5}]')
+    text = document(
+        parameters="{backbone: {values: [x, x-large]}}",
+        resources='[{when: {backbone: "*-large"}, gpus: 1}, {when: {max_length: 512}, gpus: 0.5}]',
+    )
+    found = read_text(text, "parameters.backbone=x")
     assert resources_of(found, {"backbone": "x-large"}) == Resources(gpus=1.0)
     assert resources_of(found, {"backbone": "x"}) == Resources(gpus=0.5)
     assert resources_of(found, {"backbone": "x", "max_length": 99}) is None
