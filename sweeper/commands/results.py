@@ -70,12 +70,13 @@ def report_command(name: str, output: Path | None) -> None:
     from sweeper.ledger.lookup import Trial
     from sweeper.ledger.ranking import best_first
     from sweeper.results import report as page
-    from sweeper.results.recipe import best_yaml
+    from sweeper.results.recipe import best_yaml, recipe_name
 
     ledger = ledger_of(name)
     path = output or Path(f"{name}.html")
     ended = best_first(ledger.records(), ledger.direction)
-    text = page.report_html(ledger, best_yaml(Trial(ledger, ended[0])) if ended else "")
+    best = Trial(ledger, ended[0]) if ended else None
+    text = page.report_html(ledger, best_yaml(best), recipe_name(best)) if best else page.report_html(ledger)
     with disk_errors(EnvironmentFailure, "name another place with --output", path), atomic(path) as part:
         part.write_text(text, encoding="utf-8")
     click.echo(f"next: open {path}", err=True)

@@ -22,7 +22,8 @@ def importances(found: Results) -> tuple[dict[str, float], float, int]:
     trials = [record for record in found.ranked if record.evaluations]
     missing = "There is no importance to show:"
     if len(trials) < MIN_TRIALS:
-        raise NothingToShow(f"{missing} {len(trials)} trials have a value, and {MIN_TRIALS} are needed.")
+        have = "trial has" if len(trials) == 1 else "trials have"
+        raise NothingToShow(f"{missing} {len(trials)} {have} a value, and {MIN_TRIALS} are needed.")
     names = varying_parameters(found, trials)
     if not names:
         raise NothingToShow(f"{missing} no parameter differs between the trials.")

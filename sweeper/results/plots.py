@@ -5,17 +5,35 @@ Text is stored as text in the SVG and uses the reader's fonts. Each backbone has
 
 from __future__ import annotations
 
-import io
 import math
-import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sweeper.ledger.record import TrialRecord
+from sweeper.results.drawing.axes import (
+    LABEL_SPACE,
+    Range,
+    epoch_ticks,
+    log_ticks,
+    set_ticks,
+    set_values,
+    shown_range,
+    tick_texts,
+)
+from sweeper.results.drawing.figures import (
+    LINE,
+    MUTED,
+    PAPER,
+    SIZE_INCHES,
+    BackboneStyle,
+    backbone_styles,
+    figure_svg,
+    new_figure,
+    plot_settings,
+)
+from sweeper.results.drawing.names import short_names, text_points, xml_line
 from sweeper.results.importance import importances
 from sweeper.results.overview import (
     NothingToShow,
@@ -26,21 +44,18 @@ from sweeper.results.overview import (
     planned_epochs,
     varying_parameters,
 )
+from sweeper.results.table import cell_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PAPER, INK, MUTED, LINE = "#ffffff", "#1f2430", "#5f6775", "#d9dce3"
-# palette of Okabe and Ito, https://jfly.uni-koeln.de/color/, darker where the contrast to white is low
-COLOURS = ("#0072b2", "#d55e00", "#00875f", "#b0518a", "#9a6f00", "#5b4fc4", "#5d6470", "#007a87")
-MARKERS = "os^DvPX*"
-LABEL_CHARS = 18  # characters that fit into the right margin
+NAME_CHARS = 18  # characters of a parameter's name that fit above its axis
 LABEL_GAP = 0.08  # smallest distance of two labels, as a share of the axes' height
+MAX_LABELS = 12  # labels with this gap that fit beside a plot
+MAX_CATEGORIES = 15  # labels that fit beside an axis of the parallel coordinates
 MAX_LABELLED_TRIALS = 28  # with more trials, the rows of the early-stopping plot have no text
 FEW_TRIALS = 20  # with fewer trials a caption warns that the importance is uncertain
-SIZE_INCHES = (5.0, 3.1)  # readable on a phone without shrinking, at 72 points an inch
-MARGINS = {"left": 0.1, "right": 0.67, "bottom": 0.17, "top": 0.87}
 
 
 @dataclass(frozen=True)
@@ -74,114 +89,7 @@ def draw_plot(draw: Callable[[Results], tuple[Figure, str]], found: Results) -> 
         return Plot("", str(absent))
 
 
-@contextmanager
-def plot_settings() -> Iterator[None]:
-    """Apply matplotlib settings: text is stored as text, `$` has no meaning, equal data gives equal bytes."""
-    import matplotlib as mpl
-
-    settings: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "sweeper",
-        "text.parse_math": False,
-        "font.family": ["sans-serif"],
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.spines.left": False,
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        "axes.axisbelow": True,
-        "grid.color": LINE,
-        "grid.linewidth": 0.7,
-        "axes.edgecolor": MUTED,
-        "axes.labelcolor": MUTED,
-        "text.color": INK,
-        "xtick.color": MUTED,
-        "ytick.color": MUTED,
-        "ytick.left": False,
-        "figure.facecolor": PAPER,
-        "axes.facecolor": PAPER,
-        "lines.linewidth": 1.8,
-        "lines.markersize": 5,
-    }
-    with mpl.rc_context(settings), warnings.catch_warnings():
-        # a missing glyph only makes the measured width inexact; the browser draws the text with its own fonts
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
-
-
-def figure_svg(figure: Figure) -> str:
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return file.getvalue()
-
-
-# names
-
-
-def xml_line(text: str, longest: int) -> str:
-    """Return `text` as one line of characters that XML allows, cut to `longest` characters.
-
-    >>> xml_line("a\\nbc", 3)
-    'a …'
-    """
-    line = " ".join(re.sub("[^\\x20-\\x7e\\xa0-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]", " ", text).split())
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
-
-
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Return a short label for each backbone name or path.
-
-    The label is the last part of the path, or the whole path if two last parts are equal. A long label is cut at its
-    start, because the names of similar backbones differ at the end.
-
-    >>> short_names(["hfl/chinese-macbert-large", "a/bert", "b/bert"])
-    {'hfl/chinese-macbert-large': '…macbert-large', 'a/bert': 'a/bert', 'b/bert': 'b/bert'}
-    """
-    lines = [xml_line(name, 1000) for name in names]
-    last = [line.rstrip("/").rsplit("/", 1)[-1] for line in lines]
-    chosen = [end if last.count(end) == 1 else line for line, end in zip(lines, last, strict=True)]
-    return {name: shorten_name(text) for name, text in zip(names, chosen, strict=True)}
-
-
-def shorten_name(text: str) -> str:
-    """Return the last words of a name that fit into LABEL_CHARS."""
-    if len(text) <= LABEL_CHARS:
-        return text
-    end = text[1 - LABEL_CHARS :]
-    return "…" + (re.sub("^[^-_ ]{0,8}[-_ ]", "", end) or end)
-
-
-@dataclass(frozen=True)
-class BackboneStyle:
-    """Hold the label, colour and marker of a backbone."""
-
-    label: str
-    colour: str
-    marker: str
-
-
-def backbone_styles(found: Results) -> dict[str, BackboneStyle]:
-    names = short_names(found.backbones)
-    return {
-        name: BackboneStyle(label, COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)])
-        for index, (name, label) in enumerate(names.items())
-    }
-
-
 # drawing
-
-
-def new_figure(title: str, size: tuple[float, float] = SIZE_INCHES, **edges: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size)
-    axes = figure.subplots()
-    figure.subplots_adjust(**{**MARGINS, **edges})
-    figure.text(0.0, 0.99, xml_line(title, 60), fontsize=11, fontweight="bold", va="top")
-    axes.tick_params(length=0)
-    return figure, axes
 
 
 def spread_heights(heights: Sequence[float], gap: float) -> list[float]:
@@ -200,10 +108,10 @@ def spread_heights(heights: Sequence[float], gap: float) -> list[float]:
 def label_right(axes: Axes, labels: Sequence[tuple[float, BackboneStyle]]) -> None:
     """Write each backbone's name into the right margin at the height of its line, without overlaps."""
     low, high = axes.get_ylim()
-    places = [(value - low) / (high - low) for value, _ in labels]
+    places = [min(1.0, max(0.0, (value - low) / (high - low))) for value, _ in labels[:MAX_LABELS]]
     moved = spread_heights(places, LABEL_GAP)
     surplus = max(0.0, max(moved, default=0.0) - 1.0)
-    for height, (_, style) in zip(moved, labels, strict=True):
+    for height, (_, style) in zip(moved, labels, strict=False):
         axes.text(1.03, height - surplus, style.label, color=style.colour, transform=axes.transAxes, va="center")
 
 
@@ -217,15 +125,28 @@ def metric_curve(record: TrialRecord, metric: str) -> tuple[list[float], list[fl
 def learning_curves(found: Results) -> tuple[Figure, str]:
     best, styles = drawable_best_trials(found), backbone_styles(found)
     figure, axes = new_figure(f"{found.objective} per epoch")
-    for record in found.search:
+    drawn = [
+        record
+        for record in {r.number: r for r in [*found.search, *best]}.values()
+        if metric_curve(record, found.objective)[1]
+    ]
+    shown = shown_range([v for r in drawn for v in metric_curve(r, found.objective)[1]], found.direction)
+    set_values(axes, shown)
+    for record in drawn:
         if record not in best:
-            colour = styles[backbone(record)].colour
-            axes.plot(*metric_curve(record, found.objective), color=colour, alpha=0.45, linewidth=1)
+            draw_thin_curve(axes, record, found.objective, styles[backbone(record)])
+            draw_beyond(axes, record, found.objective, styles[backbone(record)], shown)
     for record in best:
         draw_curve(axes, record, found.objective, styles[backbone(record)])
+        draw_beyond(axes, record, found.objective, styles[backbone(record)], shown)
     finish_epochs(axes)
     label_ends(axes, best, found.objective, styles)
-    return figure, "Thick: the best trial of each backbone. Thin: the others. Lines that end early were stopped."
+    note = "Thick: the best trial of each backbone. Thin: the others. A line that ends early, or a dot, was stopped."
+    return figure, note + beyond_note(shown)
+
+
+def beyond_note(shown: Range) -> str:
+    return " The axis shows the better values; triangles at its edge stand for trials beyond it." if shown.cut else ""
 
 
 def draw_curve(axes: Axes, record: TrialRecord, metric: str, style: BackboneStyle, **changes: Any) -> None:
@@ -233,12 +154,33 @@ def draw_curve(axes: Axes, record: TrialRecord, metric: str, style: BackboneStyl
     axes.plot(*metric_curve(record, metric), gid=f"trial-{record.number}-{metric}", **options)
 
 
-def finish_epochs(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
+def draw_thin_curve(axes: Axes, record: TrialRecord, metric: str, style: BackboneStyle) -> None:
+    """Draw a thin line, or a dot for a trial with one evaluation."""
+    marker = style.marker if len(metric_curve(record, metric)[1]) == 1 else ""
+    draw_curve(axes, record, metric, style, marker=marker, markersize=4, alpha=0.45, linewidth=1)
 
+
+def draw_beyond(axes: Axes, record: TrialRecord, metric: str, style: BackboneStyle, shown: Range) -> None:
+    """Draw a triangle at the edge of the axis for a trial whose values all lie beyond it."""
+    epochs, values = metric_curve(record, metric)
+    if not any(map(shown.holds, values)):
+        draw_triangle(axes, record, epochs[-1], values[-1], style, shown)
+
+
+def draw_triangle(axes: Axes, record: TrialRecord, x: float, value: float, style: BackboneStyle, shown: Range) -> None:
+    low, high = axes.get_ylim()
+    height, marker = (low + 0.03 * (high - low), "v") if value < shown.low else (high - 0.03 * (high - low), "^")
+    options: dict[str, Any] = {"markersize": 6, "alpha": 0.7, "gid": f"trial-{record.number}-beyond"}
+    axes.plot([x], [height], marker, color=style.colour, **options)
+
+
+def finish_epochs(axes: Axes) -> None:
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    axes.margins(x=0.03, y=0.08)
+    axes.margins(x=0.03)
+    low, high = map(float, axes.dataLim.intervalx)
+    if low == high:
+        axes.set_xlim(low - 0.5, high + 0.5)
+    set_ticks(axes, epoch_ticks(low, high))
 
 
 def label_ends(axes: Axes, records: Sequence[TrialRecord], metric: str, styles: Mapping[str, BackboneStyle]) -> None:
@@ -258,10 +200,14 @@ def loss_curves(found: Results) -> tuple[Figure, str]:
     if not drawn:
         raise NothingToShow("There are no loss curves: the job reports no metric whose name ends in loss.")
     figure, axes = new_figure(" and ".join(names) + " per epoch")
+    values = [value for name in names for record in drawn for value in metric_curve(record, name)[1]]
+    set_values(axes, Range(min(values), max(values)))
     for name, dashes in zip(names, ("-", "--", ":", "-."), strict=False):
-        marker = {} if dashes == "-" else {"marker": "", "linewidth": 1.2}
         for record in drawn:
-            draw_curve(axes, record, name, styles[backbone(record)], linestyle=dashes, **marker)
+            style, single = styles[backbone(record)], len(metric_curve(record, name)[1]) == 1
+            hollow = {"marker": style.marker if single else "", "linewidth": 1.2, "markerfacecolor": PAPER}
+            changes = {} if dashes == "-" else {**hollow, "markeredgecolor": style.colour}
+            draw_curve(axes, record, name, style, linestyle=dashes, **changes)
     finish_epochs(axes)
     first = next(iter(names))
     label_ends(axes, [record for record in drawn if metric_curve(record, first)[1]], first, styles)
@@ -283,34 +229,30 @@ def learning_rate(found: Results) -> tuple[Figure, str]:
     figure, axes = new_figure(f"{found.objective} by learning rate")
     axes.set_xscale("log")
     styles = backbone_styles(found)
+    shown = shown_range([record.value or 0.0 for record in points], found.direction)
+    set_values(axes, shown)
     for record in reversed(points):
-        draw_point(axes, record, styles[backbone(record)])
+        draw_point(axes, record, styles[backbone(record)], shown)
     axes.set_xlabel("learning_rate, logarithmic")
-    axes.margins(x=0.08, y=0.1)
-    set_plain_ticks(axes)
+    axes.margins(x=0.08)
     tops = {backbone(record): record for record in reversed(points)}
-    for name, record in tops.items():
-        draw_leader_line(axes, record.params["learning_rate"], record.value or 0.0, styles[name])
-    label_right(axes, [(record.value or 0.0, styles[name]) for name, record in tops.items()])
-    return figure, "Filled: complete. Hollow: stopped early, with a score after fewer epochs."
+    labels = [(record.value or 0.0, styles[backbone(record)]) for record in reversed(list(tops.values()))]
+    for record in tops.values():
+        if shown.holds(record.value or 0.0):
+            draw_leader_line(axes, record.params["learning_rate"], record.value or 0.0, styles[backbone(record)])
+    set_ticks(axes, log_ticks(*axes.get_xlim()))
+    label_right(axes, labels)
+    return figure, "Filled: complete. Hollow: stopped early, with a score after fewer epochs." + beyond_note(shown)
 
 
-def set_plain_ticks(axes: Axes) -> None:
-    """Format the logarithmic axis as 1e-5, 2e-5, 5e-5, without mathematical notation."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    low, high = axes.get_xlim()
-    wide = high / low > 50
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(which="both", length=0)
-
-
-def draw_point(axes: Axes, record: TrialRecord, style: BackboneStyle) -> None:
+def draw_point(axes: Axes, record: TrialRecord, style: BackboneStyle, shown: Range) -> None:
+    rate, value = record.params["learning_rate"], record.value or 0.0
+    if not shown.holds(value):
+        draw_triangle(axes, record, rate, value, style, shown)
+        return
     face = style.colour if record.state == "COMPLETE" else PAPER
     options: dict[str, Any] = {"markersize": 7, "color": style.colour, "markerfacecolor": face, "markeredgewidth": 1.4}
-    axes.plot([record.params["learning_rate"]], [record.value or 0.0], style.marker, **options)
+    axes.plot([rate], [value], style.marker, gid=f"trial-{record.number}-rate", **options)
 
 
 def draw_leader_line(axes: Axes, x: float, y: float, style: BackboneStyle) -> None:
@@ -346,9 +288,10 @@ def label_bars(axes: Axes, trials: Sequence[TrialRecord]) -> None:
     axes.set_ylim(len(trials) - 0.4, -0.6)
     axes.set_xlabel("epochs")
     axes.margins(x=0)
+    set_ticks(axes, epoch_ticks(0.0, axes.get_xlim()[1]))
     for index, record in enumerate(trials):
         if record.value is not None and not many:
-            axes.text(1.03, index, f"{record.value:.4g}", transform=axes.get_yaxis_transform(), va="center")
+            axes.text(1.03, index, cell_text(record.value), transform=axes.get_yaxis_transform(), va="center")
 
 
 # importance
@@ -387,12 +330,31 @@ def build_scale(name: str, values: Sequence[Any], log: bool = False) -> Scale:
     if not all_numbers(values):
         names = list(dict.fromkeys(str(value) for value in values))
         heights = {text: (index + 0.5) / len(names) for index, text in enumerate(sorted(names))}
-        labels = short_names(list(heights))
-        return Scale(name, lambda value: heights[str(value)], [(at, labels[text]) for text, at in heights.items()])
-    bend = math.log if log else float
-    low, high = bend(min(values)), bend(max(values))
-    ticks = [(0.0, f"{min(values):.3g}"), (1.0, f"{max(values):.3g}")]
-    return Scale(name, lambda value: (bend(value) - low) / ((high - low) or 1.0), ticks)
+        labels = list(short_names(list(heights)).values())
+        ticks = list(zip(heights.values(), labels, strict=True))[:: len(names) // (MAX_CATEGORIES + 1) + 1]
+        return Scale(name, lambda value: heights[str(value)], ticks)
+    return number_scale(name, Range(min(values), max(values)), math.log if log else float)
+
+
+def number_scale(name: str, shown: Range, bend: Callable[[float], float], beyond: str = "") -> Scale:
+    """Return the scale of a range. `beyond` stands before the label of the end at which worse values are drawn."""
+    low, high = bend(shown.low), bend(shown.high)
+    if low == high:
+        return Scale(name, lambda _: 0.5, [(0.5, cell_text(shown.low))])
+    ends = cell_text(float(shown.low)), cell_text(float(shown.high))
+    texts = list(ends) if ends[0] != ends[1] else tick_texts([shown.low, shown.high])
+    if beyond:
+        worse = 0 if beyond == "≤" else 1
+        texts[worse] = f"{beyond} {texts[worse]}"
+    return Scale(
+        name, lambda value: (bend(shown.clamp(value)) - low) / (high - low), list(zip((0.0, 1.0), texts, strict=True))
+    )
+
+
+def objective_scale(found: Results, values: Sequence[float]) -> Scale:
+    shown = shown_range(values, found.direction)
+    beyond = {"max": "≤", "min": "≥"}[found.direction] if shown.cut else ""
+    return number_scale(found.objective, shown, float, beyond)
 
 
 def parallel_coordinates(found: Results) -> tuple[Figure, str]:
@@ -401,9 +363,10 @@ def parallel_coordinates(found: Results) -> tuple[Figure, str]:
     if not names:
         raise NothingToShow("There are no parallel coordinates: too few trials have a value, or no parameter differs.")
     scales = [parameter_scale(found, name, [r.params[name] for r in trials]) for name in names]
-    scales.append(build_scale(found.objective, [record.value for record in trials]))
+    scales.append(objective_scale(found, [record.value for record in trials if record.value is not None]))
     width = max(10.0, 1.75 * len(scales))
-    edges = {"left": 1.4 / width, "right": 1 - 0.6 / width, "bottom": 0.08, "top": 0.84}
+    left, right = side_points(scales[0]) / 72, side_points(scales[-1]) / 72
+    edges = {"left": left / width, "right": 1 - right / width, "bottom": 0.08, "top": 0.84}
     figure, axes = new_figure("", (width, 3.5), **edges)
     axes.set_axis_off()
     styles = backbone_styles(found)
@@ -418,6 +381,12 @@ def parallel_coordinates(found: Results) -> tuple[Figure, str]:
     return figure, "A line per trial; the thick one is the best. Dashed: stopped early. Colours show the backbones."
 
 
+def side_points(axis: Scale) -> float:
+    """Return the room in points that an outermost axis needs for half its name and for its labels."""
+    name = 1.15 * text_points(xml_line(axis.name, NAME_CHARS)) / 2  # bold letters are wider
+    return max(name, *(text_points(text) + 2 * LABEL_SPACE for _, text in axis.ticks))
+
+
 def parameter_scale(found: Results, name: str, values: Sequence[Any]) -> Scale:
     return build_scale(name, values, all_numbers(values) and is_log_scaled(found, name, values))
 
@@ -430,7 +399,7 @@ def draw_path(axes: Axes, heights: Sequence[float], style: BackboneStyle, first:
 
 def draw_scale(axes: Axes, index: int, axis: Scale) -> None:
     axes.plot([index, index], [0, 1], color=MUTED, linewidth=1)
-    axes.text(index, 1.1, xml_line(axis.name, LABEL_CHARS), ha="center", fontweight="bold")
+    axes.text(index, 1.1, xml_line(axis.name, NAME_CHARS), ha="center", fontweight="bold")
     for height, text in axis.ticks:
         box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5, "alpha": 0.8}
         shift, side = (-0.02, "right") if index == 0 else (0.02, "left")

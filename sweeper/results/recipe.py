@@ -12,13 +12,18 @@ from sweeper.space.search_space import fits
 NAME_CHARS = 64  # longest name of a search space
 
 
+def recipe_name(trial: Trial) -> str:
+    """Return the name of the search space that repeats a trial, such as quickstart-1."""
+    return trial.name.replace("/", "-")[-NAME_CHARS:].lstrip(".")
+
+
 def best_yaml(trial: Trial) -> str:
     """Return the YAML of a search space with one trial that has the same parameters, seed and trial key.
 
     Parameters left at their defaults are written too, so that the trial stays the same when a default changes. The
     trial's `resources` are kept; early stopping is off.
     """
-    name = trial.name.replace("/", "-")[-NAME_CHARS:].lstrip(".")
+    name = recipe_name(trial)
     scores = ", ".join(f"{metric} {value:.4f}" for metric, value in trial.record.metrics.items())
     space = trial.ledger.attributes["search_space"]
     resources = reserved_resources(space.get("resources") or (), trial.record.params)
@@ -37,7 +42,7 @@ def best_yaml(trial: Trial) -> str:
         f"# Trial {trial.name} again, which had {scores or 'no score'}.{early}\n"
         f"#   sweeper run {name}.yaml\n"
         f"# Its data had the fingerprint {trial.ledger.attributes['data_fingerprint'][:12]}.\n"
-        f"{yaml_text(values)}"
+        f"{yaml_text(values, block=True)}"
     )
 
 

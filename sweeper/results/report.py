@@ -22,6 +22,8 @@ from sweeper.ledger.lookup import Trial
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
 from sweeper.results import comparison, plots
+from sweeper.results.drawing import figures
+from sweeper.results.drawing.names import xml_line
 from sweeper.results.overview import Results, backbone, planned_epochs, sweep_results
 from sweeper.results.plots import Plot
 from sweeper.results.table import cell_text
@@ -35,8 +37,8 @@ SVG = "http://www.w3.org/2000/svg"
 CONFIDENCE = 0.95
 PROPORTIONS = ("exact_match", "accuracy")  # objectives that are a proportion of the questions
 SHRINKING_POINTS = 400  # wider plots scroll on a phone instead of shrinking
-THEME = {plots.PAPER: "paper", plots.INK: "ink", plots.MUTED: "muted", plots.LINE: "line"}
-THEME |= {colour: f"c{place}" for place, colour in enumerate(plots.COLOURS)}
+THEME = {figures.PAPER: "paper", figures.INK: "ink", figures.MUTED: "muted", figures.LINE: "line"}
+THEME |= {colour: f"c{place}" for place, colour in enumerate(figures.COLOURS)}
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class Cost:
     value: float | None
 
 
-def report_html(ledger: Ledger, best_yaml: str = "") -> str:
-    """Return the whole page. `best_yaml` is a search space that repeats the best trial.
+def report_html(ledger: Ledger, best_yaml: str = "", best_name: str = "best") -> str:
+    """Return the whole page. `best_yaml` is a search space that repeats the best trial, with the name `best_name`.
 
     >>> Path("report.html").write_text(report_html(load_ledger(storage, "qa_backbones"), best_yaml), encoding="utf-8")
 
@@ -95,12 +97,13 @@ def report_html(ledger: Ledger, best_yaml: str = "") -> str:
         ledger,
         found,
         best_yaml=redacted(best_yaml),
+        best_name=best_name,
         plots=drawn,
-        styles=plots.backbone_styles(found),
+        styles=figures.backbone_styles(found),
         savings=savings(found.search),
         costs=costs(found),
         wall=wall_seconds(found.records),
-        space=redacted(yaml_text(ledger.attributes["search_space"])),
+        space=redacted(yaml_text(ledger.attributes["search_space"], block=True)),
         searched=searched_values(found.parameters),
         whole=True,
     )
@@ -286,7 +289,7 @@ def _costs(found: Results) -> Iterator[Cost]:
 
 
 def number_text(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    return cell_text(value)
 
 
 def seconds_text(seconds: float) -> str:
@@ -300,7 +303,7 @@ def seconds_text(seconds: float) -> str:
 
 def safe_line(value: object) -> str:
     """Return a value as one line without secrets and control characters; the template escapes it."""
-    return redacted(plots.xml_line(str(value), 400))
+    return redacted(xml_line(str(value), 400))
 
 
 def css_variable(colour: str) -> str:

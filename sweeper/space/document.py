@@ -91,9 +91,10 @@ def plain_scalar(text: str) -> str | int | float | bool | None:
     return float(text.replace(".", "")) if _NOT_FINITE.fullmatch(text) else text
 
 
-def yaml_text(values: dict[str, Any]) -> str:
-    """Write plain values as YAML from which `read_document` reads the same values."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+def yaml_text(values: dict[str, Any], *, block: bool = False) -> str:
+    """Write plain values as YAML from which `read_document` reads the same values; with `block`, one key a line."""
+    style = False if block else None
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=style, width=120)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,15 @@ from hypothesis import strategies as st
 
 from sweeper.ledger.database import open_storage
 from sweeper.results import plots
+from sweeper.results.drawing import figures
+from sweeper.results.drawing.names import short_names, text_points
 from sweeper.results.importance import importances
 from sweeper.results.overview import Results
 from sweeper.results.overview import sweep_results as results_of
 from sweeper.results.plots import Plot
 from tests.support.written import SPACE, Told, written
 
+Forms = Callable[[str], tuple[Results, dict[str, Plot]]]
 NASTY = "</text><script>alert(1)</script> \"q\" 'a' $x^2$ & 山\n=cmd\x07"
 TRIALS = [
     Told([0.1, 0.2, 0.3, 0.4], {"backbone": "a", "learning_rate": 1e-4}),
@@ -111,8 +116,8 @@ def test_a_backbone_keeps_its_colour_as_trials_are_added(results: Results) -> No
 
 def test_a_backbone_has_the_same_colour_in_every_plot(drawn: dict[str, Plot]) -> None:
     for name in ("learning_curves", "loss_curves", "learning_rate", "early_stopping", "parallel_coordinates"):
-        assert plots.COLOURS[0] in drawn[name].svg, name
-        assert plots.COLOURS[1] in drawn[name].svg, name
+        assert figures.COLOURS[0] in drawn[name].svg, name
+        assert figures.COLOURS[1] in drawn[name].svg, name
 
 
 def test_names_from_outside_are_text_and_nothing_else(tmp_path: Path) -> None:
@@ -154,7 +159,106 @@ def test_a_scale_is_logarithmic_where_the_search_space_is(results: Results) -> N
     assert plots.parameter_scale(results, "warmup_ratio", [0.0, 0.1, 0.2]).place(0.05) == pytest.approx(0.25)
 
 
+# every trial can be seen
+
+CROWD = [
+    Told([0.85, 0.93, 0.95, 0.9531], {"backbone": "a", "learning_rate": 2.1e-5}),
+    Told([0.9, 0.9453], {"backbone": "a", "learning_rate": 2.2e-5}, "PRUNED"),
+    *(Told([value], {"backbone": "ab"[n % 2], "learning_rate": 2.3e-5 + n * 1e-7}, "PRUNED")
+      for n, value in enumerate([0.9271, 0.9193, 0.92, 0.875, 0.1875, 0.0521])),
+    Told([0.02, 0.03], {"backbone": "b", "learning_rate": 2.5e-5}),
+]  # fmt: skip
+FORMS: dict[str, list[Told]] = {
+    "a crowd": CROWD,
+    "one trial": [Told([0.3], {"learning_rate": 1e-4})],
+    "equal values": [Told([0.5, 0.5], {"learning_rate": 1e-4 * n}) for n in (1, 2, 3)],
+    "negative": [Told([-120.0 - n, -90.0], {"learning_rate": 1e-4 * (1 + n)}) for n in range(3)],
+    "huge": [Told([1e9 * n, 2e9 * n], {"learning_rate": 1e-4 * n}) for n in (1, 2, 3)],
+    "tiny differences": [Told([0.8 + 1e-7 * n, 0.8 + 2e-7 * n], {"learning_rate": 2e-5 + 1e-9 * n}) for n in range(4)],
+    "parts of epochs": [Told([0.1], {"learning_rate": 1e-4 * n, "num_train_epochs": 1}) for n in (1, 2)],
+    "Chinese names": [
+        Told([0.1 * n], {"backbone": f"模型/繁體中文閱讀理解大型第{n}版", "learning_rate": 1e-4 * n}) for n in (1, 2)
+    ],
+    "many": [Told([0.2 + 0.01 * n], {"learning_rate": 1e-5 * 1.1**n}) for n in range(40)],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory: pytest.TempPathFactory) -> Forms:
+    """Return the results and plots of a form, drawn once."""
+
+    @cache
+    def make(form: str) -> tuple[Results, dict[str, Plot]]:
+        results = found(tmp_path_factory.mktemp("forms"), FORMS[form])
+        return results, plots.draw_plots(results)
+
+    return make
+
+
+def ground(svg: str) -> tuple[list[float], list[float]]:
+    """The x and the y of the corners of the ground on which a plot stands, in points from the top left."""
+    match = re.search(r'<g id="patch_2">\s*<path d="([^"]+)"', svg)
+    assert match
+    corners = [(float(x), float(y)) for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", match[1])]
+    return [x for x, _ in corners], [y for _, y in corners]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_trial_is_in_the_plots_of_its_value(form: str, forms: Forms) -> None:
+    """A point of a line or a marker of each trial lies on the ground of the plot."""
+    results, drawn = forms(form)
+    for name in ("learning_curves", "learning_rate"):
+        svg = drawn[name].svg
+        for record in results.search if svg else []:
+            groups = re.findall(rf'<g id="trial-{record.number}-.*?</g>', svg, re.DOTALL)
+            lines = [y for group in groups for path in re.findall(r'^    <path d="([^"]+)" clip', group, re.MULTILINE)
+                     for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", path) if "L" in path]  # fmt: skip
+            markers = [y for group in groups for y in re.findall(r'<use [^>]* y="([\d.]+)"', group)]
+            heights = [float(y) for y in (*lines, *markers)]
+            assert any(min(ground(svg)[1]) <= y <= max(ground(svg)[1]) for y in heights), (name, record.number, heights)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_labels_of_an_axis_neither_repeat_nor_leave_the_figure(form: str, forms: Forms) -> None:
+    for name, plot in forms(form)[1].items():
+        for axis in "xy" if plot.svg else "":
+            groups = re.findall(rf'<g id="{axis}tick_\d+">(.*?)\n   </g>', plot.svg, re.DOTALL)
+            labels = re.findall(r"<text[^>]*>(.*?)</text>", "".join(groups))
+            assert len(labels) == len(set(labels)), (name, labels)
+            if axis == "y":
+                assert max(map(text_points, labels), default=0) < min(ground(plot.svg)[0]), (name, labels)
+
+
+def test_the_caption_says_what_is_not_on_the_axis(
+    forms: Forms,
+) -> None:
+    drawn = forms("a crowd")[1]
+    for name in ("learning_curves", "learning_rate"):
+        assert "triangles at its edge stand for trials beyond it" in drawn[name].note
+    assert "≤ 0." in " ".join(texts(drawn["parallel_coordinates"].svg))
+    assert "triangles" not in forms("negative")[1]["learning_curves"].note
+
+
+def test_an_axis_rounds_as_the_table_does(forms: Forms) -> None:
+    drawn = forms("a crowd")[1]
+    assert {"0.9531", "2.1e-05"} <= set(texts(drawn["parallel_coordinates"].svg))
+    assert "0.0521" in texts(drawn["early_stopping"].svg)
+
+
 # names and places
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=60), unique=True, max_size=6))
+def test_labels_differ_and_fit_into_the_margin(names: list[str]) -> None:
+    whole = {" ".join(name.split()) for name in names}
+    labels = list(short_names(names).values())
+    assert all(text_points(label) <= 125 for label in labels)
+    assert len(set(labels)) == len(names) or len(whole) < len(names) or "" in labels
+
+
+def test_names_that_end_alike_keep_their_starts() -> None:
+    names = [f"hfl/{kind}-large-finetuned-on-my-data-v2" for kind in ("macbert", "lert", "lert-2")]
+    assert len(set(short_names(names).values())) == 3
 
 
 @pytest.mark.parametrize(
@@ -168,7 +272,7 @@ def test_a_scale_is_logarithmic_where_the_search_space_is(results: Results) -> N
     ],
 )
 def test_labels_keep_what_tells_backbones_apart(names: list[str], labels: list[str]) -> None:
-    assert list(plots.short_names(names).values()) == labels
+    assert list(short_names(names).values()) == labels
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))

@@ -21,6 +21,7 @@ from sweeper.results.report import Cost, Interval, Savings
 from sweeper.results.timing import wall_seconds
 from sweeper.space.search_space import SearchSpace
 from tests.support.browser import CHROMIUM, FLAGS, needs_browser
+from tests.support.commands import invoke
 from tests.support.written import SPACE, Told, written
 
 NASTY = "<script>alert(1)</script>\"><img src=x onerror='alert(2)'>\n=1+1 {{ 7 * 7 }} 山東大學"
@@ -167,6 +168,27 @@ def test_names_from_outside_are_text_and_nothing_else(page: str) -> None:
     assert YAML in found.text  # to the letter: it is to be copied
 
 
+def test_the_best_setting_has_one_key_a_line_and_the_name_that_the_page_tells(
+    storage: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = written(storage, tmp_path, TRIALS[:2], search={"seed": 42})
+    monkeypatch.setattr("sweeper.commands.results.ledger_of", lambda name: ledger)
+    assert invoke("report", "written", "-o", str(tmp_path / "page.html")).exit_code == 0
+    text = Tags((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert "Save this as written-0.yaml and repeat the trial with sweeper run written-0.yaml" in text
+    assert "#   sweeper run written-0.yaml\n" in text
+    assert "\n  backbone: a\n  learning_rate: 0.0001\n  num_train_epochs: 4\n" in text
+    assert "\n  sampler: random\n  trials: 1\n" in text
+    assert "\n  learning_rate:\n    min: 1.0e-05\n    max: 0.001\n    log: true\n" in text  # the search space
+
+
+def test_the_page_rounds_a_value_alike_everywhere(storage: RDBStorage, tmp_path: Path) -> None:
+    trials = [Told([0.95314321], {"learning_rate": 1e-4}), Told([0.08754321], {"learning_rate": 2e-4}, "PRUNED")]
+    page = report.report_html(written(storage, tmp_path, trials))
+    for value in ("0.9531", "0.0875"):
+        assert set(re.findall(rf"{value[:5]}\d*", Tags(page).text)) <= {value, value.rstrip("0")}
+
+
 def test_secrets_in_reasons_do_not_reach_the_page(page: str) -> None:
     assert "hunter22" not in page
     assert "trial 4 failed: " in page
@@ -236,12 +258,28 @@ PROBE = """
 <script>
 document.getElementById("page").onload = (event) => {{
   const inner = event.target.contentDocument, root = inner.documentElement, view = inner.defaultView;
+  const beyond = [...inner.querySelectorAll("main *")].filter((node) => !node.closest(".box"))
+    .filter((node) => node.getBoundingClientRect().right > view.innerWidth + 1)
+    .map((node) => node.outerHTML.slice(0, 90));
+  const cut = [...inner.querySelectorAll("figure svg")].flatMap((svg) => {{
+    const room = svg.closest(".box").getBoundingClientRect(), right = room.left + svg.closest(".box").scrollWidth;
+    return [...svg.querySelectorAll("text")].filter((text) => {{
+      const box = text.getBoundingClientRect();
+      return box.left < room.left - 1 || box.right > right + 1;
+    }}).map((text) => text.textContent);
+  }});
+  const touching = [...inner.querySelectorAll("figure svg g[id*='xtick'] text")].filter((text, index, all) => {{
+    const last = all[index - 1];
+    return last && last.ownerSVGElement === text.ownerSVGElement
+      && last.getBoundingClientRect().right > text.getBoundingClientRect().left;
+  }}).map((text) => text.textContent);
   const size = (node) => {{ const box = node.getBoundingClientRect(); return [box.width, box.height]; }};
   const shown = [...inner.querySelectorAll("figure svg")].map((svg) => ({{
     name: svg.getAttribute("class"), size: size(svg), lines: svg.querySelectorAll("path").length,
     letters: Math.min(...[...svg.querySelectorAll("text")].map((text) => size(text)[1])),
   }}));
   document.getElementById("found").textContent = JSON.stringify({{
+    beyond, cut, touching,
     title: inner.title, wide: root.scrollWidth, rows: inner.querySelectorAll(".trials tbody tr").length, plots: shown,
     paper: view.getComputedStyle(inner.body).backgroundColor, ink: view.getComputedStyle(inner.body).color,
     label: view.getComputedStyle(inner.querySelector("figure svg text")).fill,
@@ -280,6 +318,7 @@ def test_the_page_can_be_read(page: str, tmp_path: Path, width: int, scheme: str
     found = json.loads(html.unescape(match[1]))
     assert (found["title"], found["rows"]) == ("written · sweeper", len(TRIALS))
     assert found["wide"] <= width
+    assert (found["beyond"], found["cut"], found["touching"]) == ([], [], [])
     assert sorted(plot["name"] for plot in found["plots"]) == sorted(plots.DRAWINGS)
     for plot in found["plots"]:
         assert min(plot["size"]) > 80, plot
