@@ -32,6 +32,7 @@ from sweeper.trial.memory import monitor_failure
 from sweeper.trial.process import lost_connection, recorded_failure, train_in_process
 
 WORKER_POLL_SECONDS = 0.1
+WORKER_ERROR_SECONDS = 3.0  # time for the errors of the other workers after the first one
 WORKER_LOSS_SECONDS = 30.0  # Ray detects a lost worker or node within this time
 
 
@@ -204,17 +205,31 @@ def monitored_workers(results: list[Any], workdir: Path) -> Iterator[Thread]:
 def wait_for_workers(results: list[Any], over: Event, workdir: Path) -> None:
     """Wait until all workers have ended or `over` is set. Kill this process if one fails.
 
-    A worker that Ray's memory monitor has killed could not record its failure, so this function does.
+    A worker that Ray's memory monitor has killed could not record its failure, so this function does. Workers that lost
+    the connection to it may end first.
     """
     import ray
 
     while results and not over.is_set():
         ended, results = ray.wait(results, timeout=WORKER_POLL_SECONDS)
-        for result in ended:
-            try:
-                ray.get(result)
-            except Exception as error:
-                if not over.is_set():
-                    if failure := monitor_failure(str(error), read_processes(workdir)):
-                        write_failure(workdir, failure)
-                    os.kill(os.getpid(), signal.SIGKILL)
+        errors = errors_of(ended)
+        if errors and not over.is_set():
+            if results:
+                ended, _ = ray.wait(results, num_returns=len(results), timeout=WORKER_ERROR_SECONDS)
+                errors += errors_of(ended)
+            if failure := monitor_failure("\n".join(map(str, errors)), read_processes(workdir)):
+                write_failure(workdir, failure)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def errors_of(results: list[Any]) -> list[Exception]:
+    """Return the errors of the workers that failed among those that have ended."""
+    import ray
+
+    errors = []
+    for result in results:
+        try:
+            ray.get(result)
+        except Exception as error:
+            errors.append(error)
+    return errors

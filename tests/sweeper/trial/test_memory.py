@@ -144,16 +144,24 @@ def test_the_count_at_the_start_is_handed_over_and_an_old_failure_is_read(
 def test_the_death_of_another_worker_by_rays_monitor_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended: list[int] = []
+    """Also if a worker that lost the connection to it ends before."""
+    killed: list[int] = []
+    over = Event()
 
-    def get(result: object) -> None:
-        raise OutOfMemoryError(MESSAGE)
+    def get(result: Exception) -> None:
+        raise result
 
-    monkeypatch.setattr(ray, "wait", lambda results, timeout: (results, []))
+    def kill(pid: int, number: int) -> None:
+        killed.append(pid)
+        over.set()
+
+    monkeypatch.setattr(
+        ray, "wait", lambda results, timeout, num_returns=1: (results[:num_returns], results[num_returns:])
+    )
     monkeypatch.setattr(ray, "get", get)
-    monkeypatch.setattr(workers.os, "kill", lambda pid, number: ended.append(pid))
-    workers.wait_for_workers(["result"], Event(), tmp_path)
-    assert ended == [os.getpid()]
+    monkeypatch.setattr(workers.os, "kill", kill)
+    workers.wait_for_workers([RuntimeError("Connection closed by peer"), OutOfMemoryError(MESSAGE)], over, tmp_path)
+    assert killed == [os.getpid()]
     assert (read_failure(tmp_path).kind, read_failure(tmp_path).killed) == ("memory", True)
 
 
