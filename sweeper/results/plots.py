@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.ledger.record import TrialRecord
 from sweeper.results.drawing.axes import (
     LABEL_SPACE,
-    Range,
+    ValueRange,
     epoch_ticks,
     log_ticks,
     set_ticks,
@@ -145,7 +145,7 @@ def learning_curves(found: Results) -> tuple[Figure, str]:
     return figure, note + beyond_note(shown)
 
 
-def beyond_note(shown: Range) -> str:
+def beyond_note(shown: ValueRange) -> str:
     return " The axis shows the better values; triangles at its edge stand for trials beyond it." if shown.cut else ""
 
 
@@ -160,14 +160,16 @@ def draw_thin_curve(axes: Axes, record: TrialRecord, metric: str, style: Backbon
     draw_curve(axes, record, metric, style, marker=marker, markersize=4, alpha=0.45, linewidth=1)
 
 
-def draw_beyond(axes: Axes, record: TrialRecord, metric: str, style: BackboneStyle, shown: Range) -> None:
+def draw_beyond(axes: Axes, record: TrialRecord, metric: str, style: BackboneStyle, shown: ValueRange) -> None:
     """Draw a triangle at the edge of the axis for a trial whose values all lie beyond it."""
     epochs, values = metric_curve(record, metric)
     if not any(map(shown.holds, values)):
         draw_triangle(axes, record, epochs[-1], values[-1], style, shown)
 
 
-def draw_triangle(axes: Axes, record: TrialRecord, x: float, value: float, style: BackboneStyle, shown: Range) -> None:
+def draw_triangle(
+    axes: Axes, record: TrialRecord, x: float, value: float, style: BackboneStyle, shown: ValueRange
+) -> None:
     low, high = axes.get_ylim()
     height, marker = (low + 0.03 * (high - low), "v") if value < shown.low else (high - 0.03 * (high - low), "^")
     options: dict[str, Any] = {"markersize": 6, "alpha": 0.7, "gid": f"trial-{record.number}-beyond"}
@@ -201,7 +203,7 @@ def loss_curves(found: Results) -> tuple[Figure, str]:
         raise NothingToShow("There are no loss curves: the job reports no metric whose name ends in loss.")
     figure, axes = new_figure(" and ".join(names) + " per epoch")
     values = [value for name in names for record in drawn for value in metric_curve(record, name)[1]]
-    set_values(axes, Range(min(values), max(values)))
+    set_values(axes, ValueRange(min(values), max(values)))
     for name, dashes in zip(names, ("-", "--", ":", "-."), strict=False):
         for record in drawn:
             style, single = styles[backbone(record)], len(metric_curve(record, name)[1]) == 1
@@ -245,7 +247,7 @@ def learning_rate(found: Results) -> tuple[Figure, str]:
     return figure, "Filled: complete. Hollow: stopped early, with a score after fewer epochs." + beyond_note(shown)
 
 
-def draw_point(axes: Axes, record: TrialRecord, style: BackboneStyle, shown: Range) -> None:
+def draw_point(axes: Axes, record: TrialRecord, style: BackboneStyle, shown: ValueRange) -> None:
     rate, value = record.params["learning_rate"], record.value or 0.0
     if not shown.holds(value):
         draw_triangle(axes, record, rate, value, style, shown)
@@ -333,10 +335,10 @@ def build_scale(name: str, values: Sequence[Any], log: bool = False) -> Scale:
         labels = list(short_names(list(heights)).values())
         ticks = list(zip(heights.values(), labels, strict=True))[:: len(names) // (MAX_CATEGORIES + 1) + 1]
         return Scale(name, lambda value: heights[str(value)], ticks)
-    return number_scale(name, Range(min(values), max(values)), math.log if log else float)
+    return number_scale(name, ValueRange(min(values), max(values)), math.log if log else float)
 
 
-def number_scale(name: str, shown: Range, bend: Callable[[float], float], beyond: str = "") -> Scale:
+def number_scale(name: str, shown: ValueRange, bend: Callable[[float], float], beyond: str = "") -> Scale:
     """Return the scale of a range. `beyond` stands before the label of the end at which worse values are drawn."""
     low, high = bend(shown.low), bend(shown.high)
     if low == high:

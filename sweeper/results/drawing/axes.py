@@ -24,7 +24,7 @@ MOST_DIGITS = 16
 
 
 @dataclass(frozen=True)
-class Range:
+class ValueRange:
     """Hold the values that an axis shows. `cut` is True if there are worse ones, which are drawn at its edge."""
 
     low: float
@@ -44,21 +44,21 @@ class Range:
         return self.low - PADDING * size, self.high + PADDING * size
 
 
-def shown_range(values: Sequence[float], direction: Direction) -> Range:
+def shown_range(values: Sequence[float], direction: Direction) -> ValueRange:
     """Return the range of an axis for these finite values, at least one, so that the better half fills it.
 
     Values that are far worse than the median are left out.
 
     >>> shown_range([0.953, 0.951, 0.92, 0.02], "max")
-    Range(low=0.8849999999999999, high=0.953, cut=True)
+    ValueRange(low=0.8849999999999999, high=0.953, cut=True)
     """
     ordered = sorted(values, reverse=direction == "max")
     best, median, worst = ordered[0], ordered[len(ordered) // 2], ordered[-1]
     distance = median - best
     if not distance or abs(worst - best) <= FAR_DISTANCES * abs(distance):
-        return Range(min(values), max(values))
+        return ValueRange(min(values), max(values))
     end = best + SHOWN_DISTANCES * distance
-    return Range(min(best, end), max(best, end), cut=True)
+    return ValueRange(min(best, end), max(best, end), cut=True)
 
 
 def tick_texts(ticks: Sequence[float]) -> list[str]:
@@ -138,7 +138,7 @@ def spaced(ticks: Sequence[float], place: Callable[[float], float]) -> list[floa
     return list(ticks[:1])
 
 
-def set_values(axes: Axes, shown: Range) -> None:
+def set_values(axes: Axes, shown: ValueRange) -> None:
     """Set the vertical axis to a range, and move its left end so that the labels fit into the figure."""
     axes.set_ylim(*shown.padded())
     ticks = value_ticks(*axes.get_ylim())

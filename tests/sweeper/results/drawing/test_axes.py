@@ -26,7 +26,7 @@ def test_a_few_bad_trials_do_not_press_the_good_ones_into_one_line() -> None:
     "values", [[0.1, 0.2, 0.3], [0.5], [0.5, 0.5, 0.5], [0.0], [-3.0, -1.0], [1e9, 2e9], [0.9, 0.1]]
 )
 def test_values_that_are_alike_are_all_shown(values: list[float]) -> None:
-    assert axes.shown_range(values, "max") == axes.Range(min(values), max(values))
+    assert axes.shown_range(values, "max") == axes.ValueRange(min(values), max(values))
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=30), st.sampled_from(["max", "min"]))
