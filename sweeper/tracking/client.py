@@ -53,7 +53,6 @@ RUNS_PER_PAGE = 1000
 METRICS_PER_BATCH, PARAMS_PER_BATCH, TAGS_PER_BATCH = 500, 40, 10  # a batch stays below a megabyte
 PROBE_SECONDS = 5.0  # time in which a store must answer before a sweep starts
 CAUSE_CHARS = 300
-VIEW = "sweeper"  # the saved view that `Mirror.page` opens
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -96,12 +95,13 @@ def _client(tracking_uri: str) -> Any:
 
 
 def ranked_view_state(sweep: SweepInfo) -> str:
-    """Return the JSON of a saved view of MLflow's run table: best trial first, searched parameters as columns."""
+    """Return the JSON of a saved view of MLflow's run table: the sweep's trials, best first, searched parameters as
+    columns."""
     best = f"metrics.`{BEST}{sweep.objective}`"
     params = (f"params.`{name}`" for name in sweep.columns)
     columns = [best, "tags.`sweeper.state`", *params, "tags.`sweeper.epochs`", "tags.`sweeper.seconds`"]
     view = {
-        "searchFilter": "tags.`sweeper.kind` = 'trial'",
+        "searchFilter": f"tags.`sweeper.kind` = 'trial' AND tags.`sweeper.sweep_key` = {_search_quoted(sweep.key)}",
         "orderByKey": best,
         "orderByAsc": sweep.direction == "min",
         "selectedColumns": columns,
@@ -109,11 +109,11 @@ def ranked_view_state(sweep: SweepInfo) -> str:
     return json.dumps(view)
 
 
-def open_experiment(client: Any, name: str, artifacts: str | None, view: str) -> str:
-    """Create or restore an experiment, save the view in its tags and return its id."""
+def open_experiment(client: Any, name: str, artifacts: str | None, sweep: SweepInfo) -> str:
+    """Create or restore an experiment, save the view of a sweep in its tags and return its id."""
     tags = {
         # Undocumented tags of mlflow 3.17, which its pages read. There is no other interface for a saved view.
-        f"mlflow.sharedViewState.{VIEW}": view,
+        f"mlflow.sharedViewState.{sweep.name}": ranked_view_state(sweep),
         "mlflow.experimentKind": "custom_model_development",  # else the pages ask for the kind
     }
     experiment = client.get_experiment_by_name(name)

@@ -258,9 +258,8 @@ class Mirror:
         """Return the client and the experiment's id, opened at the first call."""
         if self._opened is None:
             client = tracking.client_of(self._tracking_uri)
-            view = tracking.ranked_view_state(self._sweep)
-            experiment_id = tracking.open_experiment(client, self._experiment, self._artifacts, view)
-            self.page = f"#/experiments/{experiment_id}/runs?viewStateShareKey={tracking.VIEW}"
+            experiment_id = tracking.open_experiment(client, self._experiment, self._artifacts, self._sweep)
+            self.page = f"#/experiments/{experiment_id}/runs?viewStateShareKey={self._sweep.name}"
             self._opened = client, experiment_id
         return self._opened
 

@@ -200,10 +200,12 @@ def test_the_saved_view_ranks_trials_by_the_objective(stores: Stores) -> None:
     sweep = dataclasses.replace(SWEEP, objective="eval_loss", direction="min", columns=["learning_rate"])
     mirror = record(stores, sweep=sweep)
     experiment = client(stores).get_experiment_by_name("qa_backbones")
-    assert mirror.page == f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=sweeper"
-    view = experiment.tags["mlflow.sharedViewState.sweeper"]
+    assert mirror.page == f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=qa_backbones"
+    view = experiment.tags["mlflow.sharedViewState.qa_backbones"]
     assert '"orderByKey": "metrics.`best_eval_loss`", "orderByAsc": true' in view
     assert "params.`learning_rate`" in view
+    assert "tags.`sweeper.state`" in view
+    assert "sweeper.sweep_key" in view  # a sweep of the same name whose ledger was deleted is not among them
 
 
 # no duplicates
