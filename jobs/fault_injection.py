@@ -22,6 +22,7 @@ POINTS = {
     "checkpoint.report": "a checkpoint is whole, nobody has been told of it",
     "database.create": "a new database, the ledger's or MLflow's, is complete, its name does not exist yet",
     "depot.manifest": "all other files of a checkpoint are in its bucket, its manifest is not",
+    "identity.write": "the databases of a copied or moved root are adapted, its identity is the old one",
     "ledger.report": "an evaluation is about to be written to the ledger",
     "ledger.finish": "a trial's end is about to be written to the ledger",
     "promotion.copy": "a trial is to be champion, nothing of it is copied yet",

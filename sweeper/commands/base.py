@@ -20,10 +20,10 @@ from jobs.files import DISK_ERRORS, disk_error_line, disk_errors
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, Failure
 
 if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
     from rich.console import Console
 
     from sweeper.cluster.capacity import Machine
+    from sweeper.ledger.database import LedgerStorage
     from sweeper.ledger.ledger import Ledger
     from sweeper.results.table import Table
 
@@ -169,12 +169,14 @@ def echo_line(text: str, indent: int | None = None, err: bool = False) -> None:
     click.echo(wrapped(text, screen_columns(sys.stderr if err else sys.stdout), indent), err=err)
 
 
-def ledger_storage() -> RDBStorage:
+def ledger_storage() -> LedgerStorage:
     """Return the database of all ledgers. Raises ConfigError when there is none."""
     from sweeper.ledger.database import existing_storage
+    from sweeper.storage.identity import places_of
     from sweeper.storage.settings import read_stores
 
-    return existing_storage(read_stores().ledger)
+    stores = read_stores()
+    return existing_storage(stores.ledger, places_of(stores))
 
 
 def ledger_of(name: str) -> Ledger:

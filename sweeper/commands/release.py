@@ -76,11 +76,13 @@ def promote_command(name: str, if_better: bool, significant: bool, force: bool) 
     """
     from sweeper.ledger.lookup import find_trial
     from sweeper.release.promotion import promote as promoted
+    from sweeper.storage.identity import stores_in_use
     from sweeper.storage.settings import read_stores
 
     if force and (significant or if_better):
         raise ConfigError("--force: cannot be combined with --if-better or --significant; give one of them")
-    stores = read_stores()
+    find_trial(name, ledger_storage())  # raises an error if there is no such trial, before anything is written
+    stores = stores_in_use(read_stores())
     trial = find_trial(name, ledger_storage())
     outcome = promoted(trial, stores, force=force, significant=significant)
     for line in outcome.lines():

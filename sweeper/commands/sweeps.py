@@ -205,12 +205,10 @@ def plan_command(file: str, overrides: tuple[str, ...], address: str | None, fir
 @main.command()
 def ls_command() -> None:
     """List the sweeps in the ledger."""
-    from sweeper.ledger.database import existing_storage
     from sweeper.results.overview import sweep_overview
     from sweeper.results.table import Table
-    from sweeper.storage.settings import read_stores
 
     columns = ["sweep", "job", "trials", "running", "failed", "objective", "best"]
-    rows = list(sweep_overview(existing_storage(read_stores().ledger)))
+    rows = list(sweep_overview(ledger_storage()))
     show(Table(columns, rows, frozenset({"sweep", "job", "objective"})))
     click.echo("next: sweeper compare SWEEP", err=True)

@@ -16,7 +16,9 @@ from sweeper.results.table import table_csv, table_markdown
 from sweeper.space.search_space import SearchSpace, searched_parameters, to_yaml
 from sweeper.storage import checkpoint_store
 from sweeper.storage.files import create_folder
+from sweeper.storage.places import Places
 from sweeper.storage.settings import Stores
+from sweeper.tracking.client import own_experiment
 from sweeper.tracking.mirror import Mirror
 from sweeper.tracking.runs import SweepInfo
 
@@ -41,7 +43,7 @@ def mirror_of(
         tags={"data": space.data, "data_fingerprint": space.data_fingerprint, **ledger.attributes["versions"]},
         texts={"search_space.yaml": to_yaml(space)},
     )
-    experiment = ledger.attributes["search_space"]["name"]
+    experiment = own_experiment(ledger.attributes["search_space"]["name"], stores)
     return Mirror(stores.tracking, stores.artifacts, experiment, info, flush_seconds, HURRY_SECONDS, running)
 
 
@@ -55,17 +57,21 @@ def _new_key(ledger: Ledger, stores: Stores) -> str:
     return address if any(record.run_id for record in ledger.records()) else f"{address}@{uuid4().hex[:12]}"
 
 
-def save_predictions(record: TrialRecord, workdir: Path) -> Path | None:
+def save_predictions(record: TrialRecord, workdir: Path, places: Places | None = None) -> Path | None:
     """Save the predictions of an ended trial's best evaluation beside its checkpoints and return the local file, or
     None.
 
     MLflow may receive them after the checkpoint is deleted. Predictions in a bucket are also downloaded to `workdir`.
+    Those of a checkpoint that belongs to another root, by `places`, are saved in `workdir` only.
     """
     if record.state == "RUNNING" or not record.checkpoint:
         return None
-    beside = checkpoint_store.join_address(checkpoint_store.parent(record.checkpoint), PREDICTIONS)
+    own = places is None or places.owns(record.checkpoint)
+    folder = checkpoint_store.parent(record.checkpoint) if own else str(workdir)
+    beside = checkpoint_store.join_address(folder, PREDICTIONS)
     file = workdir / PREDICTIONS if checkpoint_store.is_remote(beside) else Path(beside)
-    if not (checkpoint_store.is_remote(beside) and file.is_file()):  # download a file in a bucket only once
+    elsewhere = checkpoint_store.is_remote(record.checkpoint) or not own
+    if not (elsewhere and file.is_file()):  # download a file in a bucket only once
         _keep(checkpoint_store.join_address(record.checkpoint, PREDICTIONS), beside, file)
     return file if file.is_file() else None
 
@@ -73,6 +79,8 @@ def save_predictions(record: TrialRecord, workdir: Path) -> Path | None:
 def _keep(best: str, beside: str, file: Path) -> None:
     content = checkpoint_store.read_address(best)
     if content is not None:
+        if not checkpoint_store.is_remote(beside):
+            create_folder(Path(beside).parent)
         checkpoint_store.write_address(beside, content)
     if checkpoint_store.is_remote(beside) and (content := content or checkpoint_store.read_address(beside)) is not None:
         create_folder(file.parent)

@@ -10,10 +10,9 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-from optuna.storages import RDBStorage
-
 from sweeper.driver.sweep import CREATING, set_aside, trial_folder, trial_storage
 from sweeper.errors import ConfigError, DataFailure
+from sweeper.ledger.database import LedgerStorage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger, sweep_exists
 from sweeper.space.reading import present_fingerprint, restored
 from sweeper.space.search_space import SearchSpace, resolved
@@ -52,7 +51,7 @@ def check_data(ledger: Ledger, present: str) -> None:
         )
 
 
-def sweep_to_extend(storage: RDBStorage, space: SearchSpace, taken: Collection[str]) -> Ledger:
+def sweep_to_extend(storage: LedgerStorage, space: SearchSpace, taken: Collection[str]) -> Ledger:
     """Return the ledger of the newest sweep with this space's name, for `--extend`.
 
     Raises ConfigError when there is no such sweep or its job differs, DataFailure when its data differs.
@@ -70,13 +69,13 @@ def sweep_name(space: SearchSpace, taken: Collection[str], new: bool, extended: 
 
     Returns the name of `extended` if its space has no differences that change trials.
     """
-    if extended and not space_differences(extended.attributes["search_space"], resolved(space)):
+    if extended and not space_differences(*comparable_spaces(extended, space)):
         return extended.name
     return free_name(space.name, taken) if new or extended else space.name
 
 
 def create_extended(
-    extended: Ledger, storage: RDBStorage, space: SearchSpace, folder: Path, checkpoints: str | None = None
+    extended: Ledger, storage: LedgerStorage, space: SearchSpace, folder: Path, checkpoints: str | None = None
 ) -> str:
     """Create the ledger of the sweep in `folder` with the trials of `extended` that the new space could also draw.
 
@@ -105,7 +104,7 @@ def numbered_name(name: str, number: int) -> str:
     return f"{name}-{number}" if number > 1 else name
 
 
-def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
+def open_ledger(storage: LedgerStorage, space: SearchSpace, name: str) -> Ledger:
     """Create the sweep's ledger, or open the existing one.
 
     Raises ConfigError if `space` and the stored search space differ, DataFailure if the data differs.
@@ -113,7 +112,7 @@ def open_ledger(storage: RDBStorage, space: SearchSpace, name: str) -> Ledger:
     if not sweep_exists(storage, name):
         return create_ledger(storage, space, name, sweep_versions())
     ledger = load_ledger(storage, name)
-    if changes := space_differences(ledger.attributes["search_space"], resolved(space)):
+    if changes := space_differences(*comparable_spaces(ledger, space)):
         cure = "add --extend to copy its trials, --new to start a new sweep, or name=… for another name"
         raise ConfigError(
             [
@@ -135,6 +134,13 @@ def set_aside_line(folder: Path, ledger: Ledger | None) -> str | None:
     known = None if ledger is None else {trial.number for trial in ledger.study.get_trials(deepcopy=False)}
     aside = set_aside(folder, known)
     return f"{folder.name}: the ledger does not know the trials in {folder}; they are now in {aside}" if aside else None
+
+
+def comparable_spaces(ledger: Ledger, space: SearchSpace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the stored search space and `space` as plain values. Equal data counts as the same, wherever it is."""
+    before, now = ledger.attributes["search_space"], resolved(space)
+    same = ledger.attributes["data_fingerprint"] == space.data_fingerprint
+    return {**before, **({"data": now["data"]} if same else {})}, now
 
 
 def space_differences(before: Any, now: Any, key: str = "") -> list[str]:

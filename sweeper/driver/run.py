@@ -24,7 +24,7 @@ from sweeper.driver.repeats import expected_trials, has_unfinished, resume_summa
 from sweeper.driver.sweep import Sweep, sweep_folder, trial_folder
 from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import database_errors, open_storage
-from sweeper.ledger.ledger import Ledger, fully_created, sweep_exists, sweep_names
+from sweeper.ledger.ledger import Ledger, fully_created, load_ledger, sweep_exists, sweep_names
 from sweeper.ledger.lock import sweep_lock
 from sweeper.ledger.record import TrialRecord
 from sweeper.monitor.heartbeat import driver_heartbeat
@@ -36,6 +36,7 @@ from sweeper.space.cases import backbones
 from sweeper.space.reading import check_relations
 from sweeper.space.search_space import SearchSpace, searched_parameters, to_yaml
 from sweeper.storage import checkpoint_store
+from sweeper.storage.identity import places_of, stores_in_use
 from sweeper.storage.settings import Stores
 from sweeper.tracking.client import check_store
 from sweeper.tracking.mirror import Mirror
@@ -114,7 +115,8 @@ def run_sweep(
     if another process runs it (with a PostgreSQL ledger: on any machine).
     """
     check_environment(space, machine, stores)
-    storage = open_storage(stores.ledger)
+    stores = stores_in_use(stores)
+    storage = open_storage(stores.ledger, places_of(stores))
     taken = [name for name in sweep_names(storage) if fully_created(storage, name)] if new or extend else []
     extended = sweep_to_extend(storage, space, taken) if extend else None
     name = name or sweep_name(space, taken, new, extended)
@@ -163,6 +165,8 @@ def sync_mlflow(ledger: Ledger, stores: Stores) -> Outcome:
 
     Raises EnvironmentFailure when MLflow does not answer, or when another process runs the sweep.
     """
+    stores = stores_in_use(stores)
+    ledger = load_ledger(open_storage(stores.ledger, places_of(stores)), ledger.name)
     space = space_of(ledger)
     folder = sweep_folder(stores.root, ledger.name)
     with sweep_lock(folder, stores.ledger), database_errors(stores.ledger):
@@ -170,7 +174,7 @@ def sync_mlflow(ledger: Ledger, stores: Stores) -> Outcome:
         values = [f"trial {number}: corrected: its intermediate values in Optuna" for number in ledger.correct_values()]
         with output_to(folder / "log.txt"), mirror_of(ledger, space, stores, running=False) as mirror:
             for record in ledger.records():
-                predictions = save_predictions(record, trial_folder(folder, record.number))
+                predictions = save_predictions(record, trial_folder(folder, record.number), ledger.places)
                 show_trial(mirror, ledger, record, predictions, stopped=record.state == "RUNNING")
             records = finish_mirror(ledger, mirror)
         return replace(outcome_of(ledger, records, mirror, stores), corrections=(*values, *sync_lines(mirror)))
@@ -189,7 +193,7 @@ class ChangeListener:
 
     def __call__(self, record: TrialRecord) -> None:
         self.progress.update(record)
-        predictions = save_predictions(record, self.sweep.workdir(record.number))
+        predictions = save_predictions(record, self.sweep.workdir(record.number), self.sweep.ledger.places)
         fault_injection.point("mirror.put")
         show_trial(self.mirror, self.sweep.ledger, record, predictions)
         self.retain(record)
@@ -209,7 +213,7 @@ class ChangeListener:
         # A resumed trial writes its later checkpoints again, under the same addresses.
         new = (one for one in record.evaluations if before is None or one not in before.evaluations)
         self.gone.difference_update(one["checkpoint"] for one in new)
-        delete_checkpoints(sorted(unneeded - self.gone))
+        delete_checkpoints(sorted(filter(self.sweep.ledger.places.owns, unneeded - self.gone)))
         self.gone.clear()
         self.gone.update(address for address in unneeded if checkpoint_store.is_remote(address))
         if self.sweep.checkpoints and record.state != "RUNNING":

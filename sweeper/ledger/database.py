@@ -18,6 +18,7 @@ from sweeper.errors import ConfigError, EnvironmentFailure, Failure
 from sweeper.secrets import redacted
 from sweeper.storage import postgres
 from sweeper.storage.files import BUSY_SECONDS, create_whole
+from sweeper.storage.places import Home, Places
 
 MEMORY = ":memory:"
 MIN_DATABASE_BYTES = 512  # the smallest page of SQLite
@@ -71,8 +72,16 @@ def _file(url: str) -> Path | None:
     return Path(str(parsed.database))
 
 
-def open_storage(url: str) -> RDBStorage:
+class LedgerStorage(RDBStorage):
+    """Hold the database of all ledgers together with the folders that its addresses refer to."""
+
+    places: Places
+
+
+def open_storage(url: str, places: Places | None = None) -> LedgerStorage:
     """Open the database; create it if it is missing.
+
+    `places` resolves the addresses in it; by default the folder of a SQLite file is the root.
 
     Raises EnvironmentFailure when this fails or a SQLite file is truncated. SQLite would open an empty file as a new
     database, and the loss of all trials would go unnoticed.
@@ -84,7 +93,14 @@ def open_storage(url: str) -> RDBStorage:
             create_whole(file, lambda address: _open_url(address).engine.dispose())
             if problem := file_damage(file, _lock_timeout(url)):
                 raise EnvironmentFailure(f"ledger {file}: {problem}; {_database_cure(problem, url)}")
-        return _open_url(url)
+        storage = _open_url(url)
+    storage.places = places or _default_places(file)
+    return storage
+
+
+def _default_places(file: Path | None) -> Places:
+    root = file.absolute().parent if file else Path.cwd()
+    return Places(Home(root, root.parent))
 
 
 def _lock_timeout(url: str) -> float:
@@ -92,13 +108,13 @@ def _lock_timeout(url: str) -> float:
     return float(str(make_url(url).query.get("timeout", BUSY_SECONDS)))
 
 
-def _open_url(url: str) -> RDBStorage:
+def _open_url(url: str) -> LedgerStorage:
     shared = postgres.is_postgres(url)
     waiting = postgres.settings(url) if shared else {"timeout": _lock_timeout(url)}
     try:
         # without the lock, sweeps that start at the same time would create the same tables
         with postgres.database_lock(url, "ledger") if shared else nullcontext():
-            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": waiting})
+            return LedgerStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": waiting})
     except RuntimeError as error:  # another version of Optuna created the tables
         shown = make_url(url).render_as_string(hide_password=True)
         cure = f"copy it, then `optuna storage upgrade --storage {shown}`, or install the Optuna that made it"
@@ -122,11 +138,11 @@ def file_damage(file: Path, timeout: float = BUSY_SECONDS) -> str | None:
     return None if found == ["ok"] else f"malformed, {found[-1]}"
 
 
-def existing_storage(url: str) -> RDBStorage:
+def existing_storage(url: str, places: Places | None = None) -> LedgerStorage:
     """Open the database for a command that only reads. Raises ConfigError if there is none yet."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
         raise ConfigError(
             f"ledger {parsed.database}: not found; run a sweep first, or change to the folder where one was run"
         )
-    return open_storage(url)
+    return open_storage(url, places)

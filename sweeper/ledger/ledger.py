@@ -11,7 +11,6 @@ from itertools import chain
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import extract, func, select
 
@@ -19,10 +18,13 @@ from jobs import fault_injection, get_job
 from jobs.job import Direction, ParamError
 from jobs.suggestions import unknown_name
 from sweeper.errors import ConfigError
+from sweeper.ledger.addresses import data_attributes, present_attributes, present_evaluation, stored_trial
+from sweeper.ledger.database import LedgerStorage
 from sweeper.ledger.history import remove_evaluations, write_values
 from sweeper.ledger.record import EVALUATION, INCIDENT, ORIGIN, State, TrialRecord, best_evaluation, trial_key
 from sweeper.ledger.sampling import draw, enqueueable, sampler
 from sweeper.space.search_space import SearchSpace, assign, grid, params_of, resolved
+from sweeper.storage.places import Places
 
 ABANDONED = "abandoned"
 READY = "ready"
@@ -30,7 +32,7 @@ MLFLOW_KEY = "shown_as"
 MAX_DRAWS = 50  # after this many draws of parameters that were already tried, the space counts as exhausted
 
 
-def sweep_names(storage: RDBStorage) -> list[str]:
+def sweep_names(storage: LedgerStorage) -> list[str]:
     """Return the names of the sweeps in this database, oldest first."""
     return [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
 
@@ -82,7 +84,7 @@ class Ledger:
     0.61
     """
 
-    storage: RDBStorage
+    storage: LedgerStorage
     study: optuna.Study
     _tallies: list[Tally] = field(default_factory=list, repr=False, compare=False)  # the current one, or empty
     _ids: dict[int, int] = field(default_factory=dict, repr=False, compare=False)  # number → Optuna's id
@@ -93,8 +95,16 @@ class Ledger:
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
-        """Return the study's attributes, read once: job, objective, metrics, search_space …"""
-        return self.study.user_attrs
+        """Return the study's attributes, read once: job, objective, metrics, search_space …
+
+        `data`, there and in the search space, is the data folder of the project in use.
+        """
+        return present_attributes(self.study.user_attrs, self.places)
+
+    @property
+    def places(self) -> Places:
+        """Return the folders that the ledger's addresses refer to."""
+        return self.storage.places
 
     def latest_attributes(self) -> Mapping[str, Any]:
         """Read the attributes from the database, including changes by other processes."""
@@ -226,7 +236,8 @@ class Ledger:
         fault_injection.point("ledger.report")
         trial_id = self._id(number)
         self.rewind(number, metrics["epoch"])
-        evaluation = {**metrics, "checkpoint": checkpoint, **({"timing": dict(timing)} if timing else {})}
+        stored = self.places.stored_checkpoint(checkpoint)
+        evaluation = {**metrics, "checkpoint": stored, **({"timing": dict(timing)} if timing else {})}
         self.storage.set_trial_user_attr(trial_id, _evaluation_name(metrics["epoch"]), evaluation)
         record = self.record(number)
         step = len(record.evaluations)
@@ -281,17 +292,24 @@ class Ledger:
     def extend(self, space: SearchSpace) -> None:
         """Store the changed search space of a resumed sweep, for example with a larger number of trials."""
         if self.study.user_attrs["search_space"] != resolved(space):
+            for attribute, value in data_attributes(space, self.places).items():
+                self.study.set_user_attr(attribute, value)
             self.study.set_user_attr("search_space", resolved(space))
 
     def mlflow_key(self, proposed: str) -> str:
         """Return the stored key of the sweep's MLflow run. The first call on any machine stores `proposed`."""
-        if MLFLOW_KEY not in self.study.user_attrs:
-            self.study.set_user_attr(MLFLOW_KEY, proposed)
-        return str(self.study.user_attrs[MLFLOW_KEY])
+        attribute = self._shown(MLFLOW_KEY)
+        if attribute not in self.study.user_attrs:
+            self.study.set_user_attr(attribute, self._shown(proposed))
+        return str(self.study.user_attrs[attribute])
+
+    def _shown(self, name: str) -> str:
+        """Return the name of an attribute about MLflow. A copy that shares MLflow with its original has its own."""
+        return f"{name}@{self.places.runs}" if self.places.runs else name
 
     def set_run(self, number: int, run_id: str) -> None:
         """Record a trial's MLflow run as an attribute of the study, since Optuna cannot change a finished trial."""
-        self.study.set_user_attr(f"run:{number}", run_id)
+        self.study.set_user_attr(self._shown(f"run:{number}"), run_id)
 
     def set_test(self, number: int, score: float) -> None:
         """Record a trial's score on the test questions; it replaces an earlier score."""
@@ -305,7 +323,8 @@ class Ledger:
     def _record(self, trial: optuna.trial.FrozenTrial, attributes: Mapping[str, Any]) -> TrialRecord:
         """Build a record. `attributes` are the study's, read once for many trials because each read is a query."""
         attrs = trial.user_attrs
-        evaluations = evaluations_of(attrs)
+        stored = evaluations_of(attrs)
+        evaluations = tuple(present_evaluation(one, self.places, self.name, trial.number) for one in stored)
         best = best_evaluation(evaluations, self.objective, self.direction)
         return TrialRecord(
             number=trial.number,
@@ -317,7 +336,7 @@ class Ledger:
             metrics={name: best[name] for name in self.attributes["metrics"] if name in best} if best else {},
             checkpoint=best["checkpoint"] if best else None,
             reason=attrs.get("reason"),
-            run_id=attributes.get(f"run:{trial.number}"),
+            run_id=attributes.get(self._shown(f"run:{trial.number}")),
             started=trial.datetime_start,
             ended=trial.datetime_complete,
             repeat_of=attrs.get("repeat_of"),
@@ -338,7 +357,7 @@ def _evaluation_name(epoch: float) -> str:
 
 
 def create_ledger(
-    storage: RDBStorage,
+    storage: LedgerStorage,
     space: SearchSpace,
     name: str,
     versions: Mapping[str, str] | None = None,
@@ -356,7 +375,7 @@ def create_ledger(
         raise ConfigError(f"sweep {name}: the name is taken; choose another name") from None
     attributes = {
         "job": space.job,
-        "data": space.data,
+        **data_attributes(space, storage.places),
         "data_fingerprint": space.data_fingerprint,
         "objective": space.objective,
         "metrics": list(get_job(space.job).metrics),
@@ -366,7 +385,7 @@ def create_ledger(
     for attribute, value in attributes.items():
         study.set_user_attr(attribute, value)
     for trial in adopted:
-        study.add_trial(trial)
+        study.add_trial(stored_trial(trial, storage.places))
     adopted_keys = {trial.user_attrs["key"] for trial in adopted}
     combinations = grid(space) if space.search.sampler == "grid" else ()
     for settings in chain(space.search.enqueue, combinations):
@@ -387,7 +406,7 @@ def _fixed_key(space: SearchSpace, settings: Mapping[str, Any]) -> str | None:
         return None
 
 
-def sweep_exists(storage: RDBStorage, name: str) -> bool:
+def sweep_exists(storage: LedgerStorage, name: str) -> bool:
     """Return True if the sweep exists. Requires the sweep's lock.
 
     A sweep whose creation was interrupted has no trials. It is deleted, and the result is False.
@@ -400,14 +419,14 @@ def sweep_exists(storage: RDBStorage, name: str) -> bool:
     return False
 
 
-def fully_created(storage: RDBStorage, name: str) -> bool:
+def fully_created(storage: LedgerStorage, name: str) -> bool:
     """Return True if the creation of the sweep was not interrupted."""
     study = optuna.load_study(study_name=name, storage=storage)
     attributes = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
     return READY in study.user_attrs or any("params" in attrs and ORIGIN not in attrs for attrs in attributes)
 
 
-def load_ledger(storage: RDBStorage, name: str) -> Ledger:
+def load_ledger(storage: LedgerStorage, name: str) -> Ledger:
     """Load an existing sweep. Raises ConfigError, which suggests the most similar name, when it does not exist."""
     names = sweep_names(storage)
     if name not in names:

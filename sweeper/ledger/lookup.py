@@ -7,10 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from optuna.storages import RDBStorage
-
 from jobs.checkpoint import PREDICTIONS, damage
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, NoPredictions
+from sweeper.ledger.database import LedgerStorage
 from sweeper.ledger.ledger import Ledger, load_ledger
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
@@ -55,17 +54,20 @@ class Trial:
             )
         return whole(checkpoint_store.local(address, root))
 
+    def _predictions_address(self, checkpoint: str) -> str:
+        """Return the address of the predictions: beside the checkpoint, or for a copy in its own trial folder."""
+        places = self.ledger.places
+        own = places.root / self.ledger.name / "trials" / f"{self.record.number:04d}" / PREDICTIONS
+        beside = checkpoint_store.join_address(checkpoint_store.parent(checkpoint), PREDICTIONS)
+        return beside if places.owns(checkpoint) or not own.is_file() else str(own)
+
     def predictions(self) -> list[dict[str, object]]:
         """Return the answers to the validation questions at the best evaluation, in the order of the data.
 
         Raises NoPredictions when the trial has none, DataFailure when they are damaged.
         """
         address = self.record.checkpoint
-        content = (
-            checkpoint_store.read_address(checkpoint_store.join_address(checkpoint_store.parent(address), PREDICTIONS))
-            if address
-            else None
-        )
+        content = checkpoint_store.read_address(self._predictions_address(address)) if address else None
         if content is None:
             raise NoPredictions(
                 f"trial {self.name}: has left no {PREDICTIONS}; name one that has been evaluated and ended"
@@ -79,7 +81,7 @@ class Trial:
         return rows
 
 
-def find_trial(text: str, storage: RDBStorage) -> Trial:
+def find_trial(text: str, storage: LedgerStorage) -> Trial:
     """Return the trial that `text` names.
 
     >>> find_trial("qa_backbones/3", storage).record.number

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from optuna.storages import RDBStorage
-
 from sweeper.errors import EnvironmentFailure
+from sweeper.ledger.database import LedgerStorage
 from sweeper.ledger.ledger import Ledger, fully_created, load_ledger, sweep_names
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
@@ -183,7 +182,7 @@ def running_trial(record: TrialRecord) -> RunningTrial:
     return RunningTrial(record.number, record.epochs, record.params["num_train_epochs"], record.seconds, record.value)
 
 
-def running_sweeps(storage: RDBStorage) -> list[Status]:
+def running_sweeps(storage: LedgerStorage) -> list[Status]:
     """Return the sweeps whose driver has not recorded its end. A silent driver may still run."""
     ledgers = [load_ledger(storage, name) for name in sweep_names(storage) if fully_created(storage, name)]
     signed = [

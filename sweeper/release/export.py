@@ -17,6 +17,7 @@ from jobs.files import atomic, disk_errors
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.release.submit import NOT_WRITTEN, check_output_folder
 from sweeper.release.teams import END_TO_END, READER, SELECTOR, Team, load_two_stages, weight_and_note
+from sweeper.storage.identity import places_of
 from sweeper.storage.settings import Stores
 
 PROGRAM = """# Answers the questions in two files with the models beside this one; works offline.
@@ -55,7 +56,7 @@ def export_team(team: Team, output: Path, stores: Stores, weight: float | None =
     check_output_folder(output)
     note = "end to end"
     if team.selector and weight is None:
-        weight, note = weight_and_note(team, *load_two_stages(team, stores.root / "features"))
+        weight, note = weight_and_note(team, *load_two_stages(team, stores.root / "features"), places_of(stores))
     elif team.selector:
         note = f"weight {weight} as given"
     with disk_errors(EnvironmentFailure, NOT_WRITTEN, output), atomic(output) as part:

@@ -9,12 +9,13 @@ from pathlib import Path
 from jobs import JOBS
 from jobs.checkpoint import MANIFEST
 from sweeper.errors import ConfigError
-from sweeper.ledger.database import existing_storage
+from sweeper.ledger.database import LedgerStorage, existing_storage
 from sweeper.ledger.ledger import sweep_names
 from sweeper.ledger.lookup import Trial, find_trial, split, whole
 from sweeper.release.champions import CHAMPION, champion
 from sweeper.space.reading import import_job
 from sweeper.storage import checkpoint_store
+from sweeper.storage.identity import places_of
 from sweeper.storage.settings import Stores
 
 
@@ -45,13 +46,17 @@ def named_trial(text: str, stores: Stores) -> Trial:
     """
     if _is_folder(text) and not _is_sweep(split(text)[0], stores):
         raise ConfigError(f"checkpoint {text}: the folder holds no {MANIFEST}; name the folder of a trial's checkpoint")
-    return find_trial(text, existing_storage(stores.ledger))
+    return find_trial(text, _storage(stores))
 
 
 def _is_sweep(name: str, stores: Stores) -> bool:
     with suppress(ConfigError):  # there is no ledger yet
-        return name in sweep_names(existing_storage(stores.ledger))
+        return name in sweep_names(_storage(stores))
     return False
+
+
+def _storage(stores: Stores) -> LedgerStorage:
+    return existing_storage(stores.ledger, places_of(stores))
 
 
 def find_answering_checkpoint(text: str, stores: Stores) -> Path:

@@ -10,6 +10,7 @@ from jobs.dataset.data import read_unlabelled
 from jobs.files import disk_errors
 from sweeper.errors import EnvironmentFailure, Failure
 from sweeper.release.teams import Answers, Team, team_answers
+from sweeper.storage.identity import places_of
 from sweeper.storage.settings import Stores
 
 NOT_WRITTEN = "nothing was written; free disk space or name another place"
@@ -24,7 +25,7 @@ def submit_answers(
     """
     check_output_folder(output)
     data = read_unlabelled(context, test)
-    answers = team_answers(team, data, stores.root / "features", weight)
+    answers = team_answers(team, data, stores.root / "features", weight, places_of(stores))
     if problems := submission.submission_problems(data, data.test, answers.rows):
         raise Failure([f"{output}: not written; {problem}" for problem in problems])
     with disk_errors(EnvironmentFailure, NOT_WRITTEN, output):

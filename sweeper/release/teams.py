@@ -16,6 +16,8 @@ from sweeper.ledger.lookup import split
 from sweeper.ledger.ranking import best_first
 from sweeper.release.lookup import checkpoint_folder, find_checkpoint
 from sweeper.storage import checkpoint_store
+from sweeper.storage.identity import places_of
+from sweeper.storage.places import Places
 from sweeper.storage.settings import Stores
 
 SELECTOR, READER, END_TO_END = "mc", "qa", "longformer"
@@ -65,7 +67,7 @@ def best_readers(sweep: str, count: int, stores: Stores) -> list[Path]:
     name, number = split(sweep)
     if number is not None or checkpoint_folder(name) or "@" in name:
         raise ConfigError(f"--ensemble {count}: needs the best readers of a sweep; name one with --qa SWEEP")
-    ledger = load_ledger(existing_storage(stores.ledger), name)
+    ledger = load_ledger(existing_storage(stores.ledger, places_of(stores)), name)
     ranked = best_first(ledger.records(), ledger.direction)
     stored = checkpoint_store.still_stored(record.checkpoint for record in ranked)
     kept = [Trial(ledger, record) for record in ranked if record.checkpoint in stored]
@@ -77,18 +79,23 @@ def best_readers(sweep: str, count: int, stores: Stores) -> list[Path]:
     return [trial.checkpoint(stores.root) for trial in kept[:count]]
 
 
-def team_answers(team: Team, data: Data, cache: Path, weight: float | None = None) -> Answers:
+def team_answers(
+    team: Team, data: Data, cache: Path, weight: float | None = None, places: Places | None = None
+) -> Answers:
     """Return the team's answers to the unlabelled questions of `data`.
 
     Without `weight`, the weight is fitted on the validation questions of the reader's data, if that data still
-    exists. Raises CheckpointError or BackboneError for a checkpoint that cannot be used.
+    exists; `places` finds it in a copied or moved project. Raises CheckpointError or BackboneError for a checkpoint
+    that cannot be used.
     """
     if team.end_to_end:
         model = answering.load_answering_model(team.end_to_end, END_TO_END, cache)
         return Answers(answering.end_to_end(model, data, data.test), 0.0, "end to end")
     selector, readers = load_two_stages(team, cache)
     chosen, note = (
-        (weight, f"weight {weight} as given") if weight is not None else weight_and_note(team, selector, readers)
+        (weight, f"weight {weight} as given")
+        if weight is not None
+        else weight_and_note(team, selector, readers, places)
     )
     return Answers(answering.pipeline(selector, readers, data, data.test, chosen), chosen, note)
 
@@ -100,18 +107,21 @@ def load_two_stages(team: Team, cache: Path) -> tuple[answering.Model, list[answ
     return selector, [answering.load_answering_model(folder, READER, cache) for folder in team.readers]
 
 
-def weight_and_note(team: Team, selector: answering.Model, readers: Sequence[answering.Model]) -> tuple[float, str]:
+def weight_and_note(
+    team: Team, selector: answering.Model, readers: Sequence[answering.Model], places: Places | None = None
+) -> tuple[float, str]:
     """Return the weight with the most exact matches on the validation questions of the reader's data, and a note.
 
     The weight is 0 when this data is missing or has changed.
     """
     trained = identity(team.readers[0])
+    location = places.data(trained["data"]) if places else trained["data"]
     try:
-        data = read_data(trained["data"])
+        data = read_data(location)
     except DataError:
-        return (0.0, f"plain pipeline, as {trained['data']} has no validation questions to fit a weight on")
+        return (0.0, f"plain pipeline, as {location} has no validation questions to fit a weight on")
     if data.fingerprint != trained["data_fingerprint"]:
-        return 0.0, f"plain pipeline, as {trained['data']} has changed since the reader was trained on it"
+        return 0.0, f"plain pipeline, as {location} has changed since the reader was trained on it"
     profile = str(trained["params"].get("metric_profile", "strict"))
     weight = evaluation.fitted_weight(data, selector, readers, profile)
     method = "soft two stages" if weight else "plain pipeline"

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.storages import RDBStorage
-
 from jobs.job import Direction
+from sweeper.ledger.database import LedgerStorage
 from sweeper.ledger.ledger import Ledger, load_ledger, sweep_names
 from sweeper.ledger.ranking import best_first, without_repeats
 from sweeper.ledger.record import TrialRecord
@@ -82,7 +81,7 @@ def is_log_scaled(found: Results, name: str, values: Sequence[float]) -> bool:
     return min(values) > 0 and any(isinstance(branch, dict) and branch.get("log") for branch in branches)
 
 
-def sweep_overview(storage: RDBStorage) -> Iterator[tuple[Any, ...]]:
+def sweep_overview(storage: LedgerStorage) -> Iterator[tuple[Any, ...]]:
     """Yield one row per sweep: name, job, trials, running, failed, objective, best value."""
     for name in sweep_names(storage):
         ledger = load_ledger(storage, name)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from configparser import ConfigParser, DuplicateOptionError, DuplicateSectionError
 from configparser import Error as SyntaxMistake
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -42,6 +42,7 @@ class Stores:
     artifacts    URI for the files of MLflow runs; None with a server, which has its own
     host, port   where `sweeper ui` listens
     checkpoints  folder or s3:// address that all machines reach; None for each sweep's own folder
+    folder       folder of `mlflow.ini`, None without such a file
     """
 
     root: Path
@@ -51,6 +52,12 @@ class Stores:
     host: str = "127.0.0.1"
     port: int = 5000
     checkpoints: str | None = None
+    folder: Path | None = field(default=None, compare=False)
+
+    @property
+    def project(self) -> Path:
+        """Return the project folder: the one of `mlflow.ini`, else the one that contains the root."""
+        return self.folder or self.root.parent
 
     @property
     def remote(self) -> bool:
@@ -108,6 +115,7 @@ def read_stores(folder: Path | None = None, environ: Mapping[str, str] = os.envi
         host=get("ui", "host", _host, "127.0.0.1"),
         port=get("ui", "port", _port, 5000),
         checkpoints=get("storage", "checkpoints", _checkpoints, None),
+        folder=folder if (folder / FILE).is_file() else None,
     )
     if stores.remote:
         stores = _without_artifacts(stores, settings, mistakes)

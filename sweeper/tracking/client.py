@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from sweeper.errors import EnvironmentFailure
 from sweeper.secrets import redacted
 from sweeper.storage.files import create_private, create_whole
+from sweeper.storage.identity import places_of, stores_in_use
 from sweeper.storage.settings import Stores
 from sweeper.tracking.differences import STATUSES, Differences, differences, with_tags
 from sweeper.tracking.runs import (
@@ -126,6 +127,16 @@ def open_experiment(client: Any, name: str, artifacts: str | None, sweep: SweepI
         if experiment.tags.get(key) != value:
             client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
+
+
+def own_experiment(name: str, stores: Stores) -> str:
+    """Return the name of the experiment for the runs of this root.
+
+    MLflow stores a run's files in its experiment's folder. If a copy shares the database with its original, but not the
+    folder of files, it needs an experiment of its own.
+    """
+    places = places_of(stores)
+    return f"{name}-copy-{places.runs}" if places.runs and places.holds(stores.artifacts or "") else name
 
 
 def find_run(client: Any, experiment_id: str, identity: Mapping[str, str]) -> Any | None:
@@ -336,7 +347,8 @@ def log_single_run(
     files: Sequence[Path],
 ) -> str:
     """Write a finished run that belongs to no sweep and return its id. Raises EnvironmentFailure."""
-    client = connect(stores)
+    stores = stores_in_use(stores)
+    experiment, client = own_experiment(experiment, stores), connect(stores)
     with mlflow_errors(stores):
         found = client.get_experiment_by_name(experiment)
         if found is None:

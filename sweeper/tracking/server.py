@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from sweeper.errors import EnvironmentFailure
-from sweeper.storage.files import create_private
+from sweeper.storage.identity import stores_in_use
 from sweeper.storage.settings import Stores
 from sweeper.tracking.client import SWITCHES, create_store
 
@@ -36,7 +36,7 @@ def serve(stores: Stores, port: int | None, announce: Callable[[str], None]) -> 
         return
     stores = replace(stores, port=port or stores.port)
     _refuse_taken_port(stores)
-    create_private(stores.root.as_uri())
+    stores = stores_in_use(stores)
     create_store(stores.tracking)
     log = stores.root / "mlflow.log"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
