@@ -116,13 +116,15 @@ def trials_html(ledger: Ledger) -> str:
 
 def render_page(ledger: Ledger, found: Results, **facts: Any) -> str:
     table = report_rows(ledger, found)
+    view = comparison.trial_table(comparison.comparison_rows(found.records, found.direction), found.objective)
     facts |= {
         "name": ledger.name,
         "attributes": ledger.attributes,
         "found": found,
         "question": question_sentence(ledger.attributes),
         "counts": states_in_words(found.search),
-        "header": comparison.trial_columns(comparison.comparison_rows(found.records, found.direction), found.objective),
+        "header": view.columns,
+        "texts": view.texts,
         "lines": table,
         "leader": best_row(found, table),
         "span": interval_range(table),

@@ -121,7 +121,7 @@ def starter_text(name: str, job: Job, path: str, data: str, found: Survey | None
     return "\n".join(
         [
             f"# yaml-language-server: $schema=./{SCHEMA}",
-            f"# Which {listed(searched)} {'give' if len(searched) > 1 else 'gives'} the best {objective}?",
+            f"# Which {names_in_words(searched)} {'give' if len(searched) > 1 else 'gives'} the best {objective}?",
             f"#   sweeper plan {name}.yaml        show the plan, run nothing",
             f"#   sweeper run  {name}.yaml",
             f"#   sweeper run  {name}.yaml search.trials=2 parameters.num_train_epochs=1 name=glimpse",
@@ -137,7 +137,7 @@ def starter_text(name: str, job: Job, path: str, data: str, found: Survey | None
     )
 
 
-def listed(names: Sequence[str]) -> str:
+def names_in_words(names: Sequence[str]) -> str:
     """Return names as a list in words: "a, b and c"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
