@@ -113,9 +113,10 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         Fewer trials run at once from now on if this one was killed for want of the memory that others shared. They may
         be killed in the same moment, and then no other trial seems to run when their failure is handled.
         """
-        beside, running = self.running_beside(record.number) if failure.killed else (set(), 0)
-        others = max(1, running) if beside or record.number in self.crowded else 0
+        others = 0
         if failure.killed:
+            beside, running = self.running_beside(record.number)
+            others = max(1, running) if beside or record.number in self.crowded else 0
             self.crowded = (self.crowded | beside) - {record.number}
         found = retry_incident(record, failure, self.sweep.space, others, self.searcher.memory)
         if found and "at_once" in found:

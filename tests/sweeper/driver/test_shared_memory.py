@@ -116,6 +116,9 @@ def test_another_failure_leaves_the_number_as_it_is(begin: Callable[..., Driver]
     driver.start()
     assert "at_once" not in driver.fail(1, failure).incidents[0]
     assert driver.start() == [0, 1, 2, 3]
+    driver.fail(2)
+    assert "at_once" not in driver.fail(3, failure).incidents[0]  # though it ran beside one that was killed
+    assert driver.searcher.max_running() == 3
 
 
 def test_the_number_is_kept_when_the_sweep_goes_on_unless_there_is_more_memory(
