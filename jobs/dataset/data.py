@@ -64,9 +64,28 @@ class Data:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the content. It does not depend on the folder or the JSON formatting."""
-        content: list[Any] = [self.paragraphs, *([astuple(q) for q in getattr(self, split)] for split in SPLITS)]
-        content += [dict(self.several)] if self.several else []
+        """Return the SHA-256 of what trials train on and are scored on.
+
+        That is the paragraphs in order, the training and validation questions in order with their candidates and
+        labels, and what references.json adds to these answers. The folder, the JSON formatting, test questions and all
+        other files do not count.
+        """
+        right = {row.id: {row.answer, *self.several.get(row.id, ())} for row in (*self.train, *self.valid)}
+        several = {key: sorted(map(str, answers)) for key, answers in right.items() if len(answers) > 1}
+        return self._sha256((), several)
+
+    @cached_property
+    def earlier_fingerprints(self) -> tuple[str, ...]:
+        """Return the fingerprints by earlier definitions, which counted test questions and all of references.json."""
+        return self._sha256(self.test, self.several), self._sha256((), self.several)
+
+    def matches(self, fingerprint: str) -> bool:
+        """Return True if the fingerprint is that of this data, by the present or an earlier definition."""
+        return fingerprint == self.fingerprint or fingerprint in self.earlier_fingerprints
+
+    def _sha256(self, test: Sequence[Question], several: Mapping[str, list[str]]) -> str:
+        content: list[Any] = [self.paragraphs, *([astuple(q) for q in rows] for rows in (self.train, self.valid, test))]
+        content += [dict(several)] if several else []
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

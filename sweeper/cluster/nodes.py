@@ -84,17 +84,20 @@ class NodeReport:
     versions: Mapping[str, str | None]
 
 
-def inspect_node(marker: str, data: str) -> NodeReport:
-    """Return the report of the node on which this function runs."""
+def inspect_node(marker: str, data: str, fingerprint: str) -> NodeReport:
+    """Return the report of the node on which this function runs. `fingerprint` is the one that the sweep recorded."""
     file = Path(marker)
-    return NodeReport(file.read_text() if file.is_file() else None, _seen_fingerprint(data), node_versions())
+    return NodeReport(
+        file.read_text() if file.is_file() else None, _seen_fingerprint(data, fingerprint), node_versions()
+    )
 
 
-def _seen_fingerprint(data: str) -> str:
+def _seen_fingerprint(data: str, recorded: str) -> str:
     from jobs.dataset.data import DataError, read_data
 
     try:
-        return read_data(data).fingerprint
+        seen = read_data(data)
+        return recorded if seen.matches(recorded) else seen.fingerprint
     except (DataError, OSError) as error:
         return f"cannot be read: {' '.join(str(error).split())[:200]}"
 
@@ -118,7 +121,7 @@ def check_nodes(folder: Path, data: str, fingerprint: str) -> None:
     """
     names = {str(node["NodeID"]): name for node, name in _node_names(live_ray_nodes())}
     with marker_file(folder.absolute()) as marker:
-        sights = {node: call_on_node(node, inspect_node, str(marker), data) for node in names}
+        sights = {node: call_on_node(node, inspect_node, str(marker), data, fingerprint) for node in names}
         expected = NodeReport(marker.read_text(), fingerprint, node_versions())
         mistakes = [
             f"node {names[node]}: {problem}"

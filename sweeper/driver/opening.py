@@ -36,9 +36,20 @@ def resumed_space(ledger: Ledger, trials: int | None = None) -> SearchSpace:
     Raises DataFailure when the data is missing or has changed.
     """
     space = space_of(ledger)
-    check_data(ledger, present_fingerprint(space, f"sweep {ledger.name}"))
+    check_data(ledger, present_fingerprint(space, f"sweep {ledger.name}", space.data_fingerprint))
     search = space.search.model_copy(update={"trials": trials}) if trials else space.search
     return replace(space, search=search)
+
+
+def with_recorded_data(ledger: Ledger, space: SearchSpace) -> SearchSpace:
+    """Return the space with the data's fingerprint as the sweep has recorded it, perhaps by an earlier definition.
+
+    The keys of the sweep's trials hold this fingerprint. Raises DataFailure when the data has changed.
+    """
+    recorded = str(ledger.attributes["data_fingerprint"])
+    if space.data_fingerprint != recorded:
+        check_data(ledger, present_fingerprint(space, f"sweep {ledger.name}", recorded))
+    return replace(space, data_fingerprint=recorded)
 
 
 def check_data(ledger: Ledger, present: str) -> None:
@@ -58,7 +69,7 @@ def sweep_to_extend(storage: LedgerStorage, space: SearchSpace, taken: Collectio
     """
     numbered = takewhile(taken.__contains__, (numbered_name(space.name, number) for number in count(1)))
     ledger = load_ledger(storage, [space.name, *numbered][-1])
-    check_data(ledger, space.data_fingerprint)
+    with_recorded_data(ledger, space)
     if ledger.attributes["job"] != space.job:
         raise ConfigError(f"sweep {ledger.name}: has job {ledger.attributes['job']}, not {space.job}; use --new")
     return ledger
@@ -120,7 +131,7 @@ def open_ledger(storage: LedgerStorage, space: SearchSpace, name: str) -> Ledger
                 *(f"  {change}" for change in changes),
             ]
         )
-    check_data(ledger, space.data_fingerprint)
+    space = with_recorded_data(ledger, space)
     ledger.extend(space)
     ledger.repair(space)
     return ledger

@@ -19,6 +19,7 @@ from sweeper.driver.opening import (
     space_of,
     sweep_name,
     sweep_to_extend,
+    with_recorded_data,
 )
 from sweeper.driver.repeats import expected_trials, has_unfinished, resume_summary
 from sweeper.driver.sweep import Sweep, sweep_folder, trial_folder
@@ -119,6 +120,7 @@ def run_sweep(
     storage = open_storage(stores.ledger, places_of(stores))
     taken = [name for name in sweep_names(storage) if fully_created(storage, name)] if new or extend else []
     extended = sweep_to_extend(storage, space, taken) if extend else None
+    space = with_recorded_data(extended, space) if extended else space
     name = name or sweep_name(space, taken, new, extended)
     folder = sweep_folder(stores.root, name)
     with sweep_lock(folder, stores.ledger, interrupt.halt), database_errors(stores.ledger):
@@ -128,6 +130,7 @@ def run_sweep(
             reused = create_extended(extended, storage, space, folder, stores.checkpoints)
             print_line(console, reused)
         ledger = open_ledger(storage, space, name)
+        space = with_recorded_data(ledger, space)
         if line := moved or set_aside_line(folder, ledger):
             print_line(console, line)
         (folder / "search_space.yaml").write_text(to_yaml(space), encoding="utf-8")

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,14 @@ from jobs.job import Direction
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, Failure
 from sweeper.ledger.lookup import Trial
 from sweeper.release.champions import FOLDER, Registry, Version, open_registry
-from sweeper.results.scores import check_reported, metric_profile, question_scores, validation_data, verified_scores
+from sweeper.results.scores import (
+    check_reported,
+    is_same_data,
+    metric_profile,
+    question_scores,
+    validation_data,
+    verified_scores,
+)
 from sweeper.results.statistics import ALPHA, paired_p
 from sweeper.secrets import redacted_values
 from sweeper.space.sections import NAME
@@ -109,7 +116,7 @@ def promote(trial: Trial, stores: Stores, *, force: bool = False, significant: b
     _check_run(trial, stores)
     with promotion_lock(stores.root / FOLDER, job):
         version = registry.champion(job)
-        champion = read_entrant(version.tags) if version else None
+        champion = _comparable_entrant(read_entrant(version.tags), trial) if version else None
         p = _p_against_champion(trial, version, registry) if version and champion != entrant else None
         decision = decide_promotion(entrant, champion, p, force=force, significant=significant)
         if version is None or decision.wins:
@@ -119,6 +126,13 @@ def promote(trial: Trial, stores: Stores, *, force: bool = False, significant: b
             _install(checkpoint, stores.root / FOLDER / version.folder)
     folder = stores.root / FOLDER / version.folder
     return Promotion(job, entrant, decision.wins, decision.reason, version.number, folder, champion, p)
+
+
+def _comparable_entrant(champion: Entrant, trial: Trial) -> Entrant:
+    """Return the champion with the fingerprint that the trial's sweep has recorded, if that names the same data."""
+    if not is_same_data(trial, champion.data_fingerprint):
+        return champion
+    return replace(champion, data_fingerprint=str(trial.ledger.attributes["data_fingerprint"]))
 
 
 def decide_promotion(
@@ -306,7 +320,7 @@ def _p_against_champion(trial: Trial, version: Version, registry: Registry) -> f
 
     Returns None when predictions are missing, the data has changed, or recomputed scores are not the reported ones.
     """
-    if version.tags["data_fingerprint"] != trial.ledger.attributes["data_fingerprint"]:
+    if not is_same_data(trial, version.tags["data_fingerprint"]):
         return None
     objective, champion = trial.ledger.objective, read_entrant(version.tags)
     try:

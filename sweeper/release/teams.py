@@ -120,7 +120,7 @@ def weight_and_note(
         data = read_data(location)
     except DataError:
         return (0.0, f"plain pipeline, as {location} has no validation questions to fit a weight on")
-    if data.fingerprint != trained["data_fingerprint"]:
+    if not data.matches(trained["data_fingerprint"]):
         return 0.0, f"plain pipeline, as {location} has changed since the reader was trained on it"
     profile = str(trained["params"].get("metric_profile", "strict"))
     weight = evaluation.fitted_weight(data, selector, readers, profile)

@@ -77,12 +77,21 @@ def validation_data(trial: Trial) -> Data:
     except DataError as error:
         raise DataFailure(error.lines) from None
     expected = str(trial.ledger.attributes["data_fingerprint"])
-    if data.fingerprint != expected:
+    if not data.matches(expected):
         raise DataFailure(
             f"{trial.data}: has changed since trial {trial.name} was evaluated on it (fingerprint "
             f"{data.fingerprint[:12]}, was {expected[:12]}); bring that data back, or run the trial again"
         )
     return data
+
+
+def is_same_data(trial: Trial, fingerprint: str) -> bool:
+    """Return True if the fingerprint is that of the trial's data, by the present or an earlier definition."""
+    if fingerprint == trial.ledger.attributes["data_fingerprint"]:
+        return True
+    with suppress(DataFailure):
+        return validation_data(trial).matches(fingerprint)
+    return False
 
 
 def verified_scores(trial: Trial, data: Data, predictions: Sequence[Prediction]) -> Scores:

@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 
 import sweeper
 from jobs import JOBS, get_job
-from jobs.dataset.data import SAMPLE, DataError, read_data
+from jobs.dataset.data import SAMPLE, Data, DataError, read_data
 from jobs.job import Job, ParamError
 from jobs.suggestions import nearest, shown, unknown_name
 from sweeper.errors import ConfigError, DataFailure
@@ -92,7 +92,7 @@ def read_search_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
             note(("data",), problem)
         note.raise_any()
         raise
-    return replace(space, data_fingerprint=_checked_fingerprint(space.data, note))
+    return replace(space, data_fingerprint=_checked_data(space.data, note).fingerprint)
 
 
 def _refuse_secrets(value: Any, key: Key, note: Mistakes) -> None:
@@ -116,17 +116,21 @@ def restored(values: Mapping[str, Any], data_fingerprint: str, origin: str) -> S
     return replace(space, data_fingerprint=data_fingerprint)
 
 
-def present_fingerprint(space: SearchSpace, origin: str) -> str:
-    """Return the fingerprint of the data as it is now. Raises DataFailure if it is missing or invalid."""
-    return _checked_fingerprint(space.data, Mistakes(Path(origin), {}))
+def present_fingerprint(space: SearchSpace, origin: str, recorded: str) -> str:
+    """Return the fingerprint of the data as it is now; `recorded` if an earlier definition gives the data that one.
+
+    Raises DataFailure if the data is missing or invalid.
+    """
+    data = _checked_data(space.data, Mistakes(Path(origin), {}))
+    return recorded if data.matches(recorded) else data.fingerprint
 
 
-def _checked_fingerprint(data: str, note: Mistakes) -> str:
+def _checked_data(data: str, note: Mistakes) -> Data:
     if problem := _missing_folder(data):
         note(("data",), problem)
         raise DataFailure(note.lines())
     try:
-        return read_data(data).fingerprint
+        return read_data(data)
     except DataError as error:
         raise DataFailure(error.lines) from None
 

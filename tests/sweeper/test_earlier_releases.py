@@ -15,11 +15,14 @@ import pytest
 from mlflow import MlflowClient
 from optuna.storages import RDBStorage
 
+from sweeper.driver.opening import resumed_space, with_recorded_data
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger, load_ledger
 from sweeper.ledger.lookup import Trial
+from sweeper.ledger.record import trial_key
 from sweeper.release.champions import champion
 from sweeper.release.promotion import promote
+from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
 from tests.support.drivers import Driver
@@ -50,6 +53,19 @@ def run(folder: Path, *arguments: str) -> str:
     finally:
         driver.end()
     return driver.said.read_text()
+
+
+def test_its_fingerprint_and_its_keys_stay(folder: Path) -> None:
+    """The data had another fingerprint by the definition of that time."""
+    ledger = load_ledger(open_storage(read_stores(folder, {}).ledger), "toy")
+    recorded, keys = ledger.attributes["data_fingerprint"], [record.key for record in ledger.records()]
+    now = read_search_space(folder / "toy.yaml")
+    assert now.data_fingerprint != recorded
+    for space in (resumed_space(ledger), with_recorded_data(ledger, now)):
+        assert space.data_fingerprint == recorded
+    assert keys[0] == trial_key("tests.toy:JOB", ledger.records()[0].params, recorded)
+    later = asked(ledger, with_recorded_data(ledger, now))
+    assert later.key == trial_key("tests.toy:JOB", later.params, recorded)
 
 
 @pytest.mark.slow
