@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sweeper.commands.base import data_mistakes, echo_line, main
+from sweeper.commands.completion import complete_folder
 
 
 @main.group()
@@ -16,7 +17,7 @@ def data_group() -> None:
 
 
 @data_group.command()
-@click.argument("location")
+@click.argument("location", shell_complete=complete_folder)
 @click.option("--tokenizer", metavar="NAME", help="Count lengths in tokens of this backbone too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check_command(location: str, tokenizer: str | None, as_json: bool) -> None:

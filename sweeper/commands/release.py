@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sweeper.commands.base import data_mistakes, ledger_storage, main, show, table_forms
+from sweeper.commands.completion import complete_folder, complete_sweep
 from sweeper.errors import ConfigError, EnvironmentFailure
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ EVALUATED_JOBS = ("mc", "qa", "longformer")  # each is an option of `evaluate`
 
 
 @main.command()
-@click.argument("data")
+@click.argument("data", shell_complete=complete_folder)
 @click.option("--mc", metavar="MODEL", help="Select paragraphs with this model.")
 @click.option("--qa", metavar="MODEL", help="Read the selected paragraph with this model.")
 @click.option("--longformer", metavar="MODEL", help="Answer end to end with this model.")
@@ -65,7 +66,7 @@ def evaluate_command(data: str, split: str, profile: str, form: str, **named: st
 
 
 @main.command()
-@click.argument("name", metavar="TRIAL")
+@click.argument("name", metavar="TRIAL", shell_complete=complete_sweep)
 @click.option("--if-better", is_flag=True, help="Promote only if better on the same data (the default).")
 @click.option("--significant", is_flag=True, help="Promote only if a paired test finds the difference significant.")
 @click.option("--force", is_flag=True, help="Promote in any case, and record that it was forced.")

@@ -10,6 +10,7 @@ import click
 from jobs import JOBS
 from jobs.files import atomic, disk_errors
 from sweeper.commands.base import ledger_of, ledger_storage, main, show, table_forms
+from sweeper.commands.completion import complete_sweep
 from sweeper.errors import ConfigError, EnvironmentFailure, NoPredictions
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @main.command()
-@click.argument("names", nargs=-1, required=True, metavar="SWEEP...")
+@click.argument("names", nargs=-1, required=True, metavar="SWEEP...", shell_complete=complete_sweep)
 @click.option("--all", "every", is_flag=True, help="Show every trial of several sweeps, not only each backbone's best.")
 @click.option("--sort", metavar="COLUMN", help="Sort by a metric, best first, or by a parameter.")
 @click.option("--reverse", is_flag=True, help="Reverse the order.")
@@ -63,7 +64,7 @@ def show_timing(ledgers: list[Ledger], form: str) -> None:
 
 
 @main.command()
-@click.argument("name", metavar="SWEEP")
+@click.argument("name", metavar="SWEEP", shell_complete=complete_sweep)
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write to this file (default: SWEEP.html).")
 def report_command(name: str, output: Path | None) -> None:
     """Write a self-contained HTML report of a sweep: table, curves, importance, cost."""
@@ -83,8 +84,8 @@ def report_command(name: str, output: Path | None) -> None:
 
 
 @main.command()
-@click.argument("name", metavar="TRIAL")
-@click.option("--vs", metavar="TRIAL", help="Compare with the answers of this trial.")
+@click.argument("name", metavar="TRIAL", shell_complete=complete_sweep)
+@click.option("--vs", metavar="TRIAL", shell_complete=complete_sweep, help="Compare with the answers of this trial.")
 @click.option(
     "--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Show this many examples of each kind."
 )
@@ -115,7 +116,7 @@ def errors_command(name: str, vs: str | None, examples: int, form: str) -> None:
 
 
 @main.command()
-@click.argument("name", metavar="TRIAL")
+@click.argument("name", metavar="TRIAL", shell_complete=complete_sweep)
 @click.option("--yaml", is_flag=True, help="Print YAML (the default).")
 def best_command(name: str, yaml: bool) -> None:
     """Print a search space that runs exactly this trial again.

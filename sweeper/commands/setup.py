@@ -13,6 +13,7 @@ import click
 from jobs.files import disk_errors
 from jobs.suggestions import shown
 from sweeper.commands.base import data_mistakes, echo_line, main, show, table_forms
+from sweeper.commands.completion import complete_folder, complete_job
 from sweeper.errors import ConfigError, EnvironmentFailure
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def schema_command() -> None:
 
 
 @main.command()
-@click.argument("job", metavar="JOB")
+@click.argument("job", metavar="JOB", shell_complete=complete_job)
 @table_forms("md", "json", json="Print one JSON array with an object for each parameter.")
 def params_command(job: str, form: str) -> None:
     """Print the parameters of a job: type, bounds, default and help.
@@ -60,8 +61,15 @@ def params_command(job: str, form: str) -> None:
 
 
 @main.command()
-@click.argument("job", default="qa", metavar="[JOB]")
-@click.option("--data", default="sample", show_default=True, metavar="FOLDER", help="Choose sizes for this data set.")
+@click.argument("job", default="qa", metavar="[JOB]", shell_complete=complete_job)
+@click.option(
+    "--data",
+    default="sample",
+    show_default=True,
+    metavar="FOLDER",
+    shell_complete=complete_folder,
+    help="Choose sizes for this data set.",
+)
 @click.option("--name", metavar="NAME", help="Name the sweep and its file (default: the job's name).")
 def init_command(job: str, data: str, name: str | None) -> None:
     """Write a first search space, and schema.json for editors, into the current folder.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sweeper.commands.base import address_option, echo_line, ledger_of, ledger_storage, machine_at, main, show, terminal
+from sweeper.commands.completion import complete_space, complete_sweep
 from sweeper.errors import ConfigError, EnvironmentFailure
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @main.command()
-@click.argument("file")
+@click.argument("file", shell_complete=complete_space)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @address_option
 @click.option("--new", is_flag=True, help="Start a second sweep under the next free name.")
@@ -51,7 +52,7 @@ def run_command(
 
 
 @main.command()
-@click.argument("name", metavar="SWEEP")
+@click.argument("name", metavar="SWEEP", shell_complete=complete_sweep)
 @address_option
 @click.option("--trials", type=click.IntRange(min=1), help="Raise the total number of trials.")
 @click.option("--detach", is_flag=True, help="Run in the background; see `status` and `stop`.")
@@ -75,7 +76,7 @@ def resume_command(name: str, address: str | None, trials: int | None, detach: b
 
 
 @main.command()
-@click.argument("name", metavar="[SWEEP]", required=False)
+@click.argument("name", metavar="[SWEEP]", required=False, shell_complete=complete_sweep)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, or an array without SWEEP.")
 def status_command(name: str | None, as_json: bool) -> None:
     """Show the state of a sweep, its process and its trials, or of all running sweeps.
@@ -94,7 +95,7 @@ def status_command(name: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("name", metavar="SWEEP")
+@click.argument("name", metavar="SWEEP", shell_complete=complete_sweep)
 @click.option("--now", is_flag=True, help="Stop at once; `resume` continues from the last checkpoints.")
 def stop_command(name: str, now: bool) -> None:
     """Ask a sweep's process to stop, through the ledger, and wait until it has stopped.
@@ -110,7 +111,7 @@ def stop_command(name: str, now: bool) -> None:
 
 
 @main.command()
-@click.argument("name", metavar="SWEEP")
+@click.argument("name", metavar="SWEEP", shell_complete=complete_sweep)
 def sync_command(name: str) -> None:
     """Make MLflow agree with a sweep's ledger, for example after an MLflow outage or a killed driver.
 
@@ -184,7 +185,7 @@ def run_and_print(
 
 
 @main.command()
-@click.argument("file")
+@click.argument("file", shell_complete=complete_space)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @address_option
 @click.option(
