@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from tempfile import gettempdir
 
 from packaging.requirements import Requirement
 
 from sweeper.cluster.capacity import local_machine, memory_text
 from sweeper.errors import Failure
 from sweeper.process.environment import PROXIES, told_variables
+from sweeper.process.import_path import hiding_module
 from sweeper.secrets import redacted
+from sweeper.storage.locks import lock_problem
 from sweeper.storage.settings import Stores
 
 VARIABLES = (
@@ -54,6 +57,9 @@ def findings(stores: Stores, changed: Mapping[str, str]) -> list[Finding]:
         disk_finding(stores.root),
         *reachable_findings(stores),
         *variable_findings(),
+        *lock_findings(stores.root),
+        *hidden_findings(),
+        *cluster_findings(os.environ),
         *(Finding("environment", line) for line in told_variables(changed)),
         *proxy_findings(os.environ),
     ]
@@ -85,7 +91,7 @@ def device_finding() -> Finding:
 
 def disk_finding(root: Path) -> Finding:
     """Check the free disk space in the folder of sweeps, or in the closest parent that exists."""
-    place = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
+    place = existing_parent(root)
     free = shutil.disk_usage(place).free
     good = free > MIN_FREE_BYTES and os.access(place, os.W_OK)
     return Finding(
@@ -130,3 +136,42 @@ def proxy_findings(environ: Mapping[str, str]) -> list[Finding]:
     names = [name for proxy in PROXIES for name in (proxy, proxy.upper()) if environ.get(name)]
     detail = f"{', '.join(names)}: used for other machines only; connections to this machine bypass it"
     return [Finding("proxy", detail)] if names else []
+
+
+def lock_findings(root: Path) -> list[Finding]:
+    """Report a folder, of the storage root and temporary files, whose file system cannot lock files."""
+    try:
+        places = [existing_parent(root), Path(gettempdir())]
+    except FileNotFoundError as error:
+        return [
+            Finding("temporary files", f"{error.strerror or error}; set TMPDIR to a folder that can be written", False)
+        ]
+    return [Finding("locks", problem, False) for place in places if (problem := lock_problem(place))]
+
+
+def existing_parent(folder: Path) -> Path:
+    """Return `folder`, or its closest parent that exists."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+
+
+def hidden_findings() -> list[Finding]:
+    """Name the files of the working directory that have the names of libraries."""
+    try:
+        entries = sorted(Path.cwd().iterdir())
+    except OSError as error:
+        return [Finding("folder", f"{error.strerror or error}; change to a folder that can be read", False)]
+    hidden = [entry.name for entry in entries if _is_module(entry) and hiding_module(entry.stem)]
+    cure = "not imported, since libraries come first; rename a file that your own job imports"
+    return [Finding("folder", f"{', '.join(hidden)}: named like a library; {cure}")] if hidden else []
+
+
+def _is_module(path: Path) -> bool:
+    return path.stem.isidentifier() and (path.suffix == ".py" or (not path.suffix and path.is_dir()))
+
+
+def cluster_findings(environ: Mapping[str, str]) -> list[Finding]:
+    """Report if nothing listens at RAY_ADDRESS."""
+    from sweeper.cluster.ray_session import refuse_closed_port
+
+    address = environ.get("RAY_ADDRESS")
+    return [_finding_of("cluster", address, partial(refuse_closed_port, address))] if address else []

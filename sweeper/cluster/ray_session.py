@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -24,6 +26,8 @@ from sweeper.secrets import redacted_values
 
 CAUSE_CHARS = 300
 OBJECT_STORE_BYTES = 100 * 2**20  # trials exchange only paths and numbers
+PORT_SECONDS = 10.0  # time in which a cluster's port must answer
+JOIN_SECONDS = 50.0  # limit of joining a cluster
 
 # Environment variables that Ray reads when it is imported or started. Its processes inherit them.
 QUIET = {
@@ -160,7 +164,8 @@ def joined_cluster(address: str) -> Iterator[None]:
         )
     import ray
 
-    with signals_blocked():
+    refuse_closed_port(address)
+    with signals_blocked(), answer_limit(address):
         try:
             ray.init(
                 address=address,
@@ -170,13 +175,46 @@ def joined_cluster(address: str) -> Iterator[None]:
                 job_config=job_config(),
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            cause = str(error).strip().splitlines()[0]
-            cure = "start one with `ray start --head`, or give HOST:PORT of a running one"
-            raise EnvironmentFailure(f"--address {address}: no Ray cluster answers; {cause}; {cure}") from error
+            raise EnvironmentFailure(unanswered(address, str(error).strip().splitlines()[0])) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def unanswered(address: str, cause: str) -> str:
+    """Return the message that no cluster answers at `address`, which may come from RAY_ADDRESS."""
+    cure = "start one with `ray start --head`, give HOST:PORT of a running one, or unset RAY_ADDRESS"
+    return f"--address {address}: no Ray cluster answers; {cause}; {cure}"
+
+
+def refuse_closed_port(address: str) -> None:
+    """Raise EnvironmentFailure if no program listens at HOST:PORT, where Ray would wait for ever."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PORT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise EnvironmentFailure(unanswered(address, str(error))) from None
+
+
+@contextmanager
+def answer_limit(address: str) -> Iterator[None]:
+    """End this process with one line and exit code 4 if the block, which waits inside Ray, takes too long."""
+    line = unanswered(address, f"it was silent for {JOIN_SECONDS:g} s")
+    timer = threading.Timer(JOIN_SECONDS, end_unanswered, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def end_unanswered(line: str) -> None:
+    os.write(2, f"{line}\n".encode())
+    os._exit(EnvironmentFailure.exit_code)
 
 
 class FixedPath(list[str]):

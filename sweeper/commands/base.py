@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -69,9 +70,18 @@ def main(context: click.Context) -> None:
 
     os.umask(0o077)  # only the owner may read records, checkpoints and logs
     print_utf8()
+    refuse_deleted_folder()
     context.obj = prepare_environment(os.environ, lambda: read_stores().root)
     if "PYTHONWARNINGS" in context.obj:
         warnings.simplefilter("ignore")
+
+
+def refuse_deleted_folder() -> None:
+    """Raise EnvironmentFailure if the working directory was deleted while the shell stayed in it."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise EnvironmentFailure(f"working directory: {error.strerror}; change to a folder that exists") from None
 
 
 def print_utf8() -> None:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import database_errors
 from sweeper.storage import postgres
+from sweeper.storage.locks import file_lock
 
 LOCK_FILES = ("lock", "owner")
 
@@ -35,7 +36,7 @@ def sweep_lock(folder: Path, ledger: str | None = None, lost: Callable[[str], No
 def _locked(folder: Path) -> Iterator[None]:
     lock, owner = (folder / name for name in LOCK_FILES)
     try:
-        with FileLock(lock, timeout=0):
+        with file_lock(lock, timeout=0):
             owner.write_text(str(os.getpid()))
             yield
             owner.unlink(missing_ok=True)

@@ -11,12 +11,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from jobs import fault_injection, get_job
 from jobs.checkpoint import PREDICTIONS, answering_part, copy_answering_part, damage, load_json
@@ -36,6 +36,7 @@ from sweeper.results.scores import (
 from sweeper.results.statistics import ALPHA, paired_p
 from sweeper.secrets import redacted_values
 from sweeper.space.sections import NAME
+from sweeper.storage.locks import file_lock
 from sweeper.storage.settings import Stores
 
 LOCK_SECONDS = 900.0  # longest wait for other promotions, which copy checkpoints
@@ -258,20 +259,18 @@ def promotion_lock(folder: Path, job: str) -> Iterator[None]:
     The lock is needed because MLflow cannot compare and set an alias in one step: the last writer would win.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(folder / f"{job}.lock")
-    try:
-        lock.acquire(timeout=LOCK_SECONDS)
-    except Timeout:
-        raise EnvironmentFailure(
-            f"champion of {job}: another promotion holds {folder / job}.lock for {LOCK_SECONDS:g} s; end that process"
-        ) from None
-    except OSError as error:  # for example, the lock file is a symbolic link, which FileLock refuses
-        line = disk_error_line(error, "remove it", folder / f"{job}.lock")
-        raise EnvironmentFailure(f"champion of {job}: {line}") from None
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(file_lock(folder / f"{job}.lock", LOCK_SECONDS))
+        except Timeout:
+            raise EnvironmentFailure(
+                f"champion of {job}: another promotion holds {folder / job}.lock for {LOCK_SECONDS:g} s; "
+                "end that process"
+            ) from None
+        except OSError as error:  # for example, the lock file is a symbolic link, which FileLock refuses
+            line = disk_error_line(error, "remove it", folder / f"{job}.lock")
+            raise EnvironmentFailure(f"champion of {job}: {line}") from None
         yield
-    finally:
-        lock.release()
 
 
 def _register_champion(trial: Trial, checkpoint: Path, tags: Mapping[str, str], registry: Registry) -> Version:

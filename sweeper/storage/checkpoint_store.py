@@ -17,8 +17,6 @@ from textwrap import shorten
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from filelock import FileLock
-
 from jobs import checkpoint as folders
 from jobs import fault_injection
 from jobs.checkpoint import MANIFEST, PICKLED
@@ -26,6 +24,7 @@ from jobs.files import DISK_ERRORS, atomic, disk_errors
 from sweeper.errors import EnvironmentFailure
 from sweeper.secrets import redacted
 from sweeper.storage.files import create_folder
+from sweeper.storage.locks import file_lock
 
 CACHE = "cache"  # subfolder of the root folder for copies of checkpoints from a bucket; may be deleted at any time
 SCHEME = "s3"
@@ -113,7 +112,7 @@ def fetch_checkpoint(address: str, target: Path, *, answering: bool = False) -> 
     Raises Damaged, StorageError, OSError.
     """
     create_folder(target.parent)
-    with FileLock(target.parent / f".{target.name}.lock"), reaching(address):
+    with file_lock(target.parent / f".{target.name}.lock"), reaching(address):
         place = _resolve_address(address)
         manifest = _manifest(place)
         wanted = {k: v for k, v in manifest.items() if not (answering and PurePosixPath(k).suffix in PICKLED)}

@@ -8,10 +8,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from filelock import FileLock
-
 from jobs import fault_injection
 from jobs.files import atomic
+from sweeper.storage.locks import file_lock
 
 BUSY_SECONDS = 20.0  # longest wait for a locked file; must be shorter than SHUTDOWN_SECONDS
 
@@ -39,7 +38,7 @@ def create_whole(database: Path, make: Callable[[str], object]) -> None:
     if database.exists():
         return
     create_folder(database.parent)
-    with FileLock(f"{database}.lock", timeout=BUSY_SECONDS):
+    with file_lock(Path(f"{database}.lock"), BUSY_SECONDS):
         if database.exists():
             return
         with atomic(database) as part:

@@ -18,12 +18,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, TypeVar
 
+from jobs.files import causes
 from sweeper.errors import EnvironmentFailure
 from sweeper.secrets import redacted
 from sweeper.storage.files import create_private, create_whole
 from sweeper.storage.identity import places_of, stores_in_use
+from sweeper.storage.locks import lockless_cause, lockless_line
 from sweeper.storage.settings import Stores
 from sweeper.tracking.differences import STATUSES, Differences, differences, with_tags
 from sweeper.tracking.runs import (
@@ -393,6 +396,10 @@ def mlflow_errors(stores: Stores) -> Iterator[None]:
     except EnvironmentFailure:
         raise
     except Exception as error:
+        if lockless := next(filter(None, map(lockless_cause, causes(error))), None):
+            # Private in mlflow 3.17: it locks a file in the temporary folder while it creates its tables.
+            cure = "set TMPDIR to a folder on a local disk"
+            raise EnvironmentFailure(f"MLflow: {lockless_line(gettempdir(), lockless, cure)}") from None
         raise EnvironmentFailure(
             f"MLflow at {redacted(stores.tracking)}: {cause_line(error)}; {_mlflow_cure(error, stores)}, or name "
             "another store in mlflow.ini: [mlflow] tracking_uri"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -180,3 +181,29 @@ def test_doctor_tells_what_was_removed(here: Path, monkeypatch: pytest.MonkeyPat
     assert "WORLD_SIZE: set by torchrun" in output
     assert f"HOME: home folder {NOWHERE} cannot be written" in output
     assert "HTTP_PROXY" in output
+
+
+def test_doctor_names_files_that_libraries_hide(here: Path) -> None:
+    (here / "random.py").touch()
+    (here / "jobs").mkdir()
+    (here / "mine.py").touch()
+    assert "folder             jobs, random.py: named like a library; not imported" in invoke("doctor").stdout
+
+
+def test_doctor_tells_that_a_cluster_is_gone(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    result = invoke("doctor")
+    assert result.exit_code == 4
+    assert f"BAD  cluster            --address {address}: no Ray cluster answers; " in result.stdout
+
+
+def test_a_working_directory_that_was_deleted_is_told(here: Path) -> None:
+    gone = here / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    result = invoke("doctor")
+    assert result.exit_code == 4
+    assert result.stderr == "working directory: No such file or directory; change to a folder that exists\n"
