@@ -27,10 +27,16 @@ job: qa
 data: hw
 objective: exact_match
 parameters:
-  {backbone: "scratch:1x32x1", learning_rate: 1e-3, effective_batch_size: 32, num_train_epochs: 1, max_length: 128}
+  backbone: "scratch:1x32x1"
+  learning_rate: 1e-3
+  effective_batch_size: 32
+  num_train_epochs: 1
+  max_length: 128
+  doc_stride: 32
 search: {sampler: random, trials: 1, seed: 1}
 """
 SELECTOR = READER.replace("reader", "selector").replace("job: qa", "job: mc").replace("exact_match", "accuracy")
+SELECTOR = SELECTOR.replace("  doc_stride: 32\n", "")
 Prepare = Callable[[Path, "Install"], Path]
 Install = Callable[[Path, tuple[str, ...]], "subprocess.CompletedProcess[str]"]
 
