@@ -368,7 +368,7 @@ def test_a_trials_metrics_page_draws_exact_match_per_evaluation(address: str, mi
     found = page(tmp_path, "metrics", url, lambda page: "trial 1 (exact_match)" in page.text)
     charts = found.content.split("trial 1 (")  # a chart's legend stands below it
     assert [chart.partition(")")[0] for chart in charts[1:]] == ["best_exact_match", "exact_match"]
-    points = re.findall(r'class="point" transform="translate\(([\d.]+),([\d.]+)\)"', charts[2])
+    points = re.findall(r'class="point" transform="translate\(([\d.]+),([\d.]+)\)"', charts[1])
     heights = [float(points[0][1]) - float(y) for _, y in points]
     assert [height / heights[-1] for height in heights] == pytest.approx([rise / 0.3 for rise in CLIMB], abs=0.01)
     assert (tmp_path / "metrics.png").stat().st_size > 20_000
