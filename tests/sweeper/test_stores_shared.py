@@ -269,6 +269,15 @@ def test_a_tracking_server_keeps_runs_in_the_database_and_files_in_the_bucket(
         one = Team(team.folder, team.ledger, address, team.name).machine("one")
         done(one, "run", "toy.yaml", "search.trials=2")
         check(ledger_of(one), stores_of(one))
+        assert "nothing to correct" in done(one, "sync", "toy")
+        runs, at = [str(record.run_id) for record in ledger_of(one).records()], connect(stores_of(one))
+        at.log_metric(runs[0], "height", 9.0, step=1)
+        at.delete_run(runs[1])
+        said = done(one, "sync", "toy")
+        assert "trial 0: corrected: metric height had other values" in said
+        assert "trial 1: corrected: its run was deleted" in said
+        check(ledger_of(one), stores_of(one))
+        assert "nothing to correct" in done(one, "sync", "toy")
     files = keys(f"{team.name}/files")
     assert [key for key in files if key.endswith("report.html")]
     assert [key for key in files if key.endswith("search_space.yaml")]

@@ -15,12 +15,14 @@ import pytest
 
 from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import open_storage
-from sweeper.ledger.ledger import sweep_names
+from sweeper.ledger.history import write_values
+from sweeper.ledger.ledger import create_ledger, sweep_names
 from sweeper.ledger.lock import sweep_lock
 from sweeper.storage import postgres
 from tests.support.processes import together
 from tests.support.servers import PASSWORD, Postgres
 from tests.support.servers import postgres as running
+from tests.support.trials import asked
 
 PATIENCE = 60.0
 pytestmark = pytest.mark.filterwarnings("default")  # SQLAlchemy's own
@@ -48,6 +50,21 @@ def own(folder: Path, ledger: str, told: Any) -> None:
     with sweep_lock(folder, ledger):
         told.send(os.getpid())
         signal.pause()
+
+
+@pytest.mark.slow
+def test_evaluations_that_are_made_again_leave_a_postgresql_ledger(ledger: str, toy_space: Any) -> None:
+    space, storage = toy_space(), open_storage(ledger)
+    sweep = create_ledger(storage, space, "toy")
+    number = asked(sweep, space).number
+    for epoch in (1.0, 2.0, 3.0):
+        sweep.report(number, {"height": epoch / 10, "eval_loss": 0.5, "epoch": epoch, "seconds": epoch}, None)
+    sweep.rewind(number, 1.0)
+    assert storage.get_all_trials(sweep._study_id)[0].intermediate_values == {1: 0.1}
+    assert len(sweep.record(number).evaluations) == 1
+    write_values(storage, sweep._id(number), {1: 0.9, 2: float("nan")})
+    assert (sweep.correct_values(), sweep.correct_values()) == ([number], [])
+    storage.engine.dispose()
 
 
 @pytest.mark.slow
