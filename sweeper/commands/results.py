@@ -9,7 +9,7 @@ import click
 
 from jobs import JOBS
 from jobs.files import atomic, disk_errors
-from sweeper.commands.base import ledger_of, ledger_storage, main, show, table_forms
+from sweeper.commands.base import echo_line, ledger_of, ledger_storage, main, show, table_forms
 from sweeper.commands.completion import complete_sweep
 from sweeper.errors import ConfigError, EnvironmentFailure, NoPredictions
 
@@ -47,7 +47,7 @@ def compare_command(
         return
     show(view, form=form, everything=f"sweeper compare {' '.join(names)} --csv")
     if form == "table" and len(ledgers) == 1 and (line := best_trials_line(ledgers[0])):
-        click.echo(line, err=True)
+        echo_line(line, err=True)
 
 
 def show_timing(ledgers: list[Ledger], form: str) -> None:
@@ -60,7 +60,7 @@ def show_timing(ledgers: list[Ledger], form: str) -> None:
     if form == "json":
         click.echo(json_text(timing.timing_values(records)), nl=False)
     else:
-        show(timing.timing_table(records), form=form)
+        show(timing.timing_table(records), form=form, everything="--csv")
 
 
 @main.command()

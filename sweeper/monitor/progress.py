@@ -85,7 +85,8 @@ class Progress:
 
     def view(self) -> Group:
         """Return the live table: a line of totals, then a row per running trial."""
-        return Group(Text(self.totals()), *terminal_lines(self.running(), self.console.width))
+        table = terminal_lines(self.running(), self.console.width) if self.open else ()
+        return Group(Text(self.totals()), *table)
 
     def totals(self) -> str:
         ended = len(self.records) - len(self.open)

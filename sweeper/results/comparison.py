@@ -90,7 +90,7 @@ def _by_usefulness(table: Sequence[Row], names: Sequence[str]) -> list[str]:
     def place(name: str) -> int:
         if name in settings:
             return 0
-        if name in ("backbone", "mean", "std", "n", "test"):
+        if name in ("job", "backbone", "mean", "std", "n", "test"):
             return 1
         if name in ("epochs", "seconds", "weights_m"):
             return 4
@@ -236,7 +236,7 @@ def model_table(table: Sequence[Row]) -> Table:
     caption = profile_caption(table)
     if {"qa", "longformer"} <= {row["job"] for row in table}:
         caption = f"{caption or ''}; qa is given the relevant paragraph, longformer all of them".lstrip("; ")
-    kept = {"sweep", "job", "trial", "state", *(row["objective"] for row in table)}
+    kept = {"sweep", "trial", "state", *(row["objective"] for row in table)}
     optional = [name for name in _by_usefulness(table, names) if name not in kept]
     best = frozenset(_best_row_indices(table))
     return Table(names, values, _text_columns(table), best, None, caption, optional, _setting_names(table))

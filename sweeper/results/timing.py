@@ -53,7 +53,9 @@ def timing_table(records: Sequence[TrialRecord]) -> Table:
     ]
     seconds = found["wall_s"]
     caption = "seconds" + (f"; {seconds:.0f} from the first trial's start to the last one's end" if seconds else "")
-    return Table(["trial", "state", *names], rows, frozenset({"state"}), frozenset({len(rows) - 2}), caption=caption)
+    optional = sorted(PHASES, key=lambda name: -total[name])
+    best = frozenset({len(rows) - 2})
+    return Table(["trial", "state", *names], rows, frozenset({"state"}), best, None, caption, optional)
 
 
 def _rounded(seconds: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from jobs.job import DEFINES_METRICS, Job
@@ -153,7 +153,7 @@ def check_metric_definitions(possible: Possible, note: Mistakes) -> None:
         if not field.metadata.get(DEFINES_METRICS):
             continue
         found: dict[Any, int | None] = {}
-        for index, cut in Possible(possible.job, possible.spaces[:1], (), possible.enqueue, ()).cuts():
+        for index, cut in replace(possible, resources=()).cuts():
             for value in ends(cut.domains.get(field.name, Constant(field.default))):
                 found.setdefault(value, index)
         if len(found) > 1:

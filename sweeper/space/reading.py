@@ -176,10 +176,9 @@ def _space(values: dict[str, Any], note: Mistakes, own: Mapping[str, Any] | None
         if not note.under("parameters", "resources", "search"):
             _check_relations(job, parameters, resources, enqueue, note)
             if own is not None:
-                spaces = [parameters] if own == values else [parameters, _own_parameters(own, job)]
                 seeds = file.repeats.seeds if file and file.repeats else ()
-                possible = Possible(job, spaces, resources, enqueue, seeds)
-                check_conditions(possible, note)
+                possible = Possible(job, [parameters], resources, enqueue, seeds)
+                check_conditions(possible if own == values else _with_own_values(possible, own), note)
                 check_metric_definitions(possible, note)
     note.raise_any()
     assert file is not None
@@ -201,11 +200,14 @@ def _space(values: dict[str, Any], note: Mistakes, own: Mapping[str, Any] | None
     )
 
 
-def _own_parameters(own: Mapping[str, Any], job: Job) -> Parameters:
-    """Return the parameters of the file without overrides; none if they have mistakes of their own."""
-    knobs = Knobs(job, Mistakes(Path(), {}))
+def _with_own_values(possible: Possible, own: Mapping[str, Any]) -> Possible:
+    """Return `possible` with what the file has where overrides replaced it, unless that has mistakes of its own."""
+    knobs = Knobs(possible.job, Mistakes(Path(), {}))
     parameters = _order_parameters(read_parameters(own.get("parameters"), knobs), knobs)
-    return {} if len(knobs.note) else parameters
+    enqueue = read_enqueue(own.get("search"), knobs)
+    if len(knobs.note):
+        return possible
+    return replace(possible, spaces=[*possible.spaces, parameters], enqueue=[*possible.enqueue, *enqueue])
 
 
 def _job(name: Any, note: Mistakes) -> Job | None:

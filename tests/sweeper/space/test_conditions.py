@@ -131,6 +131,16 @@ def test_a_condition_may_be_meant_for_a_value_that_an_override_replaced(check: C
     assert 'parameters.seed.0.when.backbone: "huge" matches no value of backbone' in line
 
 
+def test_a_condition_may_be_meant_for_a_setting_that_an_override_dropped(check: Check) -> None:
+    text = document(
+        parameters="{seed: [{when: {backbone: huge}, value: 1}, {value: 2}]}",
+        search="{trials: 2, enqueue: [{backbone: huge}]}",
+    )
+    assert read_text(text, "search.enqueue=[]").name == "demo"
+    (line,) = check(text.replace("enqueue: [{backbone: huge}]", "enqueue: []"))
+    assert "matches no value of backbone" in line
+
+
 def test_both_ends_of_a_range_may_have_a_branch_beside_the_rest() -> None:
     found = parameters(
         "{learning_rate: {min: 1e-5, max: 1e-4}, seed: [{when: {learning_rate: 1e-5}, value: 1}, "
