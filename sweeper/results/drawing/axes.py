@@ -69,7 +69,7 @@ def tick_texts(ticks: Sequence[float]) -> list[str]:
     """
     gaps = [abs(upper - lower) for lower, upper in pairwise(ticks) if upper != lower]
     allowed = min(gaps, default=max(map(abs, ticks), default=0.0)) / 100
-    fixed, exponents = (_exact_texts(ticks, write, allowed) for write in (_fixed, _exponent))
+    fixed, exponents = (_exact_texts(ticks, write, allowed) for write in (_plain_number, _scientific))
     longest, short = (max(map(len, texts), default=0) for texts in (fixed, exponents))
     return fixed if longest <= short + 1 or (longest <= PLAIN_CHARS and max(map(abs, ticks)) >= 1) else exponents
 
@@ -83,11 +83,11 @@ def _exact_texts(ticks: Sequence[float], write: Callable[[float, int], str], all
     return texts
 
 
-def _fixed(value: float, digits: int) -> str:
+def _plain_number(value: float, digits: int) -> str:
     return f"{value + 0.0:.{digits}f}"  # adding zero makes -0.0 to 0.0
 
 
-def _exponent(value: float, digits: int) -> str:
+def _scientific(value: float, digits: int) -> str:
     mantissa, _, exponent = f"{value:.{digits}e}".partition("e")
     return f"{mantissa}e{int(exponent)}" if value else "0"
 
