@@ -86,7 +86,12 @@ def sweep_name(space: SearchSpace, taken: Collection[str], new: bool, extended: 
 
 
 def create_extended(
-    extended: Ledger, storage: LedgerStorage, space: SearchSpace, folder: Path, checkpoints: str | None = None
+    extended: Ledger,
+    storage: LedgerStorage,
+    space: SearchSpace,
+    folder: Path,
+    checkpoints: str | None = None,
+    stored_as: str | None = None,
 ) -> str:
     """Create the ledger of the sweep in `folder` with the trials of `extended` that the new space could also draw.
 
@@ -94,14 +99,15 @@ def create_extended(
     """
     from sweeper.driver.extending import extension_line, imported_trials
 
-    (folder / CREATING).touch()
+    stored_as = stored_as or folder.name
+    (folder / CREATING).write_text(stored_as)
     trials = imported_trials(
         extended,
         space,
         lambda number: trial_folder(folder, number),
-        lambda number: trial_storage(checkpoints, folder.name, number),
+        lambda number: trial_storage(checkpoints, stored_as, number),
     )
-    create_ledger(storage, space, folder.name, sweep_versions(), trials)
+    create_ledger(storage, space, folder.name, sweep_versions(), trials, stored_as)
     (folder / CREATING).unlink()
     return extension_line(extended, space)
 
@@ -115,13 +121,14 @@ def numbered_name(name: str, number: int) -> str:
     return f"{name}-{number}" if number > 1 else name
 
 
-def open_ledger(storage: LedgerStorage, space: SearchSpace, name: str) -> Ledger:
+def open_ledger(storage: LedgerStorage, space: SearchSpace, name: str, stored_as: str | None = None) -> Ledger:
     """Create the sweep's ledger, or open the existing one.
 
+    `stored_as` is the name from `free_storage` for a new sweep.
     Raises ConfigError if `space` and the stored search space differ, DataFailure if the data differs.
     """
     if not sweep_exists(storage, name):
-        return create_ledger(storage, space, name, sweep_versions())
+        return create_ledger(storage, space, name, sweep_versions(), stored_as=stored_as)
     ledger = load_ledger(storage, name)
     if changes := space_differences(*comparable_spaces(ledger, space)):
         cure = "add --extend to copy its trials, --new to start a new sweep, or name=… for another name"

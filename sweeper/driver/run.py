@@ -22,7 +22,7 @@ from sweeper.driver.opening import (
     with_recorded_data,
 )
 from sweeper.driver.repeats import expected_trials, has_unfinished, resume_summary
-from sweeper.driver.sweep import Sweep, sweep_folder, trial_folder
+from sweeper.driver.sweep import Sweep, free_storage, sweep_folder, trial_folder
 from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import database_errors, open_storage
 from sweeper.ledger.ledger import Ledger, fully_created, load_ledger, sweep_exists, sweep_names
@@ -126,10 +126,11 @@ def run_sweep(
     with sweep_lock(folder, stores.ledger, interrupt.halt), database_errors(stores.ledger):
         known = sweep_exists(storage, name)
         moved = None if known else set_aside_line(folder, None)
+        stored_as = free_storage(stores.checkpoints, folder) if stores.checkpoints and not known else None
         if extended and extended.name != name and not known:
-            reused = create_extended(extended, storage, space, folder, stores.checkpoints)
+            reused = create_extended(extended, storage, space, folder, stores.checkpoints, stored_as)
             print_line(console, reused)
-        ledger = open_ledger(storage, space, name)
+        ledger = open_ledger(storage, space, name, stored_as)
         space = with_recorded_data(ledger, space)
         if line := moved or set_aside_line(folder, ledger):
             print_line(console, line)

@@ -17,10 +17,11 @@ from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.lock import LOCK_FILES
 from sweeper.space.search_space import SearchSpace
 from sweeper.space.sections import NAME
-from sweeper.storage.checkpoint_store import join_address
+from sweeper.storage.checkpoint_store import holds_files, join_address
 
 TRIALS = "trials"
-CREATING = "creating"  # a file that lies in a sweep's folder while the trials of an earlier sweep are copied there
+# A file that lies in a sweep's folder while the trials of an earlier sweep are copied there. It holds `stored_as`.
+CREATING = "creating"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Sweep:
 
     def storage(self, number: int) -> str | None:
         """Return the address to which a trial's checkpoints are copied, or None."""
-        return trial_storage(self.checkpoints, self.ledger.name, number)
+        return trial_storage(self.checkpoints, self.ledger.stored_as, number)
 
 
 def trial_folder(folder: Path, number: int) -> Path:
@@ -95,6 +96,17 @@ def set_aside(folder: Path, known: Container[int] | None) -> Path | None:
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             shutil.move(entry, target)
     return aside
+
+
+def free_storage(checkpoints: str, folder: Path) -> str:
+    """Return a name for a new sweep's folder in `[storage] checkpoints`: NAME.2, NAME.3, … if others hold files.
+
+    These may belong to a sweep whose ledger is lost, or to another ledger. A creation that was cut short has noted its
+    name.
+    """
+    noted = (folder / CREATING).read_text() if (folder / CREATING).exists() else ""
+    names = (f"{folder.name}{f'.{n}' if n > 1 else ''}" for n in count(1))
+    return noted or next(name for name in names if not holds_files(join_address(checkpoints, name)))
 
 
 def _trial_folders(folder: Path) -> list[Path]:

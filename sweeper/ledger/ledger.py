@@ -29,6 +29,7 @@ from sweeper.storage.places import Places
 ABANDONED = "abandoned"
 READY = "ready"
 MLFLOW_KEY = "shown_as"
+STORED_AS = "stored_as"  # the sweep's folder in `[storage] checkpoints`, if it is not the sweep's name
 MAX_DRAWS = 50  # after this many draws of parameters that were already tried, the space counts as exhausted
 
 
@@ -118,6 +119,11 @@ class Ledger:
         # Undocumented in optuna 5.0: `engine`, since RDBStorage has no method that runs a query.
         with self.storage.engine.connect() as connection:
             return float(connection.execute(select(extract("epoch", func.current_timestamp()))).scalar_one())
+
+    @property
+    def stored_as(self) -> str:
+        """Return the name of the sweep's folder in `[storage] checkpoints`."""
+        return str(self.attributes.get(STORED_AS, self.name))
 
     @property
     def objective(self) -> str:
@@ -362,6 +368,7 @@ def create_ledger(
     name: str,
     versions: Mapping[str, str] | None = None,
     adopted: Sequence[optuna.trial.FrozenTrial] = (),
+    stored_as: str | None = None,
 ) -> Ledger:
     """Create a sweep with the trials of another sweep (`adopted`) and the enqueued settings.
 
@@ -381,6 +388,7 @@ def create_ledger(
         "metrics": list(get_job(space.job).metrics),
         "search_space": resolved(space),
         "versions": dict(versions or {}),
+        **({STORED_AS: stored_as} if stored_as not in (None, name) else {}),
     }
     for attribute, value in attributes.items():
         study.set_user_attr(attribute, value)

@@ -202,6 +202,14 @@ def tidy(folder: str, keep: set[str]) -> None:
     delete_stored({join_address(folder, name) for name in names if name.startswith("checkpoint-")} - keep)
 
 
+def holds_files(address: str) -> bool:
+    """Return True if a folder, local or in a bucket, holds a file at any depth. Raises StorageError."""
+    if not is_remote(address):
+        return any(path.is_file() for path in Path(address).rglob("*"))
+    with reaching(address):
+        return any(info.is_file for info in _list_folder(_resolve_address(address), recursive=True))
+
+
 def read_address(address: str) -> bytes | None:
     """Return a file's content, None if it is missing. Raises StorageError."""
     if not is_remote(address):

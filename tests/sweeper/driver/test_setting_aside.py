@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from optuna.storages import RDBStorage
 
+from sweeper.cluster.capacity import Machine
 from sweeper.driver.mirroring import mirror_of
 from sweeper.driver.opening import create_extended, open_ledger, set_aside_line
-from sweeper.driver.sweep import CREATING, set_aside
-from sweeper.ledger.database import open_storage
-from sweeper.ledger.ledger import create_ledger, sweep_exists
+from sweeper.driver.sweep import CREATING, Sweep, free_storage, set_aside
+from sweeper.ledger.database import LedgerStorage, open_storage
+from sweeper.ledger.ledger import create_ledger, load_ledger, sweep_exists
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores
 from tests.support.trials import asked, evaluated
@@ -66,7 +66,7 @@ def test_a_folder_without_trials_stays(tmp_path: Path) -> None:
 
 
 def test_copies_of_a_creation_that_was_cut_short_stay(
-    folder: Path, storage: RDBStorage, toy_space: Make, monkeypatch: pytest.MonkeyPatch
+    folder: Path, storage: LedgerStorage, toy_space: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = toy_space()
     extended = create_ledger(storage, space, "before")
@@ -85,7 +85,7 @@ def test_copies_of_a_creation_that_was_cut_short_stay(
 
 
 def test_the_line_names_both_folders_and_a_known_sweep_has_none(
-    folder: Path, storage: RDBStorage, toy_space: Make
+    folder: Path, storage: LedgerStorage, toy_space: Make
 ) -> None:
     space = toy_space()
     ledger = create_ledger(storage, space, "toy")
@@ -115,3 +115,27 @@ def test_a_sweep_with_runs_of_the_first_versions_keeps_its_key(stores: Stores, t
     ledger = open_ledger(open_storage(stores.ledger), space, "toy")
     ledger.set_run(asked(ledger, space).number, "a run")
     assert mirror_of(ledger, space, stores)._sweep.key == f"{stores.root.absolute()}/toy"
+
+
+def test_a_new_sweep_leaves_checkpoints_of_its_name_in_a_shared_store_alone(
+    tmp_path: Path, storage: LedgerStorage, toy_space: Make
+) -> None:
+    shared, folder = tmp_path / "shared", tmp_path / "toy"
+    folder.mkdir()
+    assert free_storage(str(shared), folder) == "toy"
+    for name in ("toy", "toy.2"):
+        (shared / name / "0000/checkpoint-000001").mkdir(parents=True)
+    assert free_storage(str(shared), folder) == "toy"  # empty folders are in nobody's way
+    (shared / "toy/0000/checkpoint-000001/state.json").touch()
+    assert free_storage(str(shared), folder) == "toy.2"
+    ledger = open_ledger(storage, toy_space(), "toy", "toy.2")
+    sweep = Sweep(load_ledger(storage, "toy"), toy_space(), folder, Machine(cpus=2, gpus=0), str(shared))
+    assert (ledger.stored_as, sweep.storage(3)) == ("toy.2", f"{shared}/toy.2/0003")
+    (folder / CREATING).write_text("toy")  # what a creation that was cut short has copied there is its own
+    assert free_storage(str(shared), folder) == "toy"
+
+
+def test_a_sweep_of_an_earlier_version_keeps_its_folder_in_a_shared_store(
+    storage: LedgerStorage, toy_space: Make
+) -> None:
+    assert open_ledger(storage, toy_space(), "toy").stored_as == "toy"
