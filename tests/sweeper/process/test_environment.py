@@ -65,6 +65,7 @@ def test_variables_of_launchers_are_removed_and_others_stay(tmp_path: Path) -> N
     removed = prepare_environment(environ, nowhere)
     assert set(removed) == {*TORCHRUN, *LAUNCHERS}
     assert environ.items() >= OURS.items()
+    assert environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"  # else Ray uploads the folder under `uv run`
     assert not environ.keys() & removed.keys()
 
 

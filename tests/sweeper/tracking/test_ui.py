@@ -29,6 +29,7 @@ from sweeper.storage.settings import Stores, read_stores
 from sweeper.tracking.mirror import Mirror
 from sweeper.tracking.runs import SweepInfo
 from tests.support.browser import CHROMIUM, FLAGS, needs_browser
+from tests.support.hiding import ROOT, hide_libraries
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -372,3 +373,17 @@ def test_a_trials_metrics_page_draws_exact_match_per_evaluation(address: str, mi
     heights = [float(points[0][1]) - float(y) for _, y in points]
     assert [height / heights[-1] for height in heights] == pytest.approx([rise / 0.3 for rise in CLIMB], abs=0.01)
     assert (tmp_path / "metrics.png").stat().st_size > 20_000
+
+
+def test_the_server_starts_among_files_named_like_libraries_and_behind_a_proxy(tmp_path: Path) -> None:
+    hide_libraries(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}", "http_proxy": "http://127.0.0.1:9"}
+    command = [sys.executable, "-P", "-m", "sweeper", "ui", "--port", str(port)]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr
+            assert process.stderr.readline() == f"MLflow is at http://127.0.0.1:{port} until Ctrl-C\n"
+        finally:
+            process.terminate()
