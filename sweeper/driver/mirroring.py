@@ -40,6 +40,7 @@ def mirror_of(
         direction=space.direction,
         columns=searched_parameters(space),
         metrics=ledger.attributes["metrics"],
+        run_id=next((record.run_id for record in ledger.records() if record.run_id), None),
         tags={"data": space.data, "data_fingerprint": space.data_fingerprint, **ledger.attributes["versions"]},
         texts={"search_space.yaml": to_yaml(space)},
     )

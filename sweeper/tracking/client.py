@@ -114,13 +114,16 @@ def ranked_view_state(sweep: SweepInfo) -> str:
 
 
 def open_experiment(client: Any, name: str, artifacts: str | None, sweep: SweepInfo) -> str:
-    """Create or restore an experiment, save the view of a sweep in its tags and return its id."""
+    """Create or restore an experiment, save the view of a sweep in its tags and return its id.
+
+    An experiment that a user has renamed is known by the sweep's run in it.
+    """
     tags = {
         # Undocumented tags of mlflow 3.17, which its pages read. There is no other interface for a saved view.
         f"mlflow.sharedViewState.{sweep.name}": ranked_view_state(sweep),
         "mlflow.experimentKind": "custom_model_development",  # else the pages ask for the kind
     }
-    experiment = client.get_experiment_by_name(name)
+    experiment = client.get_experiment_by_name(name) or _experiment_of(client, sweep.run_id)
     if experiment is None:
         create_private(artifacts or "")
         return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
@@ -140,6 +143,12 @@ def own_experiment(name: str, stores: Stores) -> str:
     """
     places = places_of(stores)
     return f"{name}-copy-{places.runs}" if places.runs and places.holds(stores.artifacts or "") else name
+
+
+def _experiment_of(client: Any, run_id: str | None) -> Any | None:
+    """Return the experiment of a run; None if the run is gone."""
+    run = known_run(client, run_id)
+    return client.get_experiment(run.info.experiment_id) if run else None
 
 
 def find_run(client: Any, experiment_id: str, identity: Mapping[str, str]) -> Any | None:
@@ -191,17 +200,16 @@ def sweep_runs(client: Any, experiment_id: str, sweep_key: str) -> dict[str, lis
             return found
 
 
-def run_by_id(client: Any, experiment_id: str, run_id: str | None) -> Any | None:
-    """Return the run that the ledger knows, whatever its tags say; None if it is gone or lies in another experiment."""
+def known_run(client: Any, run_id: str | None) -> Any | None:
+    """Return the run that the ledger knows, whatever its tags say; None if it is gone."""
     if run_id is None:
         return None
     try:
-        run = client.get_run(run_id)
+        return client.get_run(run_id)
     except mlflow_error() as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
-    return run if run.info.experiment_id == experiment_id else None
 
 
 def _search_quoted(value: str) -> str:

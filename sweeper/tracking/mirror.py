@@ -224,7 +224,9 @@ class Mirror:
         if self._runs is None:
             self._runs = tracking.sweep_runs(client, experiment_id, self._sweep.key)
         found = self._runs.pop(content.key, [])
-        run = self._chosen(content, found) or tracking.run_by_id(client, experiment_id, content.run_id)
+        run = self._chosen(content, found)
+        if run is None and (known := tracking.known_run(client, content.run_id)):
+            run = known if known.info.experiment_id == experiment_id else None
         if run is None:
             self._note(content, [NEW])
             return tracking.create_run(client, experiment_id, content, parent_id, self._tracking_uri.startswith("http"))

@@ -36,6 +36,7 @@ class SweepInfo:
     direction   `max` or `min`
     columns     searched parameters, each a column of MLflow's run table
     metrics     the job's metrics
+    run_id      a run of one of its trials, if MLflow had one before
     tags        versions, data fingerprint, command ...
     texts       artifacts by file name, such as the resolved `search_space.yaml`
     files       artifacts that exist on disk
@@ -47,6 +48,7 @@ class SweepInfo:
     direction: str = "max"
     columns: Sequence[str] = ()
     metrics: Sequence[str] = ()
+    run_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)

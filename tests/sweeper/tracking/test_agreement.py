@@ -328,6 +328,17 @@ def test_sync_corrects_the_run_of_the_sweep(stores: Stores, toy_space: Make, qui
     assert "best_height" in client(stores).get_run(parent).data.metrics
 
 
+@pytest.mark.slow
+def test_a_renamed_experiment_keeps_its_sweep(stores: Stores, toy_space: Make, quick: None) -> None:
+    ledger, runs = add_sweep(stores, toy_space(), 1)
+    experiment = client(stores).get_experiment_by_name("toy").experiment_id
+    client(stores).rename_experiment(experiment, "my toys")
+    assert sync_mlflow(ledger, stores).corrections == ()
+    assert client(stores).get_experiment_by_name("toy") is None
+    assert client(stores).get_run(runs[0]).info.experiment_id == experiment
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["experiment", "database", "parent"])
 def test_sync_brings_back_what_was_deleted(
     stores: Stores, toy_space: Make, quick: None, blank: Path, loss: str
