@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -17,11 +18,14 @@ from ray.air.execution._internal import RayActorManager
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
+from jobs.files import causes, disk_trouble
 from sweeper.cluster import nodes as cluster
 from sweeper.cluster.ray_session import ray_session
 from sweeper.driver.callbacks import LedgerCallback, NodeCallback, TimeLimitCallback
 from sweeper.driver.searcher import LedgerSearcher, NotPickled, new_trials_source, repeats_source
 from sweeper.driver.sweep import Sweep
+from sweeper.errors import EnvironmentFailure, Failure
+from sweeper.ledger.database import DATABASE_ERRORS
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.ranking import without_repeats
 from sweeper.ledger.record import TrialRecord
@@ -88,8 +92,26 @@ def _tune(searcher: LedgerSearcher, stopping: TrialScheduler, seconds: float | N
     try:
         with unknown_errors_as_deaths():
             tuner.fit()
+    except Exception as error:
+        if not searcher.interrupt.stopping or searcher.interrupt.cause is None:
+            raise_disk_trouble(error, sweep)
+            raise
+        traceback.print_exc()  # a consequence of the cause: for example, Tune cannot read files that are incomplete
     finally:
         shutil.rmtree(sweep.ray_folder, ignore_errors=True)
+
+
+def raise_disk_trouble(error: Exception, sweep: Sweep) -> None:
+    """Raise EnvironmentFailure if a full or read-only disk is the cause of an error in Tune.
+
+    `database_errors` describes the errors of the ledger.
+    """
+    if any(isinstance(one, (Failure, *DATABASE_ERRORS)) for one in causes(error)):
+        return
+    # an incomplete file of Tune's raises any error, so a nearly full disk counts as the cause
+    if trouble := disk_trouble(error, sweep.folder) or disk_trouble(OSError(), sweep.folder):
+        cure = f"fix that, then run `sweeper resume {sweep.ledger.name}`"
+        raise EnvironmentFailure(f"sweep {sweep.ledger.name}: {trouble}; {cure}") from error
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, TypeVar
 
-from jobs.files import causes
+from jobs.files import causes, free_space_text
 from sweeper.errors import EnvironmentFailure
 from sweeper.secrets import redacted
 from sweeper.storage.files import create_private, create_whole
@@ -417,6 +417,8 @@ def mlflow_errors(stores: Stores) -> Iterator[None]:
 def _mlflow_cure(error: Exception, stores: Stores) -> str:
     if isinstance(error, ImportError):
         return f"`pip install {'psycopg[binary]' if error.name == 'psycopg' else error.name}`"
+    if "full" in str(error) and not stores.remote:
+        return f"free disk space ({free_space_text(stores.root)})"
     return "start or unblock it" if stores.remote else "free it, repair it or move it away"
 
 

@@ -148,9 +148,7 @@ def test_a_sweep_whose_temporary_files_are_removed_ends_with_a_line_and_goes_on(
 
 @pytest.mark.long
 @pytest.mark.parametrize("part", ["log_monitor"])
-def test_a_sweep_goes_on_without_what_it_does_not_need(
-    drive: Callable[..., Driver], tmp_path: Path, part: str
-) -> None:
+def test_a_sweep_goes_on_without_what_it_does_not_need(drive: Callable[..., Driver], tmp_path: Path, part: str) -> None:
     driver = drive("run", "toy.yaml", *settings(tmp_path))
     driver.until(waiting(tmp_path))
     lost(driver, part, signal.SIGKILL)
@@ -201,7 +199,7 @@ def assert_survives(driver: Driver, victim: str) -> None:
     code = driver.wait(LIMIT)
     assert code == (-signal.SIGKILL if victim == "driver" else 4), driver.said.read_text()
     assert "Traceback" not in driver.said.read_text()
-    psutil.wait_procs(driver.orphans(), timeout=20)
+    psutil.wait_procs(driver.orphans(), timeout=90 if victim == "driver" else 5)  # Ray's agents end by themselves
     assert driver.orphans() == []
 
 
@@ -217,16 +215,16 @@ def test_no_trial_is_lost_or_run_twice_whatever_is_killed(
     chance, done = random.Random(seed), list[str]()
     trials = 4 if workers else 40
     made = (f"search={{sampler: random, trials: {trials}}}", "parameters.pace=0.5", "budget={retries: 100}", *workers)
-    victims = ["driver", "trial", "raylet", "gcs_server", "agent", *(["worker"] if workers else [])]
+    victims = ["trial", "raylet", "gcs_server", "agent", *(["worker"] if workers else [])]
     driver = drive("run", "toy.yaml", *made)
     while len(done) < (KILLS if not workers else KILLS // 3):
         with suppress(subprocess.TimeoutExpired):
-            assert driver.wait(chance.uniform(2, 30)) == 0, driver.said.read_text()
+            assert driver.wait(chance.uniform(5, 35)) == 0, driver.said.read_text()
             break
-        victim = chance.choice(victims)
-        there = [driver.process] if victim == "driver" else processes_of(driver, victim)
-        if not there:
-            continue
+        chance.shuffle(victims)
+        victim, there = next(((name, found) for name in victims if (found := processes_of(driver, name))), ("", []))
+        if not there or chance.random() < 0.2:
+            victim, there = "driver", [psutil.Process(driver.process.pid)]
         chance.choice(there).send_signal(signal.SIGKILL)
         before, began = finished(tmp_path), time.monotonic()
         assert_survives(driver, victim)
