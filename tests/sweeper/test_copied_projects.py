@@ -7,7 +7,7 @@ import json
 import shutil
 import signal
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -19,11 +19,13 @@ from sweeper.driver.checkpoints import unneeded_checkpoints
 from sweeper.driver.opening import open_ledger
 from sweeper.ledger.database import open_storage
 from sweeper.space.reading import read_search_space
+from sweeper.storage import checkpoint_store
 from sweeper.storage.identity import FILE_NAME, places_of, stores_in_use
 from sweeper.tracking.client import log_single_run
 from tests.support.commands import invoke
 from tests.support.drivers import Driver, ledger_in, settings
 from tests.support.projects import checksums, project_with_sweep, stores_at, toy_ledger
+from tests.support.servers import BUCKET, bucket, client, keys
 from tests.support.sources import ROOT
 from tests.support.spaces import TOY
 from tests.support.trials import saved
@@ -194,10 +196,8 @@ def test_running_in_a_copy_leaves_the_whole_original_as_it_was(original: Path, t
         ran("promote", "toy")
     before, copy = checksums(original), shutil.copytree(original, tmp_path / "copy")
     driven(copy, "run", "toy.yaml", "search.trials=5", "keep.checkpoints=1")
-    driven(copy, "resume", "toy", "--trials", "6")
-    with contextlib.chdir(copy):
-        ran("promote", "toy", "--force")
-        ran("sync", "toy")
+    driven(copy, "promote", "toy", "--force")
+    driven(copy, "sync", "toy")
     assert checksums(original) == before
     assert len(list((copy / "sweeps/toy/trials").rglob("state.json"))) == 1
     assert outside(copy) == []
@@ -231,7 +231,7 @@ def waiting_in(folder: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("moved", [False, True], ids=["copied", "moved"])
+@pytest.mark.parametrize("moved", [False, pytest.param(True, marks=pytest.mark.long)], ids=["copied", "moved"])
 def test_a_ledger_of_version_0_1_0_is_resumed_in_another_folder(tmp_path: Path, moved: bool) -> None:
     original, other = tmp_path / "original", tmp_path / "other"
     (original / "sweeps").mkdir(parents=True, mode=0o700)
@@ -250,3 +250,45 @@ def test_a_ledger_of_version_0_1_0_is_resumed_in_another_folder(tmp_path: Path, 
     assert {record.state for record in toy_ledger(other).records()} <= {"COMPLETE", "PRUNED", "FAIL"}
     assert not original.exists() if moved else checksums(original) == before
     assert moved or kept.is_dir()
+
+
+@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.long)])
+def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Callable[[], dict[str, str]]]]:
+    """Return an address for checkpoints outside the project, and a function that returns what is stored there."""
+    if request.param == "folder":
+        yield str(tmp_path / "kept"), lambda: checksums(tmp_path / "kept")
+        return
+    with bucket():
+        checkpoint_store._bucket_files.cache_clear()
+        yield (
+            f"s3://{BUCKET}/all",
+            lambda: {key: client().head_object(Bucket=BUCKET, Key=key)["ETag"] for key in keys()},
+        )
+    checkpoint_store._bucket_files.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("default")
+def test_a_copy_deletes_no_checkpoint_of_its_original_from_a_shared_place(
+    tmp_path: Path, elsewhere: tuple[str, Callable[[], dict[str, str]]]
+) -> None:
+    address, stored = elsewhere
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.mkdir()
+    (original / "toy.yaml").write_text(TOY, encoding="utf-8")
+    (original / "mlflow.ini").write_text(f"[storage]\ncheckpoints = {address}\n")
+    driven(original, "run", "toy.yaml", "search.trials=2", "parameters.num_train_epochs=2")
+    shutil.copytree(original, copy)
+    before, there = checksums(original), stored()
+    assert sum("state.json" in key for key in there) == 2
+    driven(copy, "run", "toy.yaml", "search.trials=5", "parameters.num_train_epochs=2", "keep.checkpoints=1")
+    after = stored()
+    own = {key for key in after if "/copy-" in f"/{key}"}
+    assert {key: value for key, value in after.items() if key not in own} == there
+    assert sum("state.json" in key for key in own) <= 1
+    assert checksums(original) == before
+    best = [record.checkpoint for record in toy_ledger(copy).records() if record.checkpoint]
+    assert any("/copy-" in place for place in best)
+    driven(copy, "promote", "toy")
+    assert {key: value for key, value in stored().items() if key not in own} == there
