@@ -45,11 +45,6 @@ class Results:
         """Return the backbones in the order of their first trials, which determines their colours."""
         return list(dict.fromkeys(backbone(record) for record in self.records))
 
-    @property
-    def best_per_backbone(self) -> list[TrialRecord]:
-        """Return the best trial of each backbone, best first."""
-        return list({backbone(record): record for record in reversed(self.ranked)}.values())[::-1]
-
 
 def sweep_results(ledger: Ledger) -> Results:
     parameters = ledger.attributes["search_space"]["parameters"]

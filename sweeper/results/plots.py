@@ -53,8 +53,10 @@ if TYPE_CHECKING:
 NAME_CHARS = 18  # characters of a parameter's name that fit above its axis
 LABEL_GAP = 0.08  # smallest distance of two labels, as a share of the axes' height
 MAX_LABELS = 12  # labels with this gap that fit beside a plot
+END_CHARS = 14  # characters of a number that fit beside an axis of the parallel coordinates
 MAX_CATEGORIES = 15  # labels that fit beside an axis of the parallel coordinates
 MAX_LABELLED_TRIALS = 28  # with more trials, the rows of the early-stopping plot have no text
+LARGEST = 1e100  # matplotlib cannot compute with values near the largest number
 FEW_TRIALS = 20  # with fewer trials a caption warns that the importance is uncertain
 
 
@@ -118,7 +120,7 @@ def label_right(axes: Axes, labels: Sequence[tuple[float, BackboneStyle]]) -> No
 def metric_curve(record: TrialRecord, metric: str) -> tuple[list[float], list[float]]:
     """Return the epochs and the finite values of a metric, in order."""
     points = [(float(e["epoch"]), float(e[metric])) for e in record.evaluations if e.get(metric) is not None]
-    finite = [point for point in points if math.isfinite(point[1])]
+    finite = [point for point in points if abs(point[1]) < LARGEST]
     return [epoch for epoch, _ in finite], [value for _, value in finite]
 
 
@@ -217,15 +219,24 @@ def loss_curves(found: Results) -> tuple[Figure, str]:
     return figure, f"The best trial of each backbone: {kinds}."
 
 
+def drawable_trials(found: Results) -> list[TrialRecord]:
+    """Return the trials that ended with a value that matplotlib can draw, best first."""
+    return [record for record in found.ranked if abs(record.value or 0.0) < LARGEST]
+
+
 def drawable_best_trials(found: Results) -> list[TrialRecord]:
-    best = [record for record in found.best_per_backbone if metric_curve(record, found.objective)[1]]
+    """Return the best drawable trial of each backbone, best first."""
+    known = [record for record in drawable_trials(found) if metric_curve(record, found.objective)[1]]
+    best = list({backbone(record): record for record in reversed(known)}.values())[::-1]
     if not best:
         raise NothingToShow("There is nothing to draw: no trial has ended with a value yet.")
     return best
 
 
 def learning_rate(found: Results) -> tuple[Figure, str]:
-    points = [record for record in found.ranked if (record.params.get("learning_rate") or 0) > 0]
+    points = [
+        record for record in drawable_trials(found) if 1 / LARGEST < (record.params.get("learning_rate") or 0) < LARGEST
+    ]
     if len({record.params["learning_rate"] for record in points}) < 2:
         raise NothingToShow("There is no plot of the learning rate: fewer than two values were tried.")
     figure, axes = new_figure(f"{found.objective} by learning rate")
@@ -344,7 +355,8 @@ def number_scale(name: str, shown: ValueRange, bend: Callable[[float], float], b
     if low == high:
         return Scale(name, lambda _: 0.5, [(0.5, cell_text(shown.low))])
     ends = cell_text(float(shown.low)), cell_text(float(shown.high))
-    texts = list(ends) if ends[0] != ends[1] else tick_texts([shown.low, shown.high])
+    plain = ends[0] != ends[1] and max(map(len, ends)) <= END_CHARS
+    texts = list(ends) if plain else tick_texts([shown.low, shown.high])
     if beyond:
         worse = 0 if beyond == "≤" else 1
         texts[worse] = f"{beyond} {texts[worse]}"
@@ -360,7 +372,7 @@ def objective_scale(found: Results, values: Sequence[float]) -> Scale:
 
 
 def parallel_coordinates(found: Results) -> tuple[Figure, str]:
-    trials = found.ranked
+    trials = drawable_trials(found)
     names = varying_parameters(found, trials)
     if not names:
         raise NothingToShow("There are no parallel coordinates: too few trials have a value, or no parameter differs.")

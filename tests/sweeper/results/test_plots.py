@@ -102,7 +102,7 @@ def test_curves_are_as_high_as_the_values(drawn: dict[str, Plot]) -> None:
 def test_the_best_trial_of_each_backbone_leads_and_a_failed_or_running_one_never(
     results: Results, drawn: dict[str, Plot]
 ) -> None:
-    assert [record.number for record in results.best_per_backbone] == [2, 0]
+    assert [record.number for record in plots.drawable_best_trials(results)] == [2, 0]
     assert {"a", "b"} <= set(texts(drawn["learning_curves"].svg))
     assert "c" not in texts(drawn["learning_curves"].svg)
 
@@ -237,6 +237,13 @@ def test_the_caption_says_what_is_not_on_the_axis(
         assert "triangles at its edge stand for trials beyond it" in drawn[name].note
     assert "≤ 0." in " ".join(texts(drawn["parallel_coordinates"].svg))
     assert "triangles" not in forms("negative")[1]["learning_curves"].note
+
+
+@pytest.mark.parametrize("values", [[1e308, -1e308, 3.0], [5e-324, 1e-300], [1e15, 1e15 + 1], [-0.0, 0.0]])
+def test_no_number_is_too_large_or_too_small_to_be_drawn(values: list[float], tmp_path: Path) -> None:
+    rates = [1e-300, 1e-5, 1e300]
+    trials = [Told([value], {"learning_rate": rate}) for value, rate in zip(values, rates, strict=False)]
+    assert plots.draw_plots(found(tmp_path, trials))["learning_curves"].svg
 
 
 def test_an_axis_rounds_as_the_table_does(forms: Forms) -> None:

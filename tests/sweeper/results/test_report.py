@@ -332,6 +332,21 @@ def test_the_page_can_be_read(page: str, tmp_path: Path, width: int, scheme: str
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_long_values_and_narrow_ranges_stay_within_the_page(storage: RDBStorage, tmp_path: Path, width: int) -> None:
+    trials = [Told([0.8 + 1e-7 * n, 0.8 + 2e-7 * n], {"learning_rate": 2e-5 + 1e-9 * n}) for n in range(4)]
+    page = report.report_html(written(storage, tmp_path, trials), f"name: x\ndata: {'x' * 300}/{'山' * 200}\n")
+    done = chromium(tmp_path, PROBE.format(width=width, page=html.escape(page)), "--dump-dom")
+    match = re.search(r'<pre id="found">(.+?)</pre>', done.stdout)
+    assert match
+    found = json.loads(html.unescape(match[1]))
+    assert found["wide"] <= width
+    assert (found["beyond"], found["cut"], found["touching"]) == ([], [], [])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@needs_browser
 def test_the_console_would_tell_of_what_the_page_forbids(page: str, tmp_path: Path) -> None:
     broken = page.replace("</main>", "<script>alert(1)</script><img src='https://example.org/x.png'></main>")
     done = chromium(tmp_path, broken, "--dump-dom")
