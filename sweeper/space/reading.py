@@ -53,14 +53,15 @@ def find_file(name: str) -> Path:
     >>> find_file("quickstart")
     PosixPath('search_spaces/quickstart.yaml')
 
-    Searches the current folder, ./search_spaces, then the shipped search spaces; `.yaml` is optional. Raises
-    ConfigError when there is none.
+    Searches the current folder, ./search_spaces, then the shipped search spaces; `.yaml` is optional, and so is
+    `search_spaces/`. Raises ConfigError when there is none.
     """
     folders = [Path("search_spaces"), shipped_folder()]
-    for folder in (Path(), *folders):
-        for path in (folder / name, folder / f"{name}.yaml"):
-            if _holds(path.is_file):
-                return path
+    short = name.removeprefix("search_spaces/")
+    for path in (Path(name), *(folder / short for folder in folders)):
+        for one in (path, Path(f"{path}.yaml")):
+            if _holds(one.is_file):
+                return one
     if name and _holds(Path(name).exists):
         return Path(name)  # for example a folder: reading it raises the right error
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})

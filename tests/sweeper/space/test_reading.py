@@ -551,6 +551,9 @@ def test_a_file_is_found_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest
     inside.mkdir(parents=True)
     (inside / "quickstart.yaml").touch()
     assert find_file("quickstart") == inside / "quickstart.yaml"
+    assert find_file("search_spaces/quickstart.yaml") == inside / "quickstart.yaml"  # as the README's links say
+    with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
+        find_file("search_spaces/quikstart.yaml")
     assert find_file("search_spaces") == Path("search_spaces")  # which `read_search_space` refuses as a directory
     for name in ("", "x" * 300, "a\0b"):
         with pytest.raises(ConfigError, match="no such file"):
