@@ -158,6 +158,8 @@ def joined_cluster(address: str) -> Iterator[None]:
     EnvironmentFailure when no cluster answers.
     """
     os.environ.update(QUIET)
+    # A job of Ray's may set the same variables as `runtime_env`; without this switch, Ray refuses that (ray 2.60).
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     if "://" in address:
         raise ConfigError(
             f"--address {address}: is an address for Ray's client; run on the cluster's head node with --address auto"
