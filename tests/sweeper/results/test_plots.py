@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.ledger.database import open_storage
@@ -179,7 +179,7 @@ FORMS: dict[str, list[Told]] = {
     "Chinese names": [
         Told([0.1 * n], {"backbone": f"模型/繁體中文閱讀理解大型第{n}版", "learning_rate": 1e-4 * n}) for n in (1, 2)
     ],
-    "many": [Told([0.2 + 0.01 * n], {"learning_rate": 1e-5 * 1.1**n}) for n in range(40)],
+    "many": [Told([0.2 + 0.01 * n], {"learning_rate": 1e-5 * 1.1**n}) for n in range(20)],
 }  # fmt: skip
 
 
@@ -255,6 +255,7 @@ def test_an_axis_rounds_as_the_table_does(forms: Forms) -> None:
 # names and places
 
 
+@settings(max_examples=40)
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=60), unique=True, max_size=6))
 def test_labels_differ_and_fit_into_the_margin(names: list[str]) -> None:
     whole = {" ".join(name.split()) for name in names}
