@@ -70,7 +70,6 @@ FOREIGN_RAY: Mapping[str, Sequence[str]] = {
     "set for another Ray; removed on one machine, since sweeper starts its own": ("RAY_[A-Z]*", "TUNE_*", "TRAIN_*"),
 }
 KEPT_RAY = ("RAY_ADDRESS", "RAY_ENABLE_UV_RUN_RUNTIME_ENV")
-SET = {"PYTHONUTF8": "1", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}  # the second keeps Ray from uploading the folder
 HOME_FOLDER = ".home"  # no sweep has a name with a leading dot
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -111,7 +110,8 @@ def prepare_environment(environ: MutableMapping[str, str], root: Callable[[], Pa
     changed, with the reasons, for `sweeper doctor`.
     """
     changed = remove_foreign(environ)
-    environ.update(SET)
+    environ["PYTHONUTF8"] = "1"
+    environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else Ray uploads the working directory under `uv run`
     for name in ("COLUMNS", "LINES"):
         if not _is_size(environ.get(name, "1")):
             changed[name] = f"{environ.pop(name)!r} is no size of a terminal; removed"

@@ -65,8 +65,15 @@ def test_variables_of_launchers_are_removed_and_others_stay(tmp_path: Path) -> N
     removed = prepare_environment(environ, nowhere)
     assert set(removed) == {*TORCHRUN, *LAUNCHERS}
     assert environ.items() >= OURS.items()
-    assert environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"  # else Ray uploads the folder under `uv run`
     assert not environ.keys() & removed.keys()
+    assert environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"
+
+
+def test_ray_uploads_the_folder_only_if_the_user_asks(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "USER": "me", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "1"}
+    prepare_environment(environ, nowhere)
+    remove_foreign(environ, FOREIGN_RAY)
+    assert environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "1"
 
 
 def test_a_line_tells_the_variables_of_each_tool() -> None:
