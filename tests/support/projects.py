@@ -15,7 +15,8 @@ from sweeper.space.reading import read_search_space
 from sweeper.storage.identity import places_of, stores_in_use
 from sweeper.storage.settings import Stores, read_stores
 from tests.support.spaces import TOY
-from tests.support.trials import asked, evaluated
+from tests.support.trials import asked
+from tests.toy import saved
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -58,7 +59,11 @@ def project_with_sweep(project: Path, blank: Path, settings: str = "") -> Path:
     ledger = create_ledger(open_storage(stores.ledger, places_of(stores)), space, "toy", {"torch": "2"})
     for epochs in (4, 4, 2):
         number = asked(ledger, space).number
-        evaluated(ledger, number, trial_folder(stores.root / "toy", number), epochs)
+        workdir = trial_folder(stores.root / "toy", number)
+        workdir.mkdir(parents=True, mode=0o700)
+        for epoch in range(1, epochs + 1):
+            metrics = {"height": epoch / 10, "eval_loss": 0.5, "epoch": float(epoch), "seconds": 1.0}
+            ledger.report(number, metrics, str(saved(workdir, epoch)))
         if epochs == 4:
             ledger.finish(number, "COMPLETE")
     return project
