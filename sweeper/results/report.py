@@ -26,7 +26,7 @@ from sweeper.results.drawing import figures
 from sweeper.results.drawing.names import xml_line
 from sweeper.results.overview import Results, backbone, planned_epochs, sweep_results
 from sweeper.results.plots import Plot
-from sweeper.results.table import cell_text
+from sweeper.results.table import cell_text, constant_columns
 from sweeper.results.timing import wall_seconds
 from sweeper.secrets import redacted
 from sweeper.space.document import yaml_text
@@ -125,6 +125,7 @@ def render_page(ledger: Ledger, found: Results, **facts: Any) -> str:
         "counts": states_in_words(found.search),
         "header": view.columns,
         "texts": view.texts,
+        "constant": {name: cell_text(value) for name, value in constant_columns(view).items()},
         "lines": table,
         "leader": best_row(found, table),
         "span": interval_range(table),

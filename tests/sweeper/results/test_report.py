@@ -189,6 +189,16 @@ def test_the_page_rounds_a_value_alike_everywhere(storage: RDBStorage, tmp_path:
         assert set(re.findall(rf"{value[:5]}\d*", Tags(page).text)) <= {value, value.rstrip("0")}
 
 
+def test_settings_that_all_trials_share_stand_below_the_table(storage: RDBStorage, tmp_path: Path) -> None:
+    trials = [Told([0.5], {"backbone": "a", "seed": 42, "learning_rate": 1e-4})]
+    found = Tags(report.report_html(written(storage, tmp_path, trials)))
+    assert "All trials have backbone=a, learning_rate=0.0001, num_train_epochs=4, seed=42." in " ".join(
+        found.text.split()
+    )
+    head = found.text.partition("COMPLETE")[0].split("Trials")[-1].split()
+    assert head == ["trial", "state", "exact_match", "f1", "eval_loss", "train_loss", "epochs", "seconds", "0"]
+
+
 def test_secrets_in_reasons_do_not_reach_the_page(page: str) -> None:
     assert "hunter22" not in page
     assert "trial 4 failed: " in page
