@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 INTERRUPTED = 130
 MAX_COLUMNS = 100_000  # wider than any table, so that no line is cut
+ENDINGS = (click.exceptions.Exit, click.exceptions.Abort, click.ClickException)  # click handles them itself
 REFUSALS = (*DISK_ERRORS, errno.EMFILE, errno.ENFILE)
 
 
@@ -54,6 +55,27 @@ class Commands(click.Group):
         except KeyboardInterrupt as interrupt:
             click.echo("interrupted; finished work is kept, and the same command continues it", err=True)
             ctx.exit(getattr(interrupt, "exit_code", INTERRUPTED))
+        except Exception as error:
+            if isinstance(error, ENDINGS) or not (refusal := damaged_ledger_line()):
+                raise
+            click.echo(refusal, err=True)
+            ctx.exit(EnvironmentFailure.exit_code)
+
+
+def damaged_ledger_line() -> str | None:
+    """Return the line that refuses a ledger whose sweeps cannot be read, after an unknown error; None if all can be."""
+    from sweeper.ledger.database import damage_line
+    from sweeper.ledger.lookup import unreadable_sweep
+    from sweeper.storage.settings import read_stores
+
+    try:
+        address = read_stores().ledger
+        problem = unreadable_sweep(ledger_storage())
+    except Failure as failure:
+        return failure.lines[0]
+    except Exception as error:
+        problem = f"it cannot be read ({type(error).__name__})"
+    return damage_line(address, f"malformed, {problem}") if problem else None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

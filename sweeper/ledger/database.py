@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import optuna
@@ -21,6 +24,13 @@ from sweeper.storage.files import BUSY_SECONDS, create_whole
 from sweeper.storage.places import Home, Places
 
 MEMORY = ":memory:"
+JSON_TABLES = (
+    "trial_user_attributes",
+    "trial_system_attributes",
+    "study_user_attributes",
+    "study_system_attributes",
+)
+DATE = "({0} IS NULL OR {0} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9] [0-9][0-9]:[0-9][0-9]:[0-9][0-9]*')"
 MIN_DATABASE_BYTES = 512  # the smallest page of SQLite
 CURES = {
     "malformed": "restore a backup; or move the file away to start all sweeps anew",
@@ -28,6 +38,38 @@ CURES = {
     "locked": "end the process that holds it and run the same command again; all written data is safe",
     "Too many open files": "raise the limit with `ulimit -n 4096`",
 }
+# Tables of optuna 5.0, SQL conditions of rows that are damaged, and what is wrong with them.
+DAMAGED_ROWS = (
+    *(
+        (table, "NOT json_valid(value_json) AND NOT is_json(value_json)", "a value that is no JSON")
+        for table in JSON_TABLES
+    ),
+    ("trial_params", "NOT json_valid(distribution_json) AND NOT is_json(distribution_json)", "a value that is no JSON"),
+    ("trials", "state NOT IN ('RUNNING', 'COMPLETE', 'PRUNED', 'FAIL', 'WAITING')", "an unknown state"),
+    ("trials", f"NOT ({DATE.format('datetime_start')} AND {DATE.format('datetime_complete')})", "an unknown date"),
+    ("study_directions", "direction NOT IN ('MINIMIZE', 'MAXIMIZE', 'NOT_SET')", "an unknown direction"),
+    ("trial_values", "value_type NOT IN ('FINITE', 'INF_POS', 'INF_NEG')", "an unknown kind of value"),
+    (
+        "trial_intermediate_values",
+        "intermediate_value_type NOT IN ('FINITE', 'INF_POS', 'INF_NEG', 'NAN')",
+        "an unknown kind of value",
+    ),
+    (
+        "trials",
+        "state IN ('COMPLETE', 'PRUNED')"
+        " AND study_id IN (SELECT study_id FROM study_user_attributes WHERE key = 'ready')"
+        " AND 2 > (SELECT count(*) FROM trial_user_attributes AS own"
+        " WHERE own.trial_id = trials.trial_id AND own.key IN ('key', 'params'))",
+        "a finished trial without its parameters",
+    ),
+    (
+        "studies",
+        "study_id IN (SELECT study_id FROM study_user_attributes WHERE key = 'ready')"
+        " AND 5 > (SELECT count(*) FROM study_user_attributes AS own WHERE own.study_id = studies.study_id"
+        " AND own.key IN ('job', 'data_fingerprint', 'objective', 'metrics', 'search_space'))",
+        "a sweep without its search space, data or job",
+    ),
+)
 DATABASE_ERRORS = (DBAPIError, optuna.exceptions.StorageInternalError, sqlite3.Error)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -53,6 +95,12 @@ def database_errors(url: str) -> Iterator[None]:
         source = (database or error).__cause__ or database or error
         cause = redacted(str(getattr(source, "orig", source))).splitlines()[0]
         raise EnvironmentFailure(f"ledger {shown}: {cause}; {_database_cure(cause, url)}") from error
+
+
+def damage_line(url: str, problem: str) -> str:
+    """Return the line that refuses a damaged database."""
+    shown = _file(url) or make_url(url).render_as_string(hide_password=True)
+    return f"ledger {shown}: {problem}; {_database_cure(problem, url)}"
 
 
 def _database_cure(cause: str, url: str) -> str:
@@ -92,7 +140,7 @@ def open_storage(url: str, places: Places | None = None) -> LedgerStorage:
             # Undocumented in optuna 5.0: `engine`, since RDBStorage has no method that closes its connections.
             create_whole(file, lambda address: _open_url(address).engine.dispose())
             if problem := file_damage(file, _lock_timeout(url)):
-                raise EnvironmentFailure(f"ledger {file}: {problem}; {_database_cure(problem, url)}")
+                raise EnvironmentFailure(damage_line(url, problem))
         storage = _open_url(url)
     storage.places = places or _default_places(file)
     return storage
@@ -131,11 +179,41 @@ def file_damage(file: Path, timeout: float = BUSY_SECONDS) -> str | None:
     if size < MIN_DATABASE_BYTES:
         return f"file is not a database, with {size} bytes"
     with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=timeout)) as connection:
+        connection.text_factory = partial(str, encoding="utf-8", errors="replace")  # a damaged name is no valid text
+        connection.create_function("is_json", 1, is_json, deterministic=True)
         page = int(connection.execute("PRAGMA page_size").fetchone()[0])
         if size % page:
             return f"malformed, cut short within a page, at {size} bytes"
-        found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0]).splitlines()
-    return None if found == ["ok"] else f"malformed, {found[-1]}"
+        try:
+            found = str(connection.execute("PRAGMA integrity_check(1)").fetchone()[0]).splitlines()
+            problem = found[-1] if found != ["ok"] else content_damage(connection)
+        except UnicodeDecodeError:  # from SQLite's own message
+            problem = "its schema has a damaged name"
+    return f"malformed, {problem}" if problem else None
+
+
+def is_json(text: Any) -> bool:
+    """Return True if Python reads a text as JSON. Unlike SQLite, it allows NaN and Infinity."""
+    try:
+        json.loads(text)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def content_damage(connection: sqlite3.Connection) -> str | None:
+    """Describe rows that SQLite takes for valid, but that no sweep can have written; None if there are none."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if not {table for table, _, _ in DAMAGED_ROWS} <= tables:
+        return None  # another program's database, or one that is being created
+    broken = connection.execute("PRAGMA foreign_key_check").fetchone()
+    if broken:
+        return f"a row of {broken[0]} belongs to nothing"
+    rows = (
+        (table, connection.execute(f"SELECT 1 FROM {table} WHERE {condition} LIMIT 1").fetchone(), what)
+        for table, condition, what in DAMAGED_ROWS
+    )
+    return next((f"{table} has {what}" for table, row, what in rows if row), None)
 
 
 def existing_storage(url: str, places: Places | None = None) -> LedgerStorage:

@@ -10,7 +10,7 @@ from pathlib import Path
 from jobs.checkpoint import PREDICTIONS, damage
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, NoPredictions
 from sweeper.ledger.database import LedgerStorage
-from sweeper.ledger.ledger import Ledger, load_ledger
+from sweeper.ledger.ledger import Ledger, load_ledger, sweep_names
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
 from sweeper.storage import checkpoint_store
@@ -122,3 +122,13 @@ def whole(folder: Path) -> Path:
     if problem := damage(folder):
         raise EnvironmentFailure(f"checkpoint {problem}; name another trial's, or train this one again")
     return folder
+
+
+def unreadable_sweep(storage: LedgerStorage) -> str | None:
+    """Return the name of the first sweep whose trials cannot be read, with the error's kind; None if all can be."""
+    for name in sweep_names(storage):
+        try:
+            load_ledger(storage, name).records()
+        except Exception as error:
+            return f"sweep {name} cannot be read ({type(error).__name__})"
+    return None

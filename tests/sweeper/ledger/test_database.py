@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import random
 import sqlite3
 import stat
 import threading
@@ -13,9 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 
+from sweeper.cli import main
 from sweeper.driver import opening
 from sweeper.driver.repeats import resume_summary
 from sweeper.errors import EnvironmentFailure
@@ -153,6 +157,113 @@ def test_processes_that_begin_at_once_make_one_database(tmp_path: Path, toy_spac
     assert failed == []
     names = sweep_names(existing_storage(f"sqlite:///{tmp_path}/new/ledger.db"))
     assert sorted(names) == [f"toy{number}" for number in range(8)]
+
+
+# single bits and rows that are damaged
+
+
+def changed(ledger: Ledger, statement: str) -> Path:
+    """Change a row as a damaged bit does, without the database's own checks."""
+    ledger.storage.engine.dispose()
+    with contextlib.closing(sqlite3.connect(file_of(ledger))) as connection, connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        assert connection.execute(statement).rowcount
+    return file_of(ledger)
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("UPDATE trial_user_attributes SET value_json = replace(value_json, ':', ';')", "no JSON"),
+        ("UPDATE study_user_attributes SET value_json = '[\"height' WHERE key = 'metrics'", "no JSON"),
+        ("UPDATE trial_params SET distribution_json = 'x'", "no JSON"),
+        ("UPDATE trials SET state = 'CNMPLETE' WHERE number = 0", "an unknown state"),
+        ("UPDATE trials SET datetime_start = '2026-1w-29 10:00:00' WHERE number = 0", "an unknown date"),
+        ("UPDATE study_directions SET direction = 'MAXIMIZF'", "an unknown direction"),
+        ("UPDATE trial_values SET value_type = 'FINITD'", "an unknown kind of value"),
+        ("UPDATE trial_intermediate_values SET intermediate_value_type = 'x'", "an unknown kind of value"),
+        ("UPDATE trial_user_attributes SET key = 'pazams' WHERE key = 'params'", "without its parameters"),
+        (
+            "UPDATE study_user_attributes SET key = 'search_spaca' WHERE key = 'search_space'",
+            "without its search space",
+        ),
+        ("UPDATE trial_user_attributes SET trial_id = 77 WHERE key = 'key' AND trial_id = 1", "belongs to nothing"),
+    ],
+)
+def test_a_damaged_row_is_refused_in_one_line(used: Ledger, statement: str, told: str) -> None:
+    file = changed(used, statement)
+    with pytest.raises(EnvironmentFailure, match=told) as caught:
+        existing_storage(f"sqlite:///{file}")
+    assert len(caught.value.lines) == 1
+    assert f"ledger {file}: malformed, " in caught.value.lines[0]
+    assert "restore a backup" in caught.value.lines[0]
+
+
+def test_a_damaged_name_in_the_schema_is_refused_in_one_line(used: Ledger) -> None:
+    used.storage.engine.dispose()
+    content = file_of(used).read_bytes()
+    damaged = content.replace(b"tabletrial_valuestrial_values", b"tabletri\xe1l_valuestrial_values")
+    assert damaged != content
+    file_of(used).write_bytes(damaged)
+    with pytest.raises(EnvironmentFailure, match="malformed") as caught:
+        existing_storage(used.storage.url)
+    assert len(caught.value.lines) == 1
+
+
+def test_values_that_only_python_reads_as_json_are_no_damage(used: Ledger) -> None:
+    used.set_attribute("odd", [float("nan"), float("inf")])
+    assert database.file_damage(file_of(used)) is None
+
+
+def test_an_error_from_a_damaged_sweep_ends_a_command_in_one_line(
+    used: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage that is valid in the database: a number became a text."""
+    statement = "UPDATE trial_user_attributes SET value_json = '7' WHERE key LIKE 'evaluation:%'"
+    file = changed(used, statement)
+    monkeypatch.setenv("SWEEPER_LEDGER", f"sqlite:///{file}")
+    done = CliRunner().invoke(main, ["compare", "toy"])
+    assert done.exit_code == 4, done.output
+    line = f"ledger {file}: malformed, sweep toy cannot be read (TypeError); restore a backup"
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_error_that_is_not_the_ledgers_stays_one(used: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEPER_LEDGER", used.storage.url)
+
+    def broken(_: object) -> None:
+        raise TypeError("a mistake of the program")
+
+    monkeypatch.setattr("sweeper.results.comparison.compare_sweeps", broken)
+    assert isinstance(CliRunner().invoke(main, ["compare", "toy"]).exception, TypeError)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_flipped_bit_anywhere_is_read_or_refused_in_one_line(
+    used: Ledger, monkeypatch: pytest.MonkeyPatch, record_property: Callable[..., None]
+) -> None:
+    """200 bits drawn by a fixed seed. Each command either works or says one line, and no trial vanishes."""
+    used.storage.engine.dispose()
+    file, chance = file_of(used), random.Random(15)
+    content = file.read_bytes()
+    monkeypatch.setenv("SWEEPER_LEDGER", f"sqlite:///{file}")
+    refused = 0
+    for bit in [chance.randrange(8 * len(content)) for _ in range(200)]:
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        for command in (["status", "toy"], ["ls"], ["compare", "toy", "--json"]):
+            file.write_bytes(flipped)
+            done = CliRunner().invoke(main, command)
+            assert done.exception is None or isinstance(done.exception, SystemExit), (bit, command, done.exception)
+            assert done.exit_code in (0, 2, 4), (bit, command, done.output)
+            assert done.exit_code == 0 or done.stderr.count("\n") == 1, (bit, command, done.stderr)
+            refused += done.exit_code != 0
+        if done.exit_code == 0:
+            assert len(json.loads(done.stdout)["trials"]) == 2, bit
+    record_property("refused", refused)
+    print(f"{refused} of 600 commands refused")
 
 
 # locked
