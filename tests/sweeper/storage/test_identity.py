@@ -180,6 +180,7 @@ def test_an_original_that_may_not_be_read_still_counts(
 
     monkeypatch.setattr(Path, "read_text", refuse)
     assert stores_in_use(stores_at(copy)).checkpoints != "s3://bucket/all"
+    assert recorded(copy)["runs"]
 
 
 def test_a_copy_made_of_hard_links_gets_files_of_its_own(original: Path, tmp_path: Path) -> None:
