@@ -304,6 +304,7 @@ ELSEWHERE: dict[str, str] = {
     "sweeper/cluster/ray_folder.py": "Ray's sockets need a short path; in a folder of mode 0700 of its own",
     "sweeper/doctor.py": "only names the folder, to check its locks",
     "sweeper/tracking/client.py": "only names the folder, in which MLflow locks a file",
+    "sweeper/tracking/replacement.py": "files on their way between two runs; in a folder of mode 0700 of its own",
     "jobs/answering/offline.py": "an exported folder may be read-only; in a folder of mode 0700 of its own",
 }
 

@@ -101,8 +101,7 @@ def read_data(location: str) -> Data:
     mistakes: list[str] = []
     files = _sample() if location == SAMPLE else _read_files(Path(location), mistakes)
     data = _parse_data(location, files, mistakes)
-    if mistakes:
-        raise DataError(_shortened(mistakes))
+    refuse(mistakes)
     return data
 
 

@@ -44,7 +44,7 @@ def named_trial(text: str, stores: Stores) -> Trial:
 
     Raises ConfigError when there is none; if a folder has this name, the error tells that it holds no checkpoint.
     """
-    if _is_folder(text) and not _is_sweep(split(text)[0], stores):
+    if _is_local_folder(text) and not _is_sweep(split(text)[0], stores):
         raise ConfigError(f"checkpoint {text}: the folder holds no {MANIFEST}; name the folder of a trial's checkpoint")
     return find_trial(text, _storage(stores))
 
@@ -69,7 +69,7 @@ def find_answering_checkpoint(text: str, stores: Stores) -> Path:
     return find_checkpoint(text, stores)
 
 
-def _is_folder(text: str) -> bool:
+def _is_local_folder(text: str) -> bool:
     try:
         return Path(text).expanduser().is_dir()
     except (OSError, RuntimeError):  # the name is too long, or `~name` is not a user

@@ -184,7 +184,7 @@ def _first_per_backbone(table: Sequence[Row]) -> list[Row]:
 
 def _rank_within_jobs(table: Sequence[Row]) -> list[Row]:
     groups = list(dict.fromkeys(map(_ranked_group, table)))
-    return sorted(table, key=lambda row: (groups.index(_ranked_group(row)), _rank(row)))
+    return sorted(table, key=lambda row: (groups.index(_ranked_group(row)), _rank_of_row(row)))
 
 
 def _ranked_group(row: Row) -> tuple[Any, ...]:
@@ -192,7 +192,7 @@ def _ranked_group(row: Row) -> tuple[Any, ...]:
     return row["job"], row["objective"], row["params"].get("metric_profile")
 
 
-def _rank(row: Row) -> Rank:
+def _rank_of_row(row: Row) -> Rank:
     return rank_key(row["state"], row["n"], row["mean"], row["direction"])
 
 
@@ -246,7 +246,7 @@ def _best_row_indices(table: Sequence[Row]) -> list[int]:
     best: dict[Any, int] = {}
     for index, row in enumerate(table):
         group = _ranked_group(row)
-        if _ended_well(row) and (group not in best or _rank(row) < _rank(table[best[group]])):
+        if _ended_well(row) and (group not in best or _rank_of_row(row) < _rank_of_row(table[best[group]])):
             best[group] = index
     return list(best.values())
 
