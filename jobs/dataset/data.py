@@ -208,7 +208,8 @@ def read_text(path: Path) -> str:
 def refuse(mistakes: Sequence[str]) -> None:
     """Raise DataError if there are mistakes; it shows the first of them and counts the rest."""
     if mistakes:
-        raise DataError(_shortened(mistakes))
+        more = len(mistakes) - MAX_LINES
+        raise DataError([*mistakes[:MAX_LINES], *([f"… and {more} more"] if more > 0 else [])])
 
 
 def _sample() -> dict[str, Any]:
@@ -444,8 +445,3 @@ def quoted(value: Any) -> str:
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true/false", type(None): "null"}
     return names.get(type(value), "a number")
-
-
-def _shortened(lines: Sequence[str]) -> list[str]:
-    more = len(lines) - MAX_LINES
-    return [*lines[:MAX_LINES], f"… and {more} more"] if more > 0 else list(lines)
