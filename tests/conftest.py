@@ -30,6 +30,8 @@ from tests.support.spaces import EPOCH, SMALL, TOY
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models; more threads only wait for each other
+for _variable in ("COLUMNS", "LINES"):
+    os.environ.pop(_variable, None)  # xdist sets them, and commands would fit their lines to them
 hypothesis.settings.register_profile("sweeper", deadline=None)  # a busy machine is no mistake of the code
 hypothesis.settings.load_profile("sweeper")
 

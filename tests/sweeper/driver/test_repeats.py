@@ -53,7 +53,7 @@ def test_what_is_missing_shrinks_as_repeats_are_made(
     assert list(missing_repeats(ledger.records(), toy_space())) == []
 
 
-def test_a_failed_trial_leads_nothing_whatever_its_value() -> None:
+def test_only_trials_that_ended_well_lead_whatever_the_others_values() -> None:
     records = [record(0, 0.7), record(1, 0.99, "FAIL"), record(2, 0.8), record(3, 0.9, "RUNNING")]
-    assert [one.number for one in rank_trials(records, "max")] == [3, 2, 0, 1]
+    assert [one.number for one in rank_trials(records, "max")] == [2, 0, 3, 1]
     assert [one.number for one in best_first(records, "max")] == [2, 0]
