@@ -103,7 +103,7 @@ def nodes() -> Iterator[Nodes]:
 def sweep(storage: RDBStorage, toy_space: Make, tmp_path: Path) -> Callable[..., Sweep]:
     def sweep(*overrides: str) -> Sweep:
         space = toy_space(*overrides)
-        folder = tmp_path / "sweeps/toy"
+        folder = tmp_path / "toy"  # the ledger lies in the root
         folder.mkdir(parents=True, exist_ok=True)
         return Sweep(create_ledger(storage, space, "toy"), space, folder, cluster.cluster_machine())
 
