@@ -83,6 +83,7 @@ def test_the_terminal_shows_nothing_but_sweepers_own_words(done: tuple[Path, int
         assert chatter not in shown
 
 
+@pytest.mark.long
 def test_the_same_file_and_seed_give_the_same_trials_and_metrics(
     done: tuple[Path, int, str], rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -106,7 +107,11 @@ def by_trial(rows: list[dict[str, Any]], key: str) -> list[tuple[int, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("mc_quickstart", 0.70), pytest.param("longformer_quickstart", 0.40, marks=pytest.mark.long)]
+    ("name", "least"),
+    [
+        pytest.param("mc_quickstart", 0.70, marks=pytest.mark.long),
+        pytest.param("longformer_quickstart", 0.40, marks=pytest.mark.long),
+    ],
 )
 def test_the_other_jobs_learn_from_their_small_search_spaces(name: str, least: float, tmp_path: Path) -> None:
     """Chance is 0.25 for `mc`, and next to nothing for `longformer`."""

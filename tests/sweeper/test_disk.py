@@ -96,6 +96,7 @@ def waited(folder: Path) -> bool:
     return sum(len(record.evaluations) == 2 for record in ledger_in(folder).records()) == 2
 
 
+@pytest.mark.long
 def test_a_sweep_whose_ledger_is_locked_goes_on_when_it_is_free(
     drive: Callable[..., Driver], disk: Path, tmp_path: Path
 ) -> None:

@@ -212,7 +212,7 @@ def names_in(folder: Path) -> list[str]:
         return [name for (name,) in connection.execute(query)]
 
 
-@pytest.mark.parametrize("fault", ["ledger.report:5:kill", "mirror.put:5:kill", long("ledger.finish:2:kill")])
+@pytest.mark.parametrize("fault", ["ledger.report:5:kill", long("mirror.put:5:kill"), long("ledger.finish:2:kill")])
 def test_a_driver_killed_between_two_records_loses_nothing(
     drive: Callable[..., Driver], tmp_path: Path, undisturbed: Ledger, fault: str
 ) -> None:

@@ -186,6 +186,7 @@ def test_two_drivers_share_a_ledger_and_an_mlflow_and_the_counts_are_exact(
         assert [starts(folder / "sweeps" / name / f"trials/{n:04d}") for n in range(20)] == [1] * 20
 
 
+@pytest.mark.long
 def test_a_second_machine_is_refused_until_the_first_is_killed(
     team: Team, drive: Callable[..., Driver], done: Callable[..., str]
 ) -> None:
@@ -203,6 +204,7 @@ def test_a_second_machine_is_refused_until_the_first_is_killed(
     check(ledger_of(two), stores_of(two), mirrored=False)
 
 
+@pytest.mark.long
 def test_a_database_that_goes_away_ends_a_sweep_that_can_be_resumed(
     team: Team, database: Postgres, drive: Callable[..., Driver], done: Callable[..., str]
 ) -> None:

@@ -284,6 +284,7 @@ def test_a_short_lock_is_not_noticed(used: Ledger, toy_space: Make) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_a_lock_of_seconds_is_not_noticed_and_one_that_stays_is_told(used: Ledger, toy_space: Make) -> None:
     with locked(file_of(used)) as lock:
         release = threading.Timer(5, lock.rollback)
