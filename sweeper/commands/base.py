@@ -204,10 +204,13 @@ def echo_line(text: str, indent: int | None = None, err: bool = False) -> None:
 def ledger_storage() -> LedgerStorage:
     """Return the database of all ledgers. Raises ConfigError when there is none."""
     from sweeper.ledger.database import existing_storage
-    from sweeper.storage.identity import places_of
+    from sweeper.storage.identity import places_of, stores_in_use
+    from sweeper.storage.places import has_several_links
     from sweeper.storage.settings import read_stores
 
     stores = read_stores()
+    if has_several_links(stores.ledger):  # in a copy made of hard links, an open ledger would be its original's
+        stores = stores_in_use(stores)
     return existing_storage(stores.ledger, places_of(stores))
 
 

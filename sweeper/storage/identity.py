@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
+from pydantic import TypeAdapter
 
 from jobs import fault_injection
 from jobs.files import atomic, disk_errors
@@ -127,8 +128,9 @@ def _adapt(stores: Stores) -> Identity:
         settled = _here(known, stores)
     if settled == known:  # another process was faster
         return settled
-    if change is Change.COPIED:
+    if change is not Change.NEW:
         separate_links(stores.root)
+    if change is Change.COPIED:
         settled = replace(settled, id=_new_mark(), runs=_new_mark(), checkpoints=_new_mark())
     elif change is Change.CARRIED:
         settled = replace(settled, checkpoints=_new_mark())
@@ -258,7 +260,7 @@ def _read_identity(root: Path) -> Identity | None:
 
 def _parse_identity(text: str) -> Identity | None:
     try:
-        values: dict[str, Any] = json.loads(text)
-        return Identity(**{**values, "former": tuple((root, project) for root, project in values["former"])})
-    except (ValueError, TypeError, KeyError):
+        found = TypeAdapter(Identity).validate_json(text)
+    except ValueError:
         return None
+    return None if any("\0" in path for path in (found.root, found.project, *chain(*found.former))) else found

@@ -135,3 +135,9 @@ def sqlite_file(address: str) -> Path | None:
     """Return the file of a SQLite address, None for any other address."""
     path = address.removeprefix("sqlite:///").partition("?")[0]
     return Path(path) if address.startswith("sqlite:///") and path not in ("", ":memory:") else None
+
+
+def has_several_links(address: str) -> bool:
+    """Return True if the file of a SQLite address has another hard link, for example in a copy of its folder."""
+    file = sqlite_file(address)
+    return file is not None and file.is_file() and file.stat().st_nlink > 1

@@ -377,7 +377,12 @@ def log_single_run(
 
 
 def connect(stores: Stores) -> Any:
-    """Return MLflow's client after its store has answered. Raises EnvironmentFailure after PROBE_SECONDS."""
+    """Return MLflow's client after its store has answered. Raises EnvironmentFailure after PROBE_SECONDS.
+
+    A copied or moved root is adapted first: a copy made of hard links has its database replaced then.
+    """
+    if stores.root.exists():
+        stores_in_use(stores)
     with mlflow_errors(stores):
         create_store(stores.tracking)
         _probe(stores.tracking)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -84,18 +85,30 @@ def outside(project: Path) -> list[str]:
     return [address for address in addresses if not address.startswith(project.as_uri())]
 
 
+def linked(original: Path, other: Path) -> None:
+    """Copy a folder as `cp -al` does: its files are hard links to those of the original."""
+    shutil.copytree(original, other, copy_function=os.link)
+
+
+def linked_and_renamed(original: Path, other: Path) -> None:
+    linked(original, other)
+    original.rename(original.with_name("renamed"))
+
+
 @pytest.mark.parametrize(
-    ("moved", "aged"),
+    ("transfer", "aged"),
     [
-        pytest.param(False, False, id="copied"),
-        pytest.param(True, True, id="moved, version 0.1.0"),
-        pytest.param(True, False, id="moved", marks=pytest.mark.slow),
-        pytest.param(False, True, id="copied, version 0.1.0", marks=pytest.mark.slow),
+        pytest.param(shutil.copytree, False, id="copied"),
+        pytest.param(Path.rename, True, id="moved, version 0.1.0"),
+        pytest.param(Path.rename, False, id="moved", marks=pytest.mark.slow),
+        pytest.param(shutil.copytree, True, id="copied, version 0.1.0", marks=pytest.mark.slow),
+        pytest.param(linked, False, id="linked", marks=pytest.mark.slow),
+        pytest.param(linked_and_renamed, False, id="linked, then renamed", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.filterwarnings("default")
 def test_every_command_goes_on_in_another_folder(
-    original: Path, tmp_path: Path, go: Go, moved: bool, aged: bool
+    original: Path, tmp_path: Path, go: Go, transfer: Callable[[Path, Path], object], aged: bool
 ) -> None:
     go(original)
     ran("sync", "toy")
@@ -105,7 +118,7 @@ def test_every_command_goes_on_in_another_folder(
     go(tmp_path)
     other = tmp_path / "另 一个"
     before = checksums(original)
-    (original.rename if moved else lambda to: shutil.copytree(original, to))(other)
+    transfer(original, other)
     go(other)
     assert "toy" in ran("ls")
     checkpoints = [row["checkpoint"] for row in json.loads(ran("compare", "toy", "--json"))]
@@ -123,7 +136,8 @@ def test_every_command_goes_on_in_another_folder(
     assert all(place.startswith(str(other)) and Path(place).is_dir() for place in deleted)
     runs = MlflowClient(stores.tracking).search_runs(["1"])
     assert len({run.info.run_name for run in runs}) == len(runs)  # the runs went on; none was made twice
-    assert (checksums(original) if original.exists() else {}) == ({} if moved else before)
+    places = [place for place in (original, original.with_name("renamed")) if place.exists()]
+    assert [checksums(place) for place in places] == ([] if transfer is Path.rename else [before])
 
 
 @pytest.mark.filterwarnings("default")

@@ -307,3 +307,17 @@ def test_a_locked_mlflow_database_ends_in_one_line(
         with pytest.raises(EnvironmentFailure, match="MLflow's addresses cannot be changed"):
             stores_in_use(stores_at(copy))
     assert recorded(copy) == recorded(original)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"root": 7}', "[" * 100_000, '{"former": [["a", 3]]}', '{"root": "a\\u0000b"}'],
+    ids=["7", "deep", "3", "NUL"],
+)
+def test_a_damaged_identity_counts_as_none(original: Path, text: str) -> None:
+    file = original / "sweeps" / FILE_NAME
+    values = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(values | json.loads(text)) if text.endswith("}") else text, encoding="utf-8")
+    assert places_of(stores_at(original)).mark == ""
+    stores_in_use(stores_at(original))
+    assert recorded(original)["root"] == str(original / "sweeps")
