@@ -204,7 +204,7 @@ def first_match(branches: Sequence[Conditional], known: Mapping[str, Any]) -> in
 
 def fits(value: Any, glob: str) -> bool:
     """Return True if the value's text matches the glob or both are the same number, as 0.00001 fits 1e-5 and 1e-*."""
-    return any(fnmatchcase(text, glob) for text in {str(value), literal_text(value)}) or (
+    return any(text == glob or fnmatchcase(text, glob) for text in {str(value), literal_text(value)}) or (
         is_number(value) and value == glob_number(glob)
     )
 

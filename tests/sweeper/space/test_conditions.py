@@ -110,6 +110,7 @@ def test_a_condition_that_nothing_meets_is_refused_with_the_nearest_value(
             "{when: {learning_rate: 1e-4}, value: 2}, {when: {balanced: false}, value: 3}]}"
         },
         {P: "{num_train_epochs: {min: 1, max: 10000}, seed: [{when: {num_train_epochs: 77}, value: 1}]}"},
+        {P: '{backbone: {values: ["a[1]", b]}, seed: [{when: {backbone: "a[1]"}, value: 1}, {value: 2}]}'},
         {P: "{seed: [{when: {num_train_epochs: 3}, value: 1}]}"},
         {P: "{seed: [{when: {backbone: huge}, value: 1}]}", S: "{trials: 2, enqueue: [{backbone: huge}]}"},
         {P: "{learning_rate: 1e-3}", "repeats": "{seeds: [7]}", R: "[{when: {seed: 7}, cpus: 1}, {cpus: 2}]"},
