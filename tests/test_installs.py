@@ -6,6 +6,7 @@ Prints a table of all results: `pytest -m long tests/test_installs.py -s`. `uv` 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import site
@@ -114,10 +115,18 @@ def with_odd_letters(folder: Path, install: Install) -> Path:
     return fill(folder / "我的 專案 2")
 
 
+def write_data(install: Install, place: Path) -> None:
+    """Write some questions of the sample as files."""
+    done(install, place, "data", "sample", "--output", "hw")
+    for name, count in (("train", 128), ("valid", 32), ("test", 32)):
+        file = place / f"hw/{name}.json"
+        file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8"))[:count]), encoding="utf-8")
+
+
 def begun(folder: Path, install: Install) -> Path:
     """Return a project whose toy sweep has two trials of eight."""
     place = fill(folder / "original")
-    done(install, place, "data", "sample", "--output", "hw")
+    write_data(install, place)
     done(install, place, "run", "toy.yaml", "search.trials=2")
     done(install, place, "run", "selector.yaml")
     return place
@@ -167,7 +176,7 @@ def test_a_project_goes_from_a_sweep_to_a_submission(
     original = tmp_path / "original"
     before = digests(original) if original.is_dir() else None
     if not (place / "hw").is_dir():
-        done(install, place, "data", "sample", "--output", "hw")
+        write_data(install, place)
         done(install, place, "run", "selector.yaml")
     steps = {
         "run": [("run", "toy.yaml", "search.trials=3"), ("run", "reader.yaml")],
