@@ -5,7 +5,6 @@ Prints a table of all results: `pytest -m long tests/test_installs.py -s`. `uv` 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.projects import checksums
 from tests.support.sources import ROOT
 from tests.support.spaces import TOY
 
@@ -140,12 +140,6 @@ def moved(folder: Path, install: Install) -> Path:
     return begun(folder, install).rename(folder / "moved")
 
 
-def digests(folder: Path) -> Mapping[str, str]:
-    """Return the SHA-256 of each file below a folder."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def done(install: Install, place: Path, *arguments: str) -> str:
     """Run a command that must succeed without a traceback, and return its output."""
     result = install(place, arguments)
@@ -174,7 +168,7 @@ def test_a_project_goes_from_a_sweep_to_a_submission(
     install = installs[way]
     place = prepare(tmp_path, install)
     original = tmp_path / "original"
-    before = digests(original) if original.is_dir() else None
+    before = checksums(original) if original.is_dir() else None
     if not (place / "hw").is_dir():
         write_data(install, place)
         done(install, place, "run", "selector.yaml")
@@ -194,4 +188,4 @@ def test_a_project_goes_from_a_sweep_to_a_submission(
         results[command] = "ok"
     assert (place / "answers.csv").read_text(encoding="utf-8").startswith("id,answer")
     if before is not None:
-        assert digests(original) == before
+        assert checksums(original) == before

@@ -73,14 +73,14 @@ def ray_session(
     ray_constants.ENABLE_RAY_CLUSTER = False
     earlier = descendants()
     adopt_orphans()
-    with temporary_folder() as folder, watchdog(sweep, interrupt or Interrupt(), say) as dog:
+    with temporary_folder() as folder, watchdog(sweep, interrupt or Interrupt(), say) as watcher:
         try:
-            with dog.limit(START_SECONDS, "start"):
-                dog.parts = start_ray(machine, folder)
+            with watcher.limit(START_SECONDS, "start"):
+                watcher.parts = start_ray(machine, folder)
             yield
         finally:
-            dog.parts = None
-            with dog.limit(STOP_SECONDS, "stop"):
+            watcher.parts = None
+            with watcher.limit(STOP_SECONDS, "stop"):
                 stop_ray([process for process in descendants() if process not in earlier])
 
 

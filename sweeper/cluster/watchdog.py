@@ -148,12 +148,12 @@ class Watchdog:
 @contextmanager
 def watchdog(sweep: str, interrupt: Interrupt, say: Callable[[str], object]) -> Iterator[Watchdog]:
     """Run a Watchdog within the block."""
-    dog = Watchdog(sweep, interrupt, say)
-    thread = threading.Thread(target=dog.run, name="watchdog", daemon=True)
+    watcher = Watchdog(sweep, interrupt, say)
+    thread = threading.Thread(target=watcher.run, name="watchdog", daemon=True)
     thread.start()
-    interrupt.probes.append(dog.problem)
+    interrupt.probes.append(watcher.problem)
     try:
-        yield dog
+        yield watcher
     finally:
-        interrupt.probes.remove(dog.problem)
-        dog._over.set()
+        interrupt.probes.remove(watcher.problem)
+        watcher._over.set()

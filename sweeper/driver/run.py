@@ -148,7 +148,7 @@ def _run_driver(sweep: Sweep, stores: Stores, console: Console, interrupt: Inter
     names = searched_parameters(space)
     progress = Progress(console, space.objective, space.direction, expected_trials(space), names, ledger.records())
     with output_to(sweep.log), mirror_of(ledger, space, stores) as mirror, progress:
-        with interrupt.held(), interrupt.farewell(lambda: finish_mirror(ledger, mirror, in_a_hurry=True)):
+        with interrupt.held(), interrupt.before_end(lambda: finish_mirror(ledger, mirror, in_a_hurry=True)):
             run_unfinished(sweep, ChangeListener(sweep, mirror, progress), interrupt)
         records = finish_mirror(ledger, mirror, in_a_hurry=interrupt.stopping)
     if interrupt.cause is not None:

@@ -120,7 +120,7 @@ def driver_heartbeat(ledger: Ledger, interrupt: Interrupt) -> Iterator[None]:
     thread = threading.Thread(target=_beat, args=(ledger, driver, interrupt, over), name="heartbeat", daemon=True)
     thread.start()
     try:
-        with interrupt.farewell(lambda: write_end(ledger, driver)):
+        with interrupt.before_end(lambda: write_end(ledger, driver)):
             yield
     finally:
         over.set()

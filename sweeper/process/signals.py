@@ -43,7 +43,7 @@ class Interrupt:
         self.asked: int | None = None
         self.cause: str | None = None
         self.probes: list[Callable[[], str | None]] = []  # each returns a cause to stop, or None
-        self.farewells: list[Callable[[], object]] = []  # what to do before another thread ends the process
+        self.end_work: list[Callable[[], object]] = []  # what to do before another thread ends the process
         self._held = False
 
     def __call__(self, signum: int, frame: FrameType | None = None) -> None:
@@ -74,18 +74,18 @@ class Interrupt:
         self.cause = self.cause or cause
 
     @contextmanager
-    def farewell(self, work: Callable[[], object]) -> Iterator[None]:
+    def before_end(self, work: Callable[[], object]) -> Iterator[None]:
         """Let `end` do this work if it ends the process within the block, when the main thread hangs."""
-        self.farewells.append(work)
+        self.end_work.append(work)
         try:
             yield
         finally:
-            self.farewells.remove(work)
+            self.end_work.remove(work)
 
     def end(self, code: int) -> None:
-        """End the process from another thread than the main one, after the farewells, the newest first. Each gets
+        """End the process from another thread than the main one, after all end work, the newest first. Each gets
         FAREWELL_SECONDS; its errors are ignored."""
-        for work in reversed(self.farewells):
+        for work in reversed(self.end_work):
             thread = threading.Thread(target=_silently, args=[work], daemon=True)
             thread.start()
             thread.join(FAREWELL_SECONDS)

@@ -106,3 +106,13 @@ def assert_free(folder: Path) -> None:
     """Take the lock of sweep `toy`: no driver holds it."""
     with FileLock(folder / "sweeps/toy/lock", timeout=0):
         pass
+
+
+def driven(folder: Path, *arguments: str) -> str:
+    """Run a command in a process of its own and return its output."""
+    driver = Driver(folder, *arguments)
+    try:
+        assert driver.wait() == 0, driver.said.read_text()
+    finally:
+        driver.end()
+    return driver.said.read_text()

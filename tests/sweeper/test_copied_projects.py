@@ -24,7 +24,7 @@ from sweeper.storage import checkpoint_store
 from sweeper.storage.identity import FILE_NAME, places_of, stores_in_use
 from sweeper.tracking.client import log_single_run
 from tests.support.commands import invoke
-from tests.support.drivers import Driver, ledger_in, settings
+from tests.support.drivers import Driver, driven, ledger_in, settings
 from tests.support.projects import checksums, project_with_sweep, stores_at, toy_ledger
 from tests.support.servers import BUCKET, bucket, client, keys
 from tests.support.sources import ROOT
@@ -189,16 +189,6 @@ def test_the_same_data_under_another_path_is_no_other_search_space(original: Pat
 
 
 # real sweeps
-
-
-def driven(folder: Path, *arguments: str) -> str:
-    """Run a command in a process of its own and return its output."""
-    driver = Driver(folder, *arguments)
-    try:
-        assert driver.wait() == 0, driver.said.read_text()
-    finally:
-        driver.end()
-    return driver.said.read_text()
 
 
 @pytest.mark.slow

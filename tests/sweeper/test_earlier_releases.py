@@ -25,7 +25,7 @@ from sweeper.release.promotion import promote
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
-from tests.support.drivers import Driver
+from tests.support.drivers import driven
 from tests.support.sources import ROOT
 from tests.support.spaces import TOY
 from tests.support.trials import asked, saved
@@ -45,16 +45,6 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *arguments: str) -> str:
-    """Run a command in a process of its own and return its output."""
-    driver = Driver(folder, *arguments)
-    try:
-        assert driver.wait() == 0, driver.said.read_text()
-    finally:
-        driver.end()
-    return driver.said.read_text()
-
-
 def test_its_fingerprint_and_its_keys_stay(folder: Path) -> None:
     """The data had another fingerprint by the definition of that time."""
     ledger = load_ledger(open_storage(read_stores(folder, {}).ledger), "toy")
@@ -71,7 +61,7 @@ def test_its_fingerprint_and_its_keys_stay(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_its_sweep_is_resumed(folder: Path) -> None:
-    run(folder, "resume", "toy")
+    driven(folder, "resume", "toy")
     records = load_ledger(open_storage(read_stores(folder, {}).ledger), "toy").records()
     assert [record.state for record in records[:5]] == ["COMPLETE", "PRUNED", "FAIL", "COMPLETE", "COMPLETE"]
     assert records[0].value == 0.4
@@ -87,7 +77,7 @@ def test_its_sweep_is_extended(folder: Path) -> None:
         # the toy has two parameters more since
         since = "json_set(value_json, '$.per_device_train_batch_size', 8, '$.pace', 0.0)"
         database.execute(f"UPDATE trial_user_attributes SET value_json = {since} WHERE key = 'params'")
-    run(folder, "run", "toy.yaml", "search.trials=4", "parameters.learning_rate.min=1e-6", "--extend")
+    driven(folder, "run", "toy.yaml", "search.trials=4", "parameters.learning_rate.min=1e-6", "--extend")
     records = load_ledger(open_storage(stores.ledger), "toy-2").records()
     assert [record.origin for record in records] == ["toy/0", "toy/1", None, None]
     assert [record.state for record in records[2:]] == ["COMPLETE"] * 2

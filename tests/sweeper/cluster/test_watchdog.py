@@ -27,7 +27,7 @@ print(child.pid, flush=True)
 say = lambda line: print(line, flush=True)
 """
 HANGS = """
-with interrupt.farewell(lambda: say("bye")), watchdog.watchdog("toy", interrupt, say) as dog:
+with interrupt.before_end(lambda: say("bye")), watchdog.watchdog("toy", interrupt, say) as dog:
     with dog.limit(0.2, "start"):
         time.sleep(600)
 """
