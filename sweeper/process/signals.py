@@ -17,7 +17,7 @@ import psutil
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of Linux's prctl
-FAREWELL_SECONDS = 10.0
+END_WORK_SECONDS = 10.0
 SHUTDOWN_SECONDS = 25.0  # limit of an orderly stop; spot machines and batch systems allow 30 s
 
 
@@ -83,12 +83,14 @@ class Interrupt:
             self.end_work.remove(work)
 
     def end(self, code: int) -> None:
-        """End the process from another thread than the main one, after all end work, the newest first. Each gets
-        FAREWELL_SECONDS; its errors are ignored."""
+        """End the process from another thread than the main one.
+
+        First does the work given to `before_end`, newest first. Each piece gets END_WORK_SECONDS; errors are ignored.
+        """
         for work in reversed(self.end_work):
             thread = threading.Thread(target=_silently, args=[work], daemon=True)
             thread.start()
-            thread.join(FAREWELL_SECONDS)
+            thread.join(END_WORK_SECONDS)
         end_process(code)
 
     @contextmanager
