@@ -19,7 +19,7 @@ from transformers import PrinterCallback, set_seed
 
 from jobs.dataset.data import Data, read_data, vocabulary
 from jobs.metrics import mean_scores
-from jobs.model import backbones
+from jobs.model import backbones, tokenizers
 
 
 def given() -> argparse.Namespace:
@@ -47,7 +47,7 @@ def run(asked: argparse.Namespace) -> dict[str, float]:
     set_seed(asked.seed)
     data = read_data(asked.data)
     train, valid = stored(data, asked.store)
-    tokenizer = backbones.load_tokenizer(f"scratch:{asked.backbone}", vocabulary(data))
+    tokenizer = tokenizers.load_tokenizer(f"scratch:{asked.backbone}", vocabulary(data))
     model = backbones.load_model(
         f"scratch:{asked.backbone}", "AutoModelForQuestionAnswering", tokenizer, asked.max_length
     )

@@ -188,7 +188,7 @@ def data_costs(sizes: Sequence[int], folder: Path) -> Iterator[Cost]:
     from jobs.features.tokens import cached_tokens
     from jobs.features.windows import Pair, cut_windows
     from jobs.metrics import mean_scores
-    from jobs.model.backbones import load_tokenizer
+    from jobs.model.tokenizers import load_tokenizer
 
     data = read_data("sample")
     tokenizer = load_tokenizer("scratch:1x32x2", vocabulary(data))

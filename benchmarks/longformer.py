@@ -32,7 +32,7 @@ from transformers.models.longformer.modeling_longformer import LongformerSelfAtt
 from jobs import longformer
 from jobs.dataset.data import SAMPLE, Data, Question, read_data, vocabulary
 from jobs.features.windows import Windows, best_answers
-from jobs.model import backbones
+from jobs.model import tokenizers
 from jobs.model.attention import BlockSelfAttention, layout
 
 DRCD = Path(__file__).parents[2] / "shared/data/drcd"
@@ -69,7 +69,7 @@ def setting(given: Namespace) -> Setting:
         doc_stride=min(256, given.max_length // 8), per_device_eval_batch_size=BATCH,
     )  # fmt: skip
     torch.manual_seed(0)
-    tokenizer = backbones.load_tokenizer(given.backbone, vocabulary(data))
+    tokenizer = tokenizers.load_tokenizer(given.backbone, vocabulary(data))
     ours = longformer.load_long_reader(params, tokenizer)
     reference = LongformerForQuestionAnswering(deepcopy(ours.config))
     reference.load_state_dict(ours.state_dict())

@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainingArguments, default_data_collator
 
 from jobs.dataset.data import SAMPLE, Data, Question, read_data, vocabulary
-from jobs.model import backbones
+from jobs.model import tokenizers
 
 SHARED = Path(__file__).parents[2] / "shared"
 DOC_STRIDE, N_BEST, MOST_TOKENS, BATCH = 128, 20, 30, 8
@@ -35,7 +35,7 @@ def location() -> str:
 def tokenizer(data: Data) -> PreTrainedTokenizerFast:
     """Return BERT's Chinese tokenizer if it exists beside the project, else one over the data's characters."""
     folder = SHARED / "models" / "bert-base-chinese-tokenizer"
-    return backbones.load_tokenizer(str(folder) if folder.is_dir() else "scratch:1x32x2", vocabulary(data))
+    return tokenizers.load_tokenizer(str(folder) if folder.is_dir() else "scratch:1x32x2", vocabulary(data))
 
 
 def first(place: str, train: int, valid: int) -> Data:

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from annotated_types import Ge, Gt, Le, Lt
 
 from jobs.job import DEFINES_METRICS, ParamError
-from jobs.model.backbones import check_name, position_limit
+from jobs.model.names import check_name
+from jobs.model.positions import position_limit
 
 LrSchedulerType = Literal[
     "linear",

@@ -34,7 +34,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from jobs.dataset.data import Data
-from jobs.model.backbones import check_name
+from jobs.model.names import check_name
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.release.promotion import promotion_lock
 from sweeper.results import comparison, plots, report

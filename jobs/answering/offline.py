@@ -16,7 +16,7 @@ from jobs.answering.answers import Answer
 from jobs.checkpoint import CheckpointError, damage, load_json
 from jobs.dataset.data import Data, DataError, read_unlabelled, refuse
 from jobs.files import disk_errors
-from jobs.model.backbones import BackboneError
+from jobs.model.source import BackboneError
 
 TEAM = "team.json"
 USAGE = "use: python answer.py context.json test.json submission.csv"

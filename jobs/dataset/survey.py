@@ -212,7 +212,7 @@ def _bm25_picks(data: Data, splits: Mapping[str, Sequence[Question]]) -> dict[st
 def _token_lengths(data: Data, rows: Sequence[Question], labelled: Sequence[Question], name: str) -> TokenLengths:
     from jobs.features.tokens import tokenize
     from jobs.features.windows import Pair, pair_layout, unrepresentable
-    from jobs.model.backbones import load_tokenizer
+    from jobs.model.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(name, vocabulary(data))
     paragraphs, questions = tokenize(tokenizer, data.paragraphs), tokenize(tokenizer, [row.question for row in rows])

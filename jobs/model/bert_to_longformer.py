@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from jobs.model import backbones
-from jobs.model.backbones import BackboneError
+from jobs.model.source import BackboneError
 
 if TYPE_CHECKING:
     import torch

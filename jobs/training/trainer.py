@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerControl, TrainingArguments, set_seed
 
 from jobs.dataset.data import SAMPLE, read_data, vocabulary
 from jobs.job import ParamError, Report
-from jobs.model import backbones, dropout
+from jobs.model import dropout, tokenizers
 from jobs.params import NO_GPUS, TrainingParams, check_workers, device_batch
 from jobs.task import Task
 from jobs.timing import START, TRAINING, phase
@@ -167,7 +167,7 @@ def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, r
         check_sharding(params, workers.count(), torch.cuda.is_available())
     set_seed(params.seed)
     dataset = read_data(data)
-    tokenizer = backbones.load_tokenizer(params.backbone, vocabulary(dataset))
+    tokenizer = tokenizers.load_tokenizer(params.backbone, vocabulary(dataset))
     cache = workdir.parent / "features"
     with phase("features"):
         trained = task.inputs(params, tokenizer, dataset, dataset.train, cache)

@@ -143,7 +143,7 @@ def data_mistakes() -> Iterator[None]:
     """Turn the errors of jobs into failures with an exit code."""
     from jobs.checkpoint import CheckpointError, WrongJobError
     from jobs.dataset.data import DataError
-    from jobs.model.backbones import BackboneError
+    from jobs.model.source import BackboneError
 
     try:
         with disk_errors(EnvironmentFailure, "free disk space or name another place"):

@@ -20,7 +20,7 @@ from jobs.features.tokens import tokenize
 from jobs.features.windows import Group, Windows, best_answers, cut_joined_windows
 from jobs.job import ParamError
 from jobs.longformer import JOB, LongformerParams
-from jobs.model import backbones
+from jobs.model import tokenizers
 
 PARAMS = LongformerParams(
     backbone="scratch:1x32x2", learning_rate=5e-3, num_train_epochs=2, effective_batch_size=8,
@@ -106,12 +106,12 @@ def test_knobs_that_do_not_fit_together_are_named(knobs: dict[str, Any], key: st
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return backbones.character_tokenizer(["湖在哪答案旁邊日月潭，"])
+    return tokenizers.character_tokenizer(["湖在哪答案旁邊日月潭，"])
 
 
 @pytest.fixture(scope="module")
 def sentencepiece(shared: Path) -> Any:
-    return backbones.load_tokenizer(str(shared / "models/me5-small-zh"), [])
+    return tokenizers.load_tokenizer(str(shared / "models/me5-small-zh"), [])
 
 
 def cut(tokenizer: Any, paragraphs: list[str], group: Group, max_length: int, doc_stride: int) -> Windows:
@@ -188,7 +188,7 @@ def asked(text: list[str], relevant: int, max_length: int, doc_stride: int = 8) 
     """One question about 答案 in the paragraph `relevant`, and its windows."""
     question = Question("q", "湖在哪", tuple(range(len(text))), relevant, "答案", text[relevant].index("答案"))
     data = Data("-", tuple(text), (question,), (question,), ())
-    tokenizer = backbones.character_tokenizer([*text, "湖在哪"])
+    tokenizer = tokenizers.character_tokenizer([*text, "湖在哪"])
     source = cut_joined_windows(
         tokenizer,
         tokenize(tokenizer, ["湖在哪"]),

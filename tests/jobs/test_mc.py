@@ -10,7 +10,7 @@ import torch
 from jobs import mc
 from jobs.dataset.data import Data, Question
 from jobs.mc import ABSENT, McParams
-from jobs.model import backbones
+from jobs.model import tokenizers
 
 PARAGRAPHS = ["日月潭在南投縣，湖很大。" * 9, "阿里山在嘉義縣。", "淡水在新北市。", "墾丁在屏東縣。"]
 PARAMS = McParams(
@@ -31,7 +31,7 @@ ROWS = tuple(question(n, n % 4, tuple(sorted({n % 4, (n + 1) % 4, *range(n % 3 +
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> mc.Candidates:
     data = Data("-", tuple(PARAGRAPHS), ROWS, ROWS, ())
-    tokenizer = backbones.character_tokenizer([*PARAGRAPHS, "哪裡？"])
+    tokenizer = tokenizers.character_tokenizer([*PARAGRAPHS, "哪裡？"])
     return mc.candidate_inputs(tokenizer, data, ROWS, 64, tmp_path_factory.mktemp("features"))
 
 

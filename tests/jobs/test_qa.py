@@ -11,7 +11,7 @@ import pytest
 from jobs import qa
 from jobs.dataset.data import Data, Question, read_data
 from jobs.job import ParamError
-from jobs.model import backbones
+from jobs.model import tokenizers
 from jobs.qa import QaParams
 
 PARAMS = QaParams(
@@ -69,7 +69,7 @@ def windows(text: str, max_length: int) -> tuple[Any, Data]:
     question = Question("q", "湖在哪", (0, 1), 0, "答案", start)
     data = Data("-", (text, "旁邊"), (question,), (question,), ())
     params = dataclasses.replace(PARAMS, max_length=max_length, doc_stride=4)
-    tokenizer = backbones.character_tokenizer([text, "湖在哪"])
+    tokenizer = tokenizers.character_tokenizer([text, "湖在哪"])
     from jobs.features.tokens import tokenize
     from jobs.features.windows import cut_windows
 

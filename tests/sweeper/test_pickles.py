@@ -18,8 +18,8 @@ import torch
 from jobs import checkpoint, get_job
 from jobs.answering import answers, evaluation
 from jobs.dataset.data import Data
-from jobs.model import backbones
-from jobs.model.backbones import BackboneError
+from jobs.model import backbones, tokenizers
+from jobs.model.source import BackboneError
 from sweeper.errors import EnvironmentFailure
 from sweeper.release.export import export_team
 from sweeper.release.lookup import find_checkpoint
@@ -97,7 +97,7 @@ def test_a_backbone_is_loaded_past_them(trained: Path, mark: Path, zipped: bool)
     plant(trained, mark, zipped=zipped)
     for load in (backbones.fetch_backbone, backbones.weight_bytes):
         load(str(trained))
-    tokenizer = backbones.load_tokenizer(str(trained), ())
+    tokenizer = tokenizers.load_tokenizer(str(trained), ())
     backbones.load_model(str(trained), "AutoModelForQuestionAnswering", tokenizer, 64)
     assert not mark.exists()
     (trained / "model.safetensors").unlink()
@@ -113,7 +113,7 @@ def test_one_in_the_place_of_a_text_is_an_error(trained: Path, mark: Path, name:
     (trained / "tokenizer.json").unlink()
     plant(trained, mark, (name,), zipped=False)
     with pytest.raises(BackboneError):
-        backbones.load_model(str(trained), "AutoModel", backbones.load_tokenizer(str(trained), ()), 64)
+        backbones.load_model(str(trained), "AutoModel", tokenizers.load_tokenizer(str(trained), ()), 64)
     assert not mark.exists()
 
 

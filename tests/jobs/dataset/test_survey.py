@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jobs.dataset.data import DataError
 from jobs.dataset.survey import Lengths, survey
-from jobs.model.backbones import BackboneError
+from jobs.model.source import BackboneError
 
 CONTEXT = ["日月潭在南投縣。", "玉山在南投縣，玉山很高。", "淡水在新北市。", "🎉台東１２Ａ。", "沒人問的。"]
 

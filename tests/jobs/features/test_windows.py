@@ -19,14 +19,14 @@ from jobs.features import windows as features
 from jobs.features.spans import Spans
 from jobs.features.tokens import tokenize
 from jobs.features.windows import Pair, cut_windows, unrepresentable
-from jobs.model import backbones
+from jobs.model import tokenizers
 
 VOCABULARY = ["日月潭在南投縣魚池鄉，是台灣最大的湖。位於民國七十六年１９８７年1987「」《》（）abc xyz🎉"]
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return backbones.character_tokenizer(VOCABULARY)
+    return tokenizers.character_tokenizer(VOCABULARY)
 
 
 def windows_of(
@@ -109,7 +109,7 @@ def test_only_the_paragraphs_scores_take_part(tokenizer: Any) -> None:
 @pytest.mark.parametrize("name", ["scratch", "bert-base-chinese-tokenizer", "me5-small-zh"])
 def test_windows_are_those_of_transformers(name: str, tokenizer: Any, request: pytest.FixtureRequest) -> None:
     if name != "scratch":
-        tokenizer = backbones.load_tokenizer(str(request.getfixturevalue("shared") / "models" / name), [])
+        tokenizer = tokenizers.load_tokenizer(str(request.getfixturevalue("shared") / "models" / name), [])
     question, text = "日月潭在哪裡？", "日月潭位於1987年的台灣，abc xyz🎉。" * 9
     ours = windows_of(tokenizer, question, text, (0, 3), 48, 16)
     theirs = tokenizer(
@@ -149,7 +149,7 @@ def readers(tokenizer: Any, request: pytest.FixtureRequest) -> dict[str, Any]:
     shared = request.getfixturevalue("shared")
     return {
         "scratch": tokenizer,
-        "sentencepiece": backbones.load_tokenizer(str(shared / "models/me5-small-zh"), []),
+        "sentencepiece": tokenizers.load_tokenizer(str(shared / "models/me5-small-zh"), []),
     }
 
 
@@ -173,7 +173,7 @@ def test_a_tokenizer_used_in_between_finds_its_tokens_again(
 
 
 def test_other_texts_and_other_tokenizers_do_not_share_tokens(tokenizer: Any, tmp_path: Path) -> None:
-    other = backbones.character_tokenizer(["湖"])
+    other = tokenizers.character_tokenizer(["湖"])
     tokens.cached_tokens(tmp_path, tokenizer, ["日月潭"])
     assert tokens.cached_tokens(tmp_path, other, ["日月潭"]).ids.tolist() == [1, 1, 1]
     assert len(tokens.cached_tokens(tmp_path, tokenizer, ["日月潭", "湖"]).ids) == 4

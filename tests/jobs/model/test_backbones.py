@@ -9,8 +9,9 @@ import pytest
 
 from jobs.job import ParamError
 from jobs.mc import McParams
-from jobs.model import backbones
-from jobs.model.backbones import BackboneError, check_name
+from jobs.model import backbones, positions, tokenizers
+from jobs.model.names import check_name
+from jobs.model.source import BackboneError
 
 QA = "AutoModelForQuestionAnswering"
 
@@ -18,7 +19,7 @@ QA = "AutoModelForQuestionAnswering"
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A whole small backbone in a folder, as a user would have one."""
-    tokenizer = backbones.character_tokenizer(["日月潭在南投縣"])
+    tokenizer = tokenizers.character_tokenizer(["日月潭在南投縣"])
     backbones.load_model("scratch:1x32x2", "AutoModel", tokenizer, 64).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     return tmp_path
@@ -61,7 +62,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_scratch_backbone_has_the_size_it_says() -> None:
-    model = backbones.load_model("scratch:3x48x4", QA, backbones.character_tokenizer(["台灣"]), 600)
+    model = backbones.load_model("scratch:3x48x4", QA, tokenizers.character_tokenizer(["台灣"]), 600)
     config = model.config
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (3, 48, 4)
     assert config.max_position_embeddings == 600
@@ -69,7 +70,7 @@ def test_a_scratch_backbone_has_the_size_it_says() -> None:
 
 
 def test_a_scratch_backbone_has_as_many_classes_as_its_task_asks_for() -> None:
-    tokenizer = backbones.load_tokenizer("scratch:1x32x2", ["日月潭"])
+    tokenizer = tokenizers.load_tokenizer("scratch:1x32x2", ["日月潭"])
     model = backbones.load_model(
         "scratch:1x32x2", "AutoModelForSequenceClassification", tokenizer, 64, num_labels=5, hidden_dropout_prob=0.25
     )
@@ -81,16 +82,16 @@ def test_a_scratch_backbone_has_as_many_classes_as_its_task_asks_for() -> None:
     ("name", "spread", "dropout"), [("scratch:1x64x1", 0.125, 0.0), ("scratch:1x384x6", 0.02, 0.1)]
 )
 def test_only_a_narrow_scratch_backbone_starts_in_its_own_way(name: str, spread: float, dropout: float) -> None:
-    model = backbones.load_model(name, QA, backbones.character_tokenizer(["日月潭在南投縣"]), 64)
+    model = backbones.load_model(name, QA, tokenizers.character_tokenizer(["日月潭在南投縣"]), 64)
     layer = model.bert.encoder.layer[0]
     assert float(layer.attention.self.query.weight.detach().std()) == pytest.approx(spread, rel=0.1)
     assert layer.output.dropout.p == layer.attention.output.dropout.p == dropout
 
 
 def test_a_character_tokenizer_is_the_same_after_saving(tmp_path: Path) -> None:
-    tokenizer = backbones.character_tokenizer(["台灣1985年abc"])
+    tokenizer = tokenizers.character_tokenizer(["台灣1985年abc"])
     tokenizer.save_pretrained(tmp_path)
-    again = backbones.load_tokenizer(str(tmp_path), [])
+    again = tokenizers.load_tokenizer(str(tmp_path), [])
     assert again.tokenize("台灣1985年ab龘") == [
         "台",
         "灣",
@@ -107,7 +108,7 @@ def test_a_character_tokenizer_is_the_same_after_saving(tmp_path: Path) -> None:
 
 def test_a_local_folder_is_loaded(saved: Path) -> None:
     backbones.fetch_backbone(str(saved))
-    model = backbones.load_model(str(saved), QA, backbones.load_tokenizer(str(saved), []), 64)
+    model = backbones.load_model(str(saved), QA, tokenizers.load_tokenizer(str(saved), []), 64)
     assert type(model).__name__ == "BertForQuestionAnswering"
 
 
@@ -118,7 +119,7 @@ def test_weights_of_the_encoder_that_did_not_load_are_an_error(saved: Path) -> N
         BackboneError,
         match=r"16 weights of the encoder are not in the checkpoint, such as bert.encoder.layer.1",
     ):
-        backbones.load_model(str(saved), QA, backbones.load_tokenizer(str(saved), []), 64)
+        backbones.load_model(str(saved), QA, tokenizers.load_tokenizer(str(saved), []), 64)
 
 
 def test_weights_of_another_architecture_are_an_error(saved: Path) -> None:
@@ -127,7 +128,7 @@ def test_weights_of_another_architecture_are_an_error(saved: Path) -> None:
         json.dumps({**config, "model_type": "electra", "architectures": ["ElectraModel"]})
     )
     with pytest.raises(BackboneError, match="its weights do not fit the model"):
-        backbones.load_model(str(saved), QA, backbones.load_tokenizer(str(saved), []), 64)
+        backbones.load_model(str(saved), QA, tokenizers.load_tokenizer(str(saved), []), 64)
 
 
 def test_pickled_weights_are_not_read(saved: Path, tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_pickled_weights_are_not_read(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match="holds no"):
         backbones.fetch_backbone(str(saved))
     with pytest.raises(BackboneError, match="cannot be loaded from this folder"):
-        backbones.load_model(str(saved), QA, backbones.load_tokenizer(str(saved), []), 64)
+        backbones.load_model(str(saved), QA, tokenizers.load_tokenizer(str(saved), []), 64)
 
 
 def test_code_that_comes_with_a_backbone_is_not_run(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -144,22 +145,22 @@ def test_code_that_comes_with_a_backbone_is_not_run(saved: Path, capfd: pytest.C
     (saved / "config.json").write_text(json.dumps({**config, "model_type": "evil", "auto_map": auto_map}))
     (saved / "evil.py").write_text(f"open({str(saved / 'marker')!r}, 'w')")
     with pytest.raises(BackboneError):
-        backbones.load_model(str(saved), QA, backbones.character_tokenizer(["台"]), 64)
+        backbones.load_model(str(saved), QA, tokenizers.character_tokenizer(["台"]), 64)
     assert not (saved / "marker").exists()
 
 
 def test_a_backbone_that_is_too_short_is_an_error(saved: Path) -> None:
     with pytest.raises(BackboneError, match="reads at most 512 tokens; lower max_length from 600"):
-        backbones.load_model(str(saved), QA, backbones.load_tokenizer(str(saved), []), 600)
+        backbones.load_model(str(saved), QA, tokenizers.load_tokenizer(str(saved), []), 600)
 
 
 def test_a_folder_says_how_much_its_model_reads(saved: Path) -> None:
-    assert backbones.position_limit(str(saved)) == 512
+    assert positions.position_limit(str(saved)) == 512
     (saved / "config.json").write_text('{"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}')
-    assert backbones.position_limit(str(saved)) == 512
+    assert positions.position_limit(str(saved)) == 512
     for unknown in ("{}", "[]", "{", '{"max_position_embeddings": "many"}'):
         (saved / "config.json").write_text(unknown)
-        assert backbones.position_limit(str(saved)) is None
+        assert positions.position_limit(str(saved)) is None
 
 
 def test_a_backbone_of_the_hub_says_so_once_it_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +179,7 @@ def test_a_backbone_of_the_hub_says_so_once_it_is_here(tmp_path: Path, monkeypat
     )
 
 
-@pytest.mark.parametrize("fetch", [backbones.fetch_backbone, lambda name: backbones.load_tokenizer(name, [])])
+@pytest.mark.parametrize("fetch", [backbones.fetch_backbone, lambda name: tokenizers.load_tokenizer(name, [])])
 def test_a_backbone_that_is_missing_offline_is_one_clear_line(fetch: Any) -> None:
     with pytest.raises(BackboneError) as caught:
         fetch("hfl/chinese-no-such-model")
@@ -190,6 +191,6 @@ def test_a_backbone_that_is_missing_offline_is_one_clear_line(fetch: Any) -> Non
 
 
 def test_the_size_of_weights_is_known_before_loading(saved: Path) -> None:
-    loaded = backbones.load_model(str(saved), "AutoModel", backbones.load_tokenizer(str(saved), []), 64)
+    loaded = backbones.load_model(str(saved), "AutoModel", tokenizers.load_tokenizer(str(saved), []), 64)
     assert backbones.weight_bytes(str(saved)) == 4 * sum(p.numel() for p in loaded.parameters())
     assert backbones.weight_bytes("hfl/chinese-macbert-large") is None

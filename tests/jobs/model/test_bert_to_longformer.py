@@ -12,10 +12,10 @@ import torch
 import transformers
 from transformers import BertConfig
 
-from jobs.model import backbones
+from jobs.model import backbones, tokenizers
 from jobs.model import bert_to_longformer as conversion
-from jobs.model.backbones import BackboneError
 from jobs.model.bert_to_longformer import made_long
+from jobs.model.source import BackboneError
 
 WINDOW = 32
 SEES_ALL = WINDOW // 2 + 1  # tokens: from the first one, half a window reaches the last one
@@ -130,7 +130,7 @@ def test_a_trained_head_for_spans_is_kept() -> None:
 
 def test_a_real_encoder_keeps_its_hidden_states(shared: Path) -> None:
     name = str(shared / "models/me5-small-zh")
-    tokenizer = backbones.load_tokenizer(name, [])
+    tokenizer = tokenizers.load_tokenizer(name, [])
     short = backbones.load_model(name, "AutoModel", tokenizer, 512).eval()
     long = made_long(short, 128, 4096)
     inputs = tokenizer(["日月潭在南投縣魚池鄉，是台灣最大的湖。" * 3, "玉山"], padding=True, return_tensors="pt")
@@ -145,7 +145,7 @@ def test_a_real_encoder_keeps_its_hidden_states(shared: Path) -> None:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A BERT in a folder, with the tokenizer it was made for."""
-    tokenizer = backbones.character_tokenizer(["日月潭在南投縣"])
+    tokenizer = tokenizers.character_tokenizer(["日月潭在南投縣"])
     bert(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "bert")
     tokenizer.save_pretrained(tmp_path / "bert")
     return tmp_path / "bert"
@@ -153,13 +153,13 @@ def saved(tmp_path: Path) -> Path:
 
 def loaded(folder: Path | str, window: int = WINDOW, max_length: int = 96) -> Any:
     return conversion.load_long_model(
-        str(folder), backbones.load_tokenizer(str(folder), ["日月潭"]), window, max_length
+        str(folder), tokenizers.load_tokenizer(str(folder), ["日月潭"]), window, max_length
     )
 
 
 def save_longformer(folder: Path, target: Path, max_length: int = 96) -> Path:
     loaded(folder, max_length=max_length).save_pretrained(target)
-    backbones.load_tokenizer(str(folder), []).save_pretrained(target)
+    tokenizers.load_tokenizer(str(folder), []).save_pretrained(target)
     return target
 
 
@@ -171,7 +171,7 @@ def test_a_bert_from_a_folder_becomes_a_longformer_for_spans(saved: Path) -> Non
     torch.testing.assert_close(
         model.longformer.encoder.layer[0].output.dense.weight, original.encoder.layer[0].output.dense.weight
     )
-    assert model.config.sep_token_id == backbones.load_tokenizer(str(saved), []).sep_token_id
+    assert model.config.sep_token_id == tokenizers.load_tokenizer(str(saved), []).sep_token_id
 
 
 def test_a_longformer_from_a_folder_keeps_its_weights_and_takes_the_window_asked_for(
@@ -231,9 +231,9 @@ def test_a_chinese_longformer_gets_berts_tokenizer(saved: Path, tmp_path: Path, 
     (long / "vocab.txt").write_text("".join(f"{piece}\n" for piece in sorted(pieces, key=pieces.__getitem__)))
     if told:
         (long / "tokenizer_config.json").write_text(told)
-    tokenizer = backbones.load_tokenizer(str(long), [])
+    tokenizer = tokenizers.load_tokenizer(str(long), [])
     assert tokenizer.tokenize("日月潭龘") == ["日", "月", "潭", "[UNK]"]
-    assert tokenizer("南投")["input_ids"] == backbones.load_tokenizer(str(saved), [])("南投")["input_ids"]
+    assert tokenizer("南投")["input_ids"] == tokenizers.load_tokenizer(str(saved), [])("南投")["input_ids"]
 
 
 def test_a_folder_without_a_vocabulary_is_an_error(saved: Path, tmp_path: Path) -> None:
@@ -245,6 +245,6 @@ def test_a_folder_without_a_vocabulary_is_an_error(saved: Path, tmp_path: Path) 
 
 
 def test_a_tokenizer_with_more_pieces_than_the_model_is_an_error(saved: Path) -> None:
-    other = backbones.character_tokenizer(["日月潭在南投縣，阿里山在嘉義縣"])
+    other = tokenizers.character_tokenizer(["日月潭在南投縣，阿里山在嘉義縣"])
     with pytest.raises(BackboneError, match=r"its tokenizer has \d+ pieces and the model only \d+"):
         conversion.load_long_model(str(saved), other, WINDOW, 96)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jobs.dataset.data import Data
 from jobs.mc import TASK as MC
 from jobs.mc import McParams
-from jobs.model import backbones
+from jobs.model import tokenizers
 from jobs.params import TrainingParams
 from jobs.qa import TASK as QA
 from jobs.qa import QaParams
@@ -104,7 +104,7 @@ def test_evaluation_batches_hold_every_input_once_and_no_more_tokens_than_the_lo
 def test_batches_by_tokens_give_the_logits_and_the_loss_of_one_input_at_a_time(
     task: Task, params: TrainingParams, few: Data, tmp_path: Path
 ) -> None:
-    tokenizer = backbones.load_tokenizer(params.backbone, few.paragraphs)
+    tokenizer = tokenizers.load_tokenizer(params.backbone, few.paragraphs)
     inputs = task.inputs(params, tokenizer, few, few.valid, tmp_path)
     model = task.model(params, tokenizer).eval()
     trainer = training.BatchTrainer(

@@ -20,7 +20,7 @@ from jobs import checkpoint, get_job
 from jobs.dataset.data import Data, read_data
 from jobs.dataset.sample import sample_files
 from jobs.job import ParamError
-from jobs.model import backbones
+from jobs.model import backbones, tokenizers
 from jobs.params import TrainingParams, check_workers, device_batch, smaller
 from jobs.qa import QaParams
 from jobs.training import trainer, workers
@@ -62,7 +62,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 def backbone(data: Data, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small random BERT that drops nothing."""
     folder = tmp_path_factory.mktemp("backbone")
-    tokenizer = backbones.load_tokenizer("scratch:1x32x2", data.paragraphs)
+    tokenizer = tokenizers.load_tokenizer("scratch:1x32x2", data.paragraphs)
     torch.manual_seed(0)
     model = backbones.load_model("scratch:1x32x2", "AutoModelForQuestionAnswering", tokenizer, 512)
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
@@ -307,7 +307,7 @@ def test_less_at_once_is_less_than_what_each_of_the_workers_had() -> None:
 
 
 def test_trainer_is_told_to_shard_layer_by_layer(backbone: str, data: Data, tmp_path: Path) -> None:
-    tokenizer = backbones.load_tokenizer(backbone, data.paragraphs)
+    tokenizer = tokenizers.load_tokenizer(backbone, data.paragraphs)
     for name, layer in (("qa", "BertLayer"), ("mc", "BertLayer"), ("longformer", "LongformerLayer")):
         params = params_of(name, backbone, fsdp=True)
         model = import_module(f"jobs.{name}").TASK.model(params, tokenizer)

@@ -1,0 +1,35 @@
+"""Tell how many tokens a backbone reads, from its config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.checkpoint import load_json
+from jobs.model.source import config_file
+
+ROBERTA_PADDING = 1  # RoBERTa's pad_token_id, for a config.json that has none
+
+
+def position_limit(name: str) -> int | None:
+    """Return the longest input in tokens according to config.json.
+
+    >>> position_limit("bert-base-chinese")
+    512
+
+    Returns None without such a limit, or while config.json is not on this machine. Never uses the network.
+    """
+    file = config_file(name)
+    try:
+        return limit_of_config(load_json(file)) if file else None
+    except (OSError, ValueError, TypeError, AttributeError):  # reported when the backbone is loaded
+        return None
+
+
+def limit_of_config(config: Mapping[str, Any]) -> int | None:
+    """Return the position limit of a config; RoBERTa-like models reserve `pad_token_id + 1` positions."""
+    positions = config.get("max_position_embeddings")
+    if positions is None:
+        return None
+    roberta = config.get("model_type") in ("roberta", "xlm-roberta", "longformer", "camembert")
+    return int(positions) - (int(config.get("pad_token_id", ROBERTA_PADDING)) + 1 if roberta else 0)

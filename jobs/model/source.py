@@ -1,0 +1,58 @@
+"""Load the files of a backbone from the hub's cache or a local folder. Code from the hub is never run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.model.names import is_path
+
+
+class BackboneError(RuntimeError):
+    """Reports a backbone that cannot be loaded or does not fit, in one line: state, cause, cure."""
+
+
+def config_file(name: str) -> Path | None:
+    if name.startswith("scratch:"):
+        return None
+    if is_path(name):
+        return Path(name).expanduser() / "config.json"
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json")
+    return Path(found) if isinstance(found, str) else None
+
+
+def from_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
+    """Call `from_pretrained` and turn its many kinds of errors into a BackboneError of one line."""
+    source = str(Path(name).expanduser()) if is_path(name) else name
+    try:
+        return auto_class.from_pretrained(source, trust_remote_code=False, **options)
+    except RuntimeError as error:
+        raise BackboneError(
+            f"{name}: its weights do not fit the model in its config.json; choose another backbone"
+        ) from error
+    except Exception as error:
+        # tokenizers 0.23 raises plain `Exception`, without a class of its own, for a damaged tokenizer.json.
+        if not (isinstance(error, OSError | ValueError | ImportError) or type(error) is Exception):
+            raise
+        raise BackboneError(f"{name}: {describe_failure(source, error)}") from error
+
+
+def describe_failure(source: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if Path(source).is_dir():
+        return f"cannot be loaded from this folder: {first}"
+    if _offline(error):
+        return (
+            "is not in the local model cache and the hub cannot be reached; "
+            "download it on a machine with a network, or name a local folder"
+        )
+    return f"cannot be loaded from the hub: {first}"
+
+
+def _offline(error: BaseException) -> bool:
+    chain: Sequence[BaseException | None] = (error, error.__cause__, error.__context__)
+    words = ("offline", "connect", "couldn't find them in the cached files", "Max retries", "resolve")
+    return any(word.lower() in str(link).lower() for link in chain if link for word in words)
