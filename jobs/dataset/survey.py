@@ -14,6 +14,7 @@ from jobs.dataset.bm25 import bm25_scores
 from jobs.dataset.data import SPLITS, Data, Question, read_data, vocabulary
 
 if TYPE_CHECKING:
+    from jobs.features.coverage import Coverage
     from jobs.features.tokens import Tokens
 
 LIMITS = (384, 512, 1024, 2048, 4096)  # usual input lengths in tokens, from BERT's to Longformer's
@@ -50,6 +51,7 @@ class TokenLengths:
     *_longer                for each limit in tokens, the share of inputs that are longer
     *_answer_ends_past      for each limit in tokens, the share of answers that end after it in the input
     answers_cutting_tokens  share of answers that begin or end inside a token, so a model cannot give them exactly
+    coverage                what the tokenizer makes of the characters of all paragraphs
     """
 
     tokenizer: str
@@ -63,6 +65,7 @@ class TokenLengths:
     joined_longer: dict[int, float]
     joined_answer_ends_past: dict[int, float]
     answers_cutting_tokens: float
+    coverage: Coverage
 
     def lines(self) -> list[str]:
         return [
@@ -76,6 +79,7 @@ class TokenLengths:
             f"  question and all its paragraphs: {self.joined}",
             f"    longer than {_shares_text(self.joined_longer)}",
             f"    answer ends past {_shares_text(self.joined_answer_ends_past)}",
+            *(f"  {line}" for line in (*self.coverage.lines(), *self.coverage.warnings())),
         ]
 
 
@@ -212,10 +216,11 @@ def _bm25_picks(data: Data, splits: Mapping[str, Sequence[Question]]) -> dict[st
 def _token_lengths(data: Data, rows: Sequence[Question], labelled: Sequence[Question], name: str) -> TokenLengths:
     from jobs.features.tokens import tokenize
     from jobs.features.windows import Pair, pair_layout, unrepresentable
-    from jobs.model.tokenizers import load_tokenizer
+    from jobs.model.tokenizers import check_tokenizer, load_tokenizer
 
     tokenizer = load_tokenizer(name, vocabulary(data))
     paragraphs, questions = tokenize(tokenizer, data.paragraphs), tokenize(tokenizer, [row.question for row in rows])
+    coverage = check_tokenizer(name, tokenizer, data.paragraphs, paragraphs)
     layout = pair_layout(tokenizer)
     asked = dict(zip((row.id for row in rows), questions.lengths() + layout.special, strict=True))
     sizes = paragraphs.lengths()
@@ -236,6 +241,7 @@ def _token_lengths(data: Data, rows: Sequence[Question], labelled: Sequence[Ques
         joined_longer=_past(joined),
         joined_answer_ends_past=_past(behind + _before_relevant(sizes, labelled)),
         answers_cutting_tokens=unrepresentable(paragraphs, pairs) / max(1, len(pairs)),
+        coverage=coverage,
     )
 
 

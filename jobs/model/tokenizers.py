@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from jobs.checkpoint import load_json
+from jobs.features.coverage import Coverage, measure_coverage
+from jobs.features.tokens import Tokens
 from jobs.model.names import SCRATCH
-from jobs.model.source import BackboneError, from_pretrained
+from jobs.model.source import BackboneError, config_file, from_pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -47,6 +50,31 @@ def _pretrained_tokenizer(source: str) -> PreTrainedTokenizerFast:
 def _is_bare(tokenizer: PreTrainedTokenizerFast) -> bool:
     """Return True if a tokenizer has only special tokens, because it found no vocabulary file."""
     return len(tokenizer) <= len(set(tokenizer.all_special_ids))
+
+
+def check_tokenizer(
+    name: str, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], tokens: Tokens | None = None
+) -> Coverage:
+    """Return what the backbone's tokenizer makes of `texts`; `warnings()` of it are lines to show before a sweep.
+
+    tokens  the tokens of `texts`, if they are known already
+
+    Raises BackboneError when no model can learn from the tokens.
+    """
+    found = measure_coverage(tokenizer, texts, tokens, vocabulary_size(name))
+    if refusal := found.refusal():
+        raise BackboneError(f"{name}: {refusal}")
+    return found
+
+
+def vocabulary_size(name: str) -> int | None:
+    """Return the vocabulary size in the backbone's config.json; None for `scratch:`, or if it has none."""
+    file = config_file(name)
+    try:
+        size = load_json(file).get("vocab_size") if file else None
+    except (OSError, ValueError, AttributeError):  # reported when the backbone is loaded
+        return None
+    return size if isinstance(size, int) else None
 
 
 def character_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
