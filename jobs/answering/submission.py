@@ -79,11 +79,12 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV file, each with the number of its last line."""
+    """Yield the rows of a CSV file, each with the number of its last line. Blank lines are no rows."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     try:
         for cells in reader:
-            yield reader.line_num, cells
+            if any(cell.strip() for cell in cells):  # a spreadsheet writes rows of nothing but commas at the end
+                yield reader.line_num, cells
     except csv.Error as error:
         refuse([f"{path}:{reader.line_num}: {error}; close the quotation mark before it"])
 

@@ -97,6 +97,41 @@ def test_other_columns_and_a_byte_order_mark_do_not_matter(tmp_path: Path) -> No
     assert submission.read_answers(path) == {"a": "3,952"}
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "id,answer\na,山\nb,湖\n\n",
+        "\n\nid,answer\n\na,山\n   \nb,湖",
+        "id,answer\r\na,山\r\n\r\nb,湖\r\n\r\n",
+        "id,answer\ra,山\r\rb,湖\r",
+        "id,answer\r\r\na,山\r\r\nb,湖\r\r\n",
+        "id,answer\na,山\n\u3000\t\nb,湖\n,\n,,\n",
+        "\ufeffanswer,id\n山,a\n\n湖,b\n\n",
+    ],
+    ids=["last", "first, between, white space", "CRLF", "CR", "CR CRLF", "blank cells", "columns in another order"],
+)
+def test_blank_lines_of_a_file_are_no_rows(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "submission.csv"
+    path.write_text(content, encoding="utf-8", newline="")
+    assert submission.read_answers(path) == {"a": "山", "b": "湖"}
+
+
+def test_a_blank_line_inside_quotation_marks_belongs_to_the_answer_and_lines_are_still_counted(tmp_path: Path) -> None:
+    path = tmp_path / "submission.csv"
+    path.write_text('id,answer\n\na,"山\n\n湖"\n\nb\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"submission\.csv:7: 1 columns; the header has 2"):
+        submission.read_answers(path)
+    path.write_text('id,answer\n\na,"山\n\n湖"\n\n', encoding="utf-8")
+    assert submission.read_answers(path) == {"a": "山\n\n湖"}
+
+
+def test_a_file_of_blank_lines_has_no_header(tmp_path: Path) -> None:
+    path = tmp_path / "submission.csv"
+    path.write_text("\n \n\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"submission\.csv:1: the header is ''"):
+        submission.read_answers(path)
+
+
 def test_ids_must_be_those_of_the_solution() -> None:
     with pytest.raises(DataError, match="id 'b' of the solution is missing"):
         submission.score_submission({"a": "山"}, {"a": "山", "b": "湖"})
