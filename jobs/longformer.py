@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt, Le, Lt
 
 from jobs.job import Direction, Job, ParamError
-from jobs.model.bert_to_longformer import fetch_long
+from jobs.model.backbones import fetch_backbone
+from jobs.model.conversion import too_short, unlike_bert
+from jobs.model.positions import local_config
+from jobs.model.source import BackboneError
 from jobs.params import MetricProfile, TrainingParams, check_workers, knob, smaller
 from jobs.task import Task
 from jobs.training import train_function
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from jobs.dataset.data import Data, Question
     from jobs.features.windows import Group, Windows
 
+WINDOW = 512  # neighbours of a token by default
 LENGTH_MULTIPLE = 8  # tokens: a batch is padded to a multiple of it, because GPUs then multiply matrices faster
 
 
@@ -35,7 +39,7 @@ class LongformerParams(TrainingParams):
 
     backbone: str = knob(
         "scratch:2x128x2",
-        "a Longformer, or a BERT to convert to one: hub name, local folder, or scratch:LAYERSxHIDDENxHEADS",
+        "a Longformer, a BERT to convert to one, or a long encoder: hub name, folder, or scratch:LAYERSxHIDDENxHEADS",
     )
     learning_rate: Annotated[float, Gt(0), Le(1)] = knob(5e-5, "highest learning rate of the schedule")
     warmup_ratio: Annotated[float, Ge(0), Lt(1)] = knob(
@@ -52,7 +56,9 @@ class LongformerParams(TrainingParams):
     )
     doc_stride: Annotated[int, Ge(0)] = knob(256, "tokens that two neighbouring windows have in common")
     max_answer_length: Annotated[int, Ge(1)] = knob(30, "longest answer in tokens")
-    attention_window: Annotated[int, Ge(2)] = knob(512, "number of neighbours each token attends to, half on each side")
+    attention_window: Annotated[int, Ge(2)] = knob(
+        WINDOW, "number of neighbours each token attends to, half on each side; only for Longformers and BERTs"
+    )
     metric_profile: MetricProfile = knob("strict", "definition of exact_match and f1", defines_metrics=True)
     gradient_checkpointing: bool = knob(False, "compute activations again in the backward pass: less memory, more time")
 
@@ -72,21 +78,44 @@ class LongformerParams(TrainingParams):
             raise ParamError(
                 "attention_window", f"{self.attention_window} is odd; use an even number, half for each side"
             )
-        if self.attention_window > self.max_length:
+        self._check_backbone()
+
+    def _check_backbone(self) -> None:
+        """Verify that the backbone takes the window and the length, as far as config.json is on this machine."""
+        config = local_config(self.backbone)
+        reason = unlike_bert(config) if config else None
+        if reason and self.attention_window != WINDOW:
+            raise ParamError(
+                "attention_window",
+                f"{self.attention_window} has no effect on {self.backbone}, which is read as it is, because {reason}; "
+                "set it for Longformers and BERTs only",
+            )
+        unknown = config is None and not self.backbone.startswith("scratch:")
+        if self.attention_window > self.max_length and not reason and not (unknown and self.attention_window == WINDOW):
             raise ParamError(
                 "attention_window",
                 f"{self.attention_window} is more than max_length {self.max_length}; use at most {self.max_length}",
             )
+        if config and (problem := too_short(self.backbone, config, self.max_length)):
+            raise ParamError("max_length", f"{self.max_length} is too much: {problem}")
 
 
 def load_long_reader(params: LongformerParams, tokenizer: Any) -> Any:
-    """Return the Longformer, or the converted BERT, with a question-answering head."""
-    from jobs.model.bert_to_longformer import load_long_model
+    """Return a Longformer, a converted BERT or another encoder, with a question-answering head.
 
-    longformer = load_long_model(params.backbone, tokenizer, params.attention_window, params.max_length)
+    Raises BackboneError when it cannot be loaded or cannot compute activations again, as the params demand.
+    """
+    from jobs.model.conversion import load_long_model
+
+    reader = load_long_model(params.backbone, tokenizer, params.attention_window, params.max_length)
     if params.gradient_checkpointing:
-        longformer.activation_checkpointing_enable()
-    return longformer
+        if not reader.supports_gradient_checkpointing:
+            raise BackboneError(
+                f"{params.backbone}: its architecture, {reader.config.model_type}, cannot compute activations again; "
+                "set gradient_checkpointing to false"
+            )
+        reader.activation_checkpointing_enable()
+    return reader
 
 
 def joined_windows(
@@ -176,4 +205,4 @@ TASK = Task(
     ),
 )
 train = train_function(TASK)
-JOB = Job("longformer", LongformerParams, METRICS, train, fetch_long, smaller, check_workers, TASK)
+JOB = Job("longformer", LongformerParams, METRICS, train, fetch_backbone, smaller, check_workers, TASK)

@@ -19,11 +19,21 @@ def position_limit(name: str) -> int | None:
 
     Returns None without such a limit, or while config.json is not on this machine. Never uses the network.
     """
+    config = local_config(name)
+    try:
+        return limit_of_config(config) if config else None
+    except (ValueError, TypeError):  # reported when the backbone is loaded
+        return None
+
+
+def local_config(name: str) -> dict[str, Any] | None:
+    """Return a backbone's config.json, or None while it is not on this machine. Never uses the network."""
     file = config_file(name)
     try:
-        return limit_of_config(load_json(file)) if file else None
-    except (OSError, ValueError, TypeError, AttributeError):  # reported when the backbone is loaded
+        config = load_json(file) if file else None
+    except (OSError, ValueError):  # reported when the backbone is loaded
         return None
+    return config if isinstance(config, dict) else None
 
 
 def limit_of_config(config: Mapping[str, Any]) -> int | None:
