@@ -150,21 +150,13 @@ def joined_groups(rows: Sequence[Question]) -> list[Group]:
 def collate_joined(windows: Windows, rows: Sequence[int]) -> dict[str, torch.Tensor]:
     """Return model input and labels of some windows, padded to the longest.
 
-    Tokens in front of the paragraphs ([CLS], the question and a separator) get global attention. The block attention
-    of `jobs.model.attention` does not need padding to a multiple of its window.
+    The block attention of `jobs.model.attention` does not need padding to a multiple of its window.
     """
     import torch
 
     batch = {name: torch.from_numpy(values) for name, values in windows.batch(rows, LENGTH_MULTIPLE)._asdict().items()}
-    offset = torch.from_numpy(windows.offset[list(rows)])
     labels = torch.from_numpy(windows.labels[list(rows)].astype("int64"))
-    before = torch.arange(batch["input_ids"].shape[1]) < offset[:, None]
-    return {
-        **batch,
-        "global_attention_mask": before.long(),
-        "start_positions": labels[:, 0],
-        "end_positions": labels[:, 1],
-    }
+    return {**batch, "start_positions": labels[:, 0], "end_positions": labels[:, 1]}
 
 
 def evaluate_joined(

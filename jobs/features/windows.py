@@ -87,22 +87,31 @@ class Group(NamedTuple):
 
 
 class InputBatch(NamedTuple):
-    """Hold the padded model input of some windows: three arrays [windows, positions]."""
+    """Hold the padded model input of some windows: four arrays [windows, positions].
+
+    `global_attention_mask` is 1 for the tokens in front of the paragraph: [CLS], the question and the separators.
+    Models with sliding windows, such as a Longformer, let these tokens attend to all others.
+    """
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
     token_type_ids: NDArray[np.int64]
+    global_attention_mask: NDArray[np.int64]
 
 
-def padded(sequences: Sequence[tuple[NDArray[Any], NDArray[Any]]], pad_id: int, multiple: int = 1) -> InputBatch:
-    """Pad (ids, token types) of each window to the longest length, rounded up to a multiple of `multiple`."""
-    longest = max(len(ids) for ids, _ in sequences)
+def padded(sequences: Sequence[tuple[NDArray[Any], NDArray[Any], int]], pad_id: int, multiple: int = 1) -> InputBatch:
+    """Pad (ids, token types, tokens in front of the paragraph) of each window to the longest length.
+
+    The length is rounded up to a multiple of `multiple`.
+    """
+    longest = max(len(ids) for ids, _, _ in sequences)
     shape = (len(sequences), -(-longest // multiple) * multiple)
-    batch = InputBatch(np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
-    for line, (ids, types) in enumerate(sequences):
+    batch = InputBatch(np.full(shape, pad_id, np.int64), *(np.zeros(shape, np.int64) for _ in range(3)))
+    for line, (ids, types, before) in enumerate(sequences):
         batch.input_ids[line, : len(ids)] = ids
         batch.attention_mask[line, : len(ids)] = 1
         batch.token_type_ids[line, : len(ids)] = types
+        batch.global_attention_mask[line, :before] = 1
     return batch
 
 
@@ -177,9 +186,11 @@ class Windows:
         """Return the model input of some windows, padded to the longest, rounded up to a multiple of `multiple`."""
         return padded([self._sequence(row) for row in rows], self.pad_id, multiple)
 
-    def _sequence(self, row: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        kept = self.offset[row] - len(self.layout.before) - len(self.layout.between)
-        return self.layout.join(self.questions.part(self.asked[self.group[row]], 0, kept), self._context(row))
+    def _sequence(self, row: int) -> tuple[NDArray[Any], NDArray[Any], int]:
+        before = int(self.offset[row])
+        kept = before - len(self.layout.before) - len(self.layout.between)
+        question = self.questions.part(self.asked[self.group[row]], 0, kept)
+        return *self.layout.join(question, self._context(row)), before
 
     def _context(self, row: int) -> Ints:
         """Return the token ids of the joined paragraphs that window `row` covers."""

@@ -31,6 +31,8 @@ def load_model(
     Raises BackboneError when the model cannot be loaded, reads fewer than `positions` tokens, lacks weights of its
     encoder, or has a smaller vocabulary than the tokenizer.
     """
+    from jobs.model.inputs import adapt_inputs
+
     match = SCRATCH.fullmatch(name)
     model = (
         _scratch_model(scratch_size(match), auto_class, tokenizer, positions, **config)
@@ -45,7 +47,7 @@ def load_model(
             f"{name}: its tokenizer has {len(tokenizer)} pieces and the model only {model.config.vocab_size}; "
             "set the right tokenizer_class in its tokenizer_config.json"
         )
-    return model
+    return adapt_inputs(model)
 
 
 def _scratch_model(

@@ -197,6 +197,7 @@ def load_long_model(
     Raises BackboneError when the backbone cannot be loaded or reads fewer tokens.
     """
     from jobs.model.attention import in_blocks
+    from jobs.model.inputs import adapt_inputs
 
     config = _config(name)
     if problem := too_short(name, config, max_length):
@@ -207,7 +208,7 @@ def load_long_model(
         model = backbones.load_model(name, HEAD, tokenizer, max_length, attention_window=attention_window)
     else:
         bert = backbones.load_model(name, HEAD, tokenizer, max_length if SCRATCH.fullmatch(name) else 1)
-        model = made_long(bert, attention_window, max_length, tokenizer.pad_token_id)
+        model = adapt_inputs(made_long(bert, attention_window, max_length, tokenizer.pad_token_id))
     model.config.sep_token_id = tokenizer.sep_token_id
     return in_blocks(model)
 

@@ -1,0 +1,67 @@
+"""Adapt a batch to the model that reads it: a forward pre-hook, installed once when a model is loaded.
+
+All jobs make the same batches. Architectures differ in the inputs that they take: a DistilBERT has no token types, a
+RoBERTa has one, and only models with sliding windows take a global attention mask.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+TYPES = "token_type_ids"
+# These models compare the token types of two positions; they have no table of types, so every number is right.
+COMPARED_TYPES = ("funnel", "xlnet")
+
+
+@dataclass(frozen=True)
+class InputFilter:
+    """Drop the tensors that a model does not take and limit its token types. Called by torch before `forward`.
+
+    taken  the names of the model's inputs
+    types  the number of token types that the model has; None if it takes every number
+    """
+
+    taken: frozenset[str]
+    types: int | None
+
+    def __call__(self, model: torch.nn.Module, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Any:
+        """Return `args` and the inputs to use. Values that are no tensors with a row for each input stay."""
+        kept = {name: value for name, value in inputs.items() if name in self.taken or not _has_rows(value)}
+        if self.types is not None and TYPES in kept:
+            kept[TYPES] = kept[TYPES].clamp(max=self.types - 1)
+        return args, kept
+
+
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() > 0
+
+
+def adapt_inputs(model: PreTrainedModel) -> PreTrainedModel:
+    """Install an InputFilter that fits the model, in place, and return the model."""
+    types = _type_count(model.config)
+    taken = input_names(model) - ({TYPES} if types == 0 else set())
+    model.register_forward_pre_hook(InputFilter(taken, types), with_kwargs=True)
+    return model
+
+
+def input_names(model: PreTrainedModel) -> frozenset[str]:
+    """Return the names of the arguments that the model or the encoder in it declares.
+
+    Most heads of transformers take any keyword and pass it on to their encoder, so a head takes what its encoder takes.
+    """
+    forwards = (model.forward, model.base_model.forward)
+    parameters = [one for forward in forwards for one in inspect.signature(forward).parameters.values()]
+    return frozenset(one.name for one in parameters if one.kind is not one.VAR_KEYWORD)
+
+
+def _type_count(config: Any) -> int | None:
+    """Return how many token types a model has: 0 without a table of types, None if it takes every number."""
+    if config.model_type in COMPARED_TYPES:
+        return None
+    return int(getattr(config, "type_vocab_size", None) or 0)
