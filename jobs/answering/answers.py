@@ -18,8 +18,9 @@ from scipy.special import log_softmax, softmax
 from jobs import get_job, longformer, qa
 from jobs.checkpoint import CheckpointError, WrongJobError, identity
 from jobs.dataset.data import Data, Question
+from jobs.features.blanks import is_blank
 from jobs.features.spans import best_spans
-from jobs.features.windows import Pair, Windows, best_answers
+from jobs.features.windows import Pair, Windows, answer_without_span, best_answers
 from jobs.metrics import best_score
 from jobs.params import TrainingParams
 from jobs.task import Task
@@ -140,16 +141,18 @@ def _votes(
 def character_chances(windows: Windows, logits: tuple[Floats, ...], texts: Sequence[str]) -> list[Floats]:
     """Return one array [2, characters] for each pair: the start and end probability of each character.
 
-    A token's start score goes to its first character, its end score to its last. Where windows overlap, the higher
-    score counts.
+    A token's start score goes to its first character, its end score to its last; tokens without text take no part.
+    Where several tokens share a character, or windows overlap, the higher score counts. Without such a token, all
+    chances are 0.
     """
+    have_text = windows.paragraphs.have_text()
     chances = [np.full((2, len(text)), -np.inf) for text in texts]
     for window, paragraph, first, last, offset in zip(*windows.segments, strict=True):
         base = windows.paragraphs.bounds[paragraph]
-        chars = windows.paragraphs.chars[base + first : base + last]
+        own = np.flatnonzero(have_text[base + first : base + last])
+        chars = windows.paragraphs.chars[base + first + own]
         for side, places in enumerate((chars[:, 0], chars[:, 1] - 1)):
-            scores = logits[side][window, offset : offset + len(chars)]
-            np.maximum.at(chances[windows.group[window]][side], places, scores)
+            np.maximum.at(chances[windows.group[window]][side], places, logits[side][window, offset + own])
     return [softmax(one, axis=1) if np.isfinite(one).any() else np.zeros_like(one) for one in chances]
 
 
@@ -157,10 +160,14 @@ def averaged(text: str, votes: Sequence[Floats], longest: int) -> dict[str, Any]
     """Return the best span of at most `longest` characters by the mean probabilities of several readers.
 
     `votes` has start and end probabilities by character, because the readers' tokenizers may differ. The score is a
-    log-probability.
+    log-probability. The span begins and ends with text. If no reader gives a chance to any character, the answer is
+    that of `answer_without_span`.
     """
-    start, end = np.log(np.maximum(np.mean(votes, axis=0), MIN_PROBABILITY))
-    spans = best_spans(start[None], end[None], np.ones((1, len(text)), bool), longest)
+    mean = np.mean(votes, axis=0)
+    if not (mean > 0).any(axis=1).all():
+        return answer_without_span([text], [0], longest)
+    start, end = np.log(np.maximum(mean, MIN_PROBABILITY))
+    spans = best_spans(start[None], end[None], np.array([[not is_blank(letter) for letter in text]]), longest)
     first, last, score = int(spans.first[0]), int(spans.last[0]) + 1, float(spans.scores[0])
     return {"answer": text[first:last], "start": first, "score": score}
 

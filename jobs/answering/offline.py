@@ -14,7 +14,7 @@ from jobs.answering import answers as answering
 from jobs.answering import submission
 from jobs.answering.answers import Answer
 from jobs.checkpoint import CheckpointError, damage, load_json
-from jobs.dataset.data import Data, DataError, read_unlabelled, refuse
+from jobs.dataset.data import Data, DataError, read_unlabelled
 from jobs.files import disk_errors
 from jobs.model.source import BackboneError
 
@@ -23,7 +23,10 @@ USAGE = "use: python answer.py context.json test.json submission.csv"
 
 
 def main(arguments: Sequence[str], home: Path) -> int:
-    """Write a submission for the questions in two files; return 0, or print the mistakes and return an exit code."""
+    """Write a submission for the questions in two files, and print what was corrected.
+
+    Return 0, or print the mistakes and return an exit code.
+    """
     if len(arguments) != 3:
         print(USAGE, file=sys.stderr)
         return 2
@@ -32,7 +35,7 @@ def main(arguments: Sequence[str], home: Path) -> int:
         data = read_unlabelled(context, test)
         with TemporaryDirectory() as cache:
             answers = exported_answers(data, home, Path(cache))
-        refuse(submission.submission_problems(data, data.test, answers))
+        answers, corrections = submission.corrected_answers(data, data.test, answers)
         with disk_errors(OSError, "name another place", output):
             submission.write_submission(output, submission.submission_csv(answers))
     except DataError as error:
@@ -41,6 +44,8 @@ def main(arguments: Sequence[str], home: Path) -> int:
     except (OSError, CheckpointError, BackboneError) as error:
         print(error, file=sys.stderr)
         return 4
+    for line in corrections:
+        print(f"{output}: {line}", file=sys.stderr)
     return 0
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from jobs.features.blanks import is_blank, text_span
 from jobs.files import atomic
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Tokens:
     """Hold the tokens of many texts in flat arrays, one text after the other.
 
     ids     [tokens] vocabulary indices, without special tokens
-    chars   [tokens, 2] each token's range of characters in its own text; the end is exclusive
+    chars   [tokens, 2] each token's range of characters in its own text, without blanks at both ends; the end is
+            exclusive. The range is empty where a token has no text: it is blank, or was put in by the tokenizer
     bounds  [texts + 1] the number of each text's first token; the last entry is the number of all tokens
     ordered [texts] true if starts and ends of the text's tokens never decrease
     """
@@ -52,21 +54,29 @@ class Tokens:
         begin = self.bounds[text]
         return self.ids[begin + first : begin + last]
 
+    def have_text(self) -> NDArray[np.bool_]:
+        """Return [tokens]: true where a token has text. Only such a token may begin or end an answer."""
+        found: NDArray[np.bool_] = self.chars[:, 0] < self.chars[:, 1]
+        return found
+
     def characters(self, first: AnyInts, last: AnyInts, present: NDArray[np.bool_]) -> Ints:
         """Return [spans, 2]: the characters of the spans from token `first` to token `last`, both inclusive.
 
         `first` and `last` count the tokens of all texts together. The characters count within one text; their end is
-        exclusive. A span gets 0 and 0 where `present` is false.
+        exclusive. A span gets 0 and 0 where `present` is false. If a tokenizer puts characters in another order, the
+        last token may lie before the first; the span then covers both.
         """
-        first, last = np.where(present, first, 0), np.where(present, last, 0)
-        spans = np.stack([self.chars[first, 0], self.chars[last, 1]], axis=1)
-        return np.where(present[:, None], spans, 0).astype(np.int32)
+        spans = np.zeros((len(present), 2), np.int32)
+        begin, end = self.chars[first[present]], self.chars[last[present]]
+        spans[present, 0] = np.minimum(begin[:, 0], end[:, 0])
+        spans[present, 1] = np.maximum(begin[:, 1], end[:, 1])
+        return spans
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens:
     """Tokenize `texts` and record the characters of each token.
 
-    Spaces at a token's ends are not counted as its characters: SentencePiece joins a word with the space before it.
+    Blanks at a token's ends are not counted as its characters: SentencePiece joins a word with the space before it.
     """
     encodings = _backend(tokenizer).encode_batch(list(texts), add_special_tokens=False)
     bounds = np.cumsum([0, *map(len, encodings)]).astype(np.int32)
@@ -89,23 +99,15 @@ def _backend(tokenizer: PreTrainedTokenizerFast) -> Any:
 
 
 def _trim(texts: Sequence[str], chars: Ints, bounds: Ints) -> None:
-    """Remove spaces at both ends of every token from `chars`, in place."""
+    """Remove blanks at both ends of every token from `chars`, in place."""
     starts = np.cumsum([0, *map(len, texts)])
     letters = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
-    spaces = np.isin(letters, [letter for letter in np.unique(letters) if chr(letter).isspace()])
+    blanks = np.isin(letters, [letter for letter in np.unique(letters) if is_blank(chr(letter))])
     text = np.repeat(np.arange(len(texts)), np.diff(bounds))
     nonempty = np.flatnonzero(chars[:, 0] < chars[:, 1])
     first, last = (starts[text[nonempty], None] + chars[nonempty]).T
-    for token in nonempty[spaces[first] | spaces[last - 1]]:
-        chars[token] = _trimmed(texts[text[token]], *chars[token].tolist())
-
-
-def _trimmed(text: str, first: int, last: int) -> tuple[int, int]:
-    while first < last and text[first].isspace():
-        first += 1
-    while first < last and text[last - 1].isspace():
-        last -= 1
-    return first, last
+    for token in nonempty[blanks[first] | blanks[last - 1]]:
+        chars[token] = text_span(texts[text[token]], *chars[token].tolist())
 
 
 def _positions_ascend(chars: Ints, bounds: Ints) -> NDArray[np.bool_]:
@@ -117,6 +119,7 @@ def _positions_ascend(chars: Ints, bounds: Ints) -> NDArray[np.bool_]:
 
 
 CHECKSUMS = "checksums.json"
+RULES = 2  # counts the definitions of `chars`, so that an entry by an earlier one is not read
 
 
 def cached_tokens(folder: Path, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens:
@@ -141,7 +144,7 @@ def cached_tokens(folder: Path, tokenizer: PreTrainedTokenizerFast, texts: Seque
 
 
 def _cache_key(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...]) -> str:
-    return hashlib.sha256(f"{_backend(tokenizer).to_str()} {_texts_digest(texts)}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{RULES} {_backend(tokenizer).to_str()} {_texts_digest(texts)}".encode()).hexdigest()[:32]
 
 
 @lru_cache(maxsize=8)  # training and validation ask for the hash of the same paragraphs
@@ -200,7 +203,12 @@ def _store(entry: Path, tokens: Tokens) -> None:
 
 
 def token_spans(tokens: Tokens, text: Ints, start: Ints, end: Ints) -> Ints:
-    """Return [spans, 2]: `token_span` of many spans by binary search, in texts whose tokens are `ordered`."""
+    """Return [spans, 2]: `token_span` of many spans by binary search, in texts whose tokens are `ordered`.
+
+    Tokens without text count too; a span that begins or ends with one needs `token_span`.
+    """
+    if not len(tokens.ids):
+        return np.full((len(text), 2), UNLABELLED, np.int32)
     begin, behind = tokens.bounds[text], tokens.bounds[text + 1]
     first = _binary_search(begin, behind, lambda at: tokens.chars[at, 1] <= start)
     last = _binary_search(begin, behind, lambda at: tokens.chars[at, 0] < end) - 1
@@ -219,7 +227,10 @@ def _binary_search(low: Ints, high: Ints, before: Callable[[Ints], NDArray[np.bo
 
 
 def token_span(tokens: Tokens, text: int, start: int, end: int) -> tuple[int, int]:
-    """Return the first and last token that overlap the characters [start, end) of a text; (-1, -1) if none does."""
+    """Return the first and last token with text that overlap the characters [start, end) of a text.
+
+    Both are -1 if none does.
+    """
     chars = tokens.chars[tokens.bounds[text] : tokens.bounds[text + 1]]
-    touched = np.flatnonzero((chars[:, 0] < end) & (chars[:, 1] > start))
+    touched = np.flatnonzero((chars[:, 0] < end) & (chars[:, 1] > start) & (chars[:, 0] < chars[:, 1]))
     return (int(touched[0]), int(touched[-1])) if len(touched) else (UNLABELLED, UNLABELLED)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from jobs.features.blanks import has_text, opening
 from jobs.features.spans import Spans, best_spans, best_windows
 from jobs.features.tokens import UNLABELLED, AnyInts, Ints, Tokens, token_span, token_spans
 
@@ -205,11 +206,22 @@ class Windows:
         """Return [spans, 2]: the characters of one span in each of these `segments`, counted within its paragraph.
 
         Positions of `spans` count from the segment's first token. The end is exclusive. Both are 0 where a segment
-        has no token, for example because its paragraph is made of characters that the tokenizer drops.
+        has no span, which has no finite score.
         """
-        base = self.paragraphs.bounds[self.segments.paragraph[segments]] + self.segments.first[segments]
-        has_tokens = self.segments.last[segments] > self.segments.first[segments]
-        return self.paragraphs.characters(base + spans.first, base + spans.last, has_tokens)
+        base = self._base(segments)
+        return self.paragraphs.characters(base + spans.first, base + spans.last, np.isfinite(spans.scores))
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Return [segments, longest segment]: true at each position whose token may begin or end an answer."""
+        present = self.segments.present()
+        at = self._base(slice(None))[:, None] + np.arange(present.shape[1])
+        present[present] = self.paragraphs.have_text()[at[present]]
+        return present
+
+    def _base(self, segments: AnyInts | slice) -> Ints:
+        """Return the number of the first token of each of these segments, among the tokens of all paragraphs."""
+        bounds, parts = self.paragraphs.bounds, self.segments
+        return bounds[parts.paragraph[segments]] + parts.first[segments]
 
 
 def cut_windows(
@@ -359,20 +371,24 @@ def _window_segments(paragraphs: Tokens, members: Members, cuts: Cuts) -> Segmen
     return Segments(*(values[touch].astype(np.int32) for values in segments))
 
 
+NO_SPAN_SCORE = -1e9  # below every span's score, and finite, so that weighted sums of scores stay numbers
+
+
 def best_answers(
     windows: Windows, texts: Sequence[str], logits: tuple[Any, Any], max_answer_length: int
 ) -> list[dict[str, Any]]:
     """Return the best answer of each group: paragraph (its row), answer, start (a character) and score.
 
-    The span with the highest start + end logit in any window of the group wins. It lies within one paragraph and has
-    at most `max_answer_length` tokens. `logits` are two arrays [windows, positions]; `texts` are all paragraphs.
+    The span with the highest start + end logit in any window of the group wins. It lies within one paragraph, begins
+    and ends with a token that has text, and has at most `max_answer_length` tokens. `logits` are two arrays
+    [windows, positions]; `texts` are all paragraphs. See `answer_without_span` for groups that have no such span.
     """
-    present = windows.segments.present()
-    start, end = (windows.segments.scores(scores, present.shape[1]) for scores in logits)
-    spans = best_spans(start, end, present, max_answer_length)
+    allowed = windows.allowed()
+    start, end = (windows.segments.scores(scores, allowed.shape[1]) for scores in logits)
+    spans = best_spans(start, end, allowed, max_answer_length)
     chosen = best_windows(spans.scores, windows.group[windows.segments.window])
     best = Spans(spans.scores[chosen], spans.first[chosen], spans.last[chosen])
-    return [
+    answers = [
         {"paragraph": row, "answer": texts[row][first:last], "start": first, "score": score}
         for row, (first, last), score in zip(
             windows.segments.paragraph[chosen].tolist(),
@@ -381,6 +397,21 @@ def best_answers(
             strict=True,
         )
     ]
+    for group in np.flatnonzero(~np.isfinite(best.scores)).tolist():
+        own = windows.group[windows.segments.window] == group
+        answers[group] = answer_without_span(texts, windows.segments.paragraph[own].tolist(), max_answer_length)
+    return answers
+
+
+def answer_without_span(texts: Sequence[str], paragraphs: Sequence[int], most: int) -> dict[str, Any]:
+    """Return the answer of a group in which no token has text, or no score is a number.
+
+    A tokenizer may drop every letter of a paragraph. The answer is the beginning, at most `most` characters, of the
+    first of these paragraphs that has text; it is empty if none has.
+    """
+    row = next((row for row in paragraphs if has_text(texts[row])), paragraphs[0])
+    first, last = opening(texts[row], most)
+    return {"paragraph": row, "answer": texts[row][first:last], "start": first, "score": NO_SPAN_SCORE}
 
 
 def pair_table(pairs: Iterable[Pair]) -> Ints:
@@ -389,23 +420,40 @@ def pair_table(pairs: Iterable[Pair]) -> Ints:
 
 
 def answer_tokens(paragraphs: Tokens, table: Ints) -> Ints:
-    """Return [pairs, 2]: the first and last token of each answer in its paragraph; -1 where there is none."""
+    """Return [pairs, 2]: the first and last token of each answer in its paragraph; -1 where there is none.
+
+    These are the first and last token with text that overlap the answer. A reader learns them also where they do not
+    give the answer's exact characters (see `unrepresentable`): they are the nearest that it can mark.
+    """
     tokens = np.full((len(table), 2), UNLABELLED, np.int32)
     known = table[:, 2] != UNLABELLED
     ordered = paragraphs.ordered[table[:, 1]]
     quick = known & ordered
     tokens[quick] = token_spans(paragraphs, *table[quick, 1:].T)
-    for row in np.flatnonzero(known & ~ordered):
+    for row in np.flatnonzero(known & ~(ordered & _ends_have_text(paragraphs, table[:, 1], tokens))):
         tokens[row] = token_span(paragraphs, *table[row, 1:])
     return tokens
 
 
+def _ends_have_text(paragraphs: Tokens, text: Ints, tokens: Ints) -> NDArray[np.bool_]:
+    """Return [spans]: true where the first and the last token of a span in its text have text, or it has no token."""
+    found = tokens[:, 0] != UNLABELLED
+    at = paragraphs.bounds[text[found], None] + tokens[found]
+    have_text: NDArray[np.bool_] = ~found
+    have_text[found] = (paragraphs.chars[at, 0] < paragraphs.chars[at, 1]).all(axis=1)
+    return have_text
+
+
 def unrepresentable(paragraphs: Tokens, pairs: Iterable[Pair]) -> int:
-    """Count the answers that begin or end inside a token, or have no token. No model can give them exactly."""
+    """Count the answers that no model can give exactly.
+
+    They begin or end inside a token, with a blank, or with a character that the tokenizer drops; or they have no token.
+    Training uses them all the same: the label is the nearest tokens, or [CLS] where there is none, as the model does
+    not see such an answer.
+    """
     table = pair_table(pairs)
     table = table[table[:, 2] != UNLABELLED]
     tokens = answer_tokens(paragraphs, table)
-    found = tokens[:, 0] != UNLABELLED
-    first, last = (tokens[found] + paragraphs.bounds[table[found, 1], None]).T
-    exact = (paragraphs.chars[first, 0] == table[found, 2]) & (paragraphs.chars[last, 1] == table[found, 3])
-    return int((~found).sum() + (~exact).sum())
+    first, last = (tokens + paragraphs.bounds[table[:, 1], None]).T
+    exact = paragraphs.characters(first, last, tokens[:, 0] != UNLABELLED) == table[:, 2:]
+    return int((~exact.all(axis=1)).sum())

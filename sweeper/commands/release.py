@@ -155,6 +155,7 @@ def team_options(command: Any) -> Any:
 def submit_command(context: Path, test: Path, output: Path, weight: float | None, **named: Any) -> None:
     """Answer the questions of a contest with the champions and write its CSV file.
 
+    Every question gets an answer; answers that a contest would refuse are corrected, and counted on stderr.
     A MODEL is JOB@champion, SWEEP/NUMBER, SWEEP for its best trial, or a checkpoint's folder.
     """
     from sweeper.release.submit import record_submission, submit_answers
@@ -165,6 +166,8 @@ def submit_command(context: Path, test: Path, output: Path, weight: float | None
         team = team_of(stores=stores, **named)
         answers = submit_answers(team, context, test, output, stores, weight)
     click.echo(f"{output}: {len(answers.rows)} answers, {answers.note}")
+    for line in answers.corrections:
+        click.echo(f"{output}: {line}", err=True)
     try:
         record_submission(team, answers, output, stores)
     except EnvironmentFailure as failure:

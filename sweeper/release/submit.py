@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from jobs.answering import submission
 from jobs.dataset.data import read_unlabelled
 from jobs.files import disk_errors
-from sweeper.errors import EnvironmentFailure, Failure
+from sweeper.errors import EnvironmentFailure
 from sweeper.release.teams import Answers, Team, team_answers
 from sweeper.storage.identity import places_of
 from sweeper.storage.settings import Stores
@@ -19,18 +20,17 @@ NOT_WRITTEN = "nothing was written; free disk space or name another place"
 def submit_answers(
     team: Team, context: Path, test: Path, output: Path, stores: Stores, weight: float | None
 ) -> Answers:
-    """Answer the questions of `test` and write the answers to `output`.
+    """Answer the questions of `test` and write the answers to `output`; return what was written.
 
-    Raises Failure with one line for each answer that a contest would refuse, and writes nothing then.
+    What a contest would refuse is corrected first, and `corrections` tells it.
     """
     check_output_folder(output)
     data = read_unlabelled(context, test)
     answers = team_answers(team, data, stores.root / "features", weight, places_of(stores))
-    if problems := submission.submission_problems(data, data.test, answers.rows):
-        raise Failure([f"{output}: not written; {problem}" for problem in problems])
+    rows, corrections = submission.corrected_answers(data, data.test, answers.rows)
     with disk_errors(EnvironmentFailure, NOT_WRITTEN, output):
-        submission.write_submission(output, submission.submission_csv(answers.rows))
-    return answers
+        submission.write_submission(output, submission.submission_csv(rows))
+    return replace(answers, rows=rows, corrections=corrections)
 
 
 def record_submission(team: Team, answers: Answers, output: Path, stores: Stores) -> None:

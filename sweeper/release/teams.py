@@ -39,14 +39,16 @@ class Team:
 class Answers:
     """Hold a team's answers.
 
-    weight  weight of the reader's score in the sum of both scores; 0 if the selector alone chooses the paragraph, and
-            for an end-to-end model
-    note    a phrase that tells where the weight comes from
+    weight       weight of the reader's score in the sum of both scores; 0 if the selector alone chooses the paragraph,
+                 and for an end-to-end model
+    note         a phrase that tells where the weight comes from
+    corrections  a line for each kind of answer that was corrected for a submission
     """
 
     rows: Sequence[Answer]
     weight: float
     note: str
+    corrections: tuple[str, ...] = ()
 
 
 def make_two_stage_team(selector: str, reader: str, ensemble: int, stores: Stores) -> Team:

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jobs.answering import submission
@@ -21,32 +21,88 @@ DATA = Data("-", PARAGRAPHS, (), (), ROWS)
 GOOD = [Answer("a", 0, 3, "3,952公尺", 1.0), Answer("b", 1, 3, '"早安"，\n然後', 1.0)]
 
 
-def test_a_good_submission_has_no_problems_and_survives_the_file(tmp_path: Path) -> None:
-    assert submission.submission_problems(DATA, ROWS, GOOD) == []
+def test_a_good_submission_stays_and_survives_the_file(tmp_path: Path) -> None:
+    assert submission.corrected_answers(DATA, ROWS, GOOD) == (GOOD, ())
     path = tmp_path / "submission.csv"
     submission.write_submission(path, submission.submission_csv(GOOD))
     assert path.read_text(encoding="utf-8").startswith("id,answer\n")
     assert submission.read_answers(path) == {answer.id: answer.text for answer in GOOD}
 
 
+A, B = GOOD
+OPENING = PARAGRAPHS[1]  # it has more of the question's characters than the other paragraph of b
+
+
 @pytest.mark.parametrize(
-    ("answers", "expected"),
+    ("answers", "texts", "told"),
     [
-        (GOOD[:1], "1 answers; their ids, or the order, differ from those of the 2 questions"),
-        (GOOD[::-1], "2 answers; their ids, or the order, differ from those of the 2 questions"),
-        ([*GOOD, GOOD[0]], "3 answers; their ids, or the order, differ from those of the 2 questions"),
-        ([GOOD[0]._replace(text=" "), GOOD[1]], "id 'a': empty answer"),
-        ([GOOD[0]._replace(text="南投"), GOOD[1]], "id 'a': '南投' occurs in none of the question's paragraphs"),
+        ([B], [PARAGRAPHS[0], B.text], "no answer, given text of a paragraph: 1 ('a')"),
+        ([A], [A.text, OPENING], "no answer, given text of a paragraph: 1 ('b')"),
+        ([B, A], [A.text, B.text], "the answers were in another order than the questions"),
+        ([A, B, B._replace(text="他")], [A.text, B.text], "answered more than once, the first answer stays: 1 ('b')"),
+        ([A, B, A._replace(id="z")], [A.text, B.text], "not a question of this test, left out: 1 ('z')"),
+        ([A._replace(text=" \u200b"), B], [PARAGRAPHS[0], B.text], "empty answer, given text of a paragraph: 1 ('a')"),
+        ([A._replace(text=""), B], [PARAGRAPHS[0], B.text], "empty answer, given text of a paragraph: 1 ('a')"),
+        (
+            [A._replace(text="\u3000公尺\ufeff", start=7), B],
+            ["公尺", B.text],
+            "white space at an answer's end, removed: 1 ('a')",
+        ),
+        (
+            [A._replace(text="南投", start=2), B],
+            ["高3", B.text],
+            "answer in none of the question's paragraphs, given text of one: 1 ('a')",
+        ),
+        (
+            [A, B._replace(text="玉", paragraph=0, start=0)],
+            [A.text, OPENING],
+            "answer in none of the question's paragraphs, given text of one: 1 ('b')",
+        ),
+        (
+            [A._replace(text="南投", start=99), B],
+            [PARAGRAPHS[0], B.text],
+            "answer in none of the question's paragraphs, given text of one: 1 ('a')",
+        ),
     ],
 )
-def test_what_a_contest_would_refuse_is_told_before(answers: list[Answer], expected: str) -> None:
-    assert any(expected in line for line in submission.submission_problems(DATA, ROWS, answers))
+def test_what_a_contest_would_refuse_is_corrected_and_told(answers: list[Answer], texts: list[str], told: str) -> None:
+    found, lines = submission.corrected_answers(DATA, ROWS, answers)
+    assert [(answer.id, answer.text) for answer in found] == list(zip("ab", texts, strict=True))
+    assert lines == (f"corrected: {told}",)
+    assert all(DATA.paragraphs[one.paragraph][one.start :].startswith(one.text) for one in found)
 
 
-TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0\r"), min_size=1)
+def test_without_any_text_in_the_paragraphs_the_question_stands_in() -> None:
+    data = Data("-", ("\u200b", "\ufeff\t"), (), (), (Question("a", "  多高？ ", (0, 1)),))
+    found, lines = submission.corrected_answers(data, data.test, [Answer("a", 0, 0, "", 1.0)])
+    assert ([answer.text for answer in found], lines) == (
+        ["多高？"],
+        ("corrected: no paragraph has text, given the question: 1 ('a')",),
+    )
+
+
+def test_many_corrections_of_a_kind_are_one_line_with_examples() -> None:
+    rows = tuple(Question(f"q{n}", "多高？", (0, 1)) for n in range(9))
+    _, lines = submission.corrected_answers(DATA, rows, [])
+    assert lines == ("corrected: no answer, given text of a paragraph: 9 ('q0', 'q1', 'q2', …)",)
+
+
+ANSWER = st.builds(
+    Answer, st.sampled_from("abz"), st.integers(0, 2), st.integers(0, 30), st.text("玉山 \n\u200b南投高"), st.just(0.0)
+)
+
+
+@given(st.lists(ANSWER, max_size=5))
+def test_any_answers_become_a_submission_with_nothing_left_to_correct(answers: list[Answer]) -> None:
+    found, _ = submission.corrected_answers(DATA, ROWS, answers)
+    assert submission.corrected_answers(DATA, ROWS, found) == (found, ())
+
+
+TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1)
 
 
 @given(st.dictionaries(TEXT, TEXT, min_size=1))
+@example({"a": "湖\r山", "b\r": "\r\n"})
 def test_any_text_is_read_back_as_it_was(answers: dict[str, str]) -> None:
     text = submission.submission_csv([Answer(key, 0, 0, value, 0.0) for key, value in answers.items()])
     assert dict(list(csv.reader(io.StringIO(text, newline="")))[1:]) == answers  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from optuna.storages import RDBStorage
 from jobs.answering import offline
 from jobs.answering.answers import Answer
 from jobs.dataset.data import Data
-from sweeper.errors import ConfigError, EnvironmentFailure, Failure
+from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.ledger.ledger import create_ledger
 from sweeper.release import submit
 from sweeper.release.export import export_team
@@ -78,17 +78,22 @@ def test_a_submission_has_an_answer_for_each_question(
     assert [answer.id for answer in answers.rows] == [row.id for row in few.test]
 
 
-def test_answers_a_contest_would_refuse_are_not_written(
-    few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_answers_a_contest_would_refuse_are_corrected_and_counted(
+    few: Data, place: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(*_: object) -> Answers:
-        return Answers([], 0.0, "")
-
-    monkeypatch.setattr(submit, "team_answers", nothing)
+    given = [Answer(row.id, row.paragraphs[0], 0, " ", 1.0) for row in few.test[2:]]
+    monkeypatch.setattr(submit, "team_answers", lambda *_: Answers(given, 0.0, ""))
     output = tmp_path / "submission.csv"
-    with pytest.raises(Failure, match="not written; 0 answers"):
-        submit_answers(team(checkpoints), *files(few), output, place, None)
-    assert not output.exists()
+    answers = submit_answers(Team(), *files(few), output, place, None)
+    assert [line.split(",")[0] for line in output.read_text(encoding="utf-8").splitlines()[1:]] == [
+        row.id for row in few.test
+    ]
+    assert all(len(answer.text) > 1 for answer in answers.rows)
+    assert answers.corrections == (
+        f"corrected: no answer, given text of a paragraph: 2 ('{few.test[0].id}', '{few.test[1].id}')",
+        "corrected: empty answer, given text of a paragraph: 6 "
+        f"('{few.test[2].id}', '{few.test[3].id}', '{few.test[4].id}', …)",
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(
@@ -227,7 +232,7 @@ def test_a_full_disk_leaves_the_old_submission_and_says_how_much_is_free(
 ) -> None:
     rows = [Answer(row.id, 0, 0, "山" * 2000, 1.0) for row in few.test]
     monkeypatch.setattr(submit, "team_answers", lambda *_: Answers(rows, 0.0, ""))
-    monkeypatch.setattr(submit.submission, "submission_problems", lambda *_: [])
+    monkeypatch.setattr(submit.submission, "corrected_answers", lambda data, rows, answers: (answers, ()))
     with mounted(tmp_path / "disk", "128k") as disk:
         output = disk / "submission.csv"
         submit_answers(Team(), *files(few), output, place, None)
@@ -247,7 +252,7 @@ def test_a_place_that_is_read_only_is_told_before_anything_is_written(
 ) -> None:
     rows = [Answer(row.id, 0, 0, "山", 1.0) for row in few.test]
     monkeypatch.setattr(submit, "team_answers", lambda *_: Answers(rows, 0.0, ""))
-    monkeypatch.setattr(submit.submission, "submission_problems", lambda *_: [])
+    monkeypatch.setattr(submit.submission, "corrected_answers", lambda data, rows, answers: (answers, ()))
     with mounted(tmp_path / "disk", "128k") as disk:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         with pytest.raises(EnvironmentFailure, match="Read-only file system; nothing was written"):
