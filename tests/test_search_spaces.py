@@ -115,6 +115,12 @@ def test_the_reports_settings_are_among_the_first(figure: str, name: str, expect
     assert figure in (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", ["qa_backbones", "mc_backbones"])
+def test_published_scores_are_the_figures_of_the_report(name: str) -> None:
+    figures = {params["backbone"]: figure for figure, file, params in REPORT if file == name}
+    assert {backbone: f"{100 * score:g} %" for backbone, score in space(name).reference.items()} == figures
+
+
 def test_the_reports_best_reader_goes_first() -> None:
     assert (
         vars(params_of(space("qa_backbones"), first_configurations(space("qa_backbones"), 1)[0])).items()

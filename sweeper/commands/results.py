@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,7 @@ from sweeper.errors import ConfigError, EnvironmentFailure, NoPredictions
 
 if TYPE_CHECKING:
     from sweeper.ledger.ledger import Ledger
+    from sweeper.results.table import Table
 
 
 @main.command()
@@ -23,18 +24,26 @@ if TYPE_CHECKING:
 @click.option("--sort", metavar="COLUMN", help="Sort by a metric, best first, or by a parameter.")
 @click.option("--reverse", is_flag=True, help="Reverse the order.")
 @click.option("--timing", is_flag=True, help="Show the time of one sweep's trials by phase, in seconds.")
+@click.option("--reference", is_flag=True, help="Show each backbone's best trial beside its published score.")
 @table_forms("md", "csv", "json", "html", json="Print one JSON array, best first, with an object for each trial.")
 def compare_command(
-    names: tuple[str, ...], every: bool, sort: str | None, reverse: bool, timing: bool, form: str
+    names: tuple[str, ...], every: bool, sort: str | None, reverse: bool, timing: bool, reference: bool, form: str
 ) -> None:
     """Print a sweep's trials, best first; or the models of several sweeps and jobs side by side."""
     from sweeper.results import comparison, report
     from sweeper.results.scores import best_trials_line
-    from sweeper.results.table import json_text
 
     ledgers = [ledger_of(name) for name in names]
     if timing:
         show_timing(ledgers, form)
+        return
+    if reference:
+        if every or sort or reverse or form == "html":
+            raise ConfigError("--reference: has its own rows and order; leave out --all, --sort, --reverse and --html")
+        table = comparison.reference_rows(ledgers)
+        show_rows(
+            table, comparison.reference_table(table), form, f"sweeper compare {' '.join(names)} --reference --csv"
+        )
         return
     if form == "html":
         if len(ledgers) > 1:
@@ -42,12 +51,19 @@ def compare_command(
         click.echo(report.trials_html(ledgers[0]), nl=False)
         return
     table, view = comparison.compare_sweeps(ledgers, every, sort, reverse)
-    if form == "json":
-        click.echo(json_text(table), nl=False)
-        return
-    show(view, form=form, everything=f"sweeper compare {' '.join(names)} --csv")
+    show_rows(table, view, form, f"sweeper compare {' '.join(names)} --csv")
     if form == "table" and len(ledgers) == 1 and (line := best_trials_line(ledgers[0])):
         echo_line(line, err=True)
+
+
+def show_rows(rows: list[dict[str, Any]], view: Table, form: str, everything: str) -> None:
+    """Print rows as JSON, or their table in another form. `everything` is the command that prints all columns."""
+    from sweeper.results.table import json_text
+
+    if form == "json":
+        click.echo(json_text(rows), nl=False)
+    else:
+        show(view, form=form, everything=everything)
 
 
 def show_timing(ledgers: list[Ledger], form: str) -> None:

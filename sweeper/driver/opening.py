@@ -19,7 +19,7 @@ from sweeper.space.search_space import SearchSpace, resolved
 
 PACKAGES = ("sweeper", "torch", "transformers", "ray", "optuna", "mlflow")
 # keys that may differ when a sweep is resumed
-MAY_CHANGE = ("search.trials", "keep.checkpoints", "repeats", "budget", "resources")
+MAY_CHANGE = ("search.trials", "keep.checkpoints", "repeats", "budget", "resources", "reference")
 
 
 def space_of(ledger: Ledger) -> SearchSpace:

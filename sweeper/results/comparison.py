@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sweeper.ledger.record import TrialRecord
 
 Row = dict[str, Any]
+DIFFERENCE_DIGITS = 6  # decimals of a difference of scores; further ones are errors of floating point
 
 
 def comparison_rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
@@ -166,9 +167,12 @@ def model_rows(ledgers: Sequence[Ledger], every: bool = False) -> list[Row]:
 def _sweep_rows(ledger: Ledger) -> Iterator[Row]:
     """Yield a sweep's rows, best first."""
     table = comparison_rows(ledger.records(), ledger.direction)
-    known: Row = {"sweep": ledger.name, "job": str(ledger.attributes["job"])}
-    known |= {"objective": ledger.objective, "direction": ledger.direction}
-    return (known | row for row in table)
+    return (_sweep_values(ledger) | row for row in table)
+
+
+def _sweep_values(ledger: Ledger) -> Row:
+    job = str(ledger.attributes["job"])
+    return {"sweep": ledger.name, "job": job, "objective": ledger.objective, "direction": ledger.direction}
 
 
 def _ended_well(row: Row) -> bool:
@@ -240,6 +244,68 @@ def model_table(table: Sequence[Row]) -> Table:
     optional = [name for name in _by_usefulness(table, names) if name not in kept]
     best = frozenset(_best_row_indices(table))
     return Table(names, values, _text_columns(table), best, None, caption, optional, _setting_names(table))
+
+
+def reference_rows(ledgers: Sequence[Ledger]) -> list[Row]:
+    """Return each backbone's best trial with its published score; published backbones without a trial come last.
+
+    >>> reference_rows([load_ledger(storage, "qa_backbones")])[0]["difference"]
+    -0.0021
+
+    Keys: those of REFERENCE_KEYS. `reference` is the published score and `difference` what `mean` has more; both are
+    None for a backbone without a published score. Raises ConfigError for a sweep whose search space has none at all.
+    """
+    published = {ledger.name: published_scores(ledger) for ledger in ledgers}
+    tried = [_with_reference(row, published[row["sweep"]]) for row in model_rows(ledgers)]
+    missing = [
+        {**dict.fromkeys(REFERENCE_KEYS), **_sweep_values(ledger), **NOTHING._asdict(), "params": {}}
+        | {"backbone": name, "reference": score}
+        for ledger in ledgers
+        for name, score in published[ledger.name].items()
+        if not any(_same_name(name, row["backbone"]) for row in tried if row["sweep"] == ledger.name)
+    ]
+    return [*tried, *missing]
+
+
+REFERENCE_KEYS = (
+    "sweep", "job", "objective", "direction", "backbone", "trial", "state", "value", "n", "mean", "std", "params",
+    "reference", "difference",
+)  # fmt: skip
+
+
+def published_scores(ledger: Ledger) -> dict[str, float]:
+    """Return the published score of each backbone from the sweep's search space. Raises ConfigError without any."""
+    found: dict[str, float] | None = ledger.attributes["search_space"].get("reference")
+    if not found:
+        raise ConfigError(
+            f"sweep {ledger.name}: its search space has no published scores; write `reference: {{BACKBONE: SCORE}}` "
+            "in its file and run the file again, which keeps the trials"
+        )
+    return found
+
+
+def _with_reference(row: Row, published: Mapping[str, float]) -> Row:
+    score = next((score for name, score in published.items() if _same_name(name, row["backbone"])), None)
+    difference = None if score is None or row["mean"] is None else round(row["mean"] - score, DIFFERENCE_DIGITS)
+    return {key: row.get(key) for key in REFERENCE_KEYS} | {"reference": score, "difference": difference}
+
+
+def _same_name(published: str, backbone: str | None) -> bool:
+    """Return True for the same last part: an owner on the hub or the place of a local folder does not matter."""
+    return backbone is not None and Path(published).name == Path(backbone).name
+
+
+def reference_table(table: Sequence[Row]) -> Table:
+    """Return the table of each backbone's best trial beside its published score."""
+    objectives = dict.fromkeys(row["objective"] for row in table)
+    where = ["sweep", "job"] if len({row["sweep"] for row in table}) > 1 else []
+    names = [*where, "backbone", "trial", "state", *objectives, *_seed_columns(table), "reference", "difference"]
+    values = [[{**row, row["objective"]: row["value"]}.get(name) for name in names] for row in table]
+    best = frozenset(_best_row_indices(table))
+    optional = [name for name in ("state", "job", "mean", "std", "n") if name in names]
+    return Table(
+        names, values, frozenset({"sweep", "job", "backbone", "state"}), best, None, profile_caption(table), optional
+    )
 
 
 def _best_row_indices(table: Sequence[Row]) -> list[int]:

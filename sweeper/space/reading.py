@@ -198,6 +198,7 @@ def _space(values: dict[str, Any], note: Mistakes, own: Mapping[str, Any] | None
         budget=file.budget or Budget(),
         resources=resources,
         keep=file.keep,
+        reference=file.reference or {},
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, Protocol
@@ -48,6 +48,7 @@ class SearchSpace:
     data        an absolute folder, or `sample`
     parameters  sorted so that each follows the parameters in its `when`
     search      has `trials` set, also for a grid
+    reference   published scores of the objective, by backbone
     """
 
     name: str
@@ -62,6 +63,7 @@ class SearchSpace:
     resources: tuple[Reservation, ...]
     keep: Keep
     data_fingerprint: str = ""
+    reference: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def metrics(self) -> Mapping[str, Direction]:
@@ -139,6 +141,7 @@ def resolved(space: SearchSpace) -> dict[str, Any]:
         "search": space.search.model_dump(mode="json"),
         **{key: section for key, section in sections.items() if section},
         "keep": space.keep.model_dump(),
+        **({"reference": dict(space.reference)} if space.reference else {}),
     }
 
 
@@ -188,7 +191,7 @@ def defaults_by_name(job: str) -> dict[str, Any]:
 
 
 def defaults_of(job: Job) -> dict[str, Any]:
-    return {field.name: field.default for field in fields(job.params)}
+    return {one.name: one.default for one in fields(job.params)}
 
 
 class Conditional(Protocol):

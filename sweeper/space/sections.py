@@ -211,6 +211,13 @@ class File(Section):
     repeats: Repeats | None = None
     resources: Annotated[Any, about("what one trial reserves; a list of these with `when` is conditional")] = None
     keep: Keep = Keep()
+    reference: Annotated[
+        dict[str, Number] | None,
+        about(
+            "published scores of the objective, by backbone; `compare --reference` shows them beside the sweep's own",
+            min_length=1,
+        ),
+    ] = None
 
 
 _SECTIONS: dict[str | int, type[Section]] = {

@@ -21,7 +21,9 @@ from sweeper.results import comparison
 from sweeper.results import table as tables
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
+from tests.support.commands import invoke
 from tests.support.trials import record
+from tests.support.written import Told, written
 
 RECORDS = [
     record(0, 0.4),
@@ -376,3 +378,92 @@ def test_a_test_score_is_shown_where_it_is_known() -> None:
     table = comparison.comparison_rows([record(0, 0.4, test=0.35), record(1, 0.2)], "max")
     assert "test" in comparison.trial_columns(table, "height")
     assert [row["test"] for row in table] == [0.35, None]
+
+
+PUBLISHED = {"hfl/chinese-pert-large": 0.8315, "hfl/chinese-lert-base": 0.7999, "bert-base-chinese": 0.8072}
+
+
+def beside_published(storage: RDBStorage, folder: Path, backbones: list[str], **changes: Any) -> list[dict[str, Any]]:
+    """The rows of a sweep with one trial for each backbone; the first scores 0.5, each other one 0.1 more."""
+    told = [Told([0.5 + place / 10], {"backbone": name}) for place, name in enumerate(backbones)]
+    return comparison.reference_rows([written(storage, folder, told, reference=PUBLISHED, **changes)])
+
+
+def test_each_backbones_best_trial_stands_beside_its_published_score(storage: RDBStorage, tmp_path: Path) -> None:
+    names = ["bert-base-chinese", "hfl/chinese-lert-base", "bert-base-chinese"]
+    rows = beside_published(storage, tmp_path, names)
+    assert [(row["backbone"], row["trial"], row["value"], row["reference"], row["difference"]) for row in rows] == [
+        ("bert-base-chinese", 2, 0.7, 0.8072, -0.1072),
+        ("hfl/chinese-lert-base", 1, 0.6, 0.7999, -0.1999),
+        ("hfl/chinese-pert-large", None, None, 0.8315, None),
+    ]
+    assert tables.table_markdown(comparison.reference_table(rows)).splitlines() == [
+        "| backbone | trial | state | exact_match | reference | difference |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| bert-base-chinese | 2 | COMPLETE | 0.7 | 0.8072 | -0.1072 |",
+        "| hfl/chinese-lert-base | 1 | COMPLETE | 0.6 | 0.7999 | -0.1999 |",
+        "| hfl/chinese-pert-large | – | – | – | 0.8315 | – |",
+    ]
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    ["/models/chinese-pert-large", "~/chinese-pert-large/", "./chinese-pert-large", "mirror/chinese-pert-large"],
+)
+def test_a_local_folder_has_the_published_score_of_its_name(backbone: str, storage: RDBStorage, tmp_path: Path) -> None:
+    rows = beside_published(storage, tmp_path, [backbone])
+    assert (rows[0]["backbone"], rows[0]["reference"]) == (backbone, 0.8315)
+    assert [row["backbone"] for row in rows[1:]] == ["hfl/chinese-lert-base", "bert-base-chinese"]
+
+
+@pytest.mark.parametrize("backbone", ["/models/chinese-pert-base", "hfl/chinese-pert", "scratch:2x128x2"])
+def test_another_backbone_has_no_published_score(backbone: str, storage: RDBStorage, tmp_path: Path) -> None:
+    rows = beside_published(storage, tmp_path, [backbone])
+    assert (rows[0]["reference"], rows[0]["difference"], len(rows)) == (None, None, 4)
+
+
+def test_repeated_trials_are_compared_with_their_mean_over_seeds(storage: RDBStorage, tmp_path: Path) -> None:
+    ledger = written(storage, tmp_path, [Told([0.8], {"backbone": "bert-base-chinese"})], reference=PUBLISHED)
+    repeat = ledger.repeat(0, 1).number
+    ledger.report(repeat, {"exact_match": 0.7, "epoch": 1.0, "seconds": 1.0}, None)
+    ledger.finish(repeat, "COMPLETE")
+    rows = comparison.reference_rows([ledger])
+    assert (rows[0]["value"], rows[0]["mean"], rows[0]["n"]) == (0.8, 0.75, 2)
+    assert rows[0]["difference"] == -0.0572
+    assert {"mean", "std", "n"} <= set(comparison.reference_table(rows).columns)
+
+
+def test_a_sweep_without_published_scores_says_how_to_add_them(storage: RDBStorage, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sweep written: .* no published scores; write `reference: .*keeps the tria"):
+        comparison.reference_rows([written(storage, tmp_path, [Told([0.5])])])
+
+
+def test_published_scores_of_several_sweeps_are_one_table(storage: RDBStorage, tmp_path: Path) -> None:
+    told = [Told([0.9], {"backbone": "bert-base-chinese"})]
+    readers = written(storage, tmp_path / "a", told, reference=PUBLISHED)
+    selectors = written(
+        storage, tmp_path / "b", told, name="other", job="mc", objective="accuracy", reference={"bert-base-chinese": 1}
+    )
+    rows = comparison.reference_rows([readers, selectors])
+    view = comparison.reference_table(rows)
+    lines = list(csv.DictReader(io.StringIO(tables.table_csv(view))))
+    assert list(lines[0]) == [
+        "sweep", "job", "backbone", "trial", "state", "exact_match", "accuracy", "reference", "difference"
+    ]  # fmt: skip
+    assert [(line["sweep"], line["difference"]) for line in lines[:2]] == [("written", "0.0928"), ("other", "-0.1")]
+    assert view.bold == {0, 1}
+    assert list(json.loads(tables.json_text(rows))[0]) == list(comparison.REFERENCE_KEYS)
+
+
+def test_the_command_prints_published_scores_in_each_form_and_has_its_own_order(here: Path) -> None:
+    told = [Told([0.9], {"backbone": str(here / "bert-base-chinese")})]
+    written(open_storage(f"sqlite:///{here}/sweeps/ledger.db"), here, told, reference=PUBLISHED)
+    assert [row["reference"] for row in json.loads(invoke("compare", "written", "--reference", "--json").stdout)] == [
+        0.8072, 0.8315, 0.7999
+    ]  # fmt: skip
+    assert invoke("compare", "written", "--reference", "--csv").stdout.startswith("backbone,trial,state,exact_match,")
+    assert invoke("compare", "written", "--reference", "--md").stdout.startswith("| backbone | trial | state |")
+    assert "0.0928" in invoke("compare", "written", "--reference").stdout
+    for other in ("--all", "--sort=f1", "--reverse", "--html"):
+        wrong = invoke("compare", "written", "--reference", other)
+        assert (wrong.exit_code, "--reference: has its own rows" in wrong.output) == (2, True)
