@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.model.folders import parameter_count
 from jobs.model.names import SCRATCH, Size, is_path, scratch_size
 from jobs.model.positions import limit_of_config
-from jobs.model.source import BackboneError, describe_failure, from_pretrained
+from jobs.model.source import BackboneError, check_files, describe_failure, from_pretrained
 from jobs.model.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -133,6 +132,7 @@ def fetch_backbone(name: str) -> None:
 
 def _fetch_weights(name: str) -> None:
     if is_path(name):
+        check_files(name)
         if not list(Path(name).expanduser().glob("*.safetensors")):
             raise BackboneError(f"{name}: holds no *.safetensors; save the weights again with a current transformers")
         return
@@ -142,6 +142,7 @@ def _fetch_weights(name: str) -> None:
         snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model"])
     except (OSError, ValueError) as error:
         raise BackboneError(f"{name}: {describe_failure(name, error)}") from error
+    check_files(name)
 
 
 def weight_bytes(name: str) -> int | None:
@@ -152,19 +153,3 @@ def weight_bytes(name: str) -> int | None:
         return 4 * (size.layers * 12 * size.hidden**2 + (BERT_VOCABULARY + 512) * size.hidden)
     count = parameter_count(Path(name).expanduser()) if is_path(name) else None
     return 4 * count if count else None
-
-
-def parameter_count(folder: Path) -> int | None:
-    """Return the number of parameters saved in a folder, or None if it has no weights.
-
-    Raises ValueError when a file is not in the safetensors format.
-    """
-    return sum(map(_count_parameters, folder.glob("*.safetensors"))) or None
-
-
-def _count_parameters(file: Path) -> int:
-    """Count parameters from the shapes in a safetensors header: 8 bytes of length, then JSON."""
-    with file.open("rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        header = json.loads(handle.read(min(length, 100_000_000)))  # the format's longest header
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")

@@ -69,7 +69,7 @@ def _check_folder(name: str) -> str | None:
         found = False
     if not found:
         return f"{name!r}: no such folder"
-    if not any((folder / file).is_file() for file in ("config.json", "tokenizer_config.json", "tokenizer.json")):
+    if not any((folder / file).exists() for file in ("config.json", "tokenizer_config.json", "tokenizer.json")):
         return f"{name!r}: holds no config.json; a folder as `save_pretrained` writes it is expected"
     return None
 

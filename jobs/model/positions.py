@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.checkpoint import load_json
+from jobs.model.folders import read_config
 from jobs.model.source import config_file
 
 ROBERTA_PADDING = 1  # RoBERTa's pad_token_id, for a config.json that has none
@@ -30,10 +30,9 @@ def local_config(name: str) -> dict[str, Any] | None:
     """Return a backbone's config.json, or None while it is not on this machine. Never uses the network."""
     file = config_file(name)
     try:
-        config = load_json(file) if file else None
+        return read_config(file) if file else None
     except (OSError, ValueError):  # reported when the backbone is loaded
         return None
-    return config if isinstance(config, dict) else None
 
 
 def limit_of_config(config: Mapping[str, Any]) -> int | None:

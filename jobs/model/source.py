@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jobs.model.folders import problem_of_files
 from jobs.model.names import is_path
 
 
@@ -24,8 +25,16 @@ def config_file(name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def check_files(name: str, weights: bool = True) -> None:
+    """Verify the files of a backbone that is on this machine. Raises BackboneError if they cannot be read."""
+    file = config_file(name)
+    if file and file.parent.is_dir() and (problem := problem_of_files(file.parent, weights)):
+        raise BackboneError(f"{name}: {problem}")
+
+
 def from_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
-    """Call `from_pretrained` and turn its many kinds of errors into a BackboneError of one line."""
+    """Verify the files of a backbone, call `from_pretrained`, and turn its errors into a BackboneError of one line."""
+    check_files(name, weights="use_safetensors" in options)
     source = str(Path(name).expanduser()) if is_path(name) else name
     try:
         return auto_class.from_pretrained(source, trust_remote_code=False, **options)
@@ -33,15 +42,14 @@ def from_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
         raise BackboneError(
             f"{name}: its weights do not fit the model in its config.json; choose another backbone"
         ) from error
-    except Exception as error:
-        # tokenizers 0.23 raises plain `Exception`, without a class of its own, for a damaged tokenizer.json.
-        if not (isinstance(error, OSError | ValueError | ImportError) or type(error) is Exception):
-            raise
+    except MemoryError:
+        raise
+    except Exception as error:  # transformers and tokenizers raise errors of any class for a wrong file
         raise BackboneError(f"{name}: {describe_failure(source, error)}") from error
 
 
 def describe_failure(source: str, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    first = first_line(error)
     if Path(source).is_dir():
         return f"cannot be loaded from this folder: {first}"
     if _offline(error):
@@ -50,6 +58,13 @@ def describe_failure(source: str, error: Exception) -> str:
             "download it on a machine with a network, or name a local folder"
         )
     return f"cannot be loaded from the hub: {first}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, behind the name of its class if the message alone is unclear."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    clear = text and (isinstance(error, OSError | ValueError | ImportError) or type(error) is Exception)
+    return text if clear else f"{type(error).__name__}{': ' if text else ''}{text}"
 
 
 def _offline(error: BaseException) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from jobs.checkpoint import load_json
 from jobs.features.coverage import Coverage, measure_coverage
 from jobs.features.tokens import Tokens
+from jobs.model.folders import read_config
 from jobs.model.names import SCRATCH
 from jobs.model.source import BackboneError, config_file, from_pretrained
 
@@ -71,8 +71,8 @@ def vocabulary_size(name: str) -> int | None:
     """Return the vocabulary size in the backbone's config.json; None for `scratch:`, or if it has none."""
     file = config_file(name)
     try:
-        size = load_json(file).get("vocab_size") if file else None
-    except (OSError, ValueError, AttributeError):  # reported when the backbone is loaded
+        size = read_config(file).get("vocab_size") if file else None
+    except (OSError, ValueError):  # reported when the backbone is loaded
         return None
     return size if isinstance(size, int) else None
 
