@@ -6,7 +6,7 @@ The paragraphs are joined with a separator token between neighbours. Long texts 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,21 +83,19 @@ class LongformerParams(TrainingParams):
     def _check_backbone(self) -> None:
         """Verify that the backbone takes the window and the length, as far as config.json is on this machine."""
         config = local_config(self.backbone)
-        reason = unlike_bert(config) if config else None
-        if reason and self.attention_window != WINDOW:
-            raise ParamError(
-                "attention_window",
-                f"{self.attention_window} has no effect on {self.backbone}, which is read as it is, because {reason}; "
-                "set it for Longformers and BERTs only",
-            )
-        unknown = config is None and not self.backbone.startswith("scratch:")
-        if self.attention_window > self.max_length and not reason and not (unknown and self.attention_window == WINDOW):
+        if self.attention_window > self.max_length and not self._ignores_window(config):
             raise ParamError(
                 "attention_window",
                 f"{self.attention_window} is more than max_length {self.max_length}; use at most {self.max_length}",
             )
         if config and (problem := too_short(self.backbone, config, self.max_length)):
             raise ParamError("max_length", f"{self.max_length} is too much: {problem}")
+
+    def _ignores_window(self, config: Mapping[str, Any] | None) -> bool:
+        """Return True if the window has no effect on the backbone, or may have none and is the default."""
+        if config is None:
+            return not self.backbone.startswith("scratch:") and self.attention_window == WINDOW
+        return unlike_bert(config) is not None
 
 
 def load_long_reader(params: LongformerParams, tokenizer: Any) -> Any:

@@ -73,6 +73,17 @@ class Pair(NamedTuple):
     end: int = UNLABELLED
 
 
+def separator_of(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return the token between two paragraphs: the separator, or the end of a text where there is none, as in T5.
+
+    Raises ValueError if the tokenizer has neither.
+    """
+    for token in (tokenizer.sep_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise ValueError("the tokenizer has neither a separator nor a token for the end of a text; choose another backbone")
+
+
 class Group(NamedTuple):
     """Name a question and several paragraphs to read as one joined text, all by row number.
 
@@ -308,7 +319,7 @@ def _cut_members(
         paragraphs,
         layout,
         tokenizer.pad_token_id,
-        tokenizer.sep_token_id,
+        separator_of(tokenizer),
         asked,
         *cuts,
         _window_labels(answers[cuts.group], cuts),

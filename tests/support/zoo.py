@@ -359,7 +359,7 @@ TABLE: dict[str, Kind] = {
         },
     ),
     "mbart": Kind("mbart", MBART, SEQUENCE),
-    "t5": Kind("t5", T5, T5_SIZES),
+    "t5": Kind("t5", T5, {**T5_SIZES, "decoder_start_token_id": 0}),
     "mt5": Kind("mt5", T5, T5_SIZES),
     "umt5": Kind("umt5", T5, T5_SIZES),
     "led": Kind(
