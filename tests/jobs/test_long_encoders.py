@@ -15,6 +15,7 @@ from jobs.dataset.data import Data, Question
 from jobs.features.windows import Windows
 from jobs.job import ParamError
 from jobs.longformer import LongformerParams, collate_joined, joined_windows, load_long_reader
+from jobs.model.conversion import load_long_model
 from jobs.model.source import BackboneError
 from jobs.model.tokenizers import load_tokenizer
 from tests.support import zoo
@@ -120,8 +121,6 @@ def test_an_encoder_that_reads_too_little_is_refused_with_cause_and_cure(
     assert f"{name} reads at most 512 tokens and cannot become a Longformer, because {reason};" in str(caught.value)
     assert params_of(name, max_length=512)
     with pytest.raises(BackboneError, match="reads at most 512 tokens"):
-        from jobs.model.conversion import load_long_model
-
         load_long_model(name, load_tokenizer(name, ()), 512, 1024)
 
 
