@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import count
+from dataclasses import asdict, dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, TypeVar, get_args
@@ -21,13 +21,14 @@ from scipy.sparse.csgraph import connected_components
 
 from jobs.dataset.bm25 import most_similar
 from jobs.dataset.corpora import Asked, read_corpus
-from jobs.dataset.data import CANDIDATES, REFERENCES, SPLITS, DataError, refuse
-from jobs.dataset.labels import Labelled, flaw, label_answer
+from jobs.dataset.data import CANDIDATES, LABELS, OPTIONS, ORIGIN, REFERENCES, SPLITS, DataError, refuse
+from jobs.dataset.labels import UNLABELLED, Labelled, flaw, label_answers, only_placeholders, without_labels
 from jobs.dataset.sample import sample_files
 from jobs.files import atomic
 from jobs.suggestions import unknown_name
 
 Distractors = Literal["article", "bm25"]
+NO_ANSWERS = ("no answer", "empty answer", "placeholder")  # reasons of jobs.dataset.labels
 T = TypeVar("T")
 
 
@@ -35,12 +36,14 @@ T = TypeVar("T")
 class ConversionCounts:
     """Counts the results of a conversion.
 
-    questions, paragraphs, articles   by split
+    questions, paragraphs, articles   by split; for multiple-choice questions, paragraphs are the texts
     merged        duplicates of a paragraph that became one
     shared        paragraphs in more than one split; possible only if splits have their own sources
-    answers       by how they were found: exact, repaired, located
+    answers       by how they were found: exact, repaired, located, option, unlabelled (see jobs.dataset.labels)
     dropped       questions left out, by reason
     distractors   by source: the same article, BM25, random
+    renamed       questions by the keys that were read in place of the usual ones
+    notes         sentences about what was decided
     """
 
     questions: dict[str, int]
@@ -51,6 +54,8 @@ class ConversionCounts:
     answers: dict[str, int]
     dropped: dict[str, int]
     distractors: dict[str, int]
+    renamed: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Return the counts as lines of text."""
@@ -59,11 +64,16 @@ class ConversionCounts:
             f" of {self.articles[split]:,} articles"
             for split in self.questions
         ]
-        tables = {"answers": self.answers, "distractors": self.distractors, "dropped": self.dropped}
+        tables = {
+            "answers": self.answers,
+            "distractors": self.distractors,
+            "dropped": self.dropped,
+            "read": self.renamed,
+        }
         told = [f"{name}: {_count_words(table)}" for name, table in tables.items() if table]
         told += [f"paragraphs that were the same text, merged: {self.merged:,}"] if self.merged else []
         told += [f"paragraphs in more than one split: {self.shared:,}"] if self.shared else []
-        return sizes + told
+        return sizes + told + self.notes
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -94,25 +104,34 @@ def convert(
     valid_share, test_share   share of train's questions, in whole articles, for a split without its own sources
 
     The folder appears only when it is complete. test_labels.json has the labels of test questions, references.json the
-    questions with several answers. The same arguments give the same files. Raises DataError with every mistake found.
+    questions with several answers. If no test question has an answer, test.json has all of them and there is no
+    test_labels.json. Multiple-choice questions have their options as paragraphs and need no distractors; their text
+    stands in front of the question. The same arguments give the same files. Raises DataError with every mistake found.
     """
     shares = {"valid": valid_share, "test": test_share}
     refuse(list(_option_mistakes(sources, output, distractors, candidates, shares)))
     rng = Random(seed)
     asked = _read_sources(sources)
-    labelled, dropped = _label_all(asked)
+    labelled, dropped, notes = _label_all(asked)
     if any(shares.values()):
         labelled |= split_by_article(labelled["train"], shares, rng)
         labelled = {split: labelled[split] for split in SPLITS if split in labelled}
-    refuse(list(_size_mistakes(labelled, candidates, dropped)))
-    choices = {split: _choose_distractors(rows, distractors, candidates - 1, rng) for split, rows in labelled.items()}
-    counts = _conversion_counts(labelled, dropped, choices)
+    options = _have_options(asked)
+    refuse(list(_size_mistakes(labelled, 0 if options else candidates, dropped)))
+    if options:
+        choices: dict[str, list[dict[str, str]]] = {split: [{} for _ in rows] for split, rows in labelled.items()}
+        notes.append("the options are the candidates; --distractors and --candidates are not used")
+    else:
+        choices = {
+            split: _choose_distractors(rows, distractors, candidates - 1, rng) for split, rows in labelled.items()
+        }
+    counts = _conversion_counts(labelled, dropped, choices, notes)
     origin = {
         "sources": {split: [_source_name(source) for source in named] for split, named in sources.items()},
-        **{"distractors": distractors, "candidates": candidates, "seed": seed, "shares": shares},
-        "counts": counts.as_dict(),
+        **({"kind": OPTIONS} if options else {"distractors": distractors, "candidates": candidates}),
+        **{"seed": seed, "shares": shares, "counts": counts.as_dict()},
     }
-    _write_folder(output, {**_assignment_files(labelled, choices, rng), "origin": origin})
+    _write_folder(output, {**_assignment_files(labelled, choices, rng), Path(ORIGIN).stem: origin})
     return counts
 
 
@@ -170,27 +189,83 @@ def _read_sources(sources: Mapping[str, Sequence[str | Path]]) -> dict[str, list
             except DataError as error:
                 mistakes += error.lines
     refuse(mistakes)
-    return asked
+    if len({row.options is None for questions in asked.values() for row in questions}) > 1:
+        refuse(["the sources hold both multiple-choice questions and others; convert them into two folders"])
+    return _with_own_ids(asked)
 
 
-def _label_all(asked: Mapping[str, Iterable[Asked]]) -> tuple[dict[str, list[Labelled]], Counter[str]]:
-    """Return the questions with a usable answer by split, and the number of dropped questions by reason."""
-    kept: dict[str, list[Labelled]] = {split: [] for split in asked}
+def _have_options(asked: Mapping[str, Iterable[Asked]]) -> bool:
+    return any(row.options is not None for rows in asked.values() for row in rows)
+
+
+def _with_own_ids(asked: Mapping[str, Sequence[Asked]]) -> dict[str, list[Asked]]:
+    """Give multiple-choice questions of one id ids of their own, as the hub's rows have the number of their text.
+
+    Test questions come first and keep their ids, because a contest asks for them.
+    """
+    content: dict[str, Asked] = {}
+
+    def own(row: Asked, split: str) -> Asked:
+        names = chain((row.id, f"{split}-{row.id}"), (f"{split}-{row.id}-{number}" for number in count(2)))
+        name = next(name for name in names if _same_question(content.setdefault(name, row), row))
+        return row._replace(id=name)
+
+    made = {
+        split: [row if row.options is None else own(row, split) for row in asked[split]]
+        for split in sorted(asked, key=SPLITS[::-1].index)
+    }
+    return {split: made[split] for split in asked}
+
+
+def _same_question(first: Asked, second: Asked) -> bool:
+    return (first.question, first.paragraph, first.options) == (second.question, second.paragraph, second.options)
+
+
+def _label_all(
+    asked: Mapping[str, Sequence[Asked]],
+) -> tuple[dict[str, list[Labelled]], Counter[str], list[str]]:
+    """Return the questions to keep by split, the number of dropped questions by reason, and notes on the test split."""
+    kept: dict[str, list[Labelled]] = {}
     dropped: Counter[str] = Counter()
+    notes: list[str] = []
+    for split, rows in _without_repetitions(asked, dropped).items():
+        labels = label_answers(rows)
+        if split == "test" and rows:
+            labels, told = _test_labels(rows, labels)
+            notes += told
+        kept[split] = [label for label in labels if isinstance(label, Labelled)]
+        dropped.update(label for label in labels if isinstance(label, str))
+    return kept, dropped, notes
+
+
+def _test_labels(rows: Sequence[Asked], labels: list[Labelled | str]) -> tuple[list[Labelled | str], list[str]]:
+    """Return the labels of a test split, or its questions without labels if it has no answers, and what to tell."""
+    reasons = Counter(label for label in labels if isinstance(label, str))
+    if only_placeholders(rows, labels):
+        why = f" ({_count_words(dict(reasons.most_common()))})" if reasons else ""
+        return without_labels(rows), [f"test: no answers{why}; test.json is without labels, and there is no {LABELS}"]
+    number = sum(times for reason, times in reasons.items() if reason.startswith(NO_ANSWERS))
+    return labels, [
+        f"test: {number:,} of {len(rows):,} questions have no answer and are left out;"
+        " convert them in a file of their own to answer them"
+    ] * bool(number)
+
+
+def _without_repetitions(asked: Mapping[str, Iterable[Asked]], dropped: Counter[str]) -> dict[str, list[Asked]]:
+    """Return the questions by split, each once, and count the others. Raises DataError if two have the same id."""
+    once: dict[str, list[Asked]] = {split: [] for split in asked}
     seen: dict[str, Asked] = {}
     mistakes = []
     for split, row in ((name, row) for name, rows in asked.items() for row in rows):
         first = seen.setdefault(row.id, row)
-        if first is not row and (first.question, first.paragraph) == (row.question, row.paragraph):
+        if first is row:
+            once[split].append(row)
+        elif _same_question(first, row):
             dropped["the same question again"] += 1
-        elif first is not row:
-            mistakes.append(f"{row.place}: id {row.id!r} is also the id of {first.place}; use a unique id")
-        elif isinstance(label := label_answer(row), str):
-            dropped[label] += 1
         else:
-            kept[split].append(label)
+            mistakes.append(f"{row.place}: id {row.id!r} is also the id of {first.place}; use a unique id")
     refuse(mistakes)
-    return kept, dropped
+    return once
 
 
 def split_by_article(rows: Sequence[Labelled], shares: Mapping[str, float], rng: Random) -> dict[str, list[Labelled]]:
@@ -234,7 +309,8 @@ def _size_mistakes(
     for split, rows in labelled.items():
         paragraphs = len({row.asked.paragraph for row in rows})
         if not rows:
-            yield f"{split}: no question is left; dropped: {_count_words(dropped) or 'none'}; give it more articles"
+            needs = "more articles" if not dropped else "questions of its own" + " with answers" * (split != "test")
+            yield f"{split}: no question is left; dropped: {_count_words(dropped) or 'none'}; give it {needs}"
         elif paragraphs < candidates:
             yield f"{split}: {paragraphs} paragraphs are too few for {candidates} candidates; add paragraphs"
 
@@ -271,6 +347,7 @@ def _conversion_counts(
     labelled: Mapping[str, Sequence[Labelled]],
     dropped: Counter[str],
     choices: Mapping[str, Sequence[Mapping[str, str]]],
+    notes: Sequence[str],
 ) -> ConversionCounts:
     rows = [row for split in labelled.values() for row in split]
     paragraphs = {split: {row.asked.paragraph for row in rows} for split, rows in labelled.items()}
@@ -286,6 +363,8 @@ def _conversion_counts(
         distractors=dict(
             Counter(kind for split in choices.values() for one in split for kind in one.values()).most_common()
         ),
+        renamed=dict(Counter(told for row in rows for told in row.asked.renamed).most_common()),
+        notes=list(notes),
     )
 
 
@@ -293,28 +372,33 @@ def _assignment_files(
     labelled: Mapping[str, Sequence[Labelled]], choices: Mapping[str, Sequence[Mapping[str, str]]], rng: Random
 ) -> dict[str, Any]:
     """Return the content of the data set's files, by file name without suffix."""
-    context = {
-        text: place
-        for place, text in enumerate(dict.fromkeys(r.asked.paragraph for rows in labelled.values() for r in rows))
-    }
+    texts = (text for rows in labelled.values() for row in rows for text in row.asked.options or [row.asked.paragraph])
+    context = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     files: dict[str, Any] = {"context": list(context)}
     for split, rows in labelled.items():
         files[split] = [_row(row, own, context, rng) for row, own in zip(rows, choices[split], strict=True)]
-    if "test" in files:
-        files["test_labels"] = files["test"]
+    test = labelled.get("test", ())
+    if test:
+        if all(row.found != UNLABELLED for row in test):
+            files[Path(LABELS).stem] = files["test"]
         files["test"] = [{key: row[key] for key in ("id", "question", "paragraphs")} for row in files["test"]]
-    answers = {row.asked.id: _distinct_answers(row) for split, rows in labelled.items() for row in rows}
-    unlabelled = {row.asked.id for row in labelled.get("test", ())}
+    answers = {row.asked.id: _distinct_answers(row) for rows in labelled.values() for row in rows if row.answer}
+    unlabelled = {row.asked.id for row in test}
     files[Path(REFERENCES).stem] = {key: texts for key, texts in answers.items() if len(texts) > 1 or key in unlabelled}
     return files
 
 
 def _row(row: Labelled, distractors: Iterable[str], context: Mapping[str, int], rng: Random) -> dict[str, Any]:
+    asked = row.asked
+    if asked.options is None:
+        candidates, relevant = _shuffled_copy(rng, [asked.paragraph, *distractors]), asked.paragraph
+    else:
+        candidates, relevant = list(asked.options), row.answer or asked.options[0]
     return {
-        "id": row.asked.id,
-        "question": row.asked.question,
-        "paragraphs": [context[text] for text in _shuffled_copy(rng, [row.asked.paragraph, *distractors])],
-        "relevant": context[row.asked.paragraph],
+        "id": asked.id,
+        "question": asked.asked_text(),
+        "paragraphs": [context[text] for text in candidates],
+        "relevant": context[relevant],
         "answer": {"text": row.answer, "start": row.start},
     }
 

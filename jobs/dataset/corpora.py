@@ -1,7 +1,8 @@
 """Read questions from published corpora, without verifying where answers occur (see jobs.dataset.labels).
 
-The formats are SQuAD's tree of articles (also DRCD and CMRC 2018), CMRC 2018's flat list of paragraphs, rows with
-SQuAD's columns, and data sets on the Hugging Face hub that have these columns.
+The formats are SQuAD's tree of articles (also DRCD, CMRC 2018 and DuReader-robust), CMRC 2018's flat list of
+paragraphs, rows with SQuAD's columns, C3's texts with multiple-choice questions, and data sets on the Hugging Face hub
+that have these columns. jobs.dataset.entries describes them.
 """
 
 from __future__ import annotations
@@ -9,97 +10,38 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 from pydantic import ValidationError as Invalid
-from pydantic_core import ErrorDetails
 
-from jobs.dataset.data import MAX_TEXT_CHARS, DataError, read_json, refuse
+from jobs.dataset.data import DataError, read_json, refuse
+from jobs.dataset.entries import (
+    Article,
+    Asking,
+    Choosing,
+    CorpusParagraph,
+    CorpusRow,
+    Entries,
+    OptionsRow,
+    Reference,
+    validation_text,
+)
+
+__all__ = ["Asked", "Reference", "hub_rows", "read_corpus"]
 
 HUB = re.compile(r"hub:(?P<name>[^:@]+)(?::(?P<config>[^@]+))?(?:@(?P<split>.+))?")
 HUB_SPLITS = {"valid": "validation"}
-
-Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
-
-
-class Reference(BaseModel):
-    """Holds one annotator's answer and the index of its first character; None if the corpus does not give the index."""
-
-    model_config = ConfigDict(frozen=True)
-    text: str
-    start: int | None = Field(None, validation_alias="answer_start")
-
-
-def _answer_list(answers: Any) -> Any:
-    """Convert the hub's object of two lists, or CMRC 2018's strings, to SQuAD's list of objects."""
-    if isinstance(answers, dict) and isinstance(answers.get("text"), list):
-        texts, starts = answers["text"], answers.get("answer_start") or [None] * len(answers["text"])
-        if not isinstance(starts, list):
-            raise ValueError("answer_start: a list is expected")
-        if len(texts) != len(starts):
-            raise ValueError(f"{len(texts)} of text and {len(starts)} of answer_start; give as many of both")
-        return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
-    if isinstance(answers, list):
-        return [{"text": answer} if isinstance(answer, str) else answer for answer in answers]
-    return () if answers is None else answers
-
-
-class Asking(BaseModel):
-    id: str = Field(validation_alias=AliasChoices("id", "query_id"), coerce_numbers_to_str=True)
-    question: Text = Field(validation_alias=AliasChoices("question", "query_text"))
-    answers: Annotated[tuple[Reference, ...], BeforeValidator(_answer_list)] = ()
-
-
-class Titled(BaseModel):
-    title: str | None = Field(None, coerce_numbers_to_str=True)
-
-
-class CorpusRow(Titled, Asking):
-    context: Text
-
-
-class CorpusParagraph(Titled):
-    context: Text = Field(validation_alias=AliasChoices("context", "context_text"))
-    qas: list[Asking]
-
-
-class Article(Titled):
-    paragraphs: list[CorpusParagraph]
-
-
-EXPECTED = {
-    "missing": "missing",
-    "string_type": "text is expected",
-    "string_too_long": f"at most {MAX_TEXT_CHARS:,} characters are allowed; split it",
-    "list_type": "a list is expected",
-    "tuple_type": "a list is expected",
-    "model_type": "an object is expected",
-}
-
-
-def _entry_kind(entry: Any) -> str:
-    keys = entry if isinstance(entry, dict) else {}
-    return "<article>" if "paragraphs" in keys else "<paragraph>" if "qas" in keys else "<row>"
-
-
-Entries = TypeAdapter(
-    list[
-        Annotated[
-            Annotated[Article, Tag("<article>")]
-            | Annotated[CorpusParagraph, Tag("<paragraph>")]
-            | Annotated[CorpusRow, Tag("<row>")],
-            Discriminator(_entry_kind),
-        ]
-    ]
-)
 
 
 class Asked(NamedTuple):
     """Holds a question with its paragraph.
 
-    `article` is the title, or the paragraph itself if there is no title. `origin` identifies the paragraph in its
-    corpus.
+    article     the title, or the paragraph itself if there is no title
+    origin      identifies the paragraph in its corpus
+    options     the options of a multiple-choice question, whose text is `paragraph`; None for any other question
+    impossible  the corpus says that the paragraph has no answer
+    renamed     keys that were read in place of the usual ones: "`answer` as `answers`"
+    hint        what follows "no answer" in messages: the key that may hold one
     """
 
     place: str
@@ -109,6 +51,14 @@ class Asked(NamedTuple):
     id: str
     question: str
     references: tuple[Reference, ...]
+    options: tuple[str, ...] | None = None
+    impossible: bool = False
+    renamed: tuple[str, ...] = ()
+    hint: str = ""
+
+    def asked_text(self) -> str:
+        """Return the question as a model reads it: with its text in front if it has options."""
+        return self.question if self.options is None else f"{self.paragraph}\n{self.question}"
 
 
 def read_corpus(source: str | Path, split: str = "train") -> list[Asked]:
@@ -150,25 +100,60 @@ def _asking(source: str, tree: Any) -> Iterator[Asked]:
     try:
         entries = Entries.validate_python(content)
     except Invalid as error:
-        refuse([f"{source}: {_json_path(prefix, one['loc'])}: {_validation_text(one)}" for one in error.errors()])
+        refuse([f"{source}: {_json_path(prefix, one['loc'])}: {validation_text(one)}" for one in error.errors()])
     for number, entry in enumerate(entries):
         place = f"{source}: {prefix}[{number}]"
         if isinstance(entry, CorpusRow):
-            yield _corpus_question(place, entry.context, entry.title, entry.context, entry)
+            yield _corpus_question(place, entry.context, entry.title, entry.context, entry, entry.renamed)
         elif isinstance(entry, CorpusParagraph):
             yield from _corpus_paragraph(place, entry.title, entry)
-        else:
+        elif isinstance(entry, Article):
             for inner, paragraph in enumerate(entry.paragraphs):
                 yield from _corpus_paragraph(f"{place}.paragraphs[{inner}]", entry.title or paragraph.title, paragraph)
+        elif isinstance(entry, OptionsRow):
+            yield _option_question(place, entry.text, str(number), entry)
+        else:
+            for inner, choosing in enumerate(entry.questions):
+                key = f"{number if entry.id is None else entry.id}-{inner}"
+                yield _option_question(f"{place}.questions[{inner}]", entry.text, key, choosing)
 
 
 def _corpus_paragraph(place: str, title: str | None, paragraph: CorpusParagraph) -> Iterator[Asked]:
     for number, asking in enumerate(paragraph.qas):
-        yield _corpus_question(f"{place}.qas[{number}]", place, title, paragraph.context, asking)
+        renamed = paragraph.renamed + asking.renamed
+        yield _corpus_question(f"{place}.qas[{number}]", place, title, paragraph.context, asking, renamed)
 
 
-def _corpus_question(place: str, origin: str, title: str | None, paragraph: str, asking: Asking) -> Asked:
-    return Asked(place, origin, title or paragraph, paragraph, asking.id, asking.question, asking.answers)
+def _corpus_question(
+    place: str, origin: str, title: str | None, paragraph: str, asking: Asking, renamed: tuple[str, ...]
+) -> Asked:
+    return Asked(
+        place,
+        origin,
+        title or paragraph,
+        paragraph,
+        asking.id,
+        asking.question,
+        asking.answers,
+        impossible=bool(asking.impossible),
+        renamed=renamed,
+        hint=asking.hint,
+    )
+
+
+def _option_question(place: str, text: str, key: str, choosing: Choosing) -> Asked:
+    references = (Reference.model_validate({"text": choosing.answer}),) if choosing.answer else ()
+    return Asked(
+        place,
+        text,
+        text,
+        text,
+        key if choosing.id is None else choosing.id,
+        choosing.question,
+        references,
+        choosing.options,
+        renamed=choosing.renamed,
+    )
 
 
 def _json_path(prefix: str, path: tuple[int | str, ...]) -> str:
@@ -178,7 +163,3 @@ def _json_path(prefix: str, path: tuple[int | str, ...]) -> str:
         prefix + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
         or "top level, or `data` in it"
     )
-
-
-def _validation_text(error: ErrorDetails) -> str:
-    return EXPECTED.get(error["type"]) or error["msg"].removeprefix("Value error, ")

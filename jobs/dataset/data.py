@@ -10,29 +10,25 @@ import hashlib
 import json
 import os
 import re
-import stat
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from jobs.dataset.json_files import DataError, id_note, json_content, json_kind, quoted, read_json, read_text, refuse
+
+# Modules of this project and of users import these from here.
+__all__ = ["DataError", "quoted", "read_json", "read_text", "refuse"]
+
 SAMPLE = "sample"
 SPLITS = ("train", "valid", "test")
 REFERENCES = "references.json"
 LABELS = "test_labels.json"
+ORIGIN = "origin.json"
+OPTIONS = "options"  # the `kind` in origin.json of a data set of multiple-choice questions
 CANDIDATES = range(2, 9)
 MAX_TEXT_CHARS = 100_000  # limit for one text: counting bigrams in 3.4 million characters took 1.2 GB and 20 s
-MAX_LINES = 20
-
-
-class DataError(ValueError):
-    """Reports mistakes in a data set: `lines` has one line for each mistake, with file, row and id."""
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = tuple(lines)
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Data:
-    """Holds a data set. `several` has all right answers of each question in references.json, by question id."""
+    """Holds a data set. `several` has all right answers of each question in references.json, by question id.
+
+    `options` is True for multiple-choice questions: a question's paragraphs are its options, and its text stands in
+    front of the question.
+    """
 
     location: str
     paragraphs: tuple[str, ...]
@@ -61,6 +61,7 @@ class Data:
     valid: tuple[Question, ...]
     test: tuple[Question, ...]
     several: Mapping[str, list[str]] = field(default_factory=dict)
+    options: bool = False
 
     @cached_property
     def fingerprint(self) -> str:
@@ -111,14 +112,14 @@ def read_unlabelled(context: Path, questions: Path) -> Data:
     Raises DataError with every mistake found.
     """
     mistakes: list[str] = []
-    paragraphs = _paragraphs(str(context), _json_content(context, mistakes), mistakes)
+    paragraphs = _paragraphs(str(context), json_content(context, mistakes), mistakes)
     refuse(mistakes)
-    rows = tuple(_questions(str(questions), _json_content(questions, mistakes), paragraphs, False, mistakes))
+    rows = tuple(_questions(str(questions), json_content(questions, mistakes), paragraphs, False, mistakes))
     mistakes += _repeated_ids({str(questions): rows})
     if not rows and not mistakes:
         mistakes.append(f"{questions}: no questions; at least one is needed")
     refuse(mistakes)
-    return Data(str(questions.parent), paragraphs, (), (), rows)
+    return Data(str(questions.parent), paragraphs, (), (), rows, options=_has_options(context.parent))
 
 
 def vocabulary(data: Data) -> list[str]:
@@ -173,7 +174,7 @@ def accepted(data: Data, profile: str) -> dict[str, list[str]]:
 def _reference_lists(path: Path, ids: Set[str]) -> dict[str, list[str]]:
     content = read_json(path)
     if not isinstance(content, dict):
-        refuse([f"{path}: holds {_kind(content)}; an object is expected, with a list of answers for each id"])
+        refuse([f"{path}: holds {json_kind(content)}; an object is expected, with a list of answers for each id"])
     lists = {key: one.get("references", []) if isinstance(one, dict) else one for key, one in content.items()}
     unknown = [key for key in lists if key not in ids]
     mistakes = [f"{path}: id {quoted(key)} is not a question of this data set; remove it" for key in unknown]
@@ -184,32 +185,6 @@ def _reference_lists(path: Path, ids: Set[str]) -> dict[str, list[str]]:
     ]
     refuse(mistakes)
     return lists
-
-
-def read_json(path: Path) -> Any:
-    """Read one JSON file in UTF-8, with or without a byte order mark.
-
-    Raises DataError with one line that names the file. Duplicate keys and NaN are errors too.
-    """
-    mistakes: list[str] = []
-    content = _json_content(path, mistakes)
-    refuse(mistakes)
-    return content
-
-
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file, with or without a byte order mark. Raises DataError with one line that names it."""
-    try:
-        return _regular_file_text(path)
-    except (OSError, ValueError) as error:
-        raise DataError([f"{path}: {getattr(error, 'strerror', None) or error}; check the path and the file"]) from None
-
-
-def refuse(mistakes: Sequence[str]) -> None:
-    """Raise DataError if there are mistakes; it shows the first of them and counts the rest."""
-    if mistakes:
-        more = len(mistakes) - MAX_LINES
-        raise DataError([*mistakes[:MAX_LINES], *([f"… and {more} more"] if more > 0 else [])])
 
 
 def _sample() -> dict[str, Any]:
@@ -223,7 +198,7 @@ def _read_files(folder: Path, mistakes: list[str]) -> dict[str, Any]:
         wanted = f"a folder with context.json, train.json and valid.json, or the word {SAMPLE}"
         raise DataError([f"{folder}: no such folder; `data` is {wanted}"])
     names = ["context", "train", "valid"] + (["test"] if os.path.lexists(folder / "test.json") else [])
-    return {name: _json_content(folder / f"{name}.json", mistakes) for name in names}
+    return {name: json_content(folder / f"{name}.json", mistakes) for name in names}
 
 
 def _is_folder(path: Path) -> bool:
@@ -232,60 +207,6 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:
         return False
-
-
-def _json_content(path: Path, mistakes: list[str]) -> Any:
-    """Return the content of one JSON file; on an error, append a line to `mistakes` and return an empty list."""
-    try:
-        return json.loads(_regular_file_text(path), object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
-    except json.JSONDecodeError as error:
-        mistakes.append(f"{path}:{error.lineno}: not JSON: {error.msg}; {_json_cure(path, error)}")
-    except RecursionError:
-        mistakes.append(f"{path}: nested too deeply to be a list of questions")
-    except (OSError, ValueError) as error:
-        mistakes.append(f"{path}: {getattr(error, 'strerror', None) or error}")
-    return []
-
-
-def _regular_file_text(path: Path) -> str:
-    """Return the text of a regular file. Refuses a pipe, which would block, and a device, which never ends."""
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError("not a regular file; write the data to one")
-    raw = path.read_bytes()
-    if raw.startswith(b"\x1f\x8b"):
-        raise ValueError("gzip-compressed; unpack it first")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"byte {error.start} is not UTF-8; convert the file, for instance from Big5 or GB18030"
-        ) from None
-
-
-def _json_cure(path: Path, error: json.JSONDecodeError) -> str:
-    if not error.doc.strip():
-        return "the file is empty"
-    if error.msg == "Extra data":
-        return "one JSON list is expected, not a value per line"
-    return "is the file complete?" if error.pos >= len(error.doc.rstrip()) else f"correct column {error.colno}"
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    values = dict(pairs)
-    if len(values) < len(keys):
-        twice = next(key for key, count in Counter(keys).items() if count > 1)
-        raise ValueError(f"key {quoted(twice)} twice in one object{_is_labelled(values)}; keep one")
-    return values
-
-
-def _is_labelled(row: Any) -> str:
-    return f" (id {quoted(row['id'])})" if isinstance(row, dict) and "id" in row else ""
-
-
-def _no_constants(name: str) -> None:
-    raise ValueError(f"{name} is not JSON; write a number or null")
 
 
 def _parse_data(location: str, files: Mapping[str, Any], mistakes: list[str]) -> Data:
@@ -301,7 +222,15 @@ def _parse_data(location: str, files: Mapping[str, Any], mistakes: list[str]) ->
         if not questions[split] and not mistakes:
             mistakes.append(f"{name(split)}: no questions; at least one is needed")
     mistakes += _repeated_ids({name(split): rows for split, rows in questions.items()})
-    return Data(location, paragraphs, **questions, several=_several(location, questions, mistakes))
+    several, options = _several(location, questions, mistakes), location != SAMPLE and _has_options(Path(location))
+    return Data(location, paragraphs, **questions, several=several, options=options)
+
+
+def _has_options(folder: Path) -> bool:
+    """Return True if `data convert` has recorded that the paragraphs are options. Ignores an origin.json of others."""
+    path = folder / ORIGIN
+    origin = json_content(path, []) if path.is_file() else None
+    return isinstance(origin, dict) and origin.get("kind") == OPTIONS
 
 
 def _several(location: str, questions: Mapping[str, Sequence[Question]], mistakes: list[str]) -> dict[str, list[str]]:
@@ -317,7 +246,7 @@ def _several(location: str, questions: Mapping[str, Sequence[Question]], mistake
 
 def _paragraphs(name: str, content: Any, mistakes: list[str]) -> tuple[str, ...]:
     if not isinstance(content, list):
-        mistakes.append(f"{name}: holds {_kind(content)}; a list of paragraph strings is expected")
+        mistakes.append(f"{name}: holds {json_kind(content)}; a list of paragraph strings is expected")
         return ()
     if not content and not mistakes:
         mistakes.append(f"{name}: no paragraphs; at least {CANDIDATES.start} are needed")
@@ -329,7 +258,7 @@ def _paragraphs(name: str, content: Any, mistakes: list[str]) -> tuple[str, ...]
 
 def _text_problem(text: Any) -> str | None:
     if not isinstance(text, str):
-        return f"{_kind(text)} where text is expected"
+        return f"{json_kind(text)} where text is expected"
     if len(text) > MAX_TEXT_CHARS:
         return f"{len(text):,} characters; at most {MAX_TEXT_CHARS:,} are allowed; split it"
     if "\0" in text:
@@ -345,11 +274,11 @@ def _questions(
     name: str, content: Any, paragraphs: Sequence[str], labelled: bool, mistakes: list[str]
 ) -> Iterator[Question]:
     if not isinstance(content, list):
-        mistakes.append(f"{name}: holds {_kind(content)}; a list of questions is expected")
+        mistakes.append(f"{name}: holds {json_kind(content)}; a list of questions is expected")
         return
     for number, row in enumerate(content):
         problems = list(_row_problems(row, paragraphs, labelled))
-        mistakes += [f"{name}: row {number}{_is_labelled(row)}: {problem}" for problem in problems]
+        mistakes += [f"{name}: row {number}{id_note(row)}: {problem}" for problem in problems]
         if not problems:
             yield _parse_question(row)
 
@@ -368,7 +297,7 @@ def _parse_question(row: Mapping[str, Any]) -> Question:
 
 def _row_problems(row: Any, paragraphs: Sequence[str], labelled: bool) -> Iterator[str]:
     if not isinstance(row, dict):
-        yield f"{_kind(row)} where a question object is expected"
+        yield f"{json_kind(row)} where a question object is expected"
         return
     needed = ("id", "question", "paragraphs") + (("relevant", "answer") if labelled else ())
     if missing := [key for key in needed if key not in row]:
@@ -434,14 +363,3 @@ def _repeated_ids(questions: Mapping[str, Sequence[Question]]) -> Iterator[str]:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def quoted(value: Any) -> str:
-    """Return a value as one short line for a message."""
-    text = _kind(value) if isinstance(value, dict | list) else repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true/false", type(None): "null"}
-    return names.get(type(value), "a number")

@@ -149,7 +149,7 @@ def test_repairs_and_losses_are_counted(tmp_path: Path) -> None:
     qas[3].append(copy.deepcopy(qas[3][0]))
     counts = convert({"train": [write(tmp_path, train)], "valid": [write(tmp_path, VALID, "v.json")]}, tmp_path / "out")
     assert counts.answers == {"exact": 12, "repaired": 1, "located": 1}
-    assert counts.dropped == {"answer not in its paragraph": 1, "no answer": 1, "the same question again": 1}
+    assert counts.dropped == {"answer not in its paragraph": 1, "unanswerable": 1, "the same question again": 1}
     assert counts.questions["train"] == 8
 
 
