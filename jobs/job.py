@@ -62,6 +62,8 @@ class Job:
              none; a trial that ran out of memory is repeated with them
     check    check(params, workers, gpus): raises ParamError when the params do not fit this number of workers, or this
              number of GPUs per worker (None if it is not set)
+    idle     idle(backbone): returns the parameters that have no effect with this backbone, each with the reason; never
+             uses the network
     task     the Task that `train` trains; needed for answering questions with a trained model
     """
 
@@ -73,3 +75,4 @@ class Job:
     smaller: Callable[[Any, int], Any] = lambda _, workers: None
     check: Callable[[Any, int, float | None], None] = lambda _, workers, gpus: None
     task: Task | None = None
+    idle: Callable[[str], Mapping[str, str]] = lambda _: {}

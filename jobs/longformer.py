@@ -98,6 +98,13 @@ class LongformerParams(TrainingParams):
         return unlike_bert(config) is not None
 
 
+def idle_params(backbone: str) -> dict[str, str]:
+    """Return the parameters that have no effect with this backbone, each with the reason."""
+    config = local_config(backbone)
+    reason = unlike_bert(config) if config else None
+    return {"attention_window": f"it is read as it is and is no Longformer, because {reason}"} if reason else {}
+
+
 def load_long_reader(params: LongformerParams, tokenizer: Any) -> Any:
     """Return a Longformer, a converted BERT or another encoder, with a question-answering head.
 
@@ -195,4 +202,4 @@ TASK = Task(
     ),
 )
 train = train_function(TASK)
-JOB = Job("longformer", LongformerParams, METRICS, train, fetch_backbone, smaller, check_workers, TASK)
+JOB = Job("longformer", LongformerParams, METRICS, train, fetch_backbone, smaller, check_workers, TASK, idle_params)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.model import backbones
 from jobs.model.names import SCRATCH
-from jobs.model.positions import limit_of_config
+from jobs.model.positions import position_limit
 from jobs.model.source import BackboneError, from_pretrained
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def too_short(name: str, config: Mapping[str, Any], max_length: int) -> str | No
 
     Returns None for a model that can.
     """
-    limit, reason = limit_of_config(config), unlike_bert(config)
+    limit, reason = position_limit(name), unlike_bert(config)
     if limit is None or limit >= max_length or (reason is None and config.get("model_type") != "longformer"):
         return None
     cause = f" and cannot become a Longformer, because {reason}" if reason else ""

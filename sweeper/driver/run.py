@@ -33,7 +33,7 @@ from sweeper.monitor.progress import Progress
 from sweeper.process.output import output_to
 from sweeper.process.screen import print_line
 from sweeper.process.signals import Interrupt
-from sweeper.space.cases import backbones
+from sweeper.space.cases import backbones, idle_lines
 from sweeper.space.reading import check_relations
 from sweeper.space.search_space import SearchSpace, searched_parameters, to_yaml
 from sweeper.storage import checkpoint_store
@@ -137,6 +137,8 @@ def run_sweep(
         (folder / "search_space.yaml").write_text(to_yaml(space), encoding="utf-8")
         if records := ledger.records():
             print_line(console, resume_summary(records, space))
+        for line in idle_lines(space):
+            print_line(console, line)
         if begin:
             begin(folder)
         with driver_heartbeat(ledger, interrupt):

@@ -11,7 +11,7 @@ from sweeper.cluster.capacity import Machine, memory_text, reservations
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
 from sweeper.monitor.progress import short_value
-from sweeper.space.cases import backbones, list_cases
+from sweeper.space.cases import backbones, idle_lines, list_cases
 from sweeper.space.search_space import SearchSpace, searched_parameters
 
 COPIES_PER_CHECKPOINT = 3  # the weights, and two AdamW moments of the same size
@@ -25,6 +25,7 @@ def plan_lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str
     for number, case in enumerate(list_cases(space), 1):
         yield f"branch {number}"
         yield from (f"  {name}: {domain}" for name, domain in case.domains.items())
+    yield from idle_lines(space)
     yield from (f"trials: {share.why(machine)}" for share in reservations(space, machine))
     if not machine.nodes:
         yield f"memory: {memory_text()} for all trials that run at once"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from jobs import get_job
 from sweeper.space.domains import (
     Branch,
     Choice,
@@ -64,6 +65,19 @@ def max_epochs(space: SearchSpace) -> int:
 def backbones(space: SearchSpace) -> list[str]:
     """Return every backbone that a trial of this space can have."""
     return list(dict.fromkeys(_possible(space, "backbone")))
+
+
+def idle_lines(space: SearchSpace) -> list[str]:
+    """Return a line for each backbone and each parameter of the space that has no effect with it."""
+    idle, default = get_job(space.job).idle, Constant(defaults_by_name(space.job)["backbone"])
+    lines = [
+        f"{parameter} has no effect with {backbone}: {reason}"
+        for case in list_cases(space)
+        for backbone in ends(case.domains.get("backbone", default))
+        for parameter, reason in idle(backbone).items()
+        if parameter in case.domains
+    ]
+    return list(dict.fromkeys(lines))
 
 
 def possible_resources(space: SearchSpace) -> list[Resources | None]:

@@ -135,6 +135,10 @@ def test_a_window_longer_than_the_input_is_no_mistake_where_it_has_no_effect(tmp
     name = zoo.build("modernbert", tmp_path / "modern")
     assert params_of(name, max_length=256)
     assert params_of(name, max_length=256, attention_window=320)
+    reason = "it is read as it is and is no Longformer, because its architecture is modernbert"
+    assert longformer.JOB.idle(name) == {"attention_window": reason}
+    for other in ("someone/unseen", "scratch:1x32x2", zoo.build("bert", tmp_path / "bert")):
+        assert longformer.JOB.idle(other) == {}
 
 
 def test_a_default_window_longer_than_the_input_is_refused_once_the_backbone_is_known(tmp_path: Path) -> None:

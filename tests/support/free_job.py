@@ -42,7 +42,11 @@ class Params:
             raise ParamError("warmup_steps", "no warm-up reaches such a learning_rate")
 
 
-JOB = Job("free", Params, {"score": "max", "loss": "min"}, lambda: None)
+def idle(backbone: str) -> dict[str, str]:
+    return {"warmup_steps": "nothing warms up there"} if backbone == "flat" else {}
+
+
+JOB = Job("free", Params, {"score": "max", "loss": "min"}, lambda: None, idle=idle)
 
 
 NOT_A_JOB = 5

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sweeper.space.cases import backbones, list_cases, max_epochs
+from sweeper.space.cases import backbones, idle_lines, list_cases, max_epochs
 from sweeper.space.domains import Branch, Choice
 from sweeper.space.sections import Resources
 from tests.support.free_job import document, parameters, read_text, space
@@ -130,3 +130,17 @@ def test_the_backbones_of_a_space_are_named_once_each() -> None:
     found = parameters("{backbone: {values: [a, b]}}", search="{trials: 1, enqueue: [{backbone: c}, {backbone: a}]}")
     assert backbones(found) == ["a", "b", "c"]
     assert backbones(space()) == ["base"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ("{values: [1, 2]}", True),
+        ("1", True),
+        ("[{when: {backbone: base}, values: [1, 2]}]", False),
+        ("[{when: {backbone: base}, values: [1, 2]}, {value: 3}]", True),
+    ],
+)
+def test_a_parameter_is_told_to_have_no_effect_where_it_meets_such_a_backbone(steps: str, told: bool) -> None:
+    found = parameters(f"{{backbone: {{values: [base, flat]}}, doc_stride: 8, warmup_steps: {steps}}}")
+    assert idle_lines(found) == (["warmup_steps has no effect with flat: nothing warms up there"] if told else [])
