@@ -81,22 +81,17 @@ class Candidates:
     def collate(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         """Return model input [questions, candidates, positions] and labels.
 
-        Questions with fewer candidates than others get padding candidates of one token; `candidate_loss` and
-        `evaluate_picks` ignore these.
+        Questions with fewer candidates than others get their first candidate again, because some models read no
+        other rows than real ones. `candidate_loss` and `evaluate_picks` ignore these copies.
         """
         import numpy as np
         import torch
 
         counts = np.diff(self.bounds)[list(numbers)]
         most = int(counts.max())
-        own = np.concatenate([self.opening[self.bounds[n] : self.bounds[n + 1]] for n in numbers])
-        batch = self.windows.batch(own)
-        present = (np.arange(most) < counts[:, None]).ravel()
-        filled = {
-            name: _with_padding_rows(values, present).reshape(len(numbers), most, -1)
-            for name, values in batch._asdict().items()
-        }
-        filled["attention_mask"][..., 0] = 1
+        own = np.concatenate([self._rows(number, most) for number in numbers])
+        batch = self.windows.batch(own)._asdict()
+        filled = {name: values.reshape(len(numbers), most, -1) for name, values in batch.items()}
         labels = np.full((len(numbers), most), ABSENT)
         for line, number in enumerate(numbers):
             row = self.rows[number]
@@ -104,15 +99,12 @@ class Candidates:
                 labels[line, row.paragraphs.index(row.relevant)] = counts[line]
         return {name: torch.from_numpy(values) for name, values in {**filled, "labels": labels}.items()}
 
+    def _rows(self, number: int, most: int) -> NDArray[np.intp]:
+        """Return the first windows of a question's candidates, and of its first candidate again, `most` in all."""
+        import numpy as np
 
-def _with_padding_rows(values: NDArray[np.int64], present: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Place the rows of a batch where `present` is true; other rows get one token, the first of the batch."""
-    import numpy as np
-
-    padded = np.zeros((len(present), values.shape[1]), values.dtype)
-    padded[:, 0] = values[0, 0]
-    padded[present] = values
-    return padded
+        own = self.opening[self.bounds[number] : self.bounds[number + 1]]
+        return np.append(own, own[:1].repeat(most - len(own)))
 
 
 def candidate_inputs(tokenizer: Any, data: Data, rows: Sequence[Question], max_length: int, cache: Path) -> Candidates:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.model.architectures import architecture
 from jobs.model.folders import parameter_count
 from jobs.model.names import SCRATCH, Size, is_path, scratch_size
+from jobs.model.padding import settle_padding
 from jobs.model.positions import limit_of_config
 from jobs.model.source import BackboneError, check_files, describe_failure, from_pretrained
 from jobs.model.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 BERT_VOCABULARY = 21_128  # pieces in BERT's Chinese vocabulary; an upper estimate for a vocabulary of characters
 NARROW_HIDDEN = 256  # smaller hidden sizes get other initial weights and no dropout; see _narrow
@@ -36,7 +38,7 @@ def load_model(
     model = (
         _scratch_model(scratch_size(match), auto_class, tokenizer, positions, **config)
         if match
-        else _pretrained_model(name, auto_class, **config)
+        else _pretrained_model(name, auto_class, **{**_trial_settings(name, positions), **config})
     )
     limit = limit_of_config(model.config.to_dict())
     if limit is not None and limit < positions:
@@ -46,7 +48,13 @@ def load_model(
             f"{name}: its tokenizer has {len(tokenizer)} pieces and the model only {model.config.vocab_size}; "
             "set the right tokenizer_class in its tokenizer_config.json"
         )
-    return adapt_inputs(model)
+    return settle_padding(adapt_inputs(model), tokenizer, positions)
+
+
+def _trial_settings(name: str, positions: int) -> dict[str, Any]:
+    """Return the values of a backbone's config that a trial with inputs of at most `positions` tokens changes."""
+    config = _usable_config(name).to_dict()
+    return architecture(config).settings(config, positions)
 
 
 def _scratch_model(
@@ -107,13 +115,21 @@ def _missing_encoder_weights(prefix: str, info: dict[str, Any]) -> list[str]:
 def model_type(name: str) -> str:
     """Return `scratch`, or the model type in a checkpoint's config.json, such as `bert`.
 
-    Raises BackboneError when the config cannot be loaded.
+    Raises BackboneError when the config cannot be loaded, or no job can use the model.
     """
     if SCRATCH.fullmatch(name):
         return "scratch"
+    return str(_usable_config(name).model_type)
+
+
+def _usable_config(name: str) -> PretrainedConfig:
+    """Return a checkpoint's config. Raises BackboneError when it cannot be loaded, or no job can use the model."""
     from transformers import AutoConfig
 
-    return str(from_pretrained(AutoConfig, name).model_type)
+    config = from_pretrained(AutoConfig, name)
+    if refusal := architecture(config.to_dict()).refusal:
+        raise BackboneError(f"{name}: {refusal}")
+    return config
 
 
 def fetch_backbone(name: str) -> None:

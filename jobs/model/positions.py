@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jobs.model.architectures import architecture
 from jobs.model.folders import read_config
 from jobs.model.source import config_file
-
-ROBERTA_PADDING = 1  # RoBERTa's pad_token_id, for a config.json that has none
 
 
 def position_limit(name: str) -> int | None:
@@ -36,9 +35,5 @@ def local_config(name: str) -> dict[str, Any] | None:
 
 
 def limit_of_config(config: Mapping[str, Any]) -> int | None:
-    """Return the position limit of a config; RoBERTa-like models reserve `pad_token_id + 1` positions."""
-    positions = config.get("max_position_embeddings")
-    if positions is None:
-        return None
-    roberta = config.get("model_type") in ("roberta", "xlm-roberta", "longformer", "camembert")
-    return int(positions) - (int(config.get("pad_token_id", ROBERTA_PADDING)) + 1 if roberta else 0)
+    """Return the position limit of a config, or None for an architecture without one."""
+    return architecture(config).limit(config)

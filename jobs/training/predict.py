@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from jobs.model.padding import padded_lengths
 from jobs.params import TrainingParams
 from jobs.task import Task
 from jobs.training.batches import Batch, Floats, evaluation_batches, restore_order
@@ -34,7 +35,7 @@ def predict(task: Task, model: PreTrainedModel, inputs: Any, params: TrainingPar
 
     Inputs of similar length share a batch to save padding. The precision is the same as in training.
     """
-    batches = evaluation_batches(inputs.lengths(), params.per_device_eval_batch_size)
+    batches = evaluation_batches(padded_lengths(model, inputs.lengths()), params.per_device_eval_batch_size)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=uses_bf16(params)):
         outputs = [_logits(model.eval(), task.collate(inputs, rows, params)) for rows in batches]
     return tuple(restore_order(batches, parts) for parts in zip(*outputs, strict=True))

@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerControl, TrainingArguments, set_seed
 from jobs.dataset.data import SAMPLE, read_data, vocabulary
 from jobs.job import ParamError, Report
 from jobs.model import dropout, tokenizers
+from jobs.model.padding import padded_lengths
 from jobs.params import NO_GPUS, TrainingParams, check_workers, device_batch
 from jobs.task import Task
 from jobs.timing import START, TRAINING, phase
@@ -106,7 +107,8 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
 
     def _evaluate_all(self) -> dict[str, float]:
         self.model.eval()
-        batches = evaluation_batches(self.eval_dataset.lengths, self.args.per_device_eval_batch_size)
+        lengths = padded_lengths(self.model, self.eval_dataset.lengths)
+        batches = evaluation_batches(lengths, self.args.per_device_eval_batch_size)
         own = worker_turns(len(batches), workers.count(), workers.rank())
         parts = workers.gather_on_first({number: self._evaluate_batch(batches[number]) for number in own})
         metrics = workers.once(

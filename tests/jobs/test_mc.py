@@ -41,12 +41,14 @@ def test_each_candidate_is_one_input_with_only_the_paragraph_cut(source: mc.Cand
     assert set(source.windows.offset.tolist()) == {1 + len("日月在哪裡？") + 1}
 
 
-def test_questions_with_fewer_candidates_are_filled_up(source: mc.Candidates) -> None:
+def test_questions_with_fewer_candidates_are_filled_up_with_copies_of_the_first(source: mc.Candidates) -> None:
     batch = source.collate([0, 1, 2])
     counts = [len(ROWS[n].paragraphs) for n in range(3)]
     assert batch["input_ids"].shape[:2] == (3, max(counts))
     for line, count in enumerate(counts):
-        assert batch["attention_mask"][line, count:].sum(dim=1).tolist() == [1] * (max(counts) - count)
+        for name in ("input_ids", "attention_mask", "token_type_ids", "global_attention_mask"):
+            copies = batch[name][line, count:]
+            assert torch.equal(copies, batch[name][line, :1].expand_as(copies)), name
         labels = batch["labels"][line]
         assert (labels != ABSENT).nonzero().flatten().tolist() == [
             ROWS[line].paragraphs.index(ROWS[line].relevant or 0)
