@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.features.blanks import is_blank
 from jobs.features.tokens import Tokens, tokenize
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ PROBE = "一"
 
 @dataclass(frozen=True)
 class Coverage:
-    """Holds what a tokenizer makes of some texts. White space counts neither as characters nor as dropped.
+    """Holds what a tokenizer makes of some texts. Blanks count neither as characters nor as dropped.
 
     pieces              size of the tokenizer's vocabulary
     model_pieces        size of the model's vocabulary; None if it is not known
@@ -92,8 +93,8 @@ class Coverage:
             )
         if self.model_pieces and self.pieces < WARNED_PIECES_SHARE * self.model_pieces:
             lines.append(f"its tokenizer has {self.pieces:,} pieces and its model {self.model_pieces:,}")
-        if gaps := [name for name in self.missing if name != "padding"]:
-            lines.append(f"its tokenizer adds no {' and no '.join(gaps)} token to its inputs")
+        if "separator" in self.missing:
+            lines.append("its tokenizer puts no separator between question and paragraph")
         return lines
 
     def lines(self) -> list[str]:
@@ -102,6 +103,7 @@ class Coverage:
             f"unknown: {self.unknown_share:.2%} of the tokens{_shown_text(self.unknown_examples)}",
             f"dropped: {self.dropped_characters:,} characters{_shown_text(self.dropped_examples)}",
             f"tokens of a character: {self.tokens_per_character:.2f}",
+            *(f"no {name} token" for name in self.missing),
         ]
 
     def _unread_text(self) -> str:
@@ -144,9 +146,9 @@ def measure_coverage(
 
 
 def _letters(texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-    """Return the characters of all texts, and which of them are not white space."""
+    """Return the characters of all texts, and which of them are not blank."""
     letters = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
-    return letters, ~np.isin(letters, [letter for letter in np.unique(letters) if chr(letter).isspace()])
+    return letters, ~np.isin(letters, [letter for letter in np.unique(letters) if is_blank(chr(letter))])
 
 
 def _is_unknown(tokenizer: PreTrainedTokenizerFast, tokens: Tokens) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,7 +145,29 @@ def cached_tokens(folder: Path, tokenizer: PreTrainedTokenizerFast, texts: Seque
 
 
 def _cache_key(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...]) -> str:
-    return hashlib.sha256(f"{RULES} {_backend(tokenizer).to_str()} {_texts_digest(texts)}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{RULES} {_description(tokenizer)} {_texts_digest(texts)}".encode()).hexdigest()[:32]
+
+
+def _description(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Return a text that differs between tokenizers that cut texts differently."""
+    backend = _backend(tokenizer)
+    try:
+        return str(backend.to_str())
+    except Exception as error:
+        # tokenizers 0.23 raises plain `Exception` for a part written in Python, such as RoFormer's, which cuts words
+        # with rjieba's dictionary.
+        if type(error) is not Exception:
+            raise
+        versions = {name: _installed(name) for name in ("transformers", "rjieba")}
+        parts = (type(tokenizer).__name__, versions, sorted(backend.get_vocab().items()), backend.normalizer)
+        return " ".join(map(str, parts))
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 @lru_cache(maxsize=8)  # training and validation ask for the hash of the same paragraphs

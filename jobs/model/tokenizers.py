@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jobs.features.coverage import Coverage, measure_coverage
 from jobs.features.tokens import Tokens
 from jobs.model.folders import read_config
-from jobs.model.names import SCRATCH
-from jobs.model.source import BackboneError, config_file, from_pretrained
+from jobs.model.names import SCRATCH, is_path
+from jobs.model.source import BackboneError, check_files, config_file, describe_failure
+from jobs.model.vocabularies import BPE, TOKENIZER_JSON, UNIGRAM, Vocabulary, read_vocabularies, vocabulary_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+SLOW = "{}: has no fast tokenizer, and spans need its character offsets; choose another backbone"
+NAME_CLASS = "name the right tokenizer_class in its tokenizer_config.json"
+USUAL = {  # names of special tokens by the attribute of a tokenizer
+    "pad_token": ("[PAD]", "<pad>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "cls_token": ("[CLS]", "<s>", "<cls>"),
+    "sep_token": ("[SEP]", "</s>", "<sep>"),
+}
+# SentencePiece tokenizers by a piece, or by the name of the file
+SENTENCEPIECE_CLASSES = {
+    "[PAD]": "DebertaV2Tokenizer",
+    "[CLS]": "AlbertTokenizer",
+    "<cls>": "XLNetTokenizer",
+    "sentencepiece.bpe.model": "XLMRobertaTokenizer",
+}
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -29,22 +46,193 @@ def load_tokenizer(name: str, texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def _pretrained_tokenizer(source: str) -> PreTrainedTokenizerFast:
+    """Load the tokenizer that config.json or tokenizer_config.json names, or the one that fits the vocabulary file.
+
+    transformers takes the tokenizer of the model type. If it finds no file of the name that it expects, it makes a
+    tokenizer that knows special tokens alone. Many Chinese checkpoints have another architecture's vocabulary.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = from_pretrained(AutoTokenizer, source, use_fast=True)
-    # If a checkpoint names no tokenizer class, transformers uses RoBERTa's for a Longformer and finds no vocabulary.
-    # Chinese Longformers have BERT's vocabulary.
-    if _is_bare(tokenizer):
-        tokenizer = from_pretrained(AutoTokenizer, source, tokenizer_type="bert")
-    if _is_bare(tokenizer):
+    check_files(source, weights=False)
+    folder = vocabulary_folder(source)
+    vocabularies = read_vocabularies(folder) if folder else []
+    try:
+        tokenizer = _loaded(AutoTokenizer, source)
+    except BackboneError as error:
+        if _names_slow_class(folder):
+            raise BackboneError(SLOW.format(source)) from error
+        if not vocabularies or isinstance(error.__cause__, ImportError):
+            raise
+        tokenizer = None
+    if tokenizer is not None and not tokenizer.is_fast:
+        raise BackboneError(SLOW.format(source))
+    fitting = next((one for one in vocabularies if tokenizer is not None and _is_made_for(tokenizer, one)), None)
+    if fitting is None and (vocabularies or _is_bare(tokenizer)):
+        fitting = _own_vocabulary(source, vocabularies)
+        tokenizer = _own_tokenizer(source, fitting, tokenizer)
+    return _completed(tokenizer, fitting)
+
+
+def _loaded(tokenizer_class: Any, source: str, **options: Any) -> Any:
+    """Call `from_pretrained` of a tokenizer class. Raises BackboneError with the first line of any error."""
+    path = str(Path(source).expanduser()) if is_path(source) else source
+    try:
+        return tokenizer_class.from_pretrained(path, trust_remote_code=False, **options)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # transformers 5.24 raises TypeError, UnboundLocalError and others for files that are another class's.
+        if isinstance(error, OSError | ValueError | ImportError) or type(error) is Exception:
+            raise BackboneError(f"{source}: {describe_failure(path, error)}") from error
         raise BackboneError(
-            f"{source}: its tokenizer has no vocabulary; name the right tokenizer_class in its tokenizer_config.json"
-        )
-    if not tokenizer.is_fast:
+            f"{source}: its tokenizer files are not those of its tokenizer class; {NAME_CLASS}"
+        ) from error
+
+
+def _names_slow_class(folder: Path | None) -> bool:
+    """Return True if the class that the folder's files name exists in Python only, without character offsets."""
+    from transformers import PythonBackend
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
+
+    files = [_json_object(folder / name) for name in ("tokenizer_config.json", "config.json")] if folder else []
+    named = [file["tokenizer_class"] for file in files if file.get("tokenizer_class")]
+    named += [TOKENIZER_MAPPING_NAMES.get(file.get("model_type")) for file in files]
+    known = next((name for name in named if isinstance(name, str)), None)
+    found = tokenizer_class_from_name(known) if known else None
+    return isinstance(found, type) and bool(issubclass(found, PythonBackend))
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    try:
+        return read_config(file)
+    except (OSError, ValueError):  # reported when the file is needed
+        return {}
+
+
+def _is_made_for(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> bool:
+    """Return True if the tokenizer is of the vocabulary's kind, and has its pieces and special tokens."""
+    if type(tokenizer.backend_tokenizer.model).__name__ != vocabulary.kind or _strange_tokens(tokenizer, vocabulary):
+        return False
+    known = tokenizer.get_vocab()
+    # Tokenizers like XLM-RoBERTa's move the pieces of a SentencePiece model to other ids.
+    moved = vocabulary.file.suffix == ".model"
+    shared = sum(piece in known if moved else known.get(piece) == index for piece, index in vocabulary.pieces.items())
+    return bool(shared > len(vocabulary.pieces) / 2)
+
+
+def _strange_tokens(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> dict[str, str]:
+    """Return the special tokens that the vocabulary has under another name: the tokenizer's attribute, and that name.
+
+    A tokenizer appends its special tokens to a vocabulary without them, and no model has embeddings for these.
+    """
+    if vocabulary.file.suffix == ".model":
+        return {}
+    folder = vocabulary.file.parent
+    declared = _json_object(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+    added = (
+        [one.get("content") for one in declared.values() if isinstance(one, dict)] if isinstance(declared, dict) else []
+    )
+    known = {*vocabulary.pieces, *_json_object(folder / "added_tokens.json"), *added}
+    strange = {key for key in USUAL if (token := getattr(tokenizer, key)) is not None and token not in known}
+    return {key: name for key in strange if (name := _usual(key, vocabulary))}
+
+
+def _usual(key: str, vocabulary: Vocabulary) -> str | None:
+    return next((name for name in USUAL[key] if name in vocabulary.pieces), None)
+
+
+def _own_vocabulary(source: str, vocabularies: Sequence[Vocabulary]) -> Vocabulary:
+    """Return the vocabulary that the model was made for: the one whose size is nearest to that in config.json."""
+    if not vocabularies:
         raise BackboneError(
-            f"{source}: has no fast tokenizer, and spans need its character offsets; choose another backbone"
+            f"{source}: holds no vocabulary (tokenizer.json, vocab.txt, vocab.json with merges.txt, or *.model); "
+            "copy it from the original"
         )
+    size = vocabulary_size(source)
+    return min(vocabularies, key=lambda one: abs(len(one.pieces) - size) if size else 0)
+
+
+def _own_tokenizer(
+    source: str, vocabulary: Vocabulary, loaded: PreTrainedTokenizerFast | None
+) -> PreTrainedTokenizerFast:
+    """Load the tokenizer for a vocabulary file. `loaded` is what config.json has led to, if that could be loaded.
+
+    Values of tokenizer_config.json, such as `do_lower_case` and special tokens, are kept. Raises BackboneError.
+    """
+    own_class = _own_class(source, vocabulary, loaded)
+    file = {"vocab_file": str(vocabulary.file)} if vocabulary.file.suffix == ".model" else {}
+    tokenizer = _loaded(own_class, source, **file)
+    if strange := _strange_tokens(tokenizer, vocabulary):
+        tokenizer = _loaded(own_class, source, **file, **strange)
+    if not _is_made_for(tokenizer, vocabulary):
+        raise BackboneError(_wrong_vocabulary(source, vocabulary))
     return tokenizer
+
+
+def _wrong_vocabulary(source: str, vocabulary: Vocabulary) -> str:
+    return (
+        f"{source}: its {vocabulary.file.name} is not the vocabulary of the tokenizer that its config.json asks for; "
+        + NAME_CLASS
+    )
+
+
+def _own_class(source: str, vocabulary: Vocabulary, loaded: PreTrainedTokenizerFast | None) -> Any:
+    import transformers
+
+    pieces, name = vocabulary.pieces, vocabulary.file.name
+    if name == TOKENIZER_JSON or (vocabulary.file.suffix == ".model" and vocabulary.kind == BPE):
+        return transformers.PreTrainedTokenizerFast
+    if name == "vocab.txt":
+        return transformers.BertTokenizer
+    if name == "vocab.json" and vocabulary.kind == BPE:
+        wanted = "DebertaTokenizer" if "[CLS]" in pieces else "RobertaTokenizer" if "<s>" in pieces else "GPT2Tokenizer"
+        return getattr(transformers, wanted)
+    if vocabulary.kind != UNIGRAM:
+        raise BackboneError(f"{source}: holds vocab.json without merges.txt; copy it from the original")
+    # The class that config.json asks for expects another name of the file.
+    if loaded is not None and getattr(type(loaded).model, "__name__", None) == UNIGRAM:
+        return type(loaded)
+    found = next((own for mark, own in SENTENCEPIECE_CLASSES.items() if mark in pieces or mark == name), None)
+    if found is None:
+        raise BackboneError(_wrong_vocabulary(source, vocabulary))
+    return getattr(transformers, found)
+
+
+def _completed(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary | None) -> PreTrainedTokenizerFast:
+    """Name special tokens that the vocabulary has and no file names, and repair what transformers leaves out."""
+    for key in USUAL:
+        if vocabulary and getattr(tokenizer, key) is None and (name := _usual(key, vocabulary)):
+            setattr(tokenizer, key, name)
+    if vocabulary and vocabulary.replacements:
+        _replace_characters(tokenizer, vocabulary.replacements)
+    if type(tokenizer).__name__ == "RoFormerTokenizer":
+        _cut_words(tokenizer)
+    return tokenizer
+
+
+def _replace_characters(tokenizer: PreTrainedTokenizerFast, replacements: bytes) -> None:
+    """Replace characters as the vocabulary's SentencePiece model does, in place; its pieces lack what it replaces.
+
+    In transformers 5.24 some classes, such as DeBERTa-v2's, leave this out, and do not know full-width punctuation.
+    """
+    from tokenizers import normalizers
+
+    backend = tokenizer.backend_tokenizer
+    if "Precompiled" not in str(backend.normalizer):
+        own = [backend.normalizer] if backend.normalizer else []
+        backend.normalizer = normalizers.Sequence([normalizers.Precompiled(replacements), *own])
+
+
+def _cut_words(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Let RoFormer's tokenizer find the words of its vocabulary, in place.
+
+    transformers 5.24 looks them up in the name of the vocabulary file if that is vocab.txt, and finds none.
+    """
+    from tokenizers.pre_tokenizers import PreTokenizer
+    from transformers.models.roformer.tokenization_utils import JiebaPreTokenizer
+
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = PreTokenizer.custom(JiebaPreTokenizer(backend.get_vocab()))
 
 
 def _is_bare(tokenizer: PreTrainedTokenizerFast) -> bool:
@@ -70,10 +258,7 @@ def check_tokenizer(
 def vocabulary_size(name: str) -> int | None:
     """Return the vocabulary size in the backbone's config.json; None for `scratch:`, or if it has none."""
     file = config_file(name)
-    try:
-        size = read_config(file).get("vocab_size") if file else None
-    except (OSError, ValueError):  # reported when the backbone is loaded
-        return None
+    size = _json_object(file).get("vocab_size") if file else None
     return size if isinstance(size, int) else None
 
 
