@@ -65,6 +65,8 @@ class Job:
     idle     idle(backbone): returns the parameters that have no effect with this backbone, each with the reason; never
              uses the network
     task     the Task that `train` trains; needed for answering questions with a trained model
+    reads    True if the job marks the answer inside a paragraph. Multiple-choice questions, whose answers are whole
+             options, are then refused before a sweep
     """
 
     name: str
@@ -76,3 +78,4 @@ class Job:
     check: Callable[[Any, int, float | None], None] = lambda _, workers, gpus: None
     task: Task | None = None
     idle: Callable[[str], Mapping[str, str]] = lambda _: {}
+    reads: bool = False

@@ -202,4 +202,15 @@ TASK = Task(
     ),
 )
 train = train_function(TASK)
-JOB = Job("longformer", LongformerParams, METRICS, train, fetch_backbone, smaller, check_workers, TASK, idle_params)
+JOB = Job(
+    "longformer",
+    LongformerParams,
+    METRICS,
+    train,
+    fetch_backbone,
+    smaller,
+    check_workers,
+    TASK,
+    idle_params,
+    reads=True,
+)

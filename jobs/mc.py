@@ -108,7 +108,10 @@ class Candidates:
 
 
 def candidate_inputs(tokenizer: Any, data: Data, rows: Sequence[Question], max_length: int, cache: Path) -> Candidates:
-    """Cut each candidate of these questions to one input of at most `max_length` tokens."""
+    """Cut each candidate of these questions to one input of at most `max_length` tokens.
+
+    A text in front of a multiple-choice question is cut at its beginning, so that the question itself stays.
+    """
     import numpy as np
 
     from jobs.features.tokens import cached_tokens
@@ -117,7 +120,7 @@ def candidate_inputs(tokenizer: Any, data: Data, rows: Sequence[Question], max_l
     paragraphs = cached_tokens(cache, tokenizer, data.paragraphs)
     questions = cached_tokens(cache, tokenizer, [row.question for row in rows])
     pairs = [Pair(number, paragraph) for number, row in enumerate(rows) for paragraph in row.paragraphs]
-    windows = cut_windows(tokenizer, questions, paragraphs, pairs, max_length, doc_stride=0)
+    windows = cut_windows(tokenizer, questions, paragraphs, pairs, max_length, 0, keep_end=data.options)
     bounds = np.concatenate([[0], np.cumsum([len(row.paragraphs) for row in rows])])
     return Candidates(rows, windows, np.flatnonzero(windows.first == 0), bounds)
 

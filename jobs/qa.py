@@ -140,4 +140,5 @@ JOB = Job(
     smaller,
     check_workers,
     TASK,
+    reads=True,
 )

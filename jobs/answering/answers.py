@@ -96,6 +96,15 @@ def best_paragraphs(rows: Sequence[Question], scores: Sequence[Floats]) -> list[
     return [row.paragraphs[int(own.argmax())] for row, own in zip(rows, scores, strict=True)]
 
 
+def picked_options(selector: Model, data: Data, rows: Sequence[Question]) -> list[Answer]:
+    """Return the whole paragraph with the highest score for each question: an option of a multiple-choice question."""
+    scores = paragraph_scores(selector, data, rows)
+    return [
+        Answer(row.id, paragraph, 0, data.paragraphs[paragraph], float(own.max()))
+        for row, paragraph, own in zip(rows, best_paragraphs(rows, scores), scores, strict=True)
+    ]
+
+
 def read_paragraphs(
     readers: Sequence[Model], data: Data, rows: Sequence[Question], paragraphs: Sequence[int]
 ) -> list[Answer]:

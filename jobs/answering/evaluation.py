@@ -152,6 +152,9 @@ def evaluate_systems(exam: Exam, models: Mapping[str, Model]) -> Iterator[System
     """Yield the scores of BM25 and of each system for which `models` (by job) has all models."""
     mc, qa, longformer = (models.get(job) for job in ("mc", "qa", "longformer"))
     yield label_free(exam, qa)
+    if mc and exam.data.options:
+        selection, selecting = timed(lambda: answering.paragraph_scores(mc, exam.data, exam.rows))
+        yield picks("selector", exam, selection, selecting)
     if mc and qa:
         selection, selecting = timed(lambda: answering.paragraph_scores(mc, exam.data, exam.rows))
         chosen = answering.best_paragraphs(exam.rows, selection)
@@ -186,11 +189,16 @@ def label_free(exam: Exam, reader: Model | None) -> SystemScore:
     scores, seconds = timed(lambda: bm25(questions, candidates, exam.data.paragraphs))
     chosen = answering.best_paragraphs(exam.rows, scores)
     if reader is None:
-        right = np.array([pick == row.relevant for pick, row in zip(chosen, exam.rows, strict=True)], float)
-        accuracy = estimate(mean, right)
-        return SystemScore("BM25", len(right), accuracy, None, None, None, None, None, len(right) / seconds)
+        return picks("BM25", exam, scores, seconds)
     answers, reading = timed(lambda: answering.read_paragraphs([reader], exam.data, exam.rows, chosen))
     return exam.row("BM25, then read", answers, seconds + reading)
+
+
+def picks(system: str, exam: Exam, scores: Sequence[Floats], seconds: float) -> SystemScore:
+    """Return the paragraph accuracy of a system that only picks paragraphs."""
+    chosen = answering.best_paragraphs(exam.rows, scores)
+    right = np.array([pick == row.relevant for pick, row in zip(chosen, exam.rows, strict=True)], float)
+    return SystemScore(system, len(right), estimate(mean, right), None, None, None, None, None, len(right) / seconds)
 
 
 def soft(exam: Exam, selector: Model, reader: Model, selection: Sequence[Floats], selecting: float) -> SystemScore:

@@ -119,7 +119,7 @@ def read_unlabelled(context: Path, questions: Path) -> Data:
     if not rows and not mistakes:
         mistakes.append(f"{questions}: no questions; at least one is needed")
     refuse(mistakes)
-    return Data(str(questions.parent), paragraphs, (), (), rows, options=_has_options(context.parent))
+    return Data(str(questions.parent), paragraphs, (), (), rows, options=has_options(context.parent))
 
 
 def vocabulary(data: Data) -> list[str]:
@@ -222,11 +222,11 @@ def _parse_data(location: str, files: Mapping[str, Any], mistakes: list[str]) ->
         if not questions[split] and not mistakes:
             mistakes.append(f"{name(split)}: no questions; at least one is needed")
     mistakes += _repeated_ids({name(split): rows for split, rows in questions.items()})
-    several, options = _several(location, questions, mistakes), location != SAMPLE and _has_options(Path(location))
+    several, options = _several(location, questions, mistakes), location != SAMPLE and has_options(Path(location))
     return Data(location, paragraphs, **questions, several=several, options=options)
 
 
-def _has_options(folder: Path) -> bool:
+def has_options(folder: Path) -> bool:
     """Return True if `data convert` has recorded that the paragraphs are options. Ignores an origin.json of others."""
     path = folder / ORIGIN
     origin = json_content(path, []) if path.is_file() else None

@@ -7,7 +7,7 @@ needs them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -172,6 +172,7 @@ class Windows:
     labels      [windows, 2] the positions of the answer's first and last token; 0 and 0, which is [CLS], where the
                 window does not contain the whole answer
     segments    the pieces of paragraphs in the windows
+    keep_end    of a question that is too long, keep the end
     """
 
     questions: Tokens
@@ -186,6 +187,7 @@ class Windows:
     offset: Ints
     labels: Ints
     segments: Segments
+    keep_end: bool = False
 
     def __len__(self) -> int:
         return len(self.group)
@@ -201,7 +203,9 @@ class Windows:
     def _sequence(self, row: int) -> tuple[NDArray[Any], NDArray[Any], int]:
         before = int(self.offset[row])
         kept = before - len(self.layout.before) - len(self.layout.between)
-        question = self.questions.part(self.asked[self.group[row]], 0, kept)
+        asked = self.asked[self.group[row]]
+        begin = int(np.diff(self.questions.bounds[asked : asked + 2])[0]) - kept if self.keep_end else 0
+        question = self.questions.part(asked, begin, begin + kept)
         return *self.layout.join(question, self._context(row)), before
 
     def _context(self, row: int) -> Ints:
@@ -242,16 +246,19 @@ def cut_windows(
     pairs: Iterable[Pair],
     max_length: int,
     doc_stride: int,
+    keep_end: bool = False,
 ) -> Windows:
     """Cut each pair into windows of at most `max_length` tokens; neighbours share `doc_stride` paragraph tokens.
 
-    Each pair is a group of one paragraph. A question longer than half a window is truncated to that length.
+    Each pair is a group of one paragraph. A question may take half a window, and what a short paragraph leaves free; a
+    longer question is truncated: its end is cut off, or with `keep_end` its beginning.
     Raises ValueError when `doc_stride` is so large that a window would add no new token.
     """
     table = pair_table(pairs)
     members = _members(paragraphs, table[:, 1], np.ones(len(table), np.int32))
     answers = answer_tokens(paragraphs, table)
-    return _cut_members(tokenizer, questions, paragraphs, table[:, 0], members, answers, max_length, doc_stride)
+    cut = _cut_members(tokenizer, questions, paragraphs, table[:, 0], members, answers, max_length, doc_stride)
+    return replace(cut, keep_end=keep_end)
 
 
 def cut_joined_windows(
@@ -338,8 +345,9 @@ class Cuts(NamedTuple):
 
 def _window_cuts(layout: PairLayout, asked: Ints, total: Ints, max_length: int, doc_stride: int) -> Cuts:
     """Compute the windows' places, given the tokens of each joined text (`total`) and of each question (`asked`)."""
-    kept = np.minimum(asked, (max_length - layout.special) // 2)
-    capacity = max_length - layout.special - kept
+    room = max_length - layout.special
+    kept = np.minimum(asked, np.maximum(room // 2, room - np.maximum(total, doc_stride + 1)))
+    capacity = room - kept
     if (capacity <= doc_stride).any():
         raise ValueError(f"doc_stride {doc_stride} leaves no room for new tokens in windows of {max_length}")
     group, nth = _repeated(1 + np.maximum(0, -(-(total - capacity) // (capacity - doc_stride))))

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 EVALUATED_JOBS = ("mc", "qa", "longformer")  # each is an option of `evaluate`
 
 
+# ends the line about a model that marks answers inside paragraphs
+READS_OPTIONS = "marks answers inside paragraphs, but these are multiple-choice questions; use --mc alone"
+
+
 @main.command()
 @click.argument("data", shell_complete=complete_folder)
 @click.option("--mc", metavar="MODEL", help="Select paragraphs with this model.")
@@ -55,6 +59,8 @@ def evaluate_command(data: str, split: str, profile: str, form: str, **named: st
         from jobs.dataset.data import read_data
 
         exam = evaluation.exam(read_data(data), split, profile)
+        if exam.data.options and (reading := checkpoints.keys() - {"mc"}):
+            raise ConfigError(f"--{min(reading)}: {READS_OPTIONS}")
         models = evaluation.load_models(checkpoints, stores.root / "features")
         rows = list(evaluation.evaluate_systems(exam, models))
         if split == "test":
@@ -156,14 +162,16 @@ def submit_command(context: Path, test: Path, output: Path, weight: float | None
     """Answer the questions of a contest with the champions and write its CSV file.
 
     Every question gets an answer; answers that a contest would refuse are corrected, and counted on stderr.
-    A MODEL is JOB@champion, SWEEP/NUMBER, SWEEP for its best trial, or a checkpoint's folder.
+    A MODEL is JOB@champion, SWEEP/NUMBER, SWEEP for its best trial, or a checkpoint's folder. Multiple-choice
+    questions, whose folder `data convert` has written, are answered by --mc alone.
     """
+    from jobs.dataset.data import has_options
     from sweeper.release.submit import record_submission, submit_answers
     from sweeper.storage.settings import read_stores
 
     stores = read_stores()
     with data_mistakes():
-        team = team_of(stores=stores, **named)
+        team = team_of(stores=stores, options=has_options(context.parent), **named)
         answers = submit_answers(team, context, test, output, stores, weight)
     click.echo(f"{output}: {len(answers.rows)} answers, {answers.note}")
     for line in answers.corrections:
@@ -226,11 +234,18 @@ def record_test_scores(scores: dict[str, float], named: dict[str, str | None]) -
             trial.ledger.set_test(trial.record.number, score)
 
 
-def team_of(stores: Stores, mc: str, qa: str, end_to_end: str | None, ensemble: int) -> Team:
-    """Return the checkpoints that the options name, as a Team."""
+def team_of(stores: Stores, mc: str, qa: str, end_to_end: str | None, ensemble: int, options: bool = False) -> Team:
+    """Return the checkpoints that the options name, as a Team; with `options`, the selector alone.
+
+    Raises ConfigError if a model that reads is asked for multiple-choice questions.
+    """
     from sweeper.release import teams
     from sweeper.release.lookup import find_checkpoint
 
+    if options and end_to_end:
+        raise ConfigError(f"--end-to-end: {READS_OPTIONS}")
+    if options:
+        return teams.Team(selector=find_checkpoint(mc, stores))
     if end_to_end:
         return teams.Team(end_to_end=find_checkpoint(end_to_end, stores))
     return teams.make_two_stage_team(mc, qa, ensemble, stores)

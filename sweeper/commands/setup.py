@@ -18,6 +18,7 @@ from sweeper.errors import ConfigError, EnvironmentFailure
 
 if TYPE_CHECKING:
     from jobs.dataset.survey import Survey
+    from jobs.job import Job
 
 DETAIL_COLUMN = 24  # where `doctor` prints a finding's detail
 
@@ -86,7 +87,7 @@ def init_command(job: str, data: str, name: str | None) -> None:
     if not re.fullmatch(NAME, name):
         raise ConfigError(f"--name: found {shown(name)}; use 1 to 64 of A-Z a-z 0-9 . _ - and no leading dot")
     refuse_existing(Path(f"{name}.yaml"))
-    text = starter.starter_text(name, found, job, data, measured_data(job, data), local_machine().gpus > 0)
+    text = starter.starter_text(name, found, job, data, measured_data(found, job, data), local_machine().gpus > 0)
     with disk_errors(EnvironmentFailure, "run in a folder that can be written", Path(f"{name}.yaml").absolute()):
         current = starter.write_starter(Path(), name, text)
     if not current:
@@ -100,17 +101,20 @@ def refuse_existing(path: Path) -> None:
         raise ConfigError(f"{path}: exists already and is not overwritten; choose another name with --name")
 
 
-def measured_data(job: str, data: str) -> Survey | None:
-    """Return the lengths of the data in tokens for a shipped job; only read the data for another job."""
+def measured_data(found: Job, job: str, data: str) -> Survey | None:
+    """Return the lengths of the data in tokens for a shipped job; only read the data for another job.
+
+    Raises ConfigError if the job cannot read such data.
+    """
     from jobs.dataset.data import read_data
     from jobs.dataset.survey import survey
+    from sweeper.space.reading import unreadable_options
     from sweeper.space.starter import COUNTER, SIZES
 
     with data_mistakes():
-        if job in SIZES:
-            return survey(data, COUNTER)
-        read_data(data)
-    return None
+        if problem := unreadable_options(found, read_data(data)):
+            raise ConfigError(f"--data: {problem}")
+        return survey(data, COUNTER) if job in SIZES else None
 
 
 @main.command()

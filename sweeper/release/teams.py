@@ -25,7 +25,10 @@ SELECTOR, READER, END_TO_END = "mc", "qa", "longformer"
 
 @dataclass(frozen=True)
 class Team:
-    """Hold the checkpoints that answer together: a selector and readers, or one end-to-end model."""
+    """Hold the checkpoints that answer together: a selector and readers, one end-to-end model, or a selector alone.
+
+    A selector alone answers multiple-choice questions.
+    """
 
     selector: Path | None = None
     readers: tuple[Path, ...] = ()
@@ -94,6 +97,8 @@ def team_answers(
         model = answering.load_answering_model(team.end_to_end, END_TO_END, cache)
         return Answers(answering.end_to_end(model, data, data.test), 0.0, "end to end")
     selector, readers = load_two_stages(team, cache)
+    if not readers:
+        return Answers(answering.picked_options(selector, data, data.test), 0.0, "the options that the selector picks")
     chosen, note = (
         (weight, f"weight {weight} as given")
         if weight is not None

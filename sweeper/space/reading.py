@@ -93,7 +93,21 @@ def read_search_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
             note(("data",), problem)
         note.raise_any()
         raise
-    return replace(space, data_fingerprint=_checked_data(space.data, note).fingerprint)
+    data = _checked_data(space.data, note)
+    if problem := unreadable_options(import_job(space.job), data):
+        note(("data",), problem)
+        note.raise_any()
+    return replace(space, data_fingerprint=data.fingerprint)
+
+
+def unreadable_options(job: Job, data: Data) -> str | None:
+    """Return one line if the job marks answers inside paragraphs and the paragraphs are options; else None."""
+    if not (job.reads and data.options):
+        return None
+    return (
+        f"{shown(data.location)} holds multiple-choice questions, whose answers are whole options;"
+        f" job {job.name} marks answers inside paragraphs; use job mc"
+    )
 
 
 def _refuse_secrets(value: Any, key: Key, note: Mistakes) -> None:

@@ -56,6 +56,22 @@ def test_questions_with_fewer_candidates_are_filled_up_with_copies_of_the_first(
         assert labels.max() == count
 
 
+def test_of_the_text_of_a_multiple_choice_question_as_much_is_read_as_fits_and_the_question_stays(
+    tmp_path: Path,
+) -> None:
+    text, asked, options = "日月潭" * 30, "誰在哪裡？", ("淡水", "墾丁在屏東縣")
+    row = Question("q", f"{text}\n{asked}", (0, 1), 1, options[1], 0)
+    data = Data("-", options, (row,), (row,), (), options=True)
+    tokenizer = tokenizers.character_tokenizer([text, asked, *options])
+    batch = mc.candidate_inputs(tokenizer, data, (row,), 64, tmp_path).collate([0])
+    assert batch["attention_mask"].sum(dim=-1).tolist() == [[64, 64]]
+    for ids, option in zip(batch["input_ids"][0], options, strict=True):
+        read = tokenizer.decode(ids).replace(" ", "")
+        assert read.endswith(f"潭{asked}[SEP]{option}[SEP]")
+        assert len(read.split("[SEP]")[0].removeprefix("[CLS]")) == 64 - 3 - len(option)
+    assert batch["labels"].tolist() == [[ABSENT, 2]]
+
+
 def test_the_loss_is_that_of_each_questions_own_candidates() -> None:
     logits = torch.tensor([[1.0, 2.0, 3.0], [0.5, 9.0, 99.0]])
     labels = torch.tensor([[ABSENT, ABSENT, 3], [1, ABSENT, ABSENT]])

@@ -89,10 +89,39 @@ def test_an_answer_at_a_windows_edge_is_labelled_in_each_window_that_holds_it(
     assert np.flatnonzero(windows.labels[:, 0]).tolist() == holders
 
 
-def test_a_question_takes_at_most_half_of_the_window(tokenizer: Any) -> None:
-    windows = windows_of(tokenizer, "湖" * 500, "日月潭在南投縣", (0, 1), 32, 4)
+ROOM = 32 - 3  # tokens for question and paragraph in a window of 32
+
+
+@pytest.mark.parametrize(
+    ("paragraph", "stride", "kept"),
+    [
+        (100, 4, ROOM // 2),
+        (ROOM - ROOM // 2, 0, ROOM // 2),
+        (14, 0, ROOM - 14),
+        (7, 4, ROOM - 7),
+        (7, 9, ROOM - 10),  # room for a token more than two windows would share
+        (2, 0, ROOM - 2),
+        (0, 0, ROOM - 1),
+    ],
+)
+def test_a_question_takes_half_of_the_window_and_what_the_paragraph_leaves_free(
+    tokenizer: Any, paragraph: int, stride: int, kept: int
+) -> None:
+    windows = windows_of(tokenizer, "湖" * 500, "在" * paragraph, (-1, -1), 32, stride)
+    assert windows.offset[0] == 1 + kept + 1
     assert windows.lengths().max() <= 32
-    assert windows.offset[0] == 1 + (32 - 3) // 2 + 1
+    assert len(windows) == 1 or paragraph == 100
+
+
+@pytest.mark.parametrize(("keep_end", "kept"), [(False, "日月潭在南投縣魚池鄉"), (True, "投縣魚池鄉，是台灣最")])
+def test_a_long_question_loses_its_end_or_its_beginning(tokenizer: Any, keep_end: bool, kept: str) -> None:
+    questions = tokenize(tokenizer, ["日月潭在南投縣魚池鄉，是台灣最", "湖在"])
+    paragraphs = tokenize(tokenizer, ["台灣", "湖"])
+    pairs = [Pair(0, 0), Pair(1, 1)]
+    batch = cut_windows(tokenizer, questions, paragraphs, pairs, 3 + 10 + 2, 0, keep_end).batch([0, 1])
+    texts = [tokenizer.decode(ids).replace(" ", "") for ids in batch.input_ids]
+    assert texts[0] == f"[CLS]{kept}[SEP]台灣[SEP]"
+    assert texts[1].startswith("[CLS]湖在[SEP]湖[SEP]")
 
 
 def test_no_room_to_move_is_an_error(tokenizer: Any) -> None:
