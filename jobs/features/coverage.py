@@ -129,8 +129,11 @@ def measure_coverage(
     tokens = tokens or tokenize(tokenizer, texts)
     letters, visible = _letters(texts)
     unknown = _is_unknown(tokenizer, tokens)
-    read = _covered(texts, tokens, np.ones(len(tokens.ids), bool))
-    known = _covered(texts, tokens, ~unknown)
+    # Tokens do not count invisible characters at their ends, but a tokenizer that has them there does not drop them.
+    invisible = any(is_blank(chr(letter)) for letter in np.unique(letters[visible]))
+    places = tokenize(tokenizer, texts, trim=False) if invisible else tokens
+    read = _covered(texts, places, np.ones(len(tokens.ids), bool))
+    known = _covered(texts, places, ~unknown)
     return Coverage(
         pieces=len(tokenizer),
         model_pieces=pieces,

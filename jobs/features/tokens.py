@@ -74,17 +74,19 @@ class Tokens:
         return spans
 
 
-def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens:
+def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], trim: bool = True) -> Tokens:
     """Tokenize `texts` and record the characters of each token.
 
     Blanks at a token's ends are not counted as its characters: SentencePiece joins a word with the space before it.
+    They are if `trim` is false.
     """
-    encodings = _backend(tokenizer).encode_batch(list(texts), add_special_tokens=False)
+    encodings = _encodings(_backend(tokenizer), texts)
     bounds = np.cumsum([0, *map(len, encodings)]).astype(np.int32)
     ids = np.fromiter(chain.from_iterable(one.ids for one in encodings), np.int32, bounds[-1])
     places = chain.from_iterable(one.offsets for one in encodings)
     chars = np.fromiter(chain.from_iterable(places), np.int32, 2 * bounds[-1]).reshape(-1, 2)
-    _trim(texts, chars, bounds)
+    if trim:
+        _trim(texts, chars, bounds)
     return Tokens(ids, chars, bounds, _positions_ascend(chars, bounds))
 
 
@@ -97,6 +99,20 @@ def _backend(tokenizer: PreTrainedTokenizerFast) -> Any:
     backend.no_truncation()
     backend.no_padding()
     return backend
+
+
+def _encodings(backend: Any, texts: Sequence[str]) -> list[Any]:
+    """Encode texts without the tokenizer's own trimming of places.
+
+    tokenizers 0.23 takes a letter away with each space that a byte-level tokenizer puts before a word, unless it is the
+    text's first (ByteLevel and RobertaProcessing, `trim_offsets`): "ĠSun" gets the characters of "un".
+    """
+    own, backend.post_processor = backend.post_processor, None
+    try:
+        encodings: list[Any] = backend.encode_batch(list(texts), add_special_tokens=False)
+    finally:
+        backend.post_processor = own
+    return encodings
 
 
 def _trim(texts: Sequence[str], chars: Ints, bounds: Ints) -> None:

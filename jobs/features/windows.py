@@ -45,9 +45,13 @@ class PairLayout(NamedTuple):
         return np.concatenate(parts), np.repeat(self.types, [len(part) for part in parts])
 
 
+PROBES = "一a1。"  # single characters, of which every tokenizer makes a token of at least one
+
+
 def pair_layout(tokenizer: PreTrainedTokenizerFast) -> PairLayout:
     """Return this tokenizer's PairLayout, found by tokenizing one pair of short texts."""
-    probe = tokenizer("一", "一", return_token_type_ids=True)
+    text = next((text for text in PROBES if tokenizer.tokenize(text)), PROBES[0])
+    probe = tokenizer(text, text, return_token_type_ids=True)
     ids, types, sequences = probe["input_ids"], probe["token_type_ids"], probe.sequence_ids()
     first, second = sequences.index(0), sequences.index(1)
     last_first = len(ids) - 1 - sequences[::-1].index(0)

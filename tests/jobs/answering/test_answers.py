@@ -125,6 +125,8 @@ def test_a_vote_by_hand() -> None:
         answering.averaged("玉山高", [first, second], 1)["answer"] == "玉"
     )  # 0.75 x 0.10 beats 0.05 x 0.65, 0.2 x 0.25
     assert answering.averaged("  ", [np.zeros((2, 2))], 2)["start"] == 0
+    against = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])  # the end lies before the start
+    assert answering.averaged(" 湖山", [against], 3)["answer"] == "湖"
 
 
 def test_the_weight_is_fitted_by_the_metric_profile() -> None:

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from jobs.features.coverage import measure_coverage
+from tests.support.tokenizers import build_tokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -22,6 +23,11 @@ def test_unknown_and_dropped_characters_are_counted_and_white_space_is_not() -> 
     assert (found.unknown_tokens, found.unknown_characters, found.dropped_characters) == (4, 6, 1)
     assert (found.unknown_examples[0], found.dropped_examples) == ("湖", ("\ue000",))
     assert "U+E000" in found.lines()[1]
+
+
+def test_an_invisible_character_that_has_a_token_is_not_dropped() -> None:
+    found = measure_coverage(build_tokenizer("RoBERTa"), ["月\u200b鄉\u00ad"])
+    assert (found.characters, found.dropped_characters) == (4, 0)
 
 
 @pytest.mark.parametrize(
