@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from jobs.dataset.bm25 import bm25_scores
 from jobs.dataset.data import SPLITS, Data, Question, read_data, vocabulary
+from jobs.dataset.overlaps import Overlap, find_overlap
 
 if TYPE_CHECKING:
     from jobs.features.coverage import Coverage
@@ -92,6 +93,9 @@ class Survey:
     repeated_paragraphs   rows of context.json with the text of an earlier row
     repeated_questions    questions with the text and the paragraphs of an earlier question
     shared_paragraphs     texts that are candidates in more than one split
+    shared_questions      questions that are in more than one split
+    overlap               these counts in detail, with an example
+    options               True for multiple-choice questions, whose paragraphs are options
     odd_ids               ids with control characters, or white space at an end
     answer_in_distractor  share whose answer also occurs in another of the question's paragraphs
     answer_repeated       share whose answer occurs more than once in its paragraph
@@ -115,6 +119,9 @@ class Survey:
     answer_in_distractor: float
     answer_repeated: float
     bm25_picks: dict[str, float]
+    shared_questions: int
+    overlap: Overlap
+    options: bool
     tokens: TokenLengths | None = None
 
     def lines(self) -> list[str]:
@@ -122,6 +129,7 @@ class Survey:
         return [
             f"{self.location}: {_numbers_text(self.questions)} questions on {self.paragraphs:,} paragraphs",
             f"fingerprint {self.fingerprint}",
+            *(["multiple-choice questions: the paragraphs are options; only job mc trains on them"] * self.options),
             f"paragraphs of a question: {', '.join(f'{size} ({n:,})' for size, n in self.candidates.items())}",
             "characters",
             f"  paragraph: {self.paragraph_characters}",
@@ -132,14 +140,15 @@ class Survey:
             f"answer occurs more than once in its paragraph: {self.answer_repeated:.1%}",
             f"relevant paragraph picked by BM25: {', '.join(f'{s} {p:.1%}' for s, p in self.bm25_picks.items())}",
             *(f"{name.replace('_', ' ')}: {number:,}" for name, number in self._oddities().items() if number),
+            *self.overlap.lines(),
         ]
 
     def _oddities(self) -> dict[str, int]:
-        names = ("unused_paragraphs", "repeated_paragraphs", "repeated_questions", "shared_paragraphs", "odd_ids")
+        names = ("unused_paragraphs", "repeated_paragraphs", "repeated_questions", "odd_ids")
         return {name: getattr(self, name) for name in names}
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "warnings": list(filter(None, [self.overlap.warning()]))}
 
 
 def survey(location: str, tokenizer: str | None = None) -> Survey:
@@ -154,7 +163,7 @@ def survey(location: str, tokenizer: str | None = None) -> Survey:
     splits = {split: rows for split in SPLITS if (rows := getattr(data, split))}
     rows = [row for own in splits.values() for row in own]
     labelled = [row for row in rows if row.relevant is not None]
-    used = {split: {data.paragraphs[index] for row in own for index in row.paragraphs} for split, own in splits.items()}
+    overlap = find_overlap(data, splits)
     return Survey(
         location=location,
         fingerprint=data.fingerprint,
@@ -168,11 +177,14 @@ def survey(location: str, tokenizer: str | None = None) -> Survey:
         unused_paragraphs=len(data.paragraphs) - len({index for row in rows for index in row.paragraphs}),
         repeated_paragraphs=len(data.paragraphs) - len(set(data.paragraphs)),
         repeated_questions=len(rows) - len({(row.question, _asked_texts(data, row)) for row in rows}),
-        shared_paragraphs=len(_in_several(used.values())),
+        shared_paragraphs=overlap.paragraphs,
         odd_ids=sum(row.id != row.id.strip() or not row.id.isprintable() for row in rows),
         answer_in_distractor=_true_share(_in_distractor(data, row) for row in labelled),
         answer_repeated=_true_share(_repeated_answer(data, row) for row in labelled),
         bm25_picks=_bm25_picks(data, splits),
+        shared_questions=overlap.questions,
+        overlap=overlap,
+        options=data.options,
         tokens=_token_lengths(data, rows, labelled, tokenizer) if tokenizer else None,
     )
 
@@ -182,11 +194,6 @@ def _asked_texts(data: Data, row: Question) -> frozenset[str]:
     return frozenset(
         data.paragraphs[index] for index in ([row.relevant] if row.relevant is not None else row.paragraphs)
     )
-
-
-def _in_several(sets: Iterable[set[str]]) -> set[str]:
-    times = Counter(text for texts in sets for text in texts)
-    return {text for text, number in times.items() if number > 1}
 
 
 def _true_share(answers: Iterable[bool]) -> float:

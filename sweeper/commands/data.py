@@ -21,7 +21,7 @@ def data_group() -> None:
 @click.option("--tokenizer", metavar="NAME", help="Count lengths in tokens of this backbone too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check_command(location: str, tokenizer: str | None, as_json: bool) -> None:
-    """Read a whole data set, describe it, and list every invalid row.
+    """Read a whole data set, describe it, and list every invalid row. Tell what two splits have in common.
 
     LOCATION is a folder, or `sample`.
     """
@@ -41,10 +41,14 @@ def check_command(location: str, tokenizer: str | None, as_json: bool) -> None:
 @data_group.command()
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option(
-    "--train", multiple=True, required=True, metavar="FILE", help="Read SQuAD, DRCD or CMRC JSON, or hub:NAME."
+    "--train",
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="Read training questions from this JSON file or hub:NAME[:CONFIG][@SPLIT].",
 )
 @click.option("--valid", multiple=True, metavar="FILE", help="Read validation questions from this file.")
-@click.option("--test", multiple=True, metavar="FILE", help="Read test questions from this file.")
+@click.option("--test", multiple=True, metavar="FILE", help="Read test questions from this file; they need no answers.")
 @click.option("--valid-share", default=0.0, show_default=True, help="Move this share of train's articles to valid.")
 @click.option("--test-share", default=0.0, show_default=True, help="Move this share of train's articles to test.")
 @click.option(
@@ -59,7 +63,12 @@ def check_command(location: str, tokenizer: str | None, as_json: bool) -> None:
 def convert_command(
     output: Path, train: tuple[str, ...], valid: tuple[str, ...], test: tuple[str, ...], **options: Any
 ) -> None:
-    """Convert published corpora to a data set in the folder OUTPUT, with distractor paragraphs."""
+    """Convert published corpora to a data set in the folder OUTPUT, with distractor paragraphs.
+
+    Reads the layouts of SQuAD 1.1 and 2.0, DRCD, CMRC 2018, DuReader-robust and C3, as files or from the Hugging Face
+    hub. What is left out, repaired or read from a key of another name is counted. The options of multiple-choice
+    questions (C3) are their paragraphs; they get no distractors, and only job mc can be trained on them.
+    """
     from jobs.dataset import convert as assignment
 
     sources = {split: files for split, files in {"train": train, "valid": valid, "test": test}.items() if files}
