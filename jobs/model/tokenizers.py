@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from jobs.features.coverage import Coverage, measure_coverage
 from jobs.features.tokens import Tokens
 from jobs.model.folders import read_config
 from jobs.model.names import SCRATCH, is_path
-from jobs.model.source import BackboneError, check_files, config_file, describe_failure
+from jobs.model.source import BackboneError, check_files, config_file, describe_failure, first_line
 from jobs.model.vocabularies import BPE, TOKENIZER_JSON, UNIGRAM, Vocabulary, read_vocabularies, vocabulary_folder
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ SENTENCEPIECE_CLASSES = {
     "<cls>": "XLNetTokenizer",
     "sentencepiece.bpe.model": "XLMRobertaTokenizer",
 }
+SAVED_PROBE = "日月潭（Sun Moon Lake）"
+SAVED_TEXTS = 100  # texts of the data that a saved tokenizer must read alike
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -205,9 +209,27 @@ def _completed(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary | None
             setattr(tokenizer, key, name)
     if vocabulary and vocabulary.replacements:
         _replace_characters(tokenizer, vocabulary.replacements)
+    if vocabulary and vocabulary.file.name != TOKENIZER_JSON:
+        _frame_pairs(tokenizer)
     if type(tokenizer).__name__ == "RoFormerTokenizer":
         _cut_words(tokenizer)
     return tokenizer
+
+
+def _frame_pairs(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Let a tokenizer put its special tokens around texts, in place, if it has such tokens and uses none.
+
+    In transformers 5.24 that are RemBERT's, and those of SentencePiece models of the BPE kind.
+    """
+    from tokenizers.processors import TemplateProcessing
+
+    first, last = tokenizer.cls_token, tokenizer.sep_token
+    if first is not None and last is not None and not tokenizer.num_special_tokens_to_add(pair=True):
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=[f"{first}:0", "$A:0", f"{last}:0"],
+            pair=[f"{first}:0", "$A:0", f"{last}:0", "$B:1", f"{last}:1"],
+            special_tokens=[(first, tokenizer.cls_token_id), (last, tokenizer.sep_token_id)],
+        )
 
 
 def _replace_characters(tokenizer: PreTrainedTokenizerFast, replacements: bytes) -> None:
@@ -247,12 +269,34 @@ def check_tokenizer(
 
     tokens  the tokens of `texts`, if they are known already
 
-    Raises BackboneError when no model can learn from the tokens.
+    Raises BackboneError when no model can learn from the tokens, or a checkpoint would read other tokens.
     """
     found = measure_coverage(tokenizer, texts, tokens, vocabulary_size(name))
     if refusal := found.refusal():
         raise BackboneError(f"{name}: {refusal}")
+    if (file := config_file(name)) and file.is_file():
+        _check_saving(name, tokenizer, file, [SAVED_PROBE, *texts[:SAVED_TEXTS]])
     return found
+
+
+def _check_saving(name: str, tokenizer: PreTrainedTokenizerFast, config: Path, texts: Sequence[str]) -> None:
+    """Raise BackboneError if the tokenizer cannot be saved, or reads `texts` differently when it is loaded again."""
+    with TemporaryDirectory(prefix="sweeper-") as folder:
+        try:
+            tokenizer.save_pretrained(folder)
+            shutil.copyfile(config, Path(folder) / config.name)
+            again = load_tokenizer(folder, ())
+        except Exception as error:  # tokenizers 0.23 raises plain `Exception` for a part that cannot be saved
+            raise BackboneError(
+                f"{name}: its tokenizer cannot be saved ({first_line(error)}); choose another backbone"
+            ) from error
+        # The tokens of a pair have the special tokens among them.
+        both = [[one(text, text)["input_ids"] for text in texts] for one in (tokenizer, again)]
+    if both[0] != both[1]:
+        raise BackboneError(
+            f"{name}: its tokenizer reads texts differently once it is saved; save it with the current transformers, "
+            "or choose another backbone"
+        )
 
 
 def vocabulary_size(name: str) -> int | None:

@@ -43,7 +43,7 @@ def vocabulary_folder(name: str) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(FILES), ignore_patterns=["*/*"]))
     except (OSError, ValueError):  # reported when the tokenizer is loaded
         return None
 

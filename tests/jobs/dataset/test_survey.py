@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from jobs.dataset.data import DataError
 from jobs.dataset.survey import Lengths, survey
@@ -131,6 +133,54 @@ def test_paragraphs_in_front_push_an_answer_back(tmp_path: Path, before: int, pa
     assert tokens is not None
     assert tokens.joined_answer_ends_past[512] == past
     assert tokens.relevant_answer_ends_past[512] == 0
+
+
+def byte_pieces(folder: Path, *before: Any) -> str:
+    """Write a tokenizer whose tokens are bytes, with pre-tokenizers `before` it, and return its folder."""
+    alphabet = ("<s>", "<pad>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet()))
+    raw = Tokenizer(models.BPE(vocab={piece: index for index, piece in enumerate(alphabet)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.Sequence([*before, pre_tokenizers.ByteLevel(add_prefix_space=True)])
+    raw.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=True)
+    folder.mkdir()
+    PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>").save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "roberta"}', encoding="utf-8")
+    return str(folder)
+
+
+@pytest.mark.parametrize(("lost", "cut", "dropped"), [("", 0.0, 0), ("S", 1 / 3, 1), ("e", 1 / 3, 1)])
+def test_an_answer_without_its_first_or_last_letter_is_counted(
+    tmp_path: Path, lost: str, cut: float, dropped: int
+) -> None:
+    """The tokenizer splits at white space, puts a space before each word, and loses one letter."""
+    content = copy.deepcopy(GOOD)
+    content["context"][2] = "日月潭 Sun Moon Lake 在"
+    content["valid"][0]["answer"] = {"text": "Sun Moon Lake", "start": 4}
+    losing = [pre_tokenizers.Split(lost, "removed")] if lost else []
+    tokenizer = byte_pieces(tmp_path / "tokenizer", pre_tokenizers.Whitespace(), *losing)
+    tokens = survey(write(tmp_path, content), tokenizer).tokens
+    assert tokens is not None
+    assert tokens.answers_cutting_tokens == pytest.approx(cut)
+    assert tokens.coverage.dropped_characters == dropped
+    assert any(f"such as {lost}" in line for line in tokens.lines()) == bool(lost)
+
+
+def test_a_survey_shows_what_a_tokenizer_does_not_read(tmp_path: Path) -> None:
+    vocabulary = {
+        piece: index
+        for index, piece in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *"日月潭在南投縣山高玉，。很淡水新北市"))
+    }
+    BertTokenizer(vocab=vocabulary).save_pretrained(tmp_path / "bert")
+    found = survey(write(tmp_path, GOOD), str(tmp_path / "bert"))
+    assert found.tokens is not None
+    assert found.as_dict()["tokens"]["coverage"]["unknown_characters"] == found.tokens.coverage.unknown_characters > 0
+    assert any(line.startswith("  its tokenizer does not read") for line in found.lines())
+
+
+def test_a_survey_with_a_tokenizer_that_reads_nothing_is_refused(tmp_path: Path) -> None:
+    vocabulary = {piece: index for index, piece in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"))}
+    BertTokenizer(vocab=vocabulary).save_pretrained(tmp_path / "bert")
+    with pytest.raises(BackboneError, match=r"its tokenizer of 6 pieces reads 0.0% of the characters"):
+        survey(write(tmp_path, GOOD), str(tmp_path / "bert"))
 
 
 def test_an_answer_that_begins_inside_a_token_is_counted(shared: Path, tmp_path: Path) -> None:

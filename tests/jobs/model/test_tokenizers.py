@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import BertTokenizer
 
 from jobs.features.tokens import cached_tokens, tokenize
@@ -264,6 +266,37 @@ def test_roformer_finds_words_also_after_saving_and_its_tokens_are_cached(tmp_pa
 def test_roformer_without_its_package_names_it(roformer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rjieba", None)
     refused(roformer, "rjieba")
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_special_tokens_stand_around_texts_where_a_class_leaves_them_out(tmp_path: Path, kind: str) -> None:
+    name = folder_of(tmp_path, "rembert", {"sentencepiece.model": sentencepiece_model(kind, **ALBERT_PIECES)})
+    tokenizer = load_tokenizer(name, ())
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer("湖", "山")["input_ids"])
+    assert tokens == ["[CLS]", "▁", "湖", "[SEP]", "▁", "山", "[SEP]"]
+
+
+def test_a_tokenizer_that_reads_differently_after_saving_is_refused(tmp_path: Path) -> None:
+    name = folder_of(tmp_path, "bert", {"vocab.txt": vocab_txt()})
+    tokenizer = load_tokenizer(name, ())
+    check_tokenizer(name, tokenizer, [TEXT])
+    tokenizer.do_lower_case = False  # it lower-cases still
+    with pytest.raises(BackboneError, match="reads texts differently once it is saved"):
+        check_tokenizer(name, tokenizer, [TEXT])
+
+
+def test_a_tokenizer_that_cannot_be_saved_is_refused(tmp_path: Path) -> None:
+    name = folder_of(tmp_path, "bert", {"vocab.txt": vocab_txt()})
+    tokenizer = load_tokenizer(name, ())
+
+    class Letters:
+        def pre_tokenize(self, text: Any) -> None:
+            text.split(lambda _, part: [part[place : place + 1] for place in range(len(str(part)))])
+
+    tokenizer.backend_tokenizer.normalizer = Lowercase()
+    tokenizer.backend_tokenizer.pre_tokenizer = PreTokenizer.custom(Letters())
+    with pytest.raises(BackboneError, match="its tokenizer cannot be saved"):
+        check_tokenizer(name, tokenizer, ["湖"])
 
 
 def test_a_backbone_that_does_not_read_the_data_is_refused_by_name(tmp_path: Path) -> None:
