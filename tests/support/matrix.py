@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,6 @@ from tests.support.commands import invoke
 from tests.support.zoo import TEXTS
 
 JOBS = ("qa", "mc", "longformer")
-TRAINS = "trains"
 LONG = "".join(TEXTS[:4]) * 2  # over 200 characters, so several windows of any kind of tokenizer
 PARAMS: Mapping[str, Mapping[str, Any]] = {
     "qa": {"max_length": 64, "doc_stride": 16, "max_answer_length": 12},
@@ -157,3 +157,22 @@ def submit(output: Path, data: Path, team: Sequence[str]) -> list[str]:
     done = invoke("submit", *files, *team)
     assert done.exit_code == 0, done.output
     return [line.split(",")[0] for line in output.read_text(encoding="utf-8").splitlines()[1:]]
+
+
+def cause(line: str, backbone: str) -> str:
+    """Return the cause in the line of a refusal: what stands between the backbone's name and the cure.
+
+    >>> cause("backbone /a: has no fast tokenizer, and spans need it; choose another", "/a")
+    'has no fast tokenizer'
+    """
+    after = line.partition(f"{backbone}: ")[2] or line.replace(backbone, "the backbone")
+    return re.split("[,;:] ", after)[0]
+
+
+def outcome_table(outcomes: Mapping[str, Mapping[str, str]]) -> str:
+    """Return a Markdown table of what each job does with each kind. Kinds with the same outcomes share a row."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for kind, told in outcomes.items():
+        groups.setdefault(tuple(told[job] for job in JOBS), []).append(f"`{kind}`")
+    rows = [["architectures", *JOBS], ["---"] * 4, *([", ".join(kinds), *told] for told, kinds in groups.items())]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
