@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs import get_job
 from jobs.answering import answers as answering
 from jobs.answering.answers import Answer
 from jobs.checkpoint import PREDICTIONS, CheckpointError, load_json
-from jobs.dataset.data import Data, DataError, labelled_questions, read_data
+from jobs.dataset.data import Data, DataError, Question, labelled_questions, read_data
+from jobs.model.tokenizers import load_tokenizer
+from tests.support.zoo import build
 
 
 def model(checkpoints: Mapping[str, Path], job: str, tmp_path: Path) -> answering.Model:
@@ -133,3 +136,39 @@ def test_the_weight_is_fitted_by_the_metric_profile() -> None:
     selection, readings = [np.log([0.7, 0.3])], [[answer(4, "山", 1.0), answer(9, "日月潭。", 3.0)]]
     assert answering.fit_weight(selection, readings, [["日月潭"]], "strict") == 0.0
     assert answering.fit_weight(selection, readings, [["日月潭"]], "drcd") == pytest.approx(0.30)
+
+
+ODD_PARAGRAPHS = (
+    "日月潭 在 南投縣 魚池鄉，是 台灣 最大 的 湖泊。 ",
+    "日月潭在南投縣。\r\n",
+    "\u3000\u3000日月潭在南投縣。\u200b",
+    "\t玉山 3,952 公尺 high。",
+)
+
+
+def untrained(kind: str, job: str, folder: Path, seed: int) -> answering.Model:
+    """Return a model of random weights for a job; different ones by `seed`."""
+    import torch
+
+    task, name = get_job(job).task, build(kind, folder / kind)
+    assert task is not None
+    params = get_job(job).params(backbone=name, max_length=64, doc_stride=8)
+    tokenizer = load_tokenizer(name, ())
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = task.model(params, tokenizer)
+    return answering.Model(task, params, tokenizer, network.eval(), folder / "cache")
+
+
+def test_readers_of_different_tokenizers_answer_with_text_alone_and_in_a_vote(tmp_path: Path) -> None:
+    """A byte-level tokenizer has tokens of white space alone, also at a text's end."""
+    rows = tuple(Question(f"q{n}", "湖在哪裡？", (n, (n + 1) % 4)) for n in range(4))
+    data = Data("-", ODD_PARAGRAPHS, (), (), rows)
+    bytes_, other, characters = (
+        untrained(kind, "qa", tmp_path, seed) for seed, kind in enumerate(("roberta", "roberta", "bert"))
+    )
+    for one in ([bytes_], [other], [bytes_, other], [bytes_, characters]):
+        for answer in answering.read_paragraphs(one, data, rows, [0, 1, 2, 3]):
+            assert answer.text
+            assert answer.text == answer.text.strip("\u200b \u3000\t\r\n")
+            assert data.paragraphs[answer.paragraph][answer.start :].startswith(answer.text)

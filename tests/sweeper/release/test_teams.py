@@ -96,6 +96,33 @@ def test_answers_a_contest_would_refuse_are_corrected_and_counted(
     )
 
 
+CORRECTED = "submission.csv: corrected: empty answer, given text of a paragraph: 8 ("
+
+
+def test_a_corrected_submission_is_told_and_is_no_failure(
+    few: Data, checkpoints: dict[str, Path], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [Answer(row.id, row.paragraphs[0], 0, "\r\n", 1.0) for row in few.test]
+    monkeypatch.setattr(submit, "team_answers", lambda *_: Answers(given, 0.0, "end to end"))
+    monkeypatch.setattr(submit, "record_submission", lambda *_: None)
+    context, test = map(str, files(few))
+    done = invoke("submit", "--context", context, "--test", test, "--end-to-end", str(checkpoints["longformer"]))
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.startswith(CORRECTED)
+    assert len((here / "submission.csv").read_text(encoding="utf-8").splitlines()) == 9
+
+
+def test_the_exported_program_writes_and_tells_what_it_corrected(
+    few: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [Answer(row.id, row.paragraphs[0], 0, "\u3000", 1.0) for row in few.test]
+    monkeypatch.setattr(offline, "exported_answers", lambda *_: given)
+    output = tmp_path / "submission.csv"
+    assert offline.main([*map(str, files(few)), str(output)], tmp_path) == 0
+    assert f"{tmp_path}/{CORRECTED}" in capsys.readouterr().err
+    assert len(output.read_text(encoding="utf-8").splitlines()) == 9
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(
     few: Data, checkpoints: dict[str, Path], place: Stores, tmp_path: Path
 ) -> None:
