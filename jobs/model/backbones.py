@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def load_model(
     model = (
         _scratch_model(scratch_size(match), auto_class, tokenizer, positions, **config)
         if match
-        else _pretrained_model(name, auto_class, **{**_trial_settings(name, positions), **config})
+        else _pretrained_model(name, auto_class, tokenizer, **{**_trial_settings(name, positions), **config})
     )
     limit = limit_of_config(model.config.to_dict())
     if limit is not None and limit < positions:
@@ -84,32 +85,70 @@ def _narrow(hidden: int) -> dict[str, float]:
     return {"initializer_range": hidden**-0.5, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-def _pretrained_model(name: str, auto_class: str, **config: Any) -> PreTrainedModel:
+def _pretrained_model(
+    name: str, auto_class: str, tokenizer: PreTrainedTokenizerFast, **options: Any
+) -> PreTrainedModel:
     import torch
     import transformers
 
-    loaded = from_pretrained(
-        getattr(transformers, auto_class),
+    from jobs.model import heads, inputs
+
+    config = _usable_config(name)
+    head = heads.choose_head(auto_class, config)
+    if head is None:
+        raise BackboneError(
+            f"{name}: its architecture, {config.model_type}, has no head {heads.purpose(auto_class)}; "
+            "choose another backbone"
+        )
+    for key, value in {**inputs.input_settings(config, tokenizer), **heads.head_settings(head, options)}.items():
+        setattr(config, key, value)
+    model, info = from_pretrained(
+        getattr(transformers, head.auto_class),
         name,
+        config=config,
         use_safetensors=True,
         dtype=torch.float32,
+        ignore_mismatched_sizes=True,  # a head for another task; _check_encoder allows no other weights
         output_loading_info=True,
-        **config,
     )
-    model, info = loaded
-    if missing := _missing_encoder_weights(model.base_model_prefix, info):
+    _check_encoder(name, model, info)
+    return heads.mix_in(model, head.scores)
+
+
+def _check_encoder(name: str, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Raise BackboneError if the checkpoint lacks weights of the encoder or has them in another shape.
+
+    A new head and a new pooler are allowed.
+    """
+    encoder = _encoder_weights(model)
+    for key, there, wanted in sorted(info["mismatched_keys"]):
+        if key in encoder:
+            raise BackboneError(
+                f"{name}: its weights do not fit the model in its config.json: {key} is {_shape(there)} in the "
+                f"checkpoint and {_shape(wanted)} in the model; correct config.json, or choose another backbone"
+            )
+    missing = sorted(key for key in info["missing_keys"] if key in encoder and ".pooler." not in key)
+    if missing:
         raise BackboneError(
             f"{name}: {len(missing)} weights of the encoder are not in the checkpoint, such as {missing[0]}; "
             "correct the architecture in its config.json, or choose another backbone"
         )
-    return model
 
 
-def _missing_encoder_weights(prefix: str, info: dict[str, Any]) -> list[str]:
-    """Return the names of encoder weights that the checkpoint lacks. A new head and a new pooler are allowed."""
-    mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
-    keys = sorted({*info["missing_keys"], *mismatched})
-    return [key for key in keys if key.startswith(f"{prefix}.") and ".pooler." not in key]
+def _shape(sizes: Iterable[int]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def _encoder_weights(model: PreTrainedModel) -> set[str]:
+    """Return the names of the model's weights that are not its head's."""
+    import torch
+    import transformers
+
+    if model.base_model is not model:
+        return {key for key in model.state_dict() if key.startswith(f"{model.base_model_prefix}.")}
+    # The parts of a T5's encoder and decoder lie beside the head, without a module around them.
+    with torch.device("meta"):
+        return set(transformers.AutoModel.from_config(model.config).state_dict())
 
 
 def model_type(name: str) -> str:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 TYPES = "token_type_ids"
 # These models compare the token types of two positions; they have no table of types, so every number is right.
@@ -65,3 +66,50 @@ def _type_count(config: Any) -> int | None:
     if config.model_type in COMPARED_TYPES:
         return None
     return int(getattr(config, "type_vocab_size", None) or 0)
+
+
+def input_settings(config: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """Return the values of a model's config to change, so that the model reads the batches of all jobs."""
+    values = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+    if hasattr(config, "use_cache"):
+        values["use_cache"] = False
+    for adapt in (_decoder, _special_tokens, _language):
+        values |= adapt(config, tokenizer)
+    return values
+
+
+def _decoder(config: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """Return settings for a model with a decoder: its input is made of the batch, which ends as the model expects it.
+
+    An encoder that was trained as a decoder, such as a BERT that writes text, becomes an encoder again: each token
+    attends to all others.
+    """
+    if not config.is_encoder_decoder:
+        return {"is_decoder": False, "add_cross_attention": False} if _is_encoder_as_decoder(config) else {}
+    ids = tokenizer("一")["input_ids"]
+    start, end = (getattr(config, f"{name}_token_id", None) for name in ("decoder_start", "eos"))
+    return {
+        "decoder_start_token_id": tokenizer.pad_token_id if start is None else start,
+        "eos_token_id": end if end in ids else ids[-1],  # classifiers read the state of this token
+    }
+
+
+def _is_encoder_as_decoder(config: Any) -> bool:
+    return bool(getattr(config, "is_decoder", False)) and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _special_tokens(config: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """Return the ids of tokens that some models look for in their input, as the tokenizer numbers them."""
+    found = {}
+    if getattr(config, "sep_token_id", None) is not None:  # ends the question in a BigBird
+        found["sep_token_id"] = tokenizer.sep_token_id
+    if config.model_type == "splinter" and tokenizer.convert_tokens_to_ids("[QUESTION]") != config.question_token_id:
+        found["question_token_id"] = tokenizer.cls_token_id  # its state is compared with that of each token
+    return found
+
+
+def _language(config: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """Return the language of the adapters that an XMOD uses: Chinese if it has no language and knows Chinese."""
+    if config.model_type != "xmod" or config.default_language:
+        return {}
+    return {"default_language": next((one for one in config.languages if one.startswith("zh")), config.languages[0])}
