@@ -51,7 +51,8 @@ class TokenLengths:
     joined                  a question with all its paragraphs, with a separator between neighbours
     *_longer                for each limit in tokens, the share of inputs that are longer
     *_answer_ends_past      for each limit in tokens, the share of answers that end after it in the input
-    answers_cutting_tokens  share of answers that begin or end inside a token, so a model cannot give them exactly
+    answers_cutting_tokens  share of answers that a model cannot give exactly: they begin or end inside a token, with a
+                            blank, or with text that the tokenizer drops
     coverage                what the tokenizer makes of the characters of all paragraphs
     """
 
@@ -73,7 +74,7 @@ class TokenLengths:
             f"tokens of {self.tokenizer}",
             f"  paragraph: {self.paragraph}",
             f"  question: {self.question}",
-            f"  answer: {self.answer}; {self.answers_cutting_tokens:.1%} begin or end inside a token",
+            f"  answer: {self.answer}; {self.answers_cutting_tokens:.1%} begin or end inside a token or a dropped text",
             f"  question and relevant paragraph: {self.relevant}",
             f"    longer than {_shares_text(self.relevant_longer)}",
             f"    answer ends past {_shares_text(self.relevant_answer_ends_past)}",

@@ -30,7 +30,7 @@ PROBE = "一"
 
 @dataclass(frozen=True)
 class Coverage:
-    """Holds what a tokenizer makes of some texts. Blanks count neither as characters nor as dropped.
+    """Holds what a tokenizer makes of some texts. White space counts neither as characters nor as dropped.
 
     pieces              size of the tokenizer's vocabulary
     model_pieces        size of the model's vocabulary; None if it is not known
@@ -149,9 +149,9 @@ def measure_coverage(
 
 
 def _letters(texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-    """Return the characters of all texts, and which of them are not blank."""
+    """Return the characters of all texts, and which of them are not white space."""
     letters = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
-    return letters, ~np.isin(letters, [letter for letter in np.unique(letters) if is_blank(chr(letter))])
+    return letters, ~np.isin(letters, [letter for letter in np.unique(letters) if chr(letter).isspace()])
 
 
 def _is_unknown(tokenizer: PreTrainedTokenizerFast, tokens: Tokens) -> NDArray[np.bool_]:

@@ -83,6 +83,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], trim: boo
     encodings = _encodings(_backend(tokenizer), texts)
     bounds = np.cumsum([0, *map(len, encodings)]).astype(np.int32)
     ids = np.fromiter(chain.from_iterable(one.ids for one in encodings), np.int32, bounds[-1])
+    _hide_frames(tokenizer, ids)
     places = chain.from_iterable(one.offsets for one in encodings)
     chars = np.fromiter(chain.from_iterable(places), np.int32, 2 * bounds[-1]).reshape(-1, 2)
     if trim:
@@ -113,6 +114,17 @@ def _encodings(backend: Any, texts: Sequence[str]) -> list[Any]:
     finally:
         backend.post_processor = own
     return encodings
+
+
+def _hide_frames(tokenizer: PreTrainedTokenizerFast, ids: Ints) -> None:
+    """Make unknown tokens of the tokens that frame an input, in place: a text that mentions "[SEP]" must not split it.
+
+    Other special tokens stay, as some vocabularies have marks of the language among them.
+    """
+    unknown = tokenizer.unk_token_id
+    frames = {getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "cls", "sep", "pad", "mask")}
+    if unknown is not None:
+        ids[np.isin(ids, list(frames - {None, unknown}))] = unknown
 
 
 def _trim(texts: Sequence[str], chars: Ints, bounds: Ints) -> None:

@@ -124,6 +124,14 @@ def test_a_word_keeps_its_first_letter_when_the_tokenizer_puts_a_space_before_it
     assert tokenize(reader, [text]).ids.tolist() == ids == reader(text, add_special_tokens=False)["input_ids"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_that_mentions_special_tokens_does_not_split_the_input(kind: str) -> None:
+    reader, text = build_tokenizer(kind), "湖[SEP]山[CLS]水 [PAD]"
+    tokens = tokenize(reader, [text])
+    assert not set(tokens.ids.tolist()) & {reader.cls_token_id, reader.sep_token_id, reader.pad_token_id}
+    check_spans(reader, [text], list(spans_of([text], 3)))
+
+
 @pytest.mark.parametrize(
     ("kind", "text", "gold"),
     [
