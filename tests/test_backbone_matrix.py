@@ -44,7 +44,7 @@ def test_a_backbone_trains_and_answers_or_is_refused_before_the_sweep(kind: str,
     told[job] = "fails"
     if not Path(backbone).exists():
         build(kind, Path(backbone))
-    if line := matrix.refusal(job, backbone, data):
+    if line := matrix.refusal(job, kind, backbone, data):
         assert "\n" not in line
         assert backbone in line
         told[job] = f"refused: {matrix.cause(line, backbone)}"

@@ -13,12 +13,14 @@ from jobs import get_job
 from jobs.answering import answers
 from jobs.checkpoint import PREDICTIONS, load_json
 from jobs.dataset.data import read_data
-from jobs.job import ParamError
-from jobs.model.source import BackboneError
+from sweeper.cluster.capacity import Machine
+from sweeper.driver.run import check_environment
+from sweeper.errors import Failure
 from sweeper.ledger.database import existing_storage, open_storage
 from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.lookup import find_trial
 from sweeper.space.reading import read_search_space
+from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import read_stores
 from tests.support.commands import invoke
 from tests.support.zoo import TEXTS
@@ -80,13 +82,27 @@ class Trained:
         return self.reports[-1][1]
 
 
-def refusal(job: str, backbone: str, data: Path) -> str | None:
-    """Return the line with which the job refuses a backbone before a sweep, or None if it takes it."""
+def search_space(job: str, kind: str, backbone: str, data: Path) -> SearchSpace:
+    """Write and read a search space of one trial. Raises ConfigError."""
+    file = Path(f"{kind}-{job}.yaml")
+    space = {
+        "name": f"{kind}-{job}",
+        "job": job,
+        "data": str(data),
+        "objective": "accuracy" if job == "mc" else "exact_match",
+        "parameters": {"backbone": backbone, **SHARED, **PARAMS[job]},
+        "search": {"sampler": "grid"},
+    }
+    file.write_text(json.dumps(space, ensure_ascii=False), encoding="utf-8")  # JSON is YAML too
+    return read_search_space(file)
+
+
+def refusal(job: str, kind: str, backbone: str, data: Path) -> str | None:
+    """Return the line with which `run` refuses a backbone before it creates anything; None if it takes it."""
     try:
-        params = get_job(job).params(backbone=backbone, **SHARED, **PARAMS[job])
-        get_job(job).fetch(params.backbone)
-    except (ParamError, BackboneError) as error:
-        return str(error)
+        check_environment(search_space(job, kind, backbone, data), Machine(cpus=2, gpus=0), read_stores())
+    except Failure as failure:
+        return str(failure)
     return None
 
 
@@ -131,17 +147,7 @@ def predictions(checkpoint: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
 
 def record_trial(job: str, kind: str, backbone: str, data: Path, trained: Trained) -> str:
     """Write a training into the ledger as the only trial of a sweep. Returns the trial's name."""
-    file = Path(f"{kind}-{job}.yaml")
-    space = {
-        "name": f"{kind}-{job}",
-        "job": job,
-        "data": str(data),
-        "objective": "accuracy" if job == "mc" else "exact_match",
-        "parameters": {"backbone": backbone, **SHARED, **PARAMS[job]},
-        "search": {"sampler": "grid"},
-    }
-    file.write_text(json.dumps(space, ensure_ascii=False), encoding="utf-8")  # JSON is YAML too
-    read = read_search_space(file)
+    read = search_space(job, kind, backbone, data)
     ledger = create_ledger(open_storage(read_stores().ledger), read, read.name, {"torch": "2.13.0"})
     record = ledger.ask(read)
     assert record is not None
