@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -114,8 +115,13 @@ class Coverage:
 
 
 def _shown_text(examples: Iterable[str]) -> str:
-    shown = " ".join(character if character.isprintable() else f"U+{ord(character):04X}" for character in examples)
+    shown = " ".join(map(_shown_character, examples))
     return f", such as {shown}" if shown else ""
+
+
+def _shown_character(character: str) -> str:
+    """Return the character, or its number if it would not be seen by itself: controls, marks, unassigned ones."""
+    return f"U+{ord(character):04X}" if unicodedata.category(character)[0] in "CMZ" else character
 
 
 def measure_coverage(

@@ -38,6 +38,11 @@ def test_few_unknown_characters_are_a_warning(text: str, refused: bool, warned: 
     assert (found.refusal() is not None, bool(found.warnings())) == (refused, warned)
 
 
+def test_examples_that_would_not_be_seen_are_numbers() -> None:
+    found = measure_coverage(bert("日"), ["日\ufe0f"])
+    assert found.lines()[1] == "dropped: 1 characters, such as U+FE0F"
+
+
 def test_a_text_that_is_mostly_unknown_is_refused_with_the_characters() -> None:
     refusal = measure_coverage(bert("日"), ["日湖湖湖"]).refusal()
     assert refusal is not None
