@@ -76,7 +76,8 @@ def _one_value(entry: Mapping[str, Any], keys: Sequence[str]) -> bool:
 def _answer_list(answers: Any) -> Any:
     """Convert the hub's object of two lists, one object, or CMRC 2018's strings to SQuAD's list of objects."""
     if isinstance(answers, dict) and isinstance(answers.get("text"), list):
-        texts, starts = answers["text"], answers.get("answer_start") or [None] * len(answers["text"])
+        texts = answers["text"]
+        starts = next((answers[key] for key in START_KEYS if answers.get(key)), [None] * len(texts))
         if not isinstance(starts, list):
             raise ValueError("answer_start: a list is expected")
         if len(texts) != len(starts):
@@ -173,19 +174,26 @@ def _stripped(options: Any) -> Any:
     return [one.strip() if isinstance(one, str) else one for one in options] if isinstance(options, list) else options
 
 
+def _one_answer(answer: Any) -> Any:
+    one = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
+    return one.strip() if isinstance(one, str) else one
+
+
 class Choosing(Entry):
     """Holds a multiple-choice question. Its answer is empty or missing where it is not published."""
+
+    others = {"answer": ("answers", "answer_text"), "question": ("query",)}
 
     id: str | None = Field(None, coerce_numbers_to_str=True)
     question: Text
     options: Annotated[tuple[Text, ...], BeforeValidator(_stripped)] = Field(
         validation_alias=AliasChoices(*OPTION_KEYS)
     )
-    answer: Annotated[str | None, BeforeValidator(lambda text: text.strip() if isinstance(text, str) else text)] = None
+    answer: Annotated[str | None, BeforeValidator(_one_answer)] = None
 
 
 class OptionsRow(Choosing):
-    others = {"text": ("document", "documents", "paragraph", "passage", "article")}
+    others = {**Choosing.others, "text": ("document", "documents", "paragraph", "passage", "article")}
 
     text: Lines = Field(validation_alias="context")
 

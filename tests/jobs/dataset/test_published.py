@@ -205,6 +205,18 @@ def test_options_are_stripped_and_so_is_the_answer(tmp_path: Path) -> None:
     assert (data.paragraphs[data.train[0].relevant or 0], data.train[0].answer) == ("乙", "乙")
 
 
+@pytest.mark.parametrize("answer", [{"answers": "乙"}, {"answers": ["乙"]}, {"answer_text": "乙"}])
+def test_the_answer_of_a_multiple_choice_question_may_have_another_key(tmp_path: Path, answer: dict[str, Any]) -> None:
+    row = {"id": 1, "passage": "一句。", "query": "？", "options": ["甲", "乙"], **answer}
+    counts, data = converted(tmp_path, train=[row], valid=C3_M)
+    assert (data.train[0].question, data.train[0].answer) == ("一句。\n？", "乙")
+    assert counts.renamed == {
+        "`query` as `question`": 1,
+        f"`{min(answer)}` as `answer`": 1,
+        "`passage` as `context`": 1,
+    }
+
+
 def test_a_share_of_c3_takes_whole_texts(tmp_path: Path) -> None:
     texts = [
         [[f"第{n}篇。"], [{"question": f"{m}？", "choice": ["是", "不是"], "answer": "是"} for m in range(3)], f"t{n}"]
