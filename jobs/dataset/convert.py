@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from jobs.dataset.bm25 import most_similar
 from jobs.dataset.corpora import Asked, read_corpus
 from jobs.dataset.data import CANDIDATES, LABELS, OPTIONS, ORIGIN, REFERENCES, SPLITS, DataError, refuse
-from jobs.dataset.labels import UNLABELLED, Labelled, flaw, label_answers, only_placeholders, without_labels
+from jobs.dataset.labels import OPTION, UNLABELLED, Labelled, flaw, label_answers, only_placeholders, without_labels
 from jobs.dataset.sample import sample_files
 from jobs.files import atomic
 from jobs.suggestions import unknown_name
@@ -59,8 +59,9 @@ class ConversionCounts:
 
     def lines(self) -> list[str]:
         """Return the counts as lines of text."""
+        what = "texts" if OPTION in self.answers else "paragraphs"
         sizes = [
-            f"{split}: {self.questions[split]:,} questions on {self.paragraphs[split]:,} paragraphs"
+            f"{split}: {self.questions[split]:,} questions on {self.paragraphs[split]:,} {what}"
             f" of {self.articles[split]:,} articles"
             for split in self.questions
         ]

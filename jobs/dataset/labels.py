@@ -11,7 +11,7 @@ from jobs.dataset.data import CANDIDATES, MAX_TEXT_CHARS
 from jobs.dataset.shifts import Shift, find_shift
 
 PLACEHOLDER = re.compile(r"FAKE_ANSWER_\d+")  # stands in the published test files of CMRC 2018
-UNLABELLED = "unlabelled"
+UNLABELLED, OPTION = "unlabelled", "option"
 
 
 class Labelled(NamedTuple):
@@ -51,7 +51,7 @@ def without_labels(rows: Sequence[Asked]) -> list[Labelled | str]:
 def only_placeholders(rows: Sequence[Asked], labels: Sequence[Labelled | str]) -> bool:
     """Return True if a test split has no answers: none is usable, or all are one text that is not always in place."""
     usable = [label for label in labels if isinstance(label, Labelled)]
-    in_place = sum(label.found in ("exact", "located", "option") for label in usable)
+    in_place = sum(label.found in ("exact", "located", OPTION) for label in usable)
     texts = {reference.text for row in rows for reference in row.references}
     return not usable or (len(texts) == 1 and len(rows) > 2 and in_place < len(rows))
 
@@ -107,7 +107,7 @@ def _label_option(row: Asked, options: Sequence[str]) -> Labelled | str:
     texts = [reference.text for reference in row.references if reference.text]
     if not texts:
         return f"no answer{row.hint}"
-    return next((Labelled(row, text, 0, "option") for text in texts if text in options), "answer not among its options")
+    return next((Labelled(row, text, 0, OPTION) for text in texts if text in options), "answer not among its options")
 
 
 def _find_answer(paragraph: str, reference: Reference, shift: Shift | None) -> tuple[str, int, str]:

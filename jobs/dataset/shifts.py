@@ -26,7 +26,7 @@ JOINT = ", "  # between the parts of a rule's name
 OFFSET = "shifted by"
 MAX_PARTS = 3  # of a rule: unit, line ends, opening
 LINE_ENDS = ("", WITHOUT_CR, WITH_CR)
-OPENINGS = {"": "", "without the byte order mark": "\ufeff*", "without leading white space": r"[\s\ufeff]*"}
+OPENINGS = {"": "", "without the byte order mark": "\ufeff+", "without leading white space": r"[\s\ufeff]+"}
 
 
 class Shift(NamedTuple):
@@ -78,7 +78,8 @@ def _explanations(
     paragraph: str, stated: Sequence[Reference]
 ) -> Iterator[tuple[str, dict[Reference, tuple[str, int]] | None]]:
     tried: list[Weights] = []
-    for unit, line_ends, opening in product(UNITS, LINE_ENDS, OPENINGS):
+    openings = [name for name, pattern in OPENINGS.items() if re.match(pattern, paragraph)]
+    for unit, line_ends, opening in product(UNITS, LINE_ENDS if "\n" in paragraph else [""], openings):
         weights = _weights(paragraph, unit, line_ends, opening)
         if weights not in tried:
             tried.append(weights)
@@ -90,7 +91,7 @@ def _explanations(
 
 def _weights(paragraph: str, unit: str, line_ends: str, opening: str) -> Weights:
     weights = [UNITS[unit](character) for character in paragraph]
-    for place, character in enumerate(paragraph):
+    for place, character in enumerate(paragraph if line_ends else ""):
         if line_ends == WITHOUT_CR and paragraph.startswith("\r\n", place):
             weights[place] = 0
         elif line_ends == WITH_CR and character == "\n" and not paragraph.startswith("\r\n", place - 1):

@@ -142,6 +142,7 @@ def test_c3_asks_with_its_text_and_answers_with_an_option(tmp_path: Path) -> Non
     assert data.options
     assert counts.answers == {"option": 3}
     assert counts.distractors == {}
+    assert counts.lines()[0] == "train: 2 questions on 1 texts of 1 articles"
     assert "the options are the candidates; --distractors and --candidates are not used" in counts.lines()
 
 
