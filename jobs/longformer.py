@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt, Le, Lt
 
 from jobs.job import Direction, Job, ParamError
+from jobs.model.architectures import rounded_up
 from jobs.model.backbones import fetch_backbone
 from jobs.model.conversion import too_short, unlike_bert
 from jobs.model.positions import local_config
@@ -152,14 +153,18 @@ def joined_groups(rows: Sequence[Question]) -> list[Group]:
     ]
 
 
-def collate_joined(windows: Windows, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+def collate_joined(windows: Windows, rows: Sequence[int], max_length: int | None = None) -> dict[str, torch.Tensor]:
     """Return model input and labels of some windows, padded to the longest.
 
-    The block attention of `jobs.model.attention` does not need padding to a multiple of its window.
+    No window gets more than `max_length` positions, which may be all that the model has. The block attention of
+    `jobs.model.attention` does not need padding to a multiple of its window.
     """
     import torch
 
-    batch = {name: torch.from_numpy(values) for name, values in windows.batch(rows, LENGTH_MULTIPLE)._asdict().items()}
+    longest = int(windows.lengths()[list(rows)].max())
+    fits = max_length is None or rounded_up(longest, LENGTH_MULTIPLE) <= max_length
+    padded = windows.batch(rows, LENGTH_MULTIPLE if fits else 1)
+    batch = {name: torch.from_numpy(values) for name, values in padded._asdict().items()}
     labels = torch.from_numpy(windows.labels[list(rows)].astype("int64"))
     return {**batch, "start_positions": labels[:, 0], "end_positions": labels[:, 1]}
 
@@ -196,7 +201,7 @@ TASK = Task(
     "longformer",
     load_long_reader,
     lambda params, tokenizer, data, rows, cache: joined_windows(tokenizer, data, rows, params, cache),
-    lambda windows, numbers, params: collate_joined(windows, numbers),
+    lambda windows, numbers, params: collate_joined(windows, numbers, params.max_length),
     lambda windows, data, logits, params: evaluate_joined(
         windows, data, logits, params.max_answer_length, params.metric_profile
     ),

@@ -7,6 +7,7 @@ its batches itself, just before `forward`, and cut the scores of positions that 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +36,11 @@ def settle_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, l
         width = max(width, length)
     pad = _padding_id(model, tokenizer)
     if width or left or pad != tokenizer.pad_token_id:
-        _pad_batches(model, width, left, pad)
+        padder = BatchPadder(width, left, pad)
+        setattr(model, WIDTH, width)
+        # First of the model's hooks: another one may drop the mask, which tells tokens from padding.
+        model.register_forward_pre_hook(padder.widen, prepend=True, with_kwargs=True)
+        model.register_forward_hook(padder.cut, with_kwargs=True)
     return model
 
 
@@ -47,22 +52,29 @@ def _padding_id(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> A
     return own
 
 
-def _pad_batches(model: PreTrainedModel, width: int, left: bool, pad: int) -> None:
-    """Register hooks that pad the batches of a model and cut its scores to the positions that the batch had."""
-    shown = [0]  # positions of the batch that `forward` is computing
+@dataclass
+class BatchPadder:
+    """Pad the batches of a model and cut its scores. Called by torch before and after `forward`.
 
-    def before(_: Any, args: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        shown[0] = inputs["input_ids"].shape[-1]
-        return args, padded_batch(inputs, width, left, pad)
+    width  the least number of positions
+    left   True if padding comes first
+    pad    the id of padding
+    shown  the number of positions of the batch that `forward` is computing
+    """
 
-    def after(_: Any, args: Any, inputs: dict[str, Any], output: Any) -> None:
+    width: int
+    left: bool
+    pad: int
+    shown: int = 0
+
+    def widen(self, model: torch.nn.Module, args: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        self.shown = inputs["input_ids"].shape[-1]
+        return args, padded_batch(inputs, self.width, self.left, self.pad)
+
+    def cut(self, model: torch.nn.Module, args: Any, inputs: dict[str, Any], output: Any) -> None:
         for name in ("start_logits", "end_logits"):
             if name in output:
-                output[name] = output[name][..., : shown[0]]
-
-    setattr(model, WIDTH, width)
-    model.register_forward_pre_hook(before, prepend=True, with_kwargs=True)  # another hook may drop the mask
-    model.register_forward_hook(after, with_kwargs=True)
+                output[name] = output[name][..., : self.shown]
 
 
 def padded_batch(batch: Mapping[str, torch.Tensor], width: int, left: bool, pad: int) -> dict[str, torch.Tensor]:
