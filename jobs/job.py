@@ -4,7 +4,7 @@ This module imports nothing of this project."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -67,6 +67,9 @@ class Job:
     task     the Task that `train` trains; needed for answering questions with a trained model
     reads    True if the job marks the answer inside a paragraph. Multiple-choice questions, whose answers are whole
              options, are then refused before a sweep
+    suits    suits(params, data): tries `params.backbone` on the data set before a sweep starts, once for each backbone,
+             and returns lines to show; raises RuntimeError with a one-line reason if no trial could train it. For a
+             Task, `jobs.training.suits_function(task)` returns it. By default nothing is tried
     """
 
     name: str
@@ -79,3 +82,4 @@ class Job:
     task: Task | None = None
     idle: Callable[[str], Mapping[str, str]] = lambda _: {}
     reads: bool = False
+    suits: Callable[[Any, str], Sequence[str]] = lambda params, data: ()

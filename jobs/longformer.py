@@ -20,7 +20,7 @@ from jobs.model.positions import local_config
 from jobs.model.source import BackboneError
 from jobs.params import MetricProfile, TrainingParams, check_workers, knob, smaller
 from jobs.task import Task
-from jobs.training import train_function
+from jobs.training import suits_function, train_function
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -218,4 +218,5 @@ JOB = Job(
     TASK,
     idle_params,
     reads=True,
+    suits=suits_function(TASK, encoder=True),
 )

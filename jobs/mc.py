@@ -16,7 +16,7 @@ from jobs.job import Job
 from jobs.model.backbones import fetch_backbone
 from jobs.params import TrainingParams, check_length, check_workers, knob, smaller
 from jobs.task import Task
-from jobs.training import train_function
+from jobs.training import suits_function, train_function
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -182,4 +182,5 @@ JOB = Job(
     smaller,
     check_workers,
     TASK,
+    suits=suits_function(TASK, encoder=True),
 )

@@ -16,7 +16,7 @@ from jobs.job import Job, ParamError
 from jobs.model.backbones import fetch_backbone
 from jobs.params import MetricProfile, TrainingParams, check_length, check_workers, knob, smaller
 from jobs.task import Task
-from jobs.training import train_function
+from jobs.training import suits_function, train_function
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,4 +141,5 @@ JOB = Job(
     check_workers,
     TASK,
     reads=True,
+    suits=suits_function(TASK, encoder=True),
 )

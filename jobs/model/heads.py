@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+BOTH_SIDES = ("xlnet",)  # is trained to predict a next token, and yet reads to both sides
 MULTIPLE_CHOICE, QUESTION_ANSWERING = "AutoModelForMultipleChoice", "AutoModelForQuestionAnswering"
 
 
@@ -89,18 +90,19 @@ def choose_head(auto_class: str, config: Any) -> Head | None:
     import transformers
 
     heads: tuple[Head, ...] = HEADS.get(auto_class, (Head(auto_class),))
-    for head in heads[:1] if _reads_leftwards(config) else heads:
+    for head in heads[:1] if is_decoder(config) else heads:
         # Private in transformers 5.24: no public function tells which architectures have a head.
         if type(config) in getattr(transformers, head.auto_class)._model_mapping:
             return head
     return None
 
 
-def _reads_leftwards(config: Any) -> bool:
+def is_decoder(config: Any) -> bool:
+    """Return True if a model's tokens attend to earlier ones only."""
     kind = config.model_type
-    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not (
-        kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.is_encoder_decoder
-    )
+    encoders = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *BOTH_SIDES}
+    next_tokens = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in encoders
+    return not config.is_encoder_decoder and (next_tokens or bool(getattr(config, "is_decoder", False)))
 
 
 def head_settings(head: Head, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jobs.model.folders import problem_of_files
 from jobs.model.names import is_path
+from jobs.model.random_weights import random_model
+
+NOT_HERE = "is not in the local model cache"
+Weights = Literal["real", "none", "few", "random"]
+_weights: ContextVar[Weights] = ContextVar("_weights", default="real")
 
 
 class BackboneError(RuntimeError):
@@ -25,6 +32,15 @@ def config_file(name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def backbone_is_here(name: str) -> bool:
+    """Return True if a backbone with its weights is on this machine. Never uses the network."""
+    scratch, _, tokenizer = name.partition("@") if name.startswith("scratch:") else ("", "", name)
+    if not tokenizer or is_path(tokenizer):
+        return bool(tokenizer)
+    file = config_file(tokenizer)
+    return file is not None and (bool(scratch) or any(file.parent.glob("*.safetensors")))
+
+
 def check_files(name: str, weights: bool = True) -> None:
     """Verify the files of a backbone that is on this machine. Raises BackboneError if they cannot be read."""
     file = config_file(name)
@@ -32,11 +48,28 @@ def check_files(name: str, weights: bool = True) -> None:
         raise BackboneError(f"{name}: {problem}")
 
 
+@contextmanager
+def weights_instead(kind: Weights) -> Iterator[None]:
+    """Within the block, `from_pretrained` returns models without reading their weights.
+
+    none    compares names and shapes of the weights with the model's; the model cannot compute
+    few     random weights for the first layers alone
+    random  random weights for all layers
+    """
+    before = _weights.set(kind)
+    try:
+        yield
+    finally:
+        _weights.reset(before)
+
+
 def from_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
     """Verify the files of a backbone, call `from_pretrained`, and turn its errors into a BackboneError of one line."""
     check_files(name, weights="use_safetensors" in options)
     source = str(Path(name).expanduser()) if is_path(name) else name
     try:
+        if "use_safetensors" in options:
+            return _model(auto_class, source, _weights.get(), **options)
         return auto_class.from_pretrained(source, trust_remote_code=False, **options)
     except RuntimeError as error:
         raise BackboneError(
@@ -48,14 +81,20 @@ def from_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
         raise BackboneError(f"{name}: {describe_failure(source, error)}") from error
 
 
+def _model(auto_class: Any, source: str, weights: Weights, **options: Any) -> Any:
+    if weights in ("few", "random"):
+        return random_model(auto_class, source, weights == "random", **options)
+    place = {"device_map": "meta"} if weights == "none" else {}
+    return auto_class.from_pretrained(source, trust_remote_code=False, **options, **place)
+
+
 def describe_failure(source: str, error: Exception) -> str:
     first = first_line(error)
     if Path(source).is_dir():
         return f"cannot be loaded from this folder: {first}"
     if _offline(error):
         return (
-            "is not in the local model cache and the hub cannot be reached; "
-            "download it on a machine with a network, or name a local folder"
+            f"{NOT_HERE} and the hub cannot be reached; download it on a machine with a network, or name a local folder"
         )
     return f"cannot be loaded from the hub: {first}"
 

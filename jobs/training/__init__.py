@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from jobs.job import Report
+from jobs.model.names import SCRATCH
 from jobs.params import TrainingParams
 from jobs.task import Task
 from jobs.timing import START, phase
@@ -33,3 +34,16 @@ def train(
 def train_function(task: Task) -> Callable[..., None]:
     """Return the `train` function of a job whose Task is `task`."""
     return partial(train, task)
+
+
+def suits_function(task: Task, encoder: bool = False) -> Callable[[TrainingParams, str], tuple[str, ...]]:
+    """Return the `suits` function of a job whose Task is `task`; with `encoder` it refuses decoders."""
+
+    def suits(params: TrainingParams, data: str) -> tuple[str, ...]:
+        if SCRATCH.fullmatch(params.backbone) and "@" not in params.backbone:
+            return ()  # torch and transformers need not be imported
+        from jobs.training.dry_run import try_backbone
+
+        return try_backbone(task, params, data, encoder)
+
+    return suits

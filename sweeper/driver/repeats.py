@@ -6,9 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sweeper.driver.checkpoints import resume_point
+from sweeper.errors import ConfigError
+from sweeper.ledger.database import existing_storage
+from sweeper.ledger.ledger import load_ledger
 from sweeper.ledger.ranking import best_first, without_repeats
 from sweeper.ledger.record import TrialRecord, trial_key
 from sweeper.space.search_space import SearchSpace
+from sweeper.storage.identity import places_of
+from sweeper.storage.places import has_several_links
+from sweeper.storage.settings import Stores
 
 
 class RepeatSeed(NamedTuple):
@@ -51,6 +57,17 @@ def count_new_trials(records: Sequence[TrialRecord], space: SearchSpace) -> int:
 
 def has_unfinished(records: Sequence[TrialRecord], space: SearchSpace) -> bool:
     return count_new_trials(records, space) > 0 or any(record.state == "RUNNING" for record in records)
+
+
+def is_finished(stores: Stores, name: str, space: SearchSpace) -> bool:
+    """Return True if a sweep exists and nothing of it is left to train. Writes nothing."""
+    if has_several_links(stores.ledger):  # in a copy made of hard links, an open ledger would be its original's
+        return False
+    try:
+        records = load_ledger(existing_storage(stores.ledger, places_of(stores)), name).records()
+    except ConfigError:  # there is no ledger, or no such sweep
+        return False
+    return bool(records) and not has_unfinished(records, space)
 
 
 def resume_summary(records: Sequence[TrialRecord], space: SearchSpace) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from jobs import fault_injection, get_job
+from jobs import fault_injection
 from sweeper.cluster.capacity import Machine, reservations
+from sweeper.driver.backbones import Say, check_backbones
 from sweeper.driver.checkpoints import delete_checkpoints, delete_copies, trials_with_checkpoints, unneeded_checkpoints
 from sweeper.driver.mirroring import finish_mirror, mirror_of, save_predictions, show_trial, sync_lines
 from sweeper.driver.opening import (
@@ -21,7 +23,7 @@ from sweeper.driver.opening import (
     sweep_to_extend,
     with_recorded_data,
 )
-from sweeper.driver.repeats import expected_trials, has_unfinished, resume_summary
+from sweeper.driver.repeats import expected_trials, has_unfinished, is_finished, resume_summary
 from sweeper.driver.sweep import Sweep, free_storage, sweep_folder, trial_folder
 from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import database_errors, open_storage
@@ -33,8 +35,7 @@ from sweeper.monitor.progress import Progress
 from sweeper.process.output import output_to
 from sweeper.process.screen import print_line
 from sweeper.process.signals import Interrupt
-from sweeper.space.cases import backbones, idle_lines
-from sweeper.space.reading import check_relations
+from sweeper.space.cases import idle_lines
 from sweeper.space.search_space import SearchSpace, searched_parameters, to_yaml
 from sweeper.storage import checkpoint_store
 from sweeper.storage.identity import places_of, stores_in_use
@@ -72,22 +73,15 @@ class Outcome:
         return f"{self.name}: no trial ended well; trial {first.number} was the first to fail: {first.reason}"
 
 
-def check_environment(space: SearchSpace, machine: Machine, stores: Stores) -> None:
+def check_environment(space: SearchSpace, machine: Machine, stores: Stores, say: Say | None) -> None:
     """Check devices, backbones and stores before anything is created.
 
-    Raises EnvironmentFailure with every backbone that cannot be loaded, ConfigError for params that do not fit one.
+    say  shows lines about the backbones that are tried; None if there is nothing left to train
+
+    Raises EnvironmentFailure, and ConfigError for params that do not fit a backbone.
     """
     reservations(space, machine)
-    fetch = get_job(space.job).fetch
-    mistakes = []
-    for name in backbones(space):
-        try:
-            fetch(name)
-        except RuntimeError as error:
-            mistakes.append(f"backbone {error}")
-    if mistakes:
-        raise EnvironmentFailure(mistakes)
-    check_relations(space)  # checked again, since the limits of the backbones are known only after the download
+    check_backbones(space, say)
     check_store(stores)
     if stores.checkpoints:
         checkpoint_store.check_address(stores.checkpoints)
@@ -115,7 +109,8 @@ def run_sweep(
     Raises ConfigError if the sweep has another search space, DataFailure if its data has changed, EnvironmentFailure
     if another process runs it (with a PostgreSQL ledger: on any machine).
     """
-    check_environment(space, machine, stores)
+    nothing_left = not (new or extend) and is_finished(stores, name or space.name, space)
+    check_environment(space, machine, stores, None if nothing_left else partial(print_line, console))
     stores = stores_in_use(stores)
     storage = open_storage(stores.ledger, places_of(stores))
     taken = [name for name in sweep_names(storage) if fully_created(storage, name)] if new or extend else []

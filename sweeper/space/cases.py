@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from jobs import get_job
+from jobs.job import Job, ParamError
 from sweeper.space.domains import (
     Branch,
     Choice,
@@ -78,6 +79,44 @@ def idle_lines(space: SearchSpace) -> list[str]:
         if parameter in case.domains
     ]
     return list(dict.fromkeys(lines))
+
+
+def largest_params(space: SearchSpace) -> dict[str, Any]:
+    """Return for each backbone the params of a trial that this space can have, with its numbers as large as possible.
+
+    >>> largest_params(space)["hfl/chinese-lert-large"].max_length
+    512
+    """
+    job = get_job(space.job)
+    default = Constant(defaults_by_name(space.job)["backbone"])
+    found: dict[str, Any] = {}
+    for cut in _all_cuts(space):
+        for backbone in ends(cut.domains.get("backbone", default)):
+            params = _with_largest_numbers(job, cut, {**cut.first, "backbone": backbone})
+            found[backbone] = max(filter(None, (found.get(backbone), params)), key=_length, default=None)
+    return {backbone: params for backbone, params in found.items() if params}
+
+
+def _with_largest_numbers(job: Job, cut: Cut, assignment: dict[str, Any]) -> Any:
+    """Return params with each number as large as the cut allows and the job accepts; None if the job accepts none."""
+    params = _params_if_right(job, assignment)
+    for name, domain in cut.domains.items():
+        if all(isinstance(value, int | float) for value in ends(domain)):
+            larger = {**assignment, name: max(ends(domain))}
+            if accepted := _params_if_right(job, larger):
+                assignment, params = larger, accepted
+    return params
+
+
+def _params_if_right(job: Job, assignment: Mapping[str, Any]) -> Any:
+    try:
+        return job.params(**assignment)
+    except ParamError:
+        return None
+
+
+def _length(params: Any) -> int:
+    return int(getattr(params, "max_length", 0))
 
 
 def possible_resources(space: SearchSpace) -> list[Resources | None]:

@@ -100,7 +100,9 @@ def search_space(job: str, kind: str, backbone: str, data: Path) -> SearchSpace:
 def refusal(job: str, kind: str, backbone: str, data: Path) -> str | None:
     """Return the line with which `run` refuses a backbone before it creates anything; None if it takes it."""
     try:
-        check_environment(search_space(job, kind, backbone, data), Machine(cpus=2, gpus=0), read_stores())
+        check_environment(
+            search_space(job, kind, backbone, data), Machine(cpus=2, gpus=0), read_stores(), lambda _: None
+        )
     except Failure as failure:
         return str(failure)
     return None
