@@ -13,7 +13,15 @@ from jobs.features.tokens import Tokens
 from jobs.model.folders import read_config
 from jobs.model.names import SCRATCH, is_path
 from jobs.model.source import BackboneError, check_files, config_file, describe_failure, first_line
-from jobs.model.vocabularies import BPE, TOKENIZER_JSON, UNIGRAM, Vocabulary, read_vocabularies, vocabulary_folder
+from jobs.model.vocabularies import (
+    BPE,
+    COPY_AGAIN,
+    TOKENIZER_JSON,
+    UNIGRAM,
+    Vocabulary,
+    read_vocabularies,
+    vocabulary_folder,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -25,7 +33,11 @@ USUAL = {  # names of special tokens by the attribute of a tokenizer
     "unk_token": ("[UNK]", "<unk>"),
     "cls_token": ("[CLS]", "<s>", "<cls>"),
     "sep_token": ("[SEP]", "</s>", "<sep>"),
+    "mask_token": ("[MASK]", "<mask>"),
+    "bos_token": ("[CLS]", "<s>"),
+    "eos_token": ("[SEP]", "</s>"),
 }
+NEEDED = ("pad_token", "unk_token", "cls_token", "sep_token")
 # SentencePiece tokenizers by a piece, or by the name of the file
 SENTENCEPIECE_CLASSES = {
     "[PAD]": "DebertaV2Tokenizer",
@@ -33,6 +45,7 @@ SENTENCEPIECE_CLASSES = {
     "<cls>": "XLNetTokenizer",
     "sentencepiece.bpe.model": "XLMRobertaTokenizer",
 }
+STRANGE_TEXT = "\U0010fffd \U0001f9ff\U000e0041"  # characters that hardly any vocabulary has
 SAVED_PROBE = "日月潭（Sun Moon Lake）"
 SAVED_TEXTS = 100  # texts of the data that a saved tokenizer must read alike
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -74,7 +87,19 @@ def _pretrained_tokenizer(source: str) -> PreTrainedTokenizerFast:
     if fitting is None and (vocabularies or _is_bare(tokenizer)):
         fitting = _own_vocabulary(source, vocabularies)
         tokenizer = _own_tokenizer(source, fitting, tokenizer)
-    return _completed(tokenizer, fitting)
+    completed = _completed(tokenizer, fitting)
+    _check_strange_text(source, completed)
+    return completed
+
+
+def _check_strange_text(source: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise BackboneError if the tokenizer fails on characters that its vocabulary lacks."""
+    try:
+        tokenizer.backend_tokenizer.encode(STRANGE_TEXT)
+    except Exception as error:  # tokenizers 0.23 raises plain `Exception`
+        raise BackboneError(
+            f"{source}: its tokenizer fails on unknown characters ({first_line(error)}); {COPY_AGAIN}"
+        ) from error
 
 
 def _loaded(tokenizer_class: Any, source: str, **options: Any) -> Any:
@@ -89,7 +114,7 @@ def _loaded(tokenizer_class: Any, source: str, **options: Any) -> Any:
         if isinstance(error, OSError | ValueError | ImportError) or type(error) is Exception:
             raise BackboneError(f"{source}: {describe_failure(path, error)}") from error
         raise BackboneError(
-            f"{source}: its tokenizer files are not those of its tokenizer class; {NAME_CLASS}"
+            f"{source}: its tokenizer files do not fit each other ({first_line(error)}); {NAME_CLASS}"
         ) from error
 
 
@@ -204,7 +229,7 @@ def _own_class(source: str, vocabulary: Vocabulary, loaded: PreTrainedTokenizerF
 
 def _completed(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary | None) -> PreTrainedTokenizerFast:
     """Name special tokens that the vocabulary has and no file names, and repair what transformers leaves out."""
-    for key in USUAL:
+    for key in NEEDED:
         if vocabulary and getattr(tokenizer, key) is None and (name := _usual(key, vocabulary)):
             setattr(tokenizer, key, name)
     if vocabulary and vocabulary.replacements:

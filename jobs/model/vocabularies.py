@@ -18,6 +18,8 @@ BPE_OF_SENTENCEPIECE = 2  # ModelType of sentencepiece's format; 1 is Unigram
 TOKENIZER_JSON = "tokenizer.json"
 TIKTOKEN = "tiktoken.model"  # not SentencePiece's format in spite of its name
 COPY_AGAIN = "copy it from the original again"
+BYTE_ORDER_MARK = "\ufeff"  # some editors put it in front of a file in UTF-8
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 FILES = ("*.json", "*.txt", "*.model")
 
 
@@ -53,6 +55,9 @@ def read_vocabularies(folder: Path) -> list[Vocabulary]:
 
     Raises BackboneError when a file is damaged, or the package that reads it is missing.
     """
+    for name in SETTINGS:
+        if (folder / name).is_file():
+            _content(folder / name)
     if (folder / TOKENIZER_JSON).is_file():
         return [_read_tokenizer_json(folder / TOKENIZER_JSON)]
     listed = [read(folder) for read in (_read_lines, _read_table)]
@@ -61,10 +66,14 @@ def read_vocabularies(folder: Path) -> list[Vocabulary]:
 
 
 def _read_tokenizer_json(file: Path) -> Vocabulary:
-    content = _content(file)
-    model = content.get("model")
-    if not isinstance(model, dict) or not model.get("vocab"):
-        raise BackboneError(f"{file}: describes no tokenizer; {COPY_AGAIN}")
+    try:
+        return _described(file, _content(file))
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise BackboneError(f"{file}: describes no tokenizer; {COPY_AGAIN}") from error
+
+
+def _described(file: Path, content: dict[str, Any]) -> Vocabulary:
+    model = content["model"]
     vocab = model["vocab"]
     pieces = vocab if isinstance(vocab, dict) else {piece: index for index, (piece, _) in enumerate(vocab)}
     added = {token["content"]: token["id"] for token in content.get("added_tokens", ())}
@@ -88,6 +97,8 @@ def _read_lines(folder: Path) -> Vocabulary | None:
         lines = file.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise BackboneError(f"{file}: is not UTF-8; {COPY_AGAIN}") from error
+    if lines[0].startswith(BYTE_ORDER_MARK):
+        raise BackboneError(f"{file}: begins with a byte order mark, which hides its first piece; remove the mark")
     if sum(" " in line.strip() for line in lines) > len(lines) / 2:
         return None
     return Vocabulary(file, WORD_PIECE, {piece.rstrip("\r"): index for index, piece in enumerate(lines) if piece})

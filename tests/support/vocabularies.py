@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from tests.support.zoo import BERT_SPECIAL, TEXTS, pieces
+from tests.support.zoo_tokenizers import BERT_SPECIAL, TEXTS, pieces
 
 
 def folder_of(folder: Path, model_type: str, files: dict[str, str | bytes | dict[str, Any]], **config: Any) -> str:

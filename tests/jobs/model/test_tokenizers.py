@@ -14,10 +14,10 @@ from transformers import BertTokenizer
 from jobs.features.tokens import cached_tokens, tokenize
 from jobs.model.source import BackboneError
 from jobs.model.tokenizers import check_tokenizer, load_tokenizer
-from tests.support import zoo
+from tests.support import zoo, zoo_tokenizers
 from tests.support.vocabularies import folder_of, sentencepiece_model, vocab_txt
 
-TEXT = zoo.TEXTS[0]
+TEXT = zoo_tokenizers.TEXTS[0]
 ALBERT_PIECES = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "user_defined_symbols": "[CLS],[SEP],[MASK]"}
 
 
@@ -47,13 +47,13 @@ def test_a_vocab_txt_is_read_as_berts_with_any_config(tmp_path: Path, model_type
     tokenizer = load_tokenizer(name, ())
     assert tokenizer.tokenize(TEXT) == list(TEXT)
     assert (len(tokenizer), tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id) == (
-        len(zoo.pieces(zoo.BERT_SPECIAL)),
+        len(zoo_tokenizers.pieces(zoo_tokenizers.BERT_SPECIAL)),
         0,
         2,
         3,
     )
     assert tokenizer("湖", "山")["input_ids"][::2] == [2, 3, 3]
-    assert check_tokenizer(name, tokenizer, zoo.TEXTS).warnings() == []
+    assert check_tokenizer(name, tokenizer, zoo_tokenizers.TEXTS).warnings() == []
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_vocab_txt_is_read_as_berts_with_any_config(tmp_path: Path, model_type
 def test_a_tokenizer_json_is_taken_as_it_is_if_the_models_class_is_of_another_kind(
     tmp_path: Path, model_type: str
 ) -> None:
-    zoo.BERT(tmp_path)
+    zoo_tokenizers.BERT(tmp_path)
     described = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
     name = folder_of(tmp_path / "bare", model_type, {"tokenizer.json": described})
     tokenizer = load_tokenizer(name, ())
@@ -89,17 +89,20 @@ def test_lower_casing_and_special_tokens_of_tokenizer_config_are_kept(tmp_path: 
 
 def test_special_tokens_that_the_vocabulary_lacks_are_replaced_by_its_own(tmp_path: Path) -> None:
     settings = {"tokenizer_class": "RobertaTokenizer", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
+    settings |= {"bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"}
     files = {"vocab.txt": vocab_txt(), "tokenizer_config.json": settings}
     tokenizer = load_tokenizer(folder_of(tmp_path, "roberta", files), ())
     assert tokenizer("湖")["input_ids"] == [2, tokenizer.convert_tokens_to_ids("湖"), 3]
-    assert (tokenizer.pad_token, len(tokenizer)) == ("[PAD]", len(zoo.pieces(zoo.BERT_SPECIAL)))
+    assert (tokenizer.pad_token, len(tokenizer)) == ("[PAD]", len(zoo_tokenizers.pieces(zoo_tokenizers.BERT_SPECIAL)))
 
 
-@pytest.mark.parametrize(("model_type", "special"), [("bert", zoo.ROBERTA_SPECIAL), ("xlm-roberta", zoo.BERT_SPECIAL)])
+@pytest.mark.parametrize(
+    ("model_type", "special"), [("bert", zoo_tokenizers.ROBERTA_SPECIAL), ("xlm-roberta", zoo_tokenizers.BERT_SPECIAL)]
+)
 def test_a_byte_level_vocabulary_is_taken_with_any_config(
     tmp_path: Path, model_type: str, special: tuple[str, ...]
 ) -> None:
-    vocabulary, merges = zoo._merges((*special, "<mask>") if "[MASK]" not in special else special)
+    vocabulary, merges = zoo_tokenizers._merges((*special, "<mask>") if "[MASK]" not in special else special)
     lines = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)])
     name = folder_of(tmp_path, model_type, {"vocab.json": vocabulary, "merges.txt": lines})
     tokenizer = load_tokenizer(name, ())
@@ -126,7 +129,9 @@ def test_a_sentencepiece_model_alone_is_enough(
 ) -> None:
     name = folder_of(tmp_path, model_type, {file: sentencepiece_model(**options)})
     tokenizer = load_tokenizer(name, ())
-    found = check_tokenizer(name, tokenizer, zoo.TEXTS[:4])  # the last text has letters that ALBERT lower-cases
+    found = check_tokenizer(
+        name, tokenizer, zoo_tokenizers.TEXTS[:4]
+    )  # the last text has letters that ALBERT lower-cases
     assert (found.unknown_tokens, found.dropped_characters, found.missing) == (0, 0, ())
     assert "公尺" in tokenizer.decode(tokenizer(TEXT)["input_ids"])
 
@@ -189,6 +194,11 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({}, "holds no vocabulary (tokenizer.json, vocab.txt, vocab.json with merges.txt, or *.model)"),
         ({"tokenizer.json": "{"}, "tokenizer.json: is no JSON object"),
         ({"tokenizer.json": {"model": None}}, "tokenizer.json: describes no tokenizer"),
+        ({"tokenizer.json": {"model": {"vocab": [1, 2]}}}, "tokenizer.json: describes no tokenizer"),
+        ({"tokenizer.json": {"model": {"vocab": {"a": 1}}, "added_tokens": [3]}}, "describes no tokenizer"),
+        ({"tokenizer_config.json": "[]"}, "tokenizer_config.json: is no JSON object"),
+        ({"vocab.txt": "\ufeff[PAD]\n[UNK]\n"}, "begins with a byte order mark"),
+        ({"vocab.txt": "[PAD]\n[CLS]\n[SEP]\n湖\n"}, "fails on unknown characters (WordPiece error: Missing [UNK]"),
         ({"vocab.json": {"a": 0, "b": 1}}, "holds vocab.json without merges.txt"),
         ({"vocab.txt": b"\xff\xfe\n"}, "vocab.txt: is not UTF-8"),
         (
@@ -228,7 +238,7 @@ def test_a_cached_backbone_of_the_hub_gets_the_tokenizer_of_its_vocabulary(
 
 
 def test_a_folders_own_tokenizer_stays_where_it_has_its_vocabulary(tmp_path: Path) -> None:
-    zoo.XLM_R(tmp_path)
+    zoo_tokenizers.XLM_R(tmp_path)
     (tmp_path / "vocab.txt").write_text("unused\n")
     assert type(load_tokenizer(folder_of(tmp_path, "xlm-roberta", {}), ())).__name__ == "XLMRobertaTokenizer"
 
@@ -300,13 +310,13 @@ def test_a_tokenizer_that_cannot_be_saved_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_backbone_that_does_not_read_the_data_is_refused_by_name(tmp_path: Path) -> None:
-    name = folder_of(tmp_path, "bert", {"vocab.txt": "\n".join((*zoo.BERT_SPECIAL, "湖"))})
+    name = folder_of(tmp_path, "bert", {"vocab.txt": "\n".join((*zoo_tokenizers.BERT_SPECIAL, "湖"))})
     with pytest.raises(BackboneError) as caught:
-        check_tokenizer(name, load_tokenizer(name, ()), zoo.TEXTS)
+        check_tokenizer(name, load_tokenizer(name, ()), zoo_tokenizers.TEXTS)
     assert str(caught.value).startswith(f"{name}: its tokenizer of 6 pieces reads")
 
 
 def test_a_vocabulary_far_smaller_than_config_says_is_a_warning(tmp_path: Path) -> None:
     name = folder_of(tmp_path, "bert", {"vocab.txt": vocab_txt()}, vocab_size=21_128)
-    (warning,) = check_tokenizer(name, load_tokenizer(name, ()), zoo.TEXTS).warnings()
+    (warning,) = check_tokenizer(name, load_tokenizer(name, ()), zoo_tokenizers.TEXTS).warnings()
     assert warning.endswith("pieces and its model 21,128")
