@@ -7,7 +7,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,7 +33,7 @@ def relocate_addresses(database: Path, places: Places) -> None:
 
     Raises sqlite3.Error.
     """
-    with closing(sqlite3.connect(database, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+    with _damage(), closing(sqlite3.connect(database, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         known = _columns(connection)
         for table, column in ADDRESS_COLUMNS:
@@ -47,6 +47,15 @@ def relocate_addresses(database: Path, places: Places) -> None:
 def _columns(connection: sqlite3.Connection) -> set[tuple[str, str]]:
     query = "SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table'"
     return set(connection.execute(query))
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Raise the errors that a damaged database causes in Python's decoding as sqlite3.Error, like all others."""
+    try:
+        yield
+    except ValueError as error:
+        raise sqlite3.DatabaseError(f"damaged: {error}") from error
 
 
 def recorded_roots(stores: Stores) -> set[Path]:
