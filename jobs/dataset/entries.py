@@ -103,8 +103,10 @@ class Asking(Entry):
     @classmethod
     def _with_answers(cls, row: Any) -> Any:
         """Read the answers from another key if `answers` holds none."""
-        if not isinstance(row, dict) or row.get("answers"):
+        if not isinstance(row, dict):
             return row
+        if row.get("answers"):
+            return {**row, "answers": _with_starts(row, row["answers"])}
         found = [key for key in ANSWER_KEYS if row.get(key) is not None]
         if not found:
             return {**row, "<hint>": _answer_hint(row)}
@@ -115,13 +117,18 @@ class Asking(Entry):
 
 
 def _named_answers(row: Mapping[str, Any], key: str) -> Any:
-    """Return what a key in place of `answers` holds, in a form of `answers`, with the starts beside it."""
+    """Return what a key in place of `answers` holds, in a form of `answers`."""
     answers = row[key]
-    starts = next((row[name] for name in START_KEYS if row.get(name) is not None), None)
     if isinstance(answers, str):
         answers = [answers]
     if not isinstance(answers, list | dict):
         raise ValueError(f'`{key}` found, `answers` wanted; write [{{"text": …, "answer_start": …}}]')
+    return _with_starts(row, answers)
+
+
+def _with_starts(row: Mapping[str, Any], answers: Any) -> Any:
+    """Return a list of texts together with the starts beside it in the row; anything else as it is."""
+    starts = next((row[name] for name in START_KEYS if row.get(name) is not None), None)
     if starts is None or not isinstance(answers, list) or not all(isinstance(one, str) for one in answers):
         return answers
     return {"text": answers, "answer_start": starts if isinstance(starts, list) else [starts]}

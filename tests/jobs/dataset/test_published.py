@@ -176,6 +176,21 @@ def test_a_hub_source_with_columns_of_c3_is_converted(tmp_path: Path, monkeypatc
     assert read_data(str(tmp_path / "out")).options
 
 
+@pytest.mark.parametrize("layout", [hub_c3, hub_clue_c3])
+def test_c3_is_read_as_datasets_loads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Callable[..., Any]
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name, texts in {"train": C3_D, "validation": C3_M}.items():
+        (tmp_path / "hub").mkdir(exist_ok=True)
+        datasets.Dataset.from_list(layout(texts)).to_parquet(tmp_path / f"hub/{name}.parquet")
+    source = [f"hub:{tmp_path}/hub"]
+    convert({"train": source, "valid": source}, tmp_path / "out")
+    assert [len(row.paragraphs) for row in read_data(str(tmp_path / "out")).train] == [3, 2]
+
+
 @pytest.mark.parametrize(
     ("choice", "answer", "reason"),
     [
@@ -272,6 +287,23 @@ def test_a_key_of_another_name_is_read_and_told(tmp_path: Path, change: Change, 
     counts, data = converted(tmp_path, train=rows_of(change), valid=cmrc("b"))
     assert [row.answer for row in data.train] == ["南投縣"] * 2
     assert f"read: 2 {told}" in counts.lines()
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"answer": "南", "answer_start": 7},
+        {"answer_text": ["南"], "answer_start": [7]},
+        {"answers": ["南"], "answer_start": [7]},
+        {"answers": {"text": ["南"], "start": [7]}},
+        {"answers": {"text": "南", "start": 7}},
+    ],
+)
+def test_starts_beside_answers_are_read(tmp_path: Path, beside: dict[str, Any]) -> None:
+    _, data = converted(
+        tmp_path, train=rows_of(lambda row: row.update(beside, context=f"南投縣在台灣，南{row['id']}")), valid=cmrc("b")
+    )
+    assert [row.start for row in data.train] == [7, 7]
 
 
 @pytest.mark.parametrize(
