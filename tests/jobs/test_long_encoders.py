@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,14 @@ def test_a_bert_is_saved_as_a_longformer_that_answers_alike(kind: str, data: Dat
     again, _, same = reading(str(tmp_path / "tuned"), data, tmp_path)
     assert again.config.model_type == "longformer"
     torch.testing.assert_close(scores(again, same), scores(model, windows), rtol=0, atol=0)
+
+
+def test_the_tokenizers_padding_is_taken_over_the_configs(data: Data, tmp_path: Path) -> None:
+    name = zoo.build("bert", tmp_path / "bert")
+    config = tmp_path / "bert" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "pad_token_id": 2}))
+    model, tokenizer, _ = reading(name, data, tmp_path)
+    assert model.config.pad_token_id == tokenizer.pad_token_id == 0
 
 
 def test_paragraphs_are_joined_by_the_end_of_a_text_where_a_tokenizer_has_no_separator(

@@ -213,17 +213,22 @@ def test_only_the_positions_of_tokens_begin_again(kind: str) -> None:
     torch.testing.assert_close(rows, real[torch.arange(200) % len(real)])
 
 
-def test_the_padding_is_the_tokenizers_even_if_the_config_names_another_token() -> None:
+@pytest.mark.parametrize(("kind", "config_says", "tokenizer_says"), [("electra", 0, 1), ("roberta", 1, 0)])
+def test_the_padding_is_the_tokenizers_even_if_the_config_names_another_token(
+    kind: str, config_says: int, tokenizer_says: int
+) -> None:
     """A multilingual BERT's config may say 0, which is the first token of every text for its tokenizer."""
-    short = bert("BertForQuestionAnswering", pad_token_id=0)
-    inputs = batch(SEES_ALL, 1)
-    inputs["input_ids"][:, 0] = 0
+    short = relative(kind, pad_token_id=config_says)
+    inputs = batch(SEES_ALL, tokenizer_says)
+    if kind == "electra":
+        inputs["input_ids"][:, 0] = config_says
+    inputs["token_type_ids"] %= 2
     here = inputs["attention_mask"].bool()
-    long = made_long(short, WINDOW, 200, pad_token_id=1)
+    long = made_long(short, WINDOW, 200, pad_token_id=tokenizer_says)
     with torch.no_grad():
-        ours, theirs = long(**inputs, global_attention_mask=1 - inputs["attention_mask"]), short(**inputs)
+        ours, theirs = long(**inputs, global_attention_mask=0 * inputs["input_ids"]), short(**inputs)
     torch.testing.assert_close(ours.start_logits[here], theirs.start_logits[here], atol=1e-4, rtol=0)
-    assert long.config.pad_token_id == 1
+    assert long.config.pad_token_id == tokenizer_says
 
 
 @pytest.mark.parametrize(
