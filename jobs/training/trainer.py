@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerControl, TrainingArguments, set_seed
 from jobs.dataset.data import SAMPLE, read_data, vocabulary
 from jobs.job import ParamError, Report
 from jobs.model import dropout, tokenizers
+from jobs.model.conversion import BERTS
 from jobs.model.padding import padded_lengths
 from jobs.params import NO_GPUS, TrainingParams, check_workers, device_batch
 from jobs.task import Task
@@ -189,7 +190,7 @@ def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, r
     trainer = BatchTrainer(
         score=reporter.score,
         model=model if torch.cuda.is_available() else dropout.quicken(model),
-        args=training_arguments(params, unfinished, workers.count(), layer_classes(model)),
+        args=training_arguments(params, unfinished, workers.count(), layer_classes(model), leaves_unused(model)),
         data_collator=keep_batch,
         train_dataset=input_dataset(task, trained, task.trained(trained, params), params),
         eval_dataset=input_dataset(task, asked, range(len(asked)), params),
@@ -219,19 +220,25 @@ def layer_classes(model: torch.nn.Module) -> list[str]:
     return sorted({type(layer).__name__ for stack in stacks for layer in stack})
 
 
+def leaves_unused(model: torch.nn.Module) -> bool:
+    """Return True if some parameters of the model may get no gradient, as an XLNet's embedding of masked tokens."""
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    return kind != "longformer" and kind not in BERTS
+
+
 def input_dataset(task: Task, inputs: Any, numbers: Sequence[int], params: TrainingParams) -> InputDataset:
     """Wrap some of a task's inputs in a dataset for Trainer."""
     return InputDataset(numbers, inputs.lengths()[list(numbers)], lambda rows: task.collate(inputs, rows, params))
 
 
 def training_arguments(
-    params: TrainingParams, output_dir: Path, workers: int = 1, layers: Sequence[str] = ()
+    params: TrainingParams, output_dir: Path, workers: int = 1, layers: Sequence[str] = (), unused: bool = False
 ) -> TrainingArguments:
     """Return the TrainingArguments for these params.
 
     `device_batch` gives the batch size per device, and gradient accumulation makes up the effective batch. `layers` are
-    the class names of the layers to shard. Raises ParamError when the effective batch cannot be divided among the
-    workers.
+    the class names of the layers to shard. With `unused`, some parameters may get no gradient. Raises ParamError when
+    the effective batch cannot be divided among the workers.
     """
     strategy = "steps" if params.eval_steps else "epoch"
     every = max(params.eval_steps, 1)
@@ -260,7 +267,7 @@ def training_arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         average_tokens_across_devices=False,  # the weight of each WorkerBatch does this
-        ddp_find_unused_parameters=False,  # all parameters are used; searching for unused ones takes time
+        ddp_find_unused_parameters=unused,  # a search in each step, without which workers wait for them in vain
         fsdp=params.fsdp or None,
         fsdp_config={"transformer_layer_cls_to_wrap": list(layers)} if params.fsdp else None,
         use_cpu=not torch.cuda.is_available(),

@@ -36,6 +36,7 @@ from tests.support.ranks import (
     whole_resumed_and_sharded,
 )
 from tests.support.spaces import SMALL
+from tests.support.zoo import build
 
 pytestmark = pytest.mark.timeout(600)  # each rank imports torch and transformers anew
 VALID = 9
@@ -201,6 +202,15 @@ def test_a_checkpoint_of_shared_weights_is_whole_and_loads_in_one_process(compar
     assert again["eval_loss"] == pytest.approx(metrics["eval_loss"], abs=1e-6)
 
 
+@pytest.mark.long
+def test_workers_train_a_model_that_leaves_parameters_unused(data: Data, tmp_path: Path) -> None:
+    """An XLNet has an embedding of masked tokens, which no reader needs."""
+    params = params_of("qa", build("xlnet", tmp_path / "xlnet"), num_train_epochs=1)
+    first, second = on_ranks(watched, tmp_path, "qa", params, data.location, "together")
+    assert len(first.reports) == 1
+    assert first.reports == second.reports
+
+
 @pytest.mark.slow
 def test_a_group_that_is_there_already_is_used_and_dropout_goes_on_where_it_was(data: Data, tmp_path: Path) -> None:
     params = params_of("qa", "scratch:1x32x2", train_sampling_strategy="random", eval_steps=3)
@@ -227,6 +237,16 @@ def test_what_workers_cannot_do_is_refused_by_every_rank(data: Data, backbone: s
         "fsdp: fsdp shards a model over GPUs and these workers have none: set fsdp to false",
     ]
     assert on_ranks(refusals, tmp_path, params_of("qa", backbone), data.location, changes) == [messages, messages]
+
+
+@pytest.mark.parametrize(("kind", "searched"), [("bert", False), ("longformer", False), ("xlnet", True)])
+def test_unused_parameters_are_searched_for_where_an_architecture_may_have_some(
+    kind: str, searched: bool, tmp_path: Path
+) -> None:
+    name = build(kind, tmp_path / kind)
+    model = backbones.load_model(name, "AutoModelForQuestionAnswering", tokenizers.load_tokenizer(name, ()), 64)
+    assert trainer.leaves_unused(model) is searched
+    assert training_arguments(TrainingParams(), tmp_path, unused=searched).ddp_find_unused_parameters is searched
 
 
 def test_a_process_alone_is_rank_0_of_one() -> None:
