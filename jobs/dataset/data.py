@@ -127,6 +127,11 @@ def vocabulary(data: Data) -> list[str]:
     return [*data.paragraphs, *(row.question for row in data.train)]
 
 
+def long_texts(data: Data) -> Sequence[str]:
+    """Return the paragraphs. Add the training questions if the texts stand in front of them, as with options."""
+    return vocabulary(data) if data.options else data.paragraphs
+
+
 def labelled_questions(data: Data, split: str) -> tuple[Question, ...]:
     """Return the labelled questions of `train`, `valid` or `test`.
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.dataset.bm25 import bm25_scores
-from jobs.dataset.data import SPLITS, Data, Question, read_data, vocabulary
+from jobs.dataset.data import SPLITS, Data, Question, long_texts, read_data, vocabulary
 from jobs.dataset.overlaps import Overlap, find_overlap
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class TokenLengths:
     *_answer_ends_past      for each limit in tokens, the share of answers that end after it in the input
     answers_cutting_tokens  share of answers that a model cannot give exactly: they begin or end inside a token, with a
                             blank, or with text that the tokenizer drops
-    coverage                what the tokenizer makes of the characters of all paragraphs
+    coverage                what the tokenizer makes of the characters of `long_texts`
     """
 
     tokenizer: str
@@ -228,7 +228,7 @@ def _token_lengths(data: Data, rows: Sequence[Question], labelled: Sequence[Ques
 
     tokenizer = load_tokenizer(name, vocabulary(data))
     paragraphs, questions = tokenize(tokenizer, data.paragraphs), tokenize(tokenizer, [row.question for row in rows])
-    coverage = check_tokenizer(name, tokenizer, data.paragraphs, paragraphs)
+    coverage = check_tokenizer(name, tokenizer, long_texts(data), None if data.options else paragraphs)
     layout = pair_layout(tokenizer)
     asked = dict(zip((row.id for row in rows), questions.lengths() + layout.special, strict=True))
     sizes = paragraphs.lengths()

@@ -21,7 +21,7 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
-from jobs.dataset.data import Data, Question, read_data
+from jobs.dataset.data import Data, Question, long_texts, read_data
 from jobs.features.tokens import tokenize
 from jobs.files import causes, disk_trouble
 from jobs.model import dropout
@@ -39,7 +39,7 @@ from jobs.training.trainer import BatchTrainer, input_dataset
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-MOST_CHARACTERS = 500_000  # of the data's paragraphs, for the check of the tokenizer; they take about a second
+MOST_CHARACTERS = 500_000  # of the data's long texts, for the check of the tokenizer; they take about a second
 MOST_TOKENS = 2_048  # in the longest input; 16 heads have a quarter of a GiB of scores for each layer then
 CHARACTERS_PER_TOKEN = 8  # more than any tokenizer joins to a token of usual text
 
@@ -61,7 +61,7 @@ def try_backbone(task: Task, params: TrainingParams, location: str, encoder: boo
             _refuse_decoder(task, name)
         data = read_data(location)
         tokenizer = load_tokenizer(name, ())
-        found = check_tokenizer(name, tokenizer, _every_nth(data.paragraphs))
+        found = check_tokenizer(name, tokenizer, _every_nth(long_texts(data)))
         lines = tuple(f"{name}: {line}" for line in found.warnings())
         try:
             if not match:

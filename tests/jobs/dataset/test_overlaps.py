@@ -99,4 +99,6 @@ def test_data_check_describes_multiple_choice_questions(tmp_path: Path) -> None:
     assert "paragraphs of a question: 2 (1), 3 (1), 4 (1)" in done.stdout
     assert "relevant paragraph picked by BM25: train 100.0%, valid 100.0%" in done.stdout
     assert "split" not in done.stdout
-    assert json.loads(invoke("data", "check", str(tmp_path / "out"), "--json").stdout)["options"] is True
+    found = json.loads(invoke("data", "check", str(tmp_path / "out"), "--json", "--tokenizer", "scratch:1x8x1").stdout)
+    assert found["options"] is True
+    assert found["tokens"]["coverage"]["characters"] > 60  # the dialogue counts; all options have 39
