@@ -21,7 +21,16 @@ from jobs.model.source import BackboneError
 from jobs.model.tokenizers import load_tokenizer
 from tests.support import zoo
 
-BERTS = ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "ernie", "distilbert")
+BERTS = (
+    "bert",
+    "roberta",
+    "roberta-bert-vocabulary",
+    "xlm-roberta",
+    "camembert",
+    "data2vec-text",
+    "ernie",
+    "distilbert",
+)
 LONG = ("modernbert", "xlnet", "mt5")
 OTHER_LONG = ("t5", "umt5", "bart", "mbart", "led", "funnel", "xlnet-bert-vocabulary")
 
@@ -101,11 +110,16 @@ def test_the_tokenizers_padding_is_taken_over_the_configs(data: Data, tmp_path: 
 def test_paragraphs_are_joined_by_the_end_of_a_text_where_a_tokenizer_has_no_separator(
     data: Data, tmp_path: Path
 ) -> None:
-    _, tokenizer, windows = reading(zoo.build("mt5", tmp_path / "mt5"), data, tmp_path)
+    """As T5 and decoders have none."""
+    tokenizer = load_tokenizer(zoo.build("mt5", tmp_path / "mt5"), ())
+    tokenizer.sep_token = None
+    windows = joined_windows(tokenizer, data, data.train, params_of("scratch:1x32x2"), tmp_path)
     ids = collate_joined(windows, [0])["input_ids"]
-    assert tokenizer.sep_token_id is None
     # One stands behind the question, one behind each of the four paragraphs.
     assert int((ids == tokenizer.eos_token_id).sum()) == 5
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="neither a separator nor a token for the end of a text"):
+        joined_windows(tokenizer, data, data.train, params_of("scratch:1x32x2"), tmp_path)
 
 
 def params_of(name: str, **params: Any) -> LongformerParams:
