@@ -90,7 +90,8 @@ def _decoder(config: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     start, end = (getattr(config, f"{name}_token_id", None) for name in ("decoder_start", "eos"))
     return {
         "decoder_start_token_id": tokenizer.pad_token_id if start is None else start,
-        "eos_token_id": end if end in ids else ids[-1],  # classifiers read the state of this token
+        # Classifiers read the state of this token; in a decoder the first one has seen nothing of the text.
+        "eos_token_id": end if end in ids[1:] else ids[-1],
     }
 
 
@@ -100,7 +101,12 @@ def _is_encoder_as_decoder(config: Any) -> bool:
 
 def _special_tokens(config: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """Return the ids of tokens that some models look for in their input, as the tokenizer numbers them."""
-    found = {}
+    found: dict[str, Any] = {}
+    padding = getattr(config, "pad_token_id", None)
+    if padding is None or not 0 <= padding < config.vocab_size:
+        # Set before the model is made: a checkpoint whose config names another padding than the model that was trained
+        # gets other embeddings for it when it is loaded again (Funnel in transformers 5.24).
+        found["pad_token_id"] = tokenizer.pad_token_id
     if getattr(config, "sep_token_id", None) is not None:  # ends the question in a BigBird
         found["sep_token_id"] = tokenizer.sep_token_id
     if config.model_type == "splinter" and tokenizer.convert_tokens_to_ids("[QUESTION]") != config.question_token_id:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from jobs.model import heads
 from jobs.model.backbones import BackboneError, load_model, load_tokenizer
-from tests.jobs.model.test_inputs import read
+from tests.jobs.model.test_inputs import Zoo, read
 from tests.support.zoo import build
 
 QA, MC = "AutoModelForQuestionAnswering", "AutoModelForMultipleChoice"
@@ -48,7 +48,12 @@ def assert_same_encoder(model: PreTrainedModel, folder: str) -> None:
 
 @pytest.mark.parametrize("job", ["qa", "mc", "longformer"])
 @pytest.mark.parametrize(
-    ("kind", "head", "classes"), [("bert", CLASSIFIER, 1), ("bert", CLASSIFIER, 3), ("roberta", TAGGER, 7)]
+    ("kind", "head", "classes"),
+    [
+        ("bert", CLASSIFIER, 1),
+        ("bert", CLASSIFIER, 3),
+        pytest.param("roberta", TAGGER, 7, marks=pytest.mark.slow),
+    ],
 )
 def test_a_model_tuned_for_classes_gets_the_head_of_the_job(
     kind: str, head: str, classes: int, job: str, tmp_path: Path
@@ -71,8 +76,7 @@ def test_the_classes_and_the_loss_of_another_task_do_not_stay(head: str, count: 
     assert config.problem_type is None
 
 
-@pytest.mark.parametrize("kind", ["bert", "distilbert", "deberta"])
-@pytest.mark.parametrize("classes", [1, 5])
+@pytest.mark.parametrize(("kind", "classes"), [("bert", 1), ("bert", 5), ("distilbert", 5), ("deberta", 1)])
 def test_a_task_of_ones_own_gets_the_classes_that_it_asks_for(kind: str, classes: int, tmp_path: Path) -> None:
     name = tuned(tmp_path / kind, kind, CLASSIFIER, 3)
     model = load(name, CLASSIFIER, num_labels=classes)
@@ -152,11 +156,11 @@ def test_the_weights_of_a_t5_that_are_not_in_its_checkpoint_are_an_error(tmp_pat
     ],
 )
 def test_a_head_that_replaces_another_gives_its_scores_and_loads_again(
-    kind: str, job: str, class_name: str, tmp_path: Path
+    kind: str, job: str, class_name: str, zoo: Zoo, tmp_path: Path
 ) -> None:
-    model, batch, output = read(job, build(kind, tmp_path / kind), tmp_path / "cache")
-    assert_same_encoder(model, str(tmp_path / kind))
-    load_tokenizer(str(tmp_path / kind), ()).save_pretrained(tmp_path / "saved")
+    model, batch, output = read(job, zoo(kind), tmp_path / "cache")
+    assert_same_encoder(model, zoo(kind))
+    load_tokenizer(zoo(kind), ()).save_pretrained(tmp_path / "saved")
     model.save_pretrained(tmp_path / "saved")
     again, _, answers = read(job, str(tmp_path / "saved"), tmp_path / "cache")
     assert again.config.architectures == [class_name]
@@ -167,8 +171,10 @@ def test_a_head_that_replaces_another_gives_its_scores_and_loads_again(
         assert torch.allclose(value, answers[key], atol=1e-6)
 
 
-def test_candidates_are_scored_one_by_one_by_the_head_that_replaces_a_multiple_choice_head(tmp_path: Path) -> None:
-    model, batch, output = read("mc", build("deberta", tmp_path / "deberta"), tmp_path / "cache")
+def test_candidates_are_scored_one_by_one_by_the_head_that_replaces_a_multiple_choice_head(
+    zoo: Zoo, tmp_path: Path
+) -> None:
+    model, batch, output = read("mc", zoo("deberta"), tmp_path / "cache")
     single = {name: values[1:, 2:] for name, values in batch.items()}
     assert torch.allclose(model(**single)["logits"], output["logits"][1:, 2:], atol=1e-6)
     labels = torch.tensor([1, 2])
@@ -176,15 +182,15 @@ def test_candidates_are_scored_one_by_one_by_the_head_that_replaces_a_multiple_c
     assert torch.allclose(model(**batch, labels=labels)["loss"], loss, atol=1e-6)
 
 
-def test_the_loss_of_spans_is_that_of_a_question_answering_head(tmp_path: Path) -> None:
-    model, batch, output = read("qa", build("nomic_bert", tmp_path / "nomic"), tmp_path / "cache")
+def test_the_loss_of_spans_is_that_of_a_question_answering_head(zoo: Zoo, tmp_path: Path) -> None:
+    model, batch, output = read("qa", zoo("nomic_bert"), tmp_path / "cache")
     right = {"start_positions": torch.tensor([3, 4]), "end_positions": torch.tensor([5, 6])}
     loss = transformers.loss.loss_utils.ForQuestionAnsweringLoss(output["start_logits"], output["end_logits"], **right)
     assert torch.allclose(model(**batch, **right)["loss"], loss, atol=1e-6)
 
 
-def test_a_model_with_a_replaced_head_can_be_copied(tmp_path: Path) -> None:
-    model, batch, output = read("mc", build("deberta", tmp_path / "deberta"), tmp_path / "cache")
+def test_a_model_with_a_replaced_head_can_be_copied(zoo: Zoo, tmp_path: Path) -> None:
+    model, batch, output = read("mc", zoo("deberta"), tmp_path / "cache")
     assert torch.equal(copy.deepcopy(model)(**batch)["logits"], output["logits"])
 
 
@@ -197,9 +203,9 @@ def test_a_model_with_a_replaced_head_can_be_copied(tmp_path: Path) -> None:
         ("splinter", CLASSIFIER, "splinter, has no head for AutoModelForSequenceClassification"),
     ],
 )
-def test_an_architecture_without_a_head_is_refused(kind: str, head: str, cause: str, tmp_path: Path) -> None:
+def test_an_architecture_without_a_head_is_refused(kind: str, head: str, cause: str, zoo: Zoo) -> None:
     with pytest.raises(BackboneError, match=cause):
-        load(build(kind, tmp_path / kind), head)
+        load(zoo(kind), head)
 
 
 def test_every_replaced_head_adapts_what_the_model_returns() -> None:

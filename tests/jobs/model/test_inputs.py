@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from transformers import PreTrainedModel
 
 from jobs.dataset.data import Data, Question
@@ -20,7 +23,9 @@ from jobs.model.backbones import load_tokenizer
 from jobs.qa import TASK as QA
 from jobs.qa import QaParams
 from jobs.task import Task
-from tests.support.zoo import TEXTS, build
+from tests.support.zoo import TEXTS, build, configuration
+
+Zoo = Callable[[str], str]
 
 ROWS = (
     Question("a", "湖在哪裡？", (0, 1), 0, "南投縣", 5),
@@ -57,21 +62,26 @@ def received(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[str
     return seen
 
 
-@pytest.mark.parametrize("job", ["qa", "mc"])
 @pytest.mark.parametrize(
-    ("kind", "types"),
-    [("bert", [0, 1]), ("roberta-bert-vocabulary", [0]), ("xlnet-bert-vocabulary", [0, 1])],
+    ("kind", "job", "types"),
+    [
+        ("bert", "qa", [0, 1]),
+        ("roberta-bert-vocabulary", "qa", [0]),
+        ("roberta-bert-vocabulary", "mc", [0]),
+        ("xlnet-bert-vocabulary", "qa", [0, 1]),
+    ],
 )
-def test_a_model_gets_only_token_types_that_it_has(kind: str, types: list[int], job: str, tmp_path: Path) -> None:
-    model, batch, _ = read(job, build(kind, tmp_path / kind), tmp_path / "cache")
+def test_a_model_gets_only_token_types_that_it_has(
+    kind: str, job: str, types: list[int], zoo: Zoo, tmp_path: Path
+) -> None:
+    model, batch, _ = read(job, zoo(kind), tmp_path / "cache")
     assert batch["token_type_ids"].unique().tolist() == [0, 1]
     assert received(model, batch)["token_type_ids"].unique().tolist() == types
 
 
-@pytest.mark.parametrize("job", ["qa", "mc"])
 @pytest.mark.parametrize("kind", ["deberta-v2-bert-vocabulary", "distilbert", "modernbert", "xlm-bert-vocabulary"])
-def test_a_model_without_a_table_of_token_types_gets_none(kind: str, job: str, tmp_path: Path) -> None:
-    model, batch, _ = read(job, build(kind, tmp_path / kind), tmp_path / "cache")
+def test_a_model_without_a_table_of_token_types_gets_none(kind: str, zoo: Zoo, tmp_path: Path) -> None:
+    model, batch, _ = read("qa", zoo(kind), tmp_path / "cache")
     assert received(model, batch).get("token_type_ids") is None
 
 
@@ -80,9 +90,9 @@ def test_a_model_without_a_table_of_token_types_gets_none(kind: str, job: str, t
 
 @pytest.mark.parametrize("job", ["qa", "mc", "longformer"])
 @pytest.mark.parametrize("kind", ["longformer", "longformer-english"])
-def test_a_longformer_attends_to_the_question_in_every_job(kind: str, job: str, tmp_path: Path) -> None:
-    model, batch, _ = read(job, build(kind, tmp_path / kind), tmp_path / "cache")
-    tokenizer = load_tokenizer(str(tmp_path / kind), ())
+def test_a_longformer_attends_to_the_question_in_every_job(kind: str, job: str, zoo: Zoo, tmp_path: Path) -> None:
+    model, batch, _ = read(job, zoo(kind), tmp_path / "cache")
+    tokenizer = load_tokenizer(zoo(kind), ())
     separators = 2 if kind == "longformer-english" else 1
     fronts = {1 + len(tokenizer.tokenize(row.question)) + separators for row in ROWS}
     rows = [
@@ -94,8 +104,8 @@ def test_a_longformer_attends_to_the_question_in_every_job(kind: str, job: str, 
         assert wide.tolist() == [1] * front + [0] * (len(wide) - front)
 
 
-def test_a_model_without_sliding_windows_gets_no_global_attention(tmp_path: Path) -> None:
-    model, batch, _ = read("mc", build("bert", tmp_path / "bert"), tmp_path / "cache")
+def test_a_model_without_sliding_windows_gets_no_global_attention(zoo: Zoo, tmp_path: Path) -> None:
+    model, batch, _ = read("mc", zoo("bert"), tmp_path / "cache")
     assert "global_attention_mask" in batch
     assert "global_attention_mask" not in received(model, batch)
 
@@ -103,15 +113,79 @@ def test_a_model_without_sliding_windows_gets_no_global_attention(tmp_path: Path
 # The hook
 
 
-def test_only_tensors_with_rows_are_dropped(tmp_path: Path) -> None:
-    model, batch, plain = read("qa", build("bert", tmp_path / "bert"), tmp_path / "cache")
+def test_only_tensors_with_rows_are_dropped(zoo: Zoo, tmp_path: Path) -> None:
+    model, batch, plain = read("qa", zoo("bert"), tmp_path / "cache")
     output = model(**batch, output_hidden_states=True, num_items_in_batch=torch.tensor(3))
     assert len(output["hidden_states"]) == 2
     assert torch.equal(output["start_logits"], plain["start_logits"])
 
 
-def test_the_hook_comes_along_when_a_model_is_copied_or_pickled(tmp_path: Path) -> None:
-    model, batch, output = read("qa", build("distilbert", tmp_path / "distilbert"), tmp_path / "cache")
+def test_the_hook_comes_along_when_a_model_is_copied_or_pickled(zoo: Zoo, tmp_path: Path) -> None:
+    model, batch, output = read("qa", zoo("distilbert"), tmp_path / "cache")
     for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(again(**batch)["start_logits"], output["start_logits"])
         assert again.base_model is not model.base_model
+
+
+# What a config lacks
+
+
+def build_as(folder: Path, kind: str, **values: Any) -> None:
+    """Write a backbone of a kind with other values of its config, and with weights that fit them."""
+    config = configuration(kind, Path(build(kind, folder)))
+    for name, value in values.items():
+        setattr(config, name, value)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+
+
+def changed(folder: Path, kind: str, **values: Any) -> str:
+    """Write a backbone of a kind and change values of its config.json."""
+    build(kind, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(("languages", "used"), [(["en_XX", "zh_CN"], "zh_CN"), (["en_XX", "de_DE"], "en_XX")])
+def test_an_xmod_without_a_language_reads_chinese_if_it_can(languages: list[str], used: str, tmp_path: Path) -> None:
+    build_as(tmp_path / "xmod", "xmod", languages=languages, default_language=None)
+    model, _, _ = read("qa", str(tmp_path / "xmod"), tmp_path / "cache")
+    assert model.config.default_language == used
+
+
+def test_an_xmod_keeps_its_language(tmp_path: Path) -> None:
+    name = changed(tmp_path / "xmod", "xmod", default_language="en_XX")
+    assert read("qa", name, tmp_path / "cache")[0].config.default_language == "en_XX"
+
+
+@pytest.mark.parametrize(("kind", "end"), [("bart-bert-vocabulary", 2), ("t5", 0)])
+def test_a_classifier_with_a_decoder_reads_the_token_at_the_end_of_a_text(kind: str, end: int, tmp_path: Path) -> None:
+    """Such classifiers take the state of the last `eos_token_id`, and fail if there is none."""
+    name = changed(tmp_path / kind, kind, eos_token_id=end, decoder_start_token_id=None)
+    model, batch, output = read("mc", name, tmp_path / "cache")
+    assert model.config.eos_token_id == load_tokenizer(name, ())("湖")["input_ids"][-1]
+    assert output["logits"].shape == batch["input_ids"].shape[:2]
+    assert len(output["logits"].unique()) > 2
+
+
+@pytest.mark.parametrize("kind", ["big_bird-bert-vocabulary", "longformer"])
+def test_the_separator_of_a_model_is_the_tokenizers(kind: str, tmp_path: Path) -> None:
+    model, _, _ = read("qa", changed(tmp_path / kind, kind, sep_token_id=66), tmp_path / "cache")
+    assert model.config.sep_token_id == 3
+
+
+def test_a_splinter_without_a_question_token_compares_with_the_first_token(tmp_path: Path) -> None:
+    name = changed(tmp_path / "splinter", "splinter", question_token_id=104)
+    assert load_tokenizer(name, ()).convert_tokens_to_ids("[QUESTION]") == 5
+    model, _, _ = read("qa", name, tmp_path / "cache")
+    assert model.config.question_token_id == load_tokenizer(name, ()).cls_token_id
+
+
+def test_a_checkpoint_of_a_model_without_a_padding_token_answers_the_same_when_it_is_loaded_again(
+    zoo: Zoo, tmp_path: Path
+) -> None:
+    model, _, output = read("qa", zoo("funnel"), tmp_path / "cache")
+    model.save_pretrained(tmp_path / "saved")
+    load_tokenizer(zoo("funnel"), ()).save_pretrained(tmp_path / "saved")
+    _, _, again = read("qa", str(tmp_path / "saved"), tmp_path / "cache")
+    assert torch.equal(again["start_logits"], output["start_logits"])
