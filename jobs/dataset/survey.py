@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from jobs.features.tokens import Tokens
 
 LIMITS = (384, 512, 1024, 2048, 4096)  # usual input lengths in tokens, from BERT's to Longformer's
+WHOLE_ANSWERS = (
+    "every answer is a whole paragraph; if the paragraphs are options of multiple-choice questions,"
+    ' write {"kind": "options"} into origin.json, so that jobs that read refuse them'
+)
 
 Ints = NDArray[np.integer[Any]]
 
@@ -97,6 +101,7 @@ class Survey:
     shared_questions      questions that are in more than one split
     overlap               these counts in detail, with an example
     options               True for multiple-choice questions, whose paragraphs are options
+    whole_answers         share whose answer is its whole paragraph
     odd_ids               ids with control characters, or white space at an end
     answer_in_distractor  share whose answer also occurs in another of the question's paragraphs
     answer_repeated       share whose answer occurs more than once in its paragraph
@@ -123,6 +128,7 @@ class Survey:
     shared_questions: int
     overlap: Overlap
     options: bool
+    whole_answers: float
     tokens: TokenLengths | None = None
 
     def lines(self) -> list[str]:
@@ -142,6 +148,7 @@ class Survey:
             f"relevant paragraph picked by BM25: {', '.join(f'{s} {p:.1%}' for s, p in self.bm25_picks.items())}",
             *(f"{name.replace('_', ' ')}: {number:,}" for name, number in self._oddities().items() if number),
             *self.overlap.lines(),
+            *([WHOLE_ANSWERS] * (self.whole_answers == 1 and not self.options)),
         ]
 
     def _oddities(self) -> dict[str, int]:
@@ -186,6 +193,7 @@ def survey(location: str, tokenizer: str | None = None) -> Survey:
         shared_questions=overlap.questions,
         overlap=overlap,
         options=data.options,
+        whole_answers=_true_share(row.answer == data.paragraphs[row.relevant or 0] for row in labelled),
         tokens=_token_lengths(data, rows, labelled, tokenizer) if tokenizer else None,
     )
 

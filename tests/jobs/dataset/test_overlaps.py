@@ -101,4 +101,13 @@ def test_data_check_describes_multiple_choice_questions(tmp_path: Path) -> None:
     assert "split" not in done.stdout
     found = json.loads(invoke("data", "check", str(tmp_path / "out"), "--json", "--tokenizer", "scratch:1x8x1").stdout)
     assert found["options"] is True
-    assert found["tokens"]["coverage"]["characters"] > 60  # the dialogue counts; all options have 39
+    assert found["tokens"]["coverage"]["characters"] > 60  # the dialogue counts; all options have 35
+
+
+def test_options_without_a_word_about_it_are_noticed(tmp_path: Path) -> None:
+    convert({"train": [written(tmp_path, "t", C3_D)], "valid": [written(tmp_path, "v", C3_M)]}, tmp_path / "out")
+    hint = "every answer is a whole paragraph; if the paragraphs are options of multiple-choice questions, write"
+    assert hint not in invoke("data", "check", str(tmp_path / "out")).stdout
+    (tmp_path / "out/origin.json").unlink()
+    assert hint in invoke("data", "check", str(tmp_path / "out")).stdout
+    assert hint not in invoke("data", "check", "sample").stdout
