@@ -88,6 +88,12 @@ def _behind(padding: int) -> Callable[[Config], int | None]:
     return limit
 
 
+def _led_limit(config: Config) -> int | None:
+    """Return the shorter of both limits: a reader's decoder reads the whole input too, and has fewer positions."""
+    limits = (_number(config, f"max_{part}_position_embeddings") for part in ("encoder", "decoder"))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def _mpnet_limit(config: Config) -> int | None:
     positions = declared_limit(config)
     return None if positions is None else positions - 2  # its padding has position 1, whatever its pad_token_id
@@ -164,7 +170,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     **dict.fromkeys(("big_bird", "bigbird_pegasus"), Architecture(_sparse_width, _sparse_settings)),
     "funnel": Architecture(limit=no_limit),
     "gpt2": Architecture(any_width, limit=_limit_of("n_positions")),
-    "led": Architecture(any_width, limit=_limit_of("max_encoder_position_embeddings")),
+    "led": Architecture(any_width, limit=_led_limit),
     "markuplm": Architecture(any_width, limit=_behind(0)),
     "mpnet": Architecture(any_width, limit=_mpnet_limit),
     "mra": Architecture(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 from pathlib import Path
@@ -190,3 +191,18 @@ def test_an_architecture_that_cannot_compute_activations_again_is_told(data: Dat
     name = zoo.build("xlnet", tmp_path / "xlnet")
     with pytest.raises(BackboneError, match="xlnet, cannot compute activations again; set gradient_checkpointing to"):
         reading(name, data, tmp_path, gradient_checkpointing=True)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_an_led_reads_as_many_tokens_as_its_encoder_and_its_decoder_do(part: str, data: Data, tmp_path: Path) -> None:
+    """Its decoder reads the whole input too. On the hub it has 1,024 positions, and the encoder 16,384."""
+    size = f"max_{part}_position_embeddings"
+    led = zoo.TABLE["led"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(zoo.TABLE, "led", dataclasses.replace(led, config={**led.config, size: 768}))
+        name = zoo.build("led", tmp_path / "led")
+    with pytest.raises(ParamError, match="reads at most 768 tokens"):
+        params_of(name)
+    model, _, windows = reading(name, data, tmp_path, max_length=768)
+    assert int(collate_joined(windows, [0])["attention_mask"].sum()) == 768
+    assert scores(model, windows).isfinite().all()
