@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any
 
 from jobs.features.coverage import Coverage, measure_coverage
 from jobs.features.tokens import Tokens
+from jobs.files import disk_trouble
 from jobs.model.folders import read_config
 from jobs.model.names import SCRATCH, is_path
 from jobs.model.source import BackboneError, check_files, config_file, describe_failure, first_line
@@ -306,17 +307,18 @@ def check_tokenizer(
 
 def _check_saving(name: str, tokenizer: PreTrainedTokenizerFast, config: Path, texts: Sequence[str]) -> None:
     """Raise BackboneError if the tokenizer cannot be saved, or reads `texts` differently when it is loaded again."""
-    with TemporaryDirectory(prefix="sweeper-") as folder:
-        try:
+    try:
+        with TemporaryDirectory(prefix="sweeper-") as folder:
             tokenizer.save_pretrained(folder)
             shutil.copyfile(config, Path(folder) / config.name)
-            again = load_tokenizer(folder, ())
-        except Exception as error:  # tokenizers 0.23 raises plain `Exception` for a part that cannot be saved
-            raise BackboneError(
-                f"{name}: its tokenizer cannot be saved ({first_line(error)}); choose another backbone"
-            ) from error
-        # The tokens of a pair have the special tokens among them.
-        both = [[one(text, text)["input_ids"] for text in texts] for one in (tokenizer, again)]
+            # The tokens of a pair have the special tokens among them.
+            both = [[one(text, text)["input_ids"] for text in texts] for one in (tokenizer, load_tokenizer(folder, ()))]
+    except Exception as error:  # tokenizers 0.23 raises plain `Exception` for a part that cannot be saved
+        if isinstance(error, OSError) or disk_trouble(error, Path(gettempdir())):
+            return  # without room for files nothing can be said of the tokenizer
+        raise BackboneError(
+            f"{name}: its tokenizer cannot be saved ({first_line(error)}); choose another backbone"
+        ) from error
     if both[0] != both[1]:
         raise BackboneError(
             f"{name}: its tokenizer reads texts differently once it is saved; save it with the current transformers, "

@@ -295,6 +295,17 @@ def test_a_tokenizer_that_reads_differently_after_saving_is_refused(tmp_path: Pa
         check_tokenizer(name, tokenizer, [TEXT])
 
 
+def test_a_full_disk_is_no_fault_of_the_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = folder_of(tmp_path, "bert", {"vocab.txt": vocab_txt()})
+    tokenizer = load_tokenizer(name, ())
+
+    def full(folder: str) -> None:
+        raise Exception("No space left on device (os error 28)")  # as tokenizers 0.23 tells it
+
+    monkeypatch.setattr(tokenizer, "save_pretrained", full)
+    assert check_tokenizer(name, tokenizer, [TEXT]).unknown_tokens == 0
+
+
 def test_a_tokenizer_that_cannot_be_saved_is_refused(tmp_path: Path) -> None:
     name = folder_of(tmp_path, "bert", {"vocab.txt": vocab_txt()})
     tokenizer = load_tokenizer(name, ())
