@@ -33,7 +33,7 @@ def relocate_addresses(database: Path, places: Places) -> None:
 
     Raises sqlite3.Error.
     """
-    with _damage(), closing(sqlite3.connect(database, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+    with _decoding(), closing(sqlite3.connect(database, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         known = _columns(connection)
         for table, column in ADDRESS_COLUMNS:
@@ -50,7 +50,7 @@ def _columns(connection: sqlite3.Connection) -> set[tuple[str, str]]:
 
 
 @contextmanager
-def _damage() -> Iterator[None]:
+def _decoding() -> Iterator[None]:
     """Raise the errors that a damaged database causes in Python's decoding as sqlite3.Error, like all others."""
     try:
         yield
