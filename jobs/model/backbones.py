@@ -39,7 +39,7 @@ def load_model(
     model = (
         _scratch_model(scratch_size(match), auto_class, tokenizer, positions, **config)
         if match
-        else _pretrained_model(name, auto_class, tokenizer, **{**_trial_settings(name, positions), **config})
+        else _pretrained_model(name, auto_class, tokenizer, positions, **config)
     )
     limit = limit_of_config(model.config.to_dict())
     if limit is not None and limit < positions:
@@ -50,12 +50,6 @@ def load_model(
             "set the right tokenizer_class in its tokenizer_config.json"
         )
     return settle_padding(adapt_inputs(model), tokenizer, positions)
-
-
-def _trial_settings(name: str, positions: int) -> dict[str, Any]:
-    """Return the values of a backbone's config that a trial with inputs of at most `positions` tokens changes."""
-    config = _usable_config(name).to_dict()
-    return architecture(config).settings(config, positions)
 
 
 def _scratch_model(
@@ -86,7 +80,7 @@ def _narrow(hidden: int) -> dict[str, float]:
 
 
 def _pretrained_model(
-    name: str, auto_class: str, tokenizer: PreTrainedTokenizerFast, **options: Any
+    name: str, auto_class: str, tokenizer: PreTrainedTokenizerFast, positions: int, **options: Any
 ) -> PreTrainedModel:
     import torch
     import transformers
@@ -100,7 +94,12 @@ def _pretrained_model(
             f"{name}: its architecture, {config.model_type}, has no head {heads.purpose(auto_class)}; "
             "choose another backbone"
         )
-    for key, value in {**inputs.input_settings(config, tokenizer), **heads.head_settings(head, options)}.items():
+    trial = architecture(config.to_dict()).settings(config.to_dict(), positions)
+    for key, value in {
+        **trial,
+        **inputs.input_settings(config, tokenizer),
+        **heads.head_settings(head, options),
+    }.items():
         setattr(config, key, value)
     model, info = from_pretrained(
         getattr(transformers, head.auto_class),
