@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from transformers import Trainer, TrainerControl, TrainingArguments, set_seed
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from jobs.dataset.data import SAMPLE, read_data, vocabulary
 from jobs.job import ParamError, Report
@@ -63,15 +65,23 @@ def span_loss(outputs: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor
 class BatchTrainer(Trainer):  # type: ignore[misc]
     """Train in batches of similar length and evaluate in batches with a limited number of tokens.
 
-    `score` returns the metrics of the logits of all evaluation inputs, in their order.
+    `score` returns the metrics of the logits of all evaluation inputs, in their order. `stored` returns the model of a
+    checkpoint's folder; it is needed to resume.
     """
 
     control: TrainerControl
     loss_is_scaled_for_ga = True  # tells Trainer that compute_loss scales the loss, by the weight of each WorkerBatch
 
-    def __init__(self, *, score: Callable[[tuple[Floats, ...]], dict[str, float]], **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        score: Callable[[tuple[Floats, ...]], dict[str, float]],
+        stored: Callable[[str], torch.nn.Module] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.score = score
+        self.stored = stored
 
     def get_train_dataloader(self) -> Any:
         args, count = self.args, self.args.world_size
@@ -126,6 +136,15 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         with phase("checkpoints"):
             super()._save_checkpoint(*args, **options)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # Private in transformers 5.24, which skips weights whose names in the file are not the model's. But
+        # `save_pretrained` writes the names of the backbone's files, such as LayerNorm.gamma of bert-base-chinese.
+        loaded = self.model if model is None else model
+        if self.stored and not self.is_fsdp_enabled and has_other_names(Path(resume_from_checkpoint), loaded):
+            loaded.load_state_dict(self.stored(resume_from_checkpoint).state_dict())
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _evaluate_batch(self, rows: Ints) -> tuple[float, list[Floats]]:
         # Private in transformers 5.23: no public method moves a batch to the device as a training step does.
         batch = self._prepare_inputs(self.eval_dataset.batch(rows))
@@ -142,6 +161,15 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
             "eval_loss": loss,
             **self.score(tuple(restore_order(batches, parts) for parts in zip(*logits, strict=True))),
         }
+
+
+def has_other_names(checkpoint: Path, model: torch.nn.Module) -> bool:
+    """Return True if a checkpoint's file has weights under names that the model does not have."""
+    file = checkpoint / SAFE_WEIGHTS_NAME
+    if not file.is_file():
+        return False
+    with safe_open(file, "pt") as weights:
+        return not set(weights.keys()) <= set(model.state_dict())
 
 
 def run_training(
@@ -189,6 +217,7 @@ def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, r
     model = task.model(params, tokenizer)
     trainer = BatchTrainer(
         score=reporter.score,
+        stored=lambda folder: task.model(replace(params, backbone=folder), tokenizer),
         model=model if torch.cuda.is_available() else dropout.quicken(model),
         args=training_arguments(params, unfinished, workers.count(), layer_classes(model), leaves_unused(model)),
         data_collator=keep_batch,

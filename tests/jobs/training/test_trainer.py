@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from jobs.dataset.data import Data
 from jobs.mc import TASK as MC
@@ -17,10 +18,11 @@ from jobs.params import TrainingParams
 from jobs.qa import TASK as QA
 from jobs.qa import QaParams
 from jobs.task import Task
-from jobs.training import batches, predict
+from jobs.training import batches, predict, train
 from jobs.training import trainer as training
 from jobs.training.batches import batched_by_length, batches_by_tokens
 from jobs.training.trainer import device_batch, training_arguments
+from tests.support import zoo
 
 
 @given(st.integers(1, 256), st.integers(1, 64), st.integers(1, 8))
@@ -139,3 +141,32 @@ def test_bf16_gives_way_to_fp32_where_a_device_has_none(
     monkeypatch.setattr(predict, "has_bf16", lambda: True)
     assert training_arguments(TrainingParams(bf16=True), tmp_path).bf16
     assert not training_arguments(TrainingParams(), tmp_path).bf16
+
+
+def with_old_names(backbone: Path) -> str:
+    """Name a BERT's weights as TensorFlow did, and as the files of bert-base-chinese still do."""
+    file = backbone / "model.safetensors"
+    renamed = {
+        key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for key, value in load_file(file).items()
+    }
+    save_file(renamed, file, {"format": "pt"})
+    return str(backbone)
+
+
+@pytest.mark.parametrize("kind", ["bert", "nomic_bert"])
+def test_a_backbone_whose_files_have_other_names_of_weights_resumes_to_the_same_metrics(
+    kind: str, few: Data, tmp_path: Path
+) -> None:
+    backbone = zoo.build(kind, tmp_path / kind)
+    if kind == "bert":
+        backbone = with_old_names(Path(backbone))
+    params = QaParams(backbone=backbone, num_train_epochs=2, learning_rate=1e-2, max_length=64, doc_stride=16)
+    runs: list[list[tuple[dict[str, float], Path]]] = [[], []]
+    for place, report in enumerate(runs):
+        workdir = tmp_path / str(place)
+        workdir.mkdir()
+        resume_from = {"resume_from": runs[0][0][1]} if place else {}
+        train(QA, params, few.location, workdir, lambda *one, report=report: report.append(one), **resume_from)
+    (_, whole), (resumed,) = [[metrics for metrics, _ in report] for report in runs]
+    assert resumed == whole
