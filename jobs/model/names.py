@@ -89,5 +89,17 @@ def is_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or (len(name) < 256 and Path(name).is_dir())
 
 
+def absolute_name(name: str) -> str:
+    """Return the name with an absolute path in place of a relative one, for processes with another working directory.
+
+    >>> absolute_name("./bert")
+    '/home/me/project/bert'
+    """
+    scratch, at, tokenizer = name.partition("@") if name.startswith("scratch:") else ("", "", name)
+    if not tokenizer or not is_path(tokenizer):
+        return name
+    return f"{scratch}{at}{Path(tokenizer).expanduser().absolute()}"
+
+
 def scratch_size(match: re.Match[str]) -> Size:
     return Size(int(match["layers"]), int(match["hidden"]), int(match["heads"]))

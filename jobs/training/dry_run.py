@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 MOST_CHARACTERS = 500_000  # of the data's long texts, for the check of the tokenizer; they take about a second
-MOST_TOKENS = 2_048  # in the longest input; 16 heads have a quarter of a GiB of scores for each layer then
+MOST_TOKENS = 768  # in the longest input: a model of two large layers takes less than 2 GiB to train with it
 CHARACTERS_PER_TOKEN = 8  # more than any tokenizer joins to a token of usual text
 
 

@@ -18,6 +18,7 @@ from jobs.job import Report
 from jobs.training import workers
 from jobs.training.batches import Floats
 
+SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 UNFINISHED = "unfinished"  # Trainer writes checkpoints into this folder; publishing moves them out of it
 
 
@@ -45,11 +46,29 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self.metrics: dict[str, float] = {}
         self.predictions: list[dict[str, Any]] = []
         self.train_loss = float("nan")
+        self.special: dict[str, Any] = {}
 
     def score(self, logits: tuple[Floats, ...]) -> dict[str, float]:
         """Return the metrics of these logits and keep the predictions. Takes a single output out of its tuple."""
         metrics, self.predictions = self.evaluate(logits if len(logits) > 1 else logits[0])
         return metrics
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        config = getattr(model, "config", None)
+        self.special = {key: getattr(config, key) for key in SPECIAL_IDS if hasattr(config, key)}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        """Undo what Trainer has just done: it writes the tokenizer's special ids into the config (transformers 5.24).
+
+        A model made from the changed config would compute something else: RoBERTa counts its positions from the id of
+        padding.
+        """
+        for key, own in self.special.items():
+            setattr(model.config, key, own)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step >= state.max_steps:  # Trainer may not log the last step; its report needs the train_loss

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ray.tune.search import Searcher
 
+from jobs import get_job
+from jobs.model.names import absolute_name
+from jobs.params import TrainingParams
 from jobs.timing import START, WAITING
 from sweeper.cluster import nodes as cluster
 from sweeper.cluster.capacity import reservation_of, reservations, trials_at_once
@@ -82,7 +85,7 @@ def trial_config(sweep: Sweep, record: TrialRecord, checkpoints: Sequence[str]) 
     return handover.TrialConfig(
         number=record.number,
         job=sweep.space.job,
-        params=record.used,
+        params=_anywhere(sweep.space.job, record.used),
         data=sweep.space.data,
         workdir=str(workdir),
         cpus=reserved.cpus,
@@ -93,6 +96,13 @@ def trial_config(sweep: Sweep, record: TrialRecord, checkpoints: Sequence[str]) 
         workers=reserved.workers,
         folders=user_folders(),
     )
+
+
+def _anywhere(job: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the params with an absolute path to the backbone, since a trial has another working directory."""
+    if not issubclass(get_job(job).params, TrainingParams):  # what a backbone is, is up to the job
+        return params
+    return {**params, "backbone": absolute_name(params["backbone"])}
 
 
 class NotPickled:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -61,6 +63,14 @@ def test_questions_without_labels_are_answered(few: Data, checkpoints: dict[str,
     assert [one.id for one in answers] == [row.id for row in few.test]
     assert all(one.paragraph in row.paragraphs for one, row in zip(answers, few.test, strict=True))
     assert len(answering.end_to_end(model(checkpoints, "longformer", tmp_path), few, few.test)) == len(few.test)
+
+
+def test_a_checkpoint_answers_when_its_backbone_is_gone(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(checkpoints["qa"], tmp_path / "checkpoint")
+    made = json.loads((checkpoint / "job.json").read_text())
+    made["params"]["backbone"] = "/no/such/folder"
+    (checkpoint / "job.json").write_text(json.dumps(made))
+    assert answering.load_answering_model(checkpoint, "qa", tmp_path).params.backbone == str(checkpoint)
 
 
 def test_another_jobs_checkpoint_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:

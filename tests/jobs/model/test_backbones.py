@@ -10,7 +10,7 @@ import pytest
 from jobs.job import ParamError
 from jobs.mc import McParams
 from jobs.model import backbones, positions, tokenizers
-from jobs.model.names import check_name
+from jobs.model.names import absolute_name, check_name
 from jobs.model.source import BackboneError
 
 QA = "AutoModelForQuestionAnswering"
@@ -59,6 +59,16 @@ def test_wrong_names_are_answered_with_a_cure(name: str, message: str) -> None:
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     assert "holds no config.json" in str(check_name(str(tmp_path)))
+
+
+def test_only_folders_get_an_absolute_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert").mkdir()
+    for name in ("bert", "./bert", str(tmp_path / "bert")):
+        assert absolute_name(name) == str(tmp_path / "bert")
+        assert absolute_name(f"scratch:1x32x2@{name}") == f"scratch:1x32x2@{tmp_path}/bert"
+    for name in ("owner/bert", "bert-base-chinese", "scratch:1x32x2", "scratch:1x32x2@owner/bert"):
+        assert absolute_name(name) == name
 
 
 def test_a_scratch_backbone_has_the_size_it_says() -> None:

@@ -8,17 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from jobs.job import Job, ParamError
+from sweeper.cluster.capacity import Machine
 from sweeper.driver.repeats import is_finished
+from sweeper.driver.searcher import trial_config
+from sweeper.driver.sweep import Sweep
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
 from sweeper.space.cases import largest_params
+from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import read_stores
 from tests.support import free_job, matrix
 from tests.support.commands import invoke
+from tests.support.network import refuse_connections
 from tests.support.trials import asked, evaluated
 from tests.support.zoo import build
 
@@ -170,3 +176,35 @@ def test_a_sweep_is_finished_once_nothing_is_left_to_train(here: Path, toy_space
     assert is_finished(stores, "toy", space)
     assert not is_finished(stores, "toy", toy_space("search.trials=2"))
     assert not is_finished(stores, "other", space)
+
+
+@pytest.mark.parametrize("written", ["./bert", "bert", "{project}/bert"])
+def test_a_trial_gets_the_place_of_a_backbone_and_the_ledger_its_name(project: Path, written: str) -> None:
+    build("bert", project / "bert")
+    name = written.format(project=project)
+    space = read_search_space(Path(space_file(project, "qa", backbone=name, **matrix.PARAMS["qa"])))
+    ledger = create_ledger(open_storage("sqlite:///:memory:"), space, "space")
+    sweep = Sweep(ledger, space, project / "sweep", Machine(cpus=2, gpus=0), None)
+    record = asked(ledger, space)
+    sweep.workdir(record.number).mkdir(parents=True)
+    assert trial_config(sweep, record, ()).params["backbone"] == str(project / "bert")
+    assert record.params["backbone"] == name
+
+
+def test_plan_tries_a_backbone_of_the_hub_that_is_here_without_the_network(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(project / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    hub = project / "cache/models--owner--splinter"
+    build("splinter", hub / "snapshots/0")
+    (hub / "refs").mkdir()
+    (hub / "refs/main").write_text("0")
+    tried = refuse_connections(monkeypatch)
+    done = invoke("plan", space_file(project, "mc", backbone="owner/splinter", max_length=64))
+    assert (done.exit_code, tried) == (4, [])
+    assert done.stderr.splitlines()[-1].startswith("backbone owner/splinter: its architecture, splinter, has no head")
+    (hub / "snapshots/0/model.safetensors").unlink()
+    done = invoke("plan", "space.yaml")
+    assert (done.exit_code, tried) == (0, [])
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
