@@ -243,6 +243,14 @@ def test_a_folders_own_tokenizer_stays_where_it_has_its_vocabulary(tmp_path: Pat
     assert type(load_tokenizer(folder_of(tmp_path, "xlm-roberta", {}), ())).__name__ == "XLMRobertaTokenizer"
 
 
+@pytest.mark.parametrize(("surplus", "expected"), [(0, "BertTokenizer"), (-200, "AlbertTokenizer")])
+def test_of_two_vocabularies_the_one_of_the_models_size_is_taken(tmp_path: Path, surplus: int, expected: str) -> None:
+    files = {"vocab.txt": vocab_txt(), "spiece.model": sentencepiece_model(**ALBERT_PIECES)}
+    size = len(zoo_tokenizers.pieces(zoo_tokenizers.BERT_SPECIAL)) + surplus
+    name = folder_of(tmp_path, "modernbert", files, vocab_size=size)
+    assert type(load_tokenizer(name, ())).__name__ == expected
+
+
 def test_a_saved_tokenizer_reads_the_same_again(tmp_path: Path) -> None:
     name = folder_of(
         tmp_path, "deberta-v2", {"vocab.txt": vocab_txt(), "tokenizer_config.json": {"do_lower_case": False}}
