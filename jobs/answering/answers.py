@@ -7,7 +7,7 @@ paragraph, and a weighted sum of both scores decides. End to end: one model does
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -78,7 +78,7 @@ def load_answering_model(folder: Path, job: str, cache: Path) -> Model:
     known = get_job(job)
     if known.task is None:
         raise CheckpointError(f"{folder}: the job {job} has no task, so its models cannot answer; give its Job a task")
-    params = replace(known.params(**made["params"]), backbone=str(folder))
+    params = known.params(**{**made["params"], "backbone": str(folder)})  # the backbone itself may be gone by now
     tokenizer = load_tokenizer(str(folder), ())
     network = known.task.model(params, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
     return Model(known.task, params, tokenizer, network, cache)

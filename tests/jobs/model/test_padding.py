@@ -35,6 +35,7 @@ from jobs.qa import QaParams
 from jobs.task import Task
 from jobs.training.batches import CPU_BATCH_TOKENS
 from jobs.training.predict import predict
+from tests.support import matrix
 from tests.support.zoo import KINDS, TABLE, TEXTS, Kind, build, configuration
 
 PARAGRAPHS = tuple(text * times for times in (1, 2, 3) for text in TEXTS)
@@ -314,6 +315,18 @@ def test_a_head_that_finds_the_last_token_by_the_padding_id_gets_its_own_id(own:
         together = model(**batch)["logits"][0]
         alone = model(**{key: value[:1, :4] for key, value in batch.items()})["logits"][0]
     assert torch.allclose(together, alone, rtol=TOLERANCE)
+
+
+def test_a_checkpoint_keeps_the_ids_that_its_model_was_trained_with(tmp_path: Path) -> None:
+    """A RoBERTa counts positions from its own id of padding, which is not the tokenizer's here."""
+    config = {**TABLE["roberta"].config, "vocab_size": 600, "max_position_embeddings": 514}
+    name = built(Kind("roberta", TABLE["bert"].tokenizer, config), tmp_path / "roberta")
+    data = matrix.write_questions(tmp_path / "questions")
+    trained = matrix.train("qa", name, data, tmp_path / "trials" / "0")
+    again = matrix.answers_again("qa", trained.checkpoint, data, tmp_path / "cache")
+    assert again == matrix.predictions(trained.checkpoint, list(again[0]))
+    kept = json.loads((trained.checkpoint / "config.json").read_text(encoding="utf-8"))
+    assert (kept["pad_token_id"], load_tokenizer(name, ()).pad_token_id) == (1, 0)
 
 
 def built(kind: Kind, folder: Path) -> str:
