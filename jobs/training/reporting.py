@@ -25,9 +25,9 @@ UNFINISHED = "unfinished"  # Trainer writes checkpoints into this folder; publis
 class Reporter(TrainerCallback):  # type: ignore[misc]
     """Report the metrics of each evaluation as soon as its checkpoint is complete.
 
-    Trainer logs, evaluates, then saves, so the report is made after saving. Rank 0 writes predictions, metrics and
-    identity into the checkpoint and publishes it; then all ranks report it. `evaluate` turns logits into metrics and
-    predictions, and `identity` describes the job and its params.
+    Trainer logs, evaluates, then saves, so the report is made after saving. Rank 0 writes predictions, metrics,
+    identity and tokenizer into the checkpoint and publishes it; then all ranks report it. `evaluate` turns logits into
+    metrics and predictions, and `identity` describes the job and its params.
     """
 
     def __init__(
@@ -35,12 +35,14 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         evaluate: Callable[[Any], tuple[dict[str, float], list[dict[str, Any]]]],
         epochs: int,
         identity: Mapping[str, Any],
+        tokenizer: Any,
         workdir: Path,
         report: Report,
     ) -> None:
         self.evaluate = evaluate
         self.epochs = epochs
         self.identity = identity
+        self.tokenizer = tokenizer
         self.workdir = workdir
         self.report = report
         self.metrics: dict[str, float] = {}
@@ -110,6 +112,9 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
 
     def _publish(self, output_dir: Path, step: int, metrics: dict[str, float]) -> Path:
         folder = output_dir / f"checkpoint-{step}"
+        # Not as Trainer's processing_class, whose special tokens Trainer (transformers 5.24) writes into the model's
+        # config. A RoBERTa counts positions from its own padding, so the stored model would give other scores.
+        self.tokenizer.save_pretrained(folder)
         checkpoint.write_json(folder / checkpoint.PREDICTIONS, self.predictions)
         checkpoint.write_json(folder / "metrics.json", metrics)
         checkpoint.write_json(folder / checkpoint.IDENTITY, self.identity)

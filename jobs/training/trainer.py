@@ -212,7 +212,12 @@ def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, r
         "data_fingerprint": dataset.fingerprint,
     }
     reporter = Reporter(
-        lambda logits: task.evaluate(asked, dataset, logits, params), params.num_train_epochs, identity, workdir, report
+        lambda logits: task.evaluate(asked, dataset, logits, params),
+        params.num_train_epochs,
+        identity,
+        tokenizer,
+        workdir,
+        report,
     )
     model = task.model(params, tokenizer)
     trainer = BatchTrainer(
@@ -223,7 +228,6 @@ def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, r
         data_collator=keep_batch,
         train_dataset=input_dataset(task, trained, task.trained(trained, params), params),
         eval_dataset=input_dataset(task, asked, range(len(asked)), params),
-        processing_class=tokenizer,
         compute_loss_func=task.loss,
         callbacks=[reporter],
     )

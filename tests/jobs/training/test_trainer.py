@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from jobs.answering.answers import load_answering_model
 from jobs.dataset.data import Data
 from jobs.mc import TASK as MC
 from jobs.mc import McParams
@@ -141,6 +143,22 @@ def test_bf16_gives_way_to_fp32_where_a_device_has_none(
     monkeypatch.setattr(predict, "has_bf16", lambda: True)
     assert training_arguments(TrainingParams(bf16=True), tmp_path).bf16
     assert not training_arguments(TrainingParams(), tmp_path).bf16
+
+
+def test_a_stored_model_answers_as_it_did_whatever_padding_its_tokenizer_has(few: Data, tmp_path: Path) -> None:
+    """A RoBERTa with BERT's vocabulary whose config has RoBERTa's padding: it counts positions from this id."""
+    backbone = Path(zoo.build("roberta-bert-vocabulary", tmp_path / "roberta"))
+    config = json.loads((backbone / "config.json").read_text(encoding="utf-8"))
+    (backbone / "config.json").write_text(json.dumps({**config, "pad_token_id": 1}), encoding="utf-8")
+    params = McParams(backbone=str(backbone), num_train_epochs=1, learning_rate=1e-3, max_length=64)
+    reports: list[tuple[dict[str, float], Path]] = []
+    train(MC, params, few.location, tmp_path, lambda *one: reports.append(one))
+    model = load_answering_model(reports[0][1], "mc", tmp_path / "cache")
+    assert model.network.config.pad_token_id == 1
+    (scores,) = model.logits(MC.inputs(model.params, model.tokenizer, few, few.valid, tmp_path / "cache"))
+    before = json.loads((reports[0][1] / "predictions.json").read_text(encoding="utf-8"))
+    for own, row in zip(scores, before, strict=True):
+        assert own[: len(row["scores"])].tolist() == pytest.approx(row["scores"], abs=1e-6)
 
 
 def with_old_names(backbone: Path) -> str:
