@@ -13,6 +13,7 @@ from sweeper.cli import main
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import params_of
 from sweeper.space.sections import File
+from tests.support.zoo import KINDS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,6 +38,12 @@ def test_every_section_of_a_search_space_is_in_the_reference() -> None:
     reference = README.split("### Search spaces")[1].split("### Data")[0]
     for key in File.model_fields:
         assert f"| `{key}` |" in reference, f"README.md, Search spaces: tell the key {key}"
+
+
+def test_every_kind_of_backbone_that_is_tested_is_in_the_table_of_architectures() -> None:
+    rows = README.split("| architectures | qa | mc | longformer |")[1].split("\n\n")[0].splitlines()[2:]
+    told = [kind for row in rows for kind in re.findall("`([^`]+)`", row.split("|")[1])]
+    assert sorted(told) == sorted(KINDS), "README.md: `pytest -m long tests/test_backbone_matrix.py` prints the table"
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))

@@ -168,13 +168,14 @@ def submit(output: Path, data: Path, team: Sequence[str]) -> list[str]:
 
 
 def cause(line: str, backbone: str) -> str:
-    """Return the cause in the line of a refusal: what stands between the backbone's name and the cure.
+    """Return the cause in the line of a refusal, without the cure and what only this backbone has.
 
     >>> cause("backbone /a: has no fast tokenizer, and spans need it; choose another", "/a")
     'has no fast tokenizer'
     """
-    after = line.partition(f"{backbone}: ")[2] or line.replace(backbone, "the backbone")
-    return re.split("[,;:] ", after)[0]
+    told = line.partition(f"{backbone}: ")[2].partition(";")[0]
+    told = re.sub(r"^cannot be used by \w+: ", "", told)
+    return re.sub(r" \([^)]*\)|, [\w-]+,", "", told).partition(", and ")[0]
 
 
 def outcome_table(outcomes: Mapping[str, Mapping[str, str]]) -> str:
