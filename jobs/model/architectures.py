@@ -171,7 +171,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "funnel": Architecture(limit=no_limit),
     "gpt2": Architecture(any_width, limit=_limit_of("n_positions")),
     "led": Architecture(any_width, limit=_led_limit),
-    "markuplm": Architecture(any_width, limit=_behind(0)),
+    "markuplm": Architecture(limit=_behind(0)),
     "mpnet": Architecture(any_width, limit=_mpnet_limit),
     "mra": Architecture(
         refusal="its attention needs a CUDA kernel from the hub, and code from the hub is never run; "

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from transformers import AutoModel, PreTrainedModel
 
 from jobs.dataset.data import Data, Question
+from jobs.job import ParamError
 from jobs.longformer import TASK as LONGFORMER
 from jobs.longformer import LongformerParams
 from jobs.mc import TASK as MC
@@ -141,10 +142,12 @@ def test_a_question_scores_alone_as_in_any_batch(kind: str, job: str, order: lis
 @pytest.mark.parametrize("job", list(JOBS))
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_backbone_that_a_job_takes_scores_a_question_alone_as_in_any_batch(kind: str, job: str) -> None:
+    if kind == "gpt2":
+        pytest.skip("its tokenizer has no padding, so no sweep begins with it")
     try:
         read = reader(kind, job)
         read.scores(ROWS[:1])
-    except Exception as error:
+    except (BackboneError, ParamError) as error:
         pytest.skip(str(error))
     alone = [read.scores([row])[0] for row in ROWS]
     for seed in range(3):
@@ -154,6 +157,12 @@ def test_every_backbone_that_a_job_takes_scores_a_question_alone_as_in_any_batch
 
 
 # What changes with padding
+
+STEADY = {model for model, one in ARCHITECTURES.items() if one.width is any_width}
+
+
+def test_every_architecture_that_is_said_to_ignore_padding_is_in_the_zoo() -> None:
+    assert {kind.model for kind in TABLE.values()} >= STEADY
 
 
 def states(model: PreTrainedModel, width: int) -> torch.Tensor:
@@ -171,10 +180,8 @@ def states(model: PreTrainedModel, width: int) -> torch.Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if TABLE[kind].model in ARCHITECTURES])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if TABLE[kind].model in STEADY])
 def test_padding_on_the_right_changes_nothing_where_the_table_says_so(kind: str, tmp_path: Path) -> None:
-    if architecture({"model_type": TABLE[kind].model}).width is not any_width:
-        pytest.skip("rows have a fixed width")
     TABLE[kind].tokenizer(tmp_path)
     model = AutoModel.from_config(configuration(kind, tmp_path)).eval()
     bare = states(model, 21)
