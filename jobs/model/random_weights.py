@@ -5,8 +5,6 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
-
 LAYERS = 2  # architectures that alternate between two kinds of layers have one of each
 # The names that configs of transformers 5.24 use for a number of layers.
 COUNTS = (
@@ -28,6 +26,7 @@ def random_model(auto_class: Any, source: str, whole: bool, **options: Any) -> t
     It has all layers if `whole` is true, else the first LAYERS of them. Its large weights are zero. Raises what
     transformers raises.
     """
+    import numpy as np
     import torch
     from transformers import AutoConfig
 
@@ -43,7 +42,7 @@ def random_model(auto_class: Any, source: str, whole: bool, **options: Any) -> t
     # NumPy's zeros take memory only where they are written; torch's are written at once.
     zeros = {name: torch.from_numpy(np.zeros(shape, np.float32)) for name, shape in large.items()}
     options = {**options, "dtype": torch.float32, "output_loading_info": True, "use_safetensors": None}
-    model, _ = type(empty).from_pretrained(None, config=config, state_dict=zeros, **options)
+    model, _ = type(empty).from_pretrained(None, config=config, state_dict=zeros, trust_remote_code=False, **options)
     return model, {"missing_keys": set(), "mismatched_keys": set(), "unexpected_keys": set()}
 
 
