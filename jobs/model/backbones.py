@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from jobs.model.architectures import architecture
 from jobs.model.folders import parameter_count
 from jobs.model.names import SCRATCH, Size, is_path, scratch_size
-from jobs.model.padding import settle_padding
 from jobs.model.positions import limit_of_config
 from jobs.model.source import BackboneError, check_files, describe_failure, from_pretrained
 from jobs.model.tokenizers import load_tokenizer
@@ -34,6 +33,7 @@ def load_model(
     encoder, or has a smaller vocabulary than the tokenizer.
     """
     from jobs.model.inputs import adapt_inputs
+    from jobs.model.padding import settle_padding
 
     match = SCRATCH.fullmatch(name)
     model = (

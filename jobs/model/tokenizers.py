@@ -8,8 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any
 
-from jobs.features.coverage import Coverage, measure_coverage
-from jobs.features.tokens import Tokens
 from jobs.files import disk_trouble
 from jobs.model.folders import read_config
 from jobs.model.names import SCRATCH, is_path
@@ -26,6 +24,9 @@ from jobs.model.vocabularies import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+    from jobs.features.coverage import Coverage
+    from jobs.features.tokens import Tokens
 
 SLOW = "{}: has no fast tokenizer, and spans need its character offsets; choose another backbone"
 NAME_CLASS = "name the right tokenizer_class in its tokenizer_config.json"
@@ -297,6 +298,8 @@ def check_tokenizer(
 
     Raises BackboneError when no model can learn from the tokens, or a checkpoint would read other tokens.
     """
+    from jobs.features.coverage import measure_coverage
+
     found = measure_coverage(tokenizer, texts, tokens, vocabulary_size(name))
     if refusal := found.refusal():
         raise BackboneError(f"{name}: {refusal}")
