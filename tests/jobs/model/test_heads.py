@@ -189,6 +189,14 @@ def test_the_loss_of_spans_is_that_of_a_question_answering_head(zoo: Zoo, tmp_pa
     assert torch.allclose(model(**batch, **right)["loss"], loss, atol=1e-6)
 
 
+def test_the_first_class_of_a_token_is_its_start_score(zoo: Zoo, tmp_path: Path) -> None:
+    model, batch, output = read("qa", zoo("nomic_bert"), tmp_path / "cache")
+    del batch["global_attention_mask"]
+    classes = super(heads.SpanScores, model).forward(**batch).logits  # type: ignore[misc]
+    assert torch.allclose(classes[..., 0], output["start_logits"], atol=1e-6)
+    assert torch.allclose(classes[..., 1], output["end_logits"], atol=1e-6)
+
+
 def test_a_model_with_a_replaced_head_can_be_copied(zoo: Zoo, tmp_path: Path) -> None:
     model, batch, output = read("mc", zoo("deberta"), tmp_path / "cache")
     assert torch.equal(copy.deepcopy(model)(**batch)["logits"], output["logits"])

@@ -68,6 +68,7 @@ def received(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[str
         ("bert", "qa", [0, 1]),
         ("roberta-bert-vocabulary", "qa", [0]),
         ("roberta-bert-vocabulary", "mc", [0]),
+        ("roberta-bert-vocabulary", "longformer", [0]),
         ("xlnet-bert-vocabulary", "qa", [0, 1]),
     ],
 )
