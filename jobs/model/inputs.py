@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 TYPES = "token_type_ids"
 # These models compare the token types of two positions; they have no table of types, so every number is right.
@@ -79,13 +78,9 @@ def input_settings(config: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str,
 
 
 def _decoder(config: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """Return settings for a model with a decoder: its input is made of the batch, which ends as the model expects it.
-
-    An encoder that was trained as a decoder, such as a BERT that writes text, becomes an encoder again: each token
-    attends to all others.
-    """
+    """Return settings for a model with a decoder, so that its input is made of the batch and ends as it expects."""
     if not config.is_encoder_decoder:
-        return {"is_decoder": False, "add_cross_attention": False} if _is_encoder_as_decoder(config) else {}
+        return {}
     ids = tokenizer("一")["input_ids"]
     start, end = (getattr(config, f"{name}_token_id", None) for name in ("decoder_start", "eos"))
     return {
@@ -93,10 +88,6 @@ def _decoder(config: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
         # Classifiers read the state of this token; in a decoder the first one has seen nothing of the text.
         "eos_token_id": end if end in ids[1:] else ids[-1],
     }
-
-
-def _is_encoder_as_decoder(config: Any) -> bool:
-    return bool(getattr(config, "is_decoder", False)) and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def _special_tokens(config: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

@@ -98,11 +98,9 @@ def test_a_head_that_was_trained_for_the_task_stays(tmp_path: Path) -> None:
     assert torch.equal(load(name, QA).qa_outputs.weight, there.qa_outputs.weight)
 
 
-def test_a_bert_that_was_trained_to_write_text_reads_in_both_directions(tmp_path: Path) -> None:
+def test_a_bert_that_writes_text_stays_a_decoder_in_a_task_of_ones_own(tmp_path: Path) -> None:
     name = tuned(tmp_path / "bert", "bert", "BertLMHeadModel", 2, is_decoder=True)
-    tokenizer, model = load_tokenizer(name, ()), load(name, QA)
-    short, long = (model(**tokenizer(text, return_tensors="pt")).start_logits[0, 0] for text in ("湖山", "湖潭"))
-    assert not torch.equal(short, long)  # the first token sees the last
+    assert load(name, "AutoModelForCausalLM").config.is_decoder
 
 
 def test_a_checkpoint_that_asks_for_tuples_and_attentions_answers_as_others(tmp_path: Path) -> None:
