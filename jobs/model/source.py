@@ -96,6 +96,8 @@ def describe_failure(source: str, error: Exception) -> str:
         return (
             f"{NOT_HERE} and the hub cannot be reached; download it on a machine with a network, or name a local folder"
         )
+    if "cannot be loaded with `safetensors`" in first:  # transformers would have the caller read pickles
+        return "holds no *.safetensors on the hub; save its weights with a current transformers, and name that folder"
     return f"cannot be loaded from the hub: {first}"
 
 

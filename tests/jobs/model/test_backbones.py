@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,20 @@ def test_a_backbone_of_the_hub_says_so_once_it_is_here(tmp_path: Path, monkeypat
         "max_length",
         "513 is more than the 512 tokens that owner/name reads",
     )
+
+
+def test_a_backbone_of_the_hub_with_pickled_weights_only_is_told_what_to_do(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--owner--name/snapshots" / ("0" * 40)
+    shutil.copytree(saved, snapshot, ignore=shutil.ignore_patterns("*.safetensors"))
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text(snapshot.name)
+    (snapshot / "pytorch_model.bin").write_bytes(b"a pickle")
+    tokenizer = tokenizers.load_tokenizer("owner/name", ())
+    with pytest.raises(BackboneError, match=r"^owner/name: holds no \*\.safetensors on the hub; save its weights with"):
+        backbones.load_model("owner/name", "AutoModelForQuestionAnswering", tokenizer, 64)
 
 
 @pytest.mark.parametrize("fetch", [backbones.fetch_backbone, lambda name: tokenizers.load_tokenizer(name, [])])
