@@ -17,9 +17,10 @@ import datasets
 import reference
 from transformers import PrinterCallback, set_seed
 
+from jobs.backbone import tokenizers
 from jobs.dataset.data import Data, read_data, vocabulary
 from jobs.metrics import mean_scores
-from jobs.model import backbones, tokenizers
+from jobs.model import backbones
 
 
 def given() -> argparse.Namespace:

@@ -183,12 +183,12 @@ def data_costs(sizes: Sequence[int], folder: Path) -> Iterator[Cost]:
     """
     import numpy as np
 
+    from jobs.backbone.tokenizers import load_tokenizer
     from jobs.dataset.data import read_data, vocabulary
     from jobs.features.spans import best_spans
     from jobs.features.tokens import cached_tokens
     from jobs.features.windows import Pair, cut_windows
     from jobs.metrics import mean_scores
-    from jobs.model.tokenizers import load_tokenizer
 
     data = read_data("sample")
     tokenizer = load_tokenizer("scratch:1x32x2", vocabulary(data))

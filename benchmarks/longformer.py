@@ -30,9 +30,9 @@ from transformers import LongformerForQuestionAnswering
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
 from jobs import longformer
+from jobs.backbone import tokenizers
 from jobs.dataset.data import SAMPLE, Data, Question, read_data, vocabulary
 from jobs.features.windows import Windows, best_answers
-from jobs.model import tokenizers
 from jobs.model.attention import BlockSelfAttention, layout
 
 DRCD = Path(__file__).parents[2] / "shared/data/drcd"

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainingArguments, default_data_collator
 
+from jobs.backbone import tokenizers
 from jobs.dataset.data import SAMPLE, Data, Question, read_data, vocabulary
-from jobs.model import tokenizers
 
 SHARED = Path(__file__).parents[2] / "shared"
 DOC_STRIDE, N_BEST, MOST_TOKENS, BATCH = 128, 20, 30, 8

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from jobs.backbone.architectures import rounded_up
+from jobs.backbone.positions import local_config
+from jobs.backbone.source import BackboneError
 from jobs.job import Direction, Job, ParamError
-from jobs.model.architectures import rounded_up
 from jobs.model.backbones import fetch_backbone
 from jobs.model.conversion import too_short, unlike_bert
-from jobs.model.positions import local_config
-from jobs.model.source import BackboneError
 from jobs.params import MetricProfile, TrainingParams, check_workers, knob, smaller
 from jobs.task import Task
 from jobs.training import suits_function, train_function

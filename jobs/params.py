@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from jobs.backbone.names import check_name
+from jobs.backbone.positions import position_limit
 from jobs.job import DEFINES_METRICS, ParamError
-from jobs.model.names import check_name
-from jobs.model.positions import position_limit
 
 LrSchedulerType = Literal[
     "linear",

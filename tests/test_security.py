@@ -33,8 +33,8 @@ from optuna.storages import RDBStorage
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from jobs.backbone.names import check_name
 from jobs.dataset.data import Data
-from jobs.model.names import check_name
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.release.promotion import promotion_lock
 from sweeper.results import comparison, plots, report
@@ -305,7 +305,7 @@ ELSEWHERE: dict[str, str] = {
     "sweeper/doctor.py": "only names the folder, to check its locks",
     "sweeper/tracking/client.py": "only names the folder, in which MLflow locks a file",
     "sweeper/tracking/replacement.py": "files on their way between two runs; in a folder of mode 0700 of its own",
-    "jobs/model/tokenizers.py": "a tokenizer is saved and loaded once, as a check; in a folder of mode 0700 of its own",
+    "jobs/backbone/tokenizers.py": "saved and loaded once, as a check; in a folder of mode 0700 of its own",
     "jobs/training/dry_run.py": "what a trial run caches; in a folder of mode 0700 of its own",
     "jobs/answering/offline.py": "an exported folder may be read-only; in a folder of mode 0700 of its own",
 }

@@ -69,7 +69,7 @@ def load_answering_model(folder: Path, job: str, cache: Path) -> Model:
     import torch
     from transformers.utils import logging
 
-    from jobs.model.tokenizers import load_tokenizer
+    from jobs.backbone.tokenizers import load_tokenizer
 
     logging.disable_progress_bar()  # otherwise every model that is loaded prints a progress bar
     made = identity(folder)

@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 from jobs.answering import answers as answering
 from jobs.answering import submission
 from jobs.answering.answers import Answer
+from jobs.backbone.source import BackboneError
 from jobs.checkpoint import CheckpointError, damage, load_json
 from jobs.dataset.data import Data, DataError, read_unlabelled
 from jobs.files import disk_errors
-from jobs.model.source import BackboneError
 
 TEAM = "team.json"
 USAGE = "use: python answer.py context.json test.json submission.csv"

@@ -230,9 +230,10 @@ def _bm25_picks(data: Data, splits: Mapping[str, Sequence[Question]]) -> dict[st
 
 
 def _token_lengths(data: Data, rows: Sequence[Question], labelled: Sequence[Question], name: str) -> TokenLengths:
+    from jobs.backbone.tokenizers import check_tokenizer, load_tokenizer
+    from jobs.features.layout import pair_layout
     from jobs.features.tokens import tokenize
-    from jobs.features.windows import Pair, pair_layout, unrepresentable
-    from jobs.model.tokenizers import check_tokenizer, load_tokenizer
+    from jobs.features.windows import Pair, unrepresentable
 
     tokenizer = load_tokenizer(name, vocabulary(data))
     paragraphs, questions = tokenize(tokenizer, data.paragraphs), tokenize(tokenizer, [row.question for row in rows])

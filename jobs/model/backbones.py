@@ -1,4 +1,4 @@
-"""Load a model by the backbone's name (see jobs.model.names). Weights are read from safetensors only."""
+"""Load a model by the backbone's name (see jobs.backbone.names). Weights are read from safetensors only."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.model.architectures import architecture
-from jobs.model.folders import parameter_count
-from jobs.model.names import SCRATCH, Size, is_path, scratch_size
-from jobs.model.positions import limit_of_config
-from jobs.model.source import BackboneError, check_files, describe_failure, from_pretrained
-from jobs.model.tokenizers import load_tokenizer
+from jobs.backbone.architectures import architecture
+from jobs.backbone.folders import parameter_count
+from jobs.backbone.names import SCRATCH, Size, is_path, scratch_size
+from jobs.backbone.positions import limit_of_config
+from jobs.backbone.source import BackboneError, check_files, describe_failure, from_pretrained
+from jobs.backbone.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast

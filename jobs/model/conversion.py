@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from jobs.backbone.names import SCRATCH
+from jobs.backbone.positions import position_limit
+from jobs.backbone.source import BackboneError, from_pretrained
 from jobs.model import backbones
-from jobs.model.names import SCRATCH
-from jobs.model.positions import position_limit
-from jobs.model.source import BackboneError, from_pretrained
 
 if TYPE_CHECKING:
     import torch

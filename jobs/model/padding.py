@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.model.architectures import architecture
+from jobs.backbone.architectures import architecture
 
 if TYPE_CHECKING:
     import torch

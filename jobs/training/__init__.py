@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from jobs.backbone.names import SCRATCH
 from jobs.job import Report
-from jobs.model.names import SCRATCH
 from jobs.params import TrainingParams
 from jobs.task import Task
 from jobs.timing import START, phase

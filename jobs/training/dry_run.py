@@ -21,15 +21,15 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
+from jobs.backbone.names import SCRATCH
+from jobs.backbone.random_weights import LARGE
+from jobs.backbone.source import BackboneError, Weights, first_line, from_pretrained, weights_instead
+from jobs.backbone.tokenizers import check_tokenizer, load_tokenizer
 from jobs.dataset.data import Data, Question, long_texts, read_data
 from jobs.features.tokens import tokenize
 from jobs.files import causes, disk_trouble
 from jobs.model import dropout
 from jobs.model.heads import is_decoder
-from jobs.model.names import SCRATCH
-from jobs.model.random_weights import LARGE
-from jobs.model.source import BackboneError, Weights, first_line, from_pretrained, weights_instead
-from jobs.model.tokenizers import check_tokenizer, load_tokenizer
 from jobs.params import TrainingParams
 from jobs.task import Task
 from jobs.training.batches import keep_batch

@@ -19,9 +19,10 @@ from safetensors import safe_open
 from transformers import Trainer, TrainerControl, TrainingArguments, set_seed
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from jobs.backbone import tokenizers
 from jobs.dataset.data import SAMPLE, read_data, vocabulary
 from jobs.job import ParamError, Report
-from jobs.model import dropout, tokenizers
+from jobs.model import dropout
 from jobs.model.conversion import BERTS
 from jobs.model.padding import padded_lengths
 from jobs.params import NO_GPUS, TrainingParams, check_workers, device_batch

@@ -141,9 +141,9 @@ def machine_at(address: str | None) -> Iterator[Machine]:
 @contextmanager
 def data_mistakes() -> Iterator[None]:
     """Turn the errors of jobs into failures with an exit code."""
+    from jobs.backbone.source import BackboneError
     from jobs.checkpoint import CheckpointError, WrongJobError
     from jobs.dataset.data import DataError
-    from jobs.model.source import BackboneError
 
     try:
         with disk_errors(EnvironmentFailure, "free disk space or name another place"):

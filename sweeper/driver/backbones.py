@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs import get_job
+from jobs.backbone.source import NOT_HERE, backbone_is_here
 from jobs.job import Job
-from jobs.model.source import NOT_HERE, backbone_is_here
 from sweeper.errors import EnvironmentFailure
 from sweeper.process.output import output_to
 from sweeper.space.cases import backbones, largest_params

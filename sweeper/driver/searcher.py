@@ -11,7 +11,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from jobs import get_job
-from jobs.model.names import absolute_name
+from jobs.backbone.names import absolute_name
 from jobs.params import TrainingParams
 from jobs.timing import START, WAITING
 from sweeper.cluster import nodes as cluster

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.backbone.folders import parameter_count
 from jobs.job import Direction
-from jobs.model.folders import parameter_count
 from jobs.suggestions import unknown_name
 from sweeper.errors import ConfigError
 from sweeper.ledger.ranking import ENDED_WELL, NOTHING, Rank, rank_key, rank_trials, seed_spread

@@ -13,13 +13,13 @@ import torch
 import transformers
 
 from jobs import longformer
+from jobs.backbone.source import BackboneError
+from jobs.backbone.tokenizers import load_tokenizer
 from jobs.dataset.data import Data, Question
 from jobs.features.windows import Windows
 from jobs.job import ParamError
 from jobs.longformer import LongformerParams, collate_joined, joined_windows, load_long_reader
 from jobs.model.conversion import load_long_model
-from jobs.model.source import BackboneError
-from jobs.model.tokenizers import load_tokenizer
 from tests.support import zoo
 
 BERTS = (

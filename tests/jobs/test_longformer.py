@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from jobs import longformer
+from jobs.backbone import tokenizers
 from jobs.dataset.data import Data, Question, read_data
 from jobs.features import tokens
 from jobs.features.spans import Spans
@@ -20,7 +21,6 @@ from jobs.features.tokens import tokenize
 from jobs.features.windows import Group, Windows, best_answers, cut_joined_windows
 from jobs.job import ParamError
 from jobs.longformer import JOB, LongformerParams
-from jobs.model import tokenizers
 
 PARAMS = LongformerParams(
     backbone="scratch:1x32x2", learning_rate=5e-3, num_train_epochs=2, effective_batch_size=8,

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from jobs import mc
+from jobs.backbone import tokenizers
 from jobs.dataset.data import Data, Question
 from jobs.mc import ABSENT, McParams
-from jobs.model import tokenizers
 
 PARAGRAPHS = ["日月潭在南投縣，湖很大。" * 9, "阿里山在嘉義縣。", "淡水在新北市。", "墾丁在屏東縣。"]
 PARAMS = McParams(

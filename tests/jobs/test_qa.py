@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jobs import qa
+from jobs.backbone import tokenizers
 from jobs.dataset.data import Data, Question, read_data
 from jobs.job import ParamError
-from jobs.model import tokenizers
 from jobs.qa import QaParams
 
 PARAMS = QaParams(

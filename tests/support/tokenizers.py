@@ -30,7 +30,7 @@ from tokenizers.pre_tokenizers import (
     WhitespaceSplit,
 )
 
-from jobs.model.tokenizers import character_tokenizer
+from jobs.backbone.tokenizers import character_tokenizer
 from tests.support.unusual import STRINGS
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")

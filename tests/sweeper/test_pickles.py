@@ -17,9 +17,10 @@ import torch
 
 from jobs import checkpoint, get_job
 from jobs.answering import answers, evaluation
+from jobs.backbone import tokenizers
+from jobs.backbone.source import BackboneError
 from jobs.dataset.data import Data
-from jobs.model import backbones, tokenizers
-from jobs.model.source import BackboneError
+from jobs.model import backbones
 from sweeper.errors import EnvironmentFailure
 from sweeper.release.export import export_team
 from sweeper.release.lookup import find_checkpoint

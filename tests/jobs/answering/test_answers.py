@@ -14,9 +14,9 @@ import pytest
 from jobs import get_job
 from jobs.answering import answers as answering
 from jobs.answering.answers import Answer
+from jobs.backbone.tokenizers import load_tokenizer
 from jobs.checkpoint import PREDICTIONS, CheckpointError, load_json
 from jobs.dataset.data import Data, DataError, Question, labelled_questions, read_data
-from jobs.model.tokenizers import load_tokenizer
 from tests.support.zoo import build
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
+from jobs.backbone.source import BackboneError
 from jobs.dataset.data import DataError
 from jobs.dataset.survey import Lengths, survey
-from jobs.model.source import BackboneError
 
 CONTEXT = ["日月潭在南投縣。", "玉山在南投縣，玉山很高。", "淡水在新北市。", "🎉台東１２Ａ。", "沒人問的。"]
 

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs.answering.answers import Answer, averaged, character_chances, combine
+from jobs.backbone.tokenizers import load_tokenizer
 from jobs.features.blanks import has_text, is_blank, opening, text_span
 from jobs.features.tokens import Tokens, cached_tokens, tokenize
 from jobs.features.windows import (
@@ -26,7 +27,6 @@ from jobs.features.windows import (
     pair_table,
     unrepresentable,
 )
-from jobs.model.tokenizers import load_tokenizer
 from tests.support.tokenizers import KINDS, build_tokenizer
 from tests.support.unusual import STRINGS
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.backbone import tokenizers
 from jobs.features import tokens
 from jobs.features import windows as features
 from jobs.features.spans import Spans
 from jobs.features.tokens import tokenize
 from jobs.features.windows import Pair, cut_windows, unrepresentable
-from jobs.model import tokenizers
 
 VOCABULARY = ["日月潭在南投縣魚池鄉，是台灣最大的湖。位於民國七十六年１９８７年1987「」《》（）abc xyz🎉"]
 

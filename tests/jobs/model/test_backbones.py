@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from jobs.backbone import positions, tokenizers
+from jobs.backbone.names import absolute_name, check_name
+from jobs.backbone.source import BackboneError
 from jobs.job import ParamError
 from jobs.mc import McParams
-from jobs.model import backbones, positions, tokenizers
-from jobs.model.names import absolute_name, check_name
-from jobs.model.source import BackboneError
+from jobs.model import backbones
 
 QA = "AutoModelForQuestionAnswering"
 

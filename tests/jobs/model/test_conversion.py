@@ -12,9 +12,10 @@ import torch
 import transformers
 from transformers import BertConfig
 
-from jobs.model import backbones, conversion, tokenizers
+from jobs.backbone import tokenizers
+from jobs.backbone.source import BackboneError
+from jobs.model import backbones, conversion
 from jobs.model.conversion import made_long
-from jobs.model.source import BackboneError
 
 WINDOW = 32
 SEES_ALL = WINDOW // 2 + 1  # tokens: from the first one, half a window reaches the last one

@@ -19,18 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, PreTrainedModel
 
+from jobs.backbone.architectures import ARCHITECTURES, any_width, architecture
+from jobs.backbone.positions import local_config
+from jobs.backbone.source import BackboneError
 from jobs.dataset.data import Data, Question
 from jobs.job import ParamError
 from jobs.longformer import TASK as LONGFORMER
 from jobs.longformer import LongformerParams
 from jobs.mc import TASK as MC
 from jobs.mc import McParams
-from jobs.model.architectures import ARCHITECTURES, any_width, architecture
 from jobs.model.backbones import load_model, load_tokenizer
 from jobs.model.conversion import unlike_bert
 from jobs.model.padding import padded_batch
-from jobs.model.positions import local_config
-from jobs.model.source import BackboneError
 from jobs.qa import TASK as QA
 from jobs.qa import QaParams
 from jobs.task import Task

@@ -14,11 +14,11 @@ import torch
 import transformers
 
 from jobs import get_job
+from jobs.backbone import random_weights
+from jobs.backbone.source import BackboneError
+from jobs.backbone.tokenizers import load_tokenizer
 from jobs.dataset.data import Data, read_data
 from jobs.job import Job
-from jobs.model import random_weights
-from jobs.model.source import BackboneError
-from jobs.model.tokenizers import load_tokenizer
 from jobs.task import Task
 from jobs.training import suits_function
 from jobs.training.dry_run import few_questions, refusal_line

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from jobs.answering.answers import load_answering_model
+from jobs.backbone import tokenizers
 from jobs.dataset.data import Data
 from jobs.mc import TASK as MC
 from jobs.mc import McParams
-from jobs.model import tokenizers
 from jobs.params import TrainingParams
 from jobs.qa import TASK as QA
 from jobs.qa import QaParams

@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import checkpoint, get_job
+from jobs.backbone import tokenizers
 from jobs.dataset.data import Data, read_data
 from jobs.dataset.sample import sample_files
 from jobs.job import ParamError
-from jobs.model import backbones, tokenizers
+from jobs.model import backbones
 from jobs.params import TrainingParams, check_workers, device_batch, smaller
 from jobs.qa import QaParams
 from jobs.training import trainer, workers

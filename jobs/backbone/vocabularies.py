@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.backbone.names import is_path
+from jobs.backbone.source import BackboneError
 from jobs.checkpoint import load_json
-from jobs.model.names import is_path
-from jobs.model.source import BackboneError
 
 # Kinds of tokenizers, named like the classes of the package tokenizers.
 WORD_PIECE, BPE, UNIGRAM, WORD_LEVEL = "WordPiece", "BPE", "Unigram", "WordLevel"

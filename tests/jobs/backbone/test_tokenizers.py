@@ -11,9 +11,9 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import BertTokenizer
 
+from jobs.backbone.source import BackboneError
+from jobs.backbone.tokenizers import check_tokenizer, load_tokenizer
 from jobs.features.tokens import cached_tokens, tokenize
-from jobs.model.source import BackboneError
-from jobs.model.tokenizers import check_tokenizer, load_tokenizer
 from tests.support import zoo, zoo_tokenizers
 from tests.support.vocabularies import folder_of, sentencepiece_model, vocab_txt
 

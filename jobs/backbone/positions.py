@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.model.architectures import architecture
-from jobs.model.folders import read_config
-from jobs.model.source import config_file
+from jobs.backbone.architectures import architecture
+from jobs.backbone.folders import read_config
+from jobs.backbone.source import config_file
 
 
 def position_limit(name: str) -> int | None:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jobs.backbone.folders import parameter_count, problem_of_files, read_config
+from jobs.backbone.positions import position_limit
+from jobs.backbone.source import BackboneError
 from jobs.job import ParamError
 from jobs.model import backbones
-from jobs.model.folders import parameter_count, problem_of_files, read_config
-from jobs.model.positions import position_limit
-from jobs.model.source import BackboneError
 from jobs.qa import QaParams
 from tests.support.zoo import build
 

@@ -12,10 +12,10 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from jobs.backbone.architectures import architecture
+from jobs.backbone.positions import limit_of_config, position_limit
 from jobs.job import ParamError
 from jobs.mc import McParams
-from jobs.model.architectures import architecture
-from jobs.model.positions import limit_of_config, position_limit
 from tests.support.zoo import KINDS, TABLE, configuration
 
 POSITIONS = 96

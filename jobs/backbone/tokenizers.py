@@ -8,11 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any
 
-from jobs.files import disk_trouble
-from jobs.model.folders import read_config
-from jobs.model.names import SCRATCH, is_path
-from jobs.model.source import BackboneError, check_files, config_file, describe_failure, first_line
-from jobs.model.vocabularies import (
+from jobs.backbone.folders import read_config
+from jobs.backbone.names import SCRATCH, is_path
+from jobs.backbone.source import BackboneError, check_files, config_file, describe_failure, first_line
+from jobs.backbone.vocabularies import (
     BPE,
     COPY_AGAIN,
     TOKENIZER_JSON,
@@ -21,6 +20,7 @@ from jobs.model.vocabularies import (
     read_vocabularies,
     vocabulary_folder,
 )
+from jobs.files import disk_trouble
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

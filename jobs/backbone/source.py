@@ -8,9 +8,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.model.folders import problem_of_files
-from jobs.model.names import is_path
-from jobs.model.random_weights import random_model
+from jobs.backbone.folders import problem_of_files
+from jobs.backbone.names import is_path
+from jobs.backbone.random_weights import random_model
 
 NOT_HERE = "is not in the local model cache"
 Weights = Literal["real", "none", "few", "random"]
