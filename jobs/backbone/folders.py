@@ -20,6 +20,7 @@ HEADER_BYTES = 100_000_000  # the longest header of the safetensors format
 READ_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja", ".safetensors"})  # what transformers reads of a folder
 TOKENIZER_NAMES = re.compile(r"(tokenizer|vocab|merges|spiece|sentencepiece|special_tokens|added_tokens).*|.*\.model")
 WEIGHTS_NAMES = re.compile(r"model.*\.safetensors")
+ADAPTER = "adapter_config.json"  # peft's
 IRREGULAR = {
     "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
     "a pipe": stat.S_ISFIFO,
@@ -50,8 +51,14 @@ def problem_of_files(folder: Path, weights: bool = True) -> str | None:
         config = read_config(folder / "config.json")
     except FileNotFoundError:
         config = {}
+        weights = weights or (folder / ADAPTER).is_file()
     except ValueError as error:
         return f"{error}; save the model again"
+    if weights and (folder / ADAPTER).is_file():
+        return (
+            f"holds an adapter ({ADAPTER}), which is not read; merge it into its model (merge_and_unload of peft) and "
+            f"save that, or remove {ADAPTER} if it is merged already"
+        )
     if problem := next(_number_problems(config), None):
         return f"its config.json asks for {problem}; correct it"
     wanted = [file for file in files if weights and WEIGHTS_NAMES.fullmatch(file.name)]

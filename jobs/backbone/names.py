@@ -70,7 +70,10 @@ def _check_folder(name: str) -> str | None:
     if not found:
         return f"{name!r}: no such folder"
     if not any((folder / file).exists() for file in ("config.json", "tokenizer_config.json", "tokenizer.json")):
-        return f"{name!r}: holds no config.json; a folder as `save_pretrained` writes it is expected"
+        inner = next(
+            (f"; did you mean {str(file.parent)!r}?" for file in sorted(folder.glob("*/model*.safetensors"))), ""
+        )
+        return f"{name!r}: holds no config.json; a folder as `save_pretrained` writes it is expected{inner}"
     return None
 
 

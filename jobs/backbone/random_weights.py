@@ -7,7 +7,7 @@ from typing import Any
 
 LAYERS = 2  # architectures that alternate between two kinds of layers have one of each
 # The names that configs of transformers 5.24 use for a number of layers.
-COUNTS = (
+LAYER_COUNTS = (
     "num_hidden_layers",
     "num_layers",
     "n_layer",
@@ -49,9 +49,9 @@ def random_model(auto_class: Any, source: str, whole: bool, **options: Any) -> t
 def with_few_layers(config: Any) -> Any:
     """Return a copy of a config with at most LAYERS layers, and of its lists with a value for each layer as many."""
     values = config.to_dict()
-    counts = {values[name] for name in COUNTS if isinstance(values.get(name), int)}
+    counts = {values[name] for name in LAYER_COUNTS if isinstance(values.get(name), int)}
     for name, value in values.items():
-        if name in COUNTS and isinstance(value, int):
+        if name in LAYER_COUNTS and isinstance(value, int):
             values[name] = min(value, LAYERS)
         elif name in ("block_sizes", "block_repeats"):  # Funnel's layers in each of its blocks
             values[name] = [1] * len(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from jobs.backbone.architectures import architecture
 from jobs.backbone.folders import parameter_count
 from jobs.backbone.names import SCRATCH, Size, is_path, scratch_size
 from jobs.backbone.positions import limit_of_config
+from jobs.backbone.random_weights import LAYER_COUNTS
 from jobs.backbone.source import BackboneError, check_files, describe_failure, from_pretrained
 from jobs.backbone.tokenizers import load_tokenizer
 
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 BERT_VOCABULARY = 21_128  # pieces in BERT's Chinese vocabulary; an upper estimate for a vocabulary of characters
+WRAPPERS = ("module.", "_orig_mod.", "model.")  # DataParallel's, torch.compile's, Lightning's
+ROTARY = ("rope_parameters", "rotary_value")  # settings of models that turn their states by the position
+LAYER_NUMBER = re.compile(r"\.\d+\.")
+MOST_NAMED = 3  # tokens in a message
 NARROW_HIDDEN = 256  # smaller hidden sizes get other initial weights and no dropout; see _narrow
 
 
@@ -45,11 +51,23 @@ def load_model(
     if limit is not None and limit < positions:
         raise BackboneError(f"{name}: reads at most {limit} tokens; lower max_length from {positions}")
     if len(tokenizer) > model.config.vocab_size:
-        raise BackboneError(
-            f"{name}: its tokenizer has {len(tokenizer)} pieces and the model only {model.config.vocab_size}; "
+        raise BackboneError(f"{name}: {_too_many_pieces(tokenizer, model.config.vocab_size)}")
+    return settle_padding(adapt_inputs(model), tokenizer, positions)
+
+
+def _too_many_pieces(tokenizer: PreTrainedTokenizerFast, count: int) -> str:
+    """Return what is wrong with a tokenizer for a model of `count` pieces, with the cure."""
+    beyond = [repr(piece) for piece, index in tokenizer.get_added_vocab().items() if index >= count]
+    if len(tokenizer) - count > len(beyond):
+        return (
+            f"its tokenizer has {len(tokenizer)} pieces and the model only {count}; "
             "set the right tokenizer_class in its tokenizer_config.json"
         )
-    return settle_padding(adapt_inputs(model), tokenizer, positions)
+    return (
+        f"its tokenizer adds {', '.join(beyond[:MOST_NAMED])}{', …' * (len(beyond) > MOST_NAMED)} to its vocabulary, "
+        f"and the model has no embeddings beyond {count} pieces; remove these from the tokenizer's files, name special "
+        "tokens of the vocabulary in tokenizer_config.json, or save the model after resize_token_embeddings"
+    )
 
 
 def _scratch_model(
@@ -110,28 +128,57 @@ def _pretrained_model(
         ignore_mismatched_sizes=True,  # a head for another task; _check_encoder allows no other weights
         output_loading_info=True,
     )
-    _check_encoder(name, model, info)
+    _check_encoder(name, model, info, shorter=not options.keys().isdisjoint(LAYER_COUNTS))
     return heads.mix_in(model, head.scores)
 
 
-def _check_encoder(name: str, model: PreTrainedModel, info: dict[str, Any]) -> None:
-    """Raise BackboneError if the checkpoint lacks weights of the encoder or has them in another shape.
+def _check_encoder(name: str, model: PreTrainedModel, info: dict[str, Any], shorter: bool = False) -> None:
+    """Raise BackboneError if the checkpoint lacks weights of the encoder, has them in another shape, or more layers.
 
-    A new head and a new pooler are allowed.
+    A new head and a new pooler are allowed, and further layers if the task wants a `shorter` model.
     """
     encoder = _encoder_weights(model)
+    missing = sorted(key for key in info["missing_keys"] if key in encoder and ".pooler." not in key)
     for key, there, wanted in sorted(info["mismatched_keys"]):
         if key in encoder:
             raise BackboneError(
                 f"{name}: its weights do not fit the model in its config.json: {key} is {_shape(there)} in the "
                 f"checkpoint and {_shape(wanted)} in the model; correct config.json, or choose another backbone"
             )
-    missing = sorted(key for key in info["missing_keys"] if key in encoder and ".pooler." not in key)
+    if wrapper := _wrapper(model, missing, info["unexpected_keys"]):
+        raise BackboneError(
+            f"{name}: the names of its weights begin with {wrapper!r}, which is not part of the model; save the model "
+            "that is inside the wrapper"
+        )
+    if not shorter and (more := _further_layers(model, encoder, info["unexpected_keys"])):
+        raise BackboneError(
+            f"{name}: its checkpoint has more layers than its config.json asks for, such as the one of {more[0]}; "
+            "correct the number of layers in config.json, or save the shorter model"
+        )
     if missing:
         raise BackboneError(
             f"{name}: {len(missing)} weights of the encoder are not in the checkpoint, such as {missing[0]}; "
             "correct the architecture in its config.json, or choose another backbone"
         )
+
+
+def _wrapper(model: PreTrainedModel, missing: Iterable[str], unexpected: Iterable[str]) -> str | None:
+    """Return what stands before the names of weights in a checkpoint of a wrapped model, such as `module.`."""
+    names = set(missing)
+    return next((found for key in unexpected for found in WRAPPERS if _in_model(model, key, found) in names), None)
+
+
+def _in_model(model: PreTrainedModel, key: str, wrapper: str = "") -> str:
+    """Return a weight's name in the model, for its name in a checkpoint of the model, its encoder, or a wrapper."""
+    own = f"{model.base_model_prefix}."
+    inner = key.removeprefix(wrapper).removeprefix(own)
+    return key if wrapper and not key.startswith(wrapper) else own + inner
+
+
+def _further_layers(model: PreTrainedModel, encoder: Iterable[str], unexpected: Iterable[str]) -> list[str]:
+    """Return the weights of a checkpoint that differ from the encoder's by the number of their layer alone."""
+    known = {LAYER_NUMBER.sub(".#.", key) for key in encoder}
+    return sorted(key for key in unexpected if LAYER_NUMBER.sub(".#.", _in_model(model, key)) in known)
 
 
 def _shape(sizes: Iterable[int]) -> str:
@@ -165,9 +212,23 @@ def _usable_config(name: str) -> PretrainedConfig:
     from transformers import AutoConfig
 
     config = from_pretrained(AutoConfig, name)
-    if refusal := architecture(config.to_dict()).refusal:
+    if refusal := architecture(config.to_dict()).refusal or _unread_setting(config):
         raise BackboneError(f"{name}: {refusal}")
     return config
+
+
+def _unread_setting(config: PretrainedConfig) -> str | None:
+    """Return why a model of this config is not the one whose weights the checkpoint has, with the cure."""
+    if getattr(config, "quantization_config", None):
+        return "its weights are quantized, and such weights cannot be trained; choose the backbone without quantization"
+    kind = getattr(config, "position_embedding_type", None) or "absolute"
+    # transformers 5 took other kinds out of BERTs. Classes that still have one declare it, and rotary ones their turns.
+    if kind != "absolute" and not any(hasattr(type(config), one) for one in ("position_embedding_type", *ROTARY)):
+        return (
+            f"its config.json asks for a position_embedding_type of {kind}, and transformers computes absolute ones "
+            f"for {config.model_type}; choose another backbone"
+        )
+    return None
 
 
 def fetch_backbone(name: str) -> None:

@@ -69,9 +69,11 @@ def _type_count(config: Any) -> int | None:
 
 def input_settings(config: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """Return the values of a model's config to change, so that the model reads the batches of all jobs."""
-    values = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+    values: dict[str, Any] = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
     if hasattr(config, "use_cache"):
         values["use_cache"] = False
+    if hasattr(config, "chunk_size_feed_forward"):  # saves memory, and fails where a batch is no multiple of it
+        values["chunk_size_feed_forward"] = 0
     for adapt in (_decoder, _special_tokens, _language):
         values |= adapt(config, tokenizer)
     return values

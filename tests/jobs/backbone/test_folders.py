@@ -202,3 +202,12 @@ def test_any_config_is_read_or_refused(tmp_path: Path, values: dict[str, object]
     problem = problem_of_files(tmp_path)
     assert problem is None or "\n" not in problem
     assert read_config(tmp_path / "config.json").keys() == values.keys()
+
+
+def test_an_adapter_is_refused_and_not_left_out(saved: Path) -> None:
+    (saved / "adapter_config.json").write_text("{}")
+    assert "merge it into its model" in str(problem_of_files(saved))
+    assert problem_of_files(saved, weights=False) is None  # its tokenizer can be used
+    (saved / "config.json").unlink()
+    with pytest.raises(BackboneError, match="holds an adapter"):
+        backbones.fetch_backbone(str(saved))

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from jobs.backbone import positions, tokenizers
 from jobs.backbone.names import absolute_name, check_name
@@ -14,6 +17,7 @@ from jobs.backbone.source import BackboneError
 from jobs.job import ParamError
 from jobs.mc import McParams
 from jobs.model import backbones
+from tests.support.zoo import build
 
 QA = "AutoModelForQuestionAnswering"
 
@@ -61,6 +65,13 @@ def test_wrong_names_are_answered_with_a_cure(name: str, message: str) -> None:
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     assert "holds no config.json" in str(check_name(str(tmp_path)))
+
+
+@pytest.mark.parametrize("inner", ["0_Transformer", "checkpoint-500"])
+def test_a_model_in_a_subfolder_is_named(inner: str, saved: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outer = tmp_path_factory.mktemp("outer")
+    shutil.copytree(saved, outer / inner)
+    assert f"did you mean {str(outer / inner)!r}?" in str(check_name(str(outer)))
 
 
 def test_only_folders_get_an_absolute_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +143,84 @@ def test_weights_of_the_encoder_that_did_not_load_are_an_error(saved: Path) -> N
         match=r"16 weights of the encoder are not in the checkpoint, such as bert.encoder.layer.1",
     ):
         backbones.load_model(str(saved), QA, tokenizers.load_tokenizer(str(saved), []), 64)
+
+
+Weights = dict[str, torch.Tensor]
+
+
+def change_config(folder: Path, **values: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+
+def change_weights(folder: Path, change: Callable[[Weights], Weights]) -> None:
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, {"format": "pt"})
+
+
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_layers_that_the_config_does_not_ask_for_are_an_error(prefix: str, saved: Path) -> None:
+    def second_layer(weights: Weights) -> Weights:
+        own = {f"{prefix}{name}": value for name, value in weights.items()}
+        return own | {name.replace(".0.", ".1."): value.clone() for name, value in own.items() if ".layer.0." in name}
+
+    change_weights(saved, second_layer)
+    tokenizer = tokenizers.load_tokenizer(str(saved), [])
+    with pytest.raises(BackboneError, match=rf"more layers than its config.json .* {prefix}encoder.layer.1.attention"):
+        backbones.load_model(str(saved), QA, tokenizer, 64)
+    backbones.load_model(str(saved), QA, tokenizer, 64, num_hidden_layers=1)  # what a task asks for is no mistake
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module.bert.", "_orig_mod.bert.", "model."])
+def test_weights_of_a_wrapped_model_are_told(prefix: str, saved: Path) -> None:
+    change_weights(saved, lambda weights: {f"{prefix}{name}": value for name, value in weights.items()})
+    wrapper = prefix.removesuffix("bert.")
+    with pytest.raises(BackboneError, match=f"the names of its weights begin with '{wrapper}'"):
+        backbones.load_model(str(saved), QA, tokenizers.load_tokenizer(str(saved), []), 64)
+
+
+@pytest.mark.parametrize("task", [QA, "AutoModelForMaskedLM", "AutoModelForTokenClassification"])
+def test_a_checkpoint_of_another_task_has_no_further_layers(task: str, saved: Path) -> None:
+    tokenizer = tokenizers.load_tokenizer(str(saved), [])
+    backbones.load_model(str(saved), task, tokenizer, 64).save_pretrained(saved)
+    backbones.load_model(str(saved), "AutoModelForMultipleChoice", tokenizer, 64)
+
+
+UNREAD = [
+    ({"position_embedding_type": "relative_key"}, "position_embedding_type of relative_key"),
+    ({"position_embedding_type": "alibi"}, "position_embedding_type of alibi"),
+    ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "its weights are quantized"),
+    ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "its weights are quantized"),
+]
+
+
+@pytest.mark.parametrize(("values", "cause"), UNREAD)
+def test_what_transformers_does_not_compute_is_refused(values: dict[str, Any], cause: str, saved: Path) -> None:
+    change_config(saved, **values)
+    with pytest.raises(BackboneError, match=cause):
+        backbones.fetch_backbone(str(saved))
+
+
+@pytest.mark.parametrize(("kind", "value"), [("bert", "absolute"), ("bert", None), ("gte", "rope")])
+def test_positions_that_a_model_has_are_taken(kind: str, value: str | None, tmp_path: Path) -> None:
+    build(kind, tmp_path)
+    change_config(tmp_path, position_embedding_type=value)
+    backbones.fetch_backbone(str(tmp_path))
+
+
+def test_tokens_without_embeddings_are_named(saved: Path) -> None:
+    tokenizer = tokenizers.load_tokenizer(str(saved), [])
+    tokenizer.add_tokens(["<e>", "</e>"])
+    with pytest.raises(BackboneError, match="its tokenizer adds '<e>', '</e>' to its vocabulary"):
+        backbones.load_model(str(saved), QA, tokenizer, 64)
+    tokenizer.add_tokens([f"<{number}>" for number in range(9)])
+    with pytest.raises(BackboneError, match="adds '<e>', '</e>', '<0>', … to its vocabulary"):
+        backbones.load_model(str(saved), QA, tokenizer, 64)
+
+
+def test_a_vocabulary_that_is_too_large_is_another_models(saved: Path) -> None:
+    with pytest.raises(BackboneError, match="set the right tokenizer_class"):
+        backbones.load_model(str(saved), QA, tokenizers.character_tokenizer(["日月潭在南投縣一二三"]), 64)
 
 
 def test_weights_of_another_architecture_are_an_error(saved: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,3 +191,12 @@ def test_a_checkpoint_of_a_model_without_a_padding_token_answers_the_same_when_i
     load_tokenizer(zoo("funnel"), ()).save_pretrained(tmp_path / "saved")
     _, _, again = read("qa", str(tmp_path / "saved"), tmp_path / "cache")
     assert torch.equal(again["start_logits"], output["start_logits"])
+
+
+def test_a_model_that_reads_in_chunks_takes_every_length(zoo: Zoo, tmp_path: Path) -> None:
+    chunked = Path(shutil.copytree(zoo("bert"), tmp_path / "bert"))
+    config = json.loads((chunked / "config.json").read_text())
+    (chunked / "config.json").write_text(json.dumps({**config, "chunk_size_feed_forward": 7}))
+    _, batch, output = read("qa", str(chunked), tmp_path / "cache")  # raises an error if chunks do not fit
+    assert batch["input_ids"].shape[1] % 7
+    assert output.start_logits.shape == batch["input_ids"].shape
