@@ -15,6 +15,7 @@ from tempfile import gettempdir
 from packaging.requirements import Requirement
 
 from sweeper.cluster.capacity import local_machine, memory_text
+from sweeper.cluster.gpus import CHECK, VISIBLE, Gpu, GpuSurvey, gpu_problem, shown_gpus, survey_gpus, unusable_reason
 from sweeper.errors import Failure
 from sweeper.process.environment import PROXIES, told_variables
 from sweeper.process.import_path import hiding_module
@@ -26,7 +27,8 @@ VARIABLES = (
     "HF_HUB_OFFLINE",
     "HF_DATASETS_OFFLINE",
     "HF_HOME",
-    "CUDA_VISIBLE_DEVICES",
+    VISIBLE,
+    CHECK,
     "MLFLOW_TRACKING_URI",
     "SWEEPER_ROOT",
     "SWEEPER_LEDGER",
@@ -54,6 +56,7 @@ def findings(stores: Stores, changed: Mapping[str, str]) -> list[Finding]:
         python_finding(),
         *package_findings(),
         device_finding(),
+        *gpu_findings(),
         disk_finding(stores.root),
         *reachable_findings(stores),
         *variable_findings(),
@@ -87,6 +90,21 @@ def _package_finding(requirement: Requirement) -> Finding:
 def device_finding() -> Finding:
     machine = local_machine()
     return Finding("devices", f"{machine.cpu_text}, {machine.gpus} GPU, memory {memory_text()}")
+
+
+def gpu_findings() -> list[Finding]:
+    """Describe each GPU that this machine shows, and say why trials cannot use it if they cannot."""
+    if not (shown := shown_gpus()):
+        return []
+    survey = survey_gpus()
+    found = [gpu_finding(number, gpu, survey) for number, gpu in enumerate(survey.known)]
+    reason = unusable_reason(survey, shown, os.environ.get(VISIBLE))
+    return [*found, Finding("gpus", reason.removeprefix("GPUs: "), False)] if reason else found
+
+
+def gpu_finding(number: int, gpu: Gpu, survey: GpuSurvey) -> Finding:
+    problem = gpu_problem(gpu, survey) if survey.usable else f"{survey.wheel} cannot use it"
+    return Finding(f"gpu {number}", f"{gpu}: {problem or f'supported by {survey.wheel}'}", not problem)
 
 
 def disk_finding(root: Path) -> Finding:

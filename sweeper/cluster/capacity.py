@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from sweeper.cluster.gpus import shown_gpus
 from sweeper.errors import EnvironmentFailure
 from sweeper.process.cgroups import cpu_quota, machine_memory, memory_limit
 from sweeper.space.cases import possible_resources
@@ -83,12 +84,12 @@ class TrialReservation:
 
 
 def local_machine() -> Machine:
-    """Return the CPUs that this process may use and the GPUs that CUDA shows. A quota is rounded down, to one at
+    """Return the CPUs that this process may use and the GPUs that it shows. A quota is rounded down, to one at
     least."""
     allowed, quota = len(os.sched_getaffinity(0)), cpu_quota()
     if quota is None or quota >= allowed:
-        return Machine(allowed, _gpus())
-    return Machine(max(1, int(quota)), _gpus(), quota=quota)
+        return Machine(allowed, shown_gpus())
+    return Machine(max(1, int(quota)), shown_gpus(), quota=quota)
 
 
 def memory_text() -> str:
@@ -97,15 +98,6 @@ def memory_text() -> str:
     if limit is None:
         return f"{total / 2**30:.1f} GiB"
     return f"{limit / 2**30:.1f} GiB (cgroup limit; the machine has {total / 2**30:.1f} GiB)"
-
-
-def _gpus() -> int:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
-    import torch
-
-    return int(torch.cuda.device_count())
 
 
 @cache  # the driver calls this for each trial

@@ -17,6 +17,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from sweeper.cluster.capacity import Machine, Node, cluster_of
+from sweeper.cluster.gpus import PROBE_SECONDS, VISIBLE, GpuSurvey, survey_gpus, unusable_reason
 from sweeper.errors import EnvironmentFailure
 from sweeper.process.cgroups import MemoryState, memory_state
 from sweeper.trial.handover import read_processes, this_node
@@ -169,6 +170,32 @@ def node_differences(seen: NodeReport, expected: NodeReport, folder: Path, data:
         there = seen.versions.get(package)
         if there != here and not (package == "sweeper" and there is None):  # Ray sends sweeper to a node without it
             problems.append(f"has {package} {there or 'not at all'}, here it is {here}; install the same there")
+    return problems
+
+
+def visible_survey() -> tuple[GpuSurvey, str | None]:
+    """Return the survey of this node's GPUs, and the value of CUDA_VISIBLE_DEVICES with which it was made."""
+    return survey_gpus(), os.environ.get(VISIBLE)
+
+
+def gpu_reasons() -> list[str]:
+    """Return for each node with GPUs that trials cannot use why they cannot, in one line.
+
+    A node that leaves, or that cannot run our code, is left to `check_nodes`.
+    """
+    import ray
+
+    surveys = {
+        (name, int(node["Resources"]["GPU"])): call_on_node(str(node["NodeID"]), visible_survey)
+        for node, name in _node_names(live_ray_nodes())
+        if node["Resources"].get("GPU")
+    }
+    problems = []
+    for (name, gpus), answer in surveys.items():
+        with suppress(ray.exceptions.RayError):
+            survey, visible = ray.get(answer, timeout=NODE_START_SECONDS + PROBE_SECONDS)
+            if reason := unusable_reason(survey, gpus, visible):
+                problems.append(f"node {name}: {reason}")
     return problems
 
 

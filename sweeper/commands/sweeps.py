@@ -193,12 +193,14 @@ def run_and_print(
 )
 def plan_command(file: str, overrides: tuple[str, ...], address: str | None, first: int) -> None:
     """Show the plan of `run`: branches, concurrent trials and their limit, first configurations, disk space."""
+    from sweeper.cluster.preflight import check_gpus
     from sweeper.driver.backbones import try_present_backbones
     from sweeper.monitor.plan import plan_lines
     from sweeper.space.reading import find_file, read_search_space
 
     space = read_search_space(find_file(file), overrides)
     with machine_at(address) as machine:
+        check_gpus(space, machine)
         try_present_backbones(space, partial(echo_line, err=True))
         for line in plan_lines(space, machine, first):
             echo_line(line)

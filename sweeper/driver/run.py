@@ -11,6 +11,7 @@ from rich.console import Console
 
 from jobs import fault_injection
 from sweeper.cluster.capacity import Machine, reservations
+from sweeper.cluster.preflight import check_gpus
 from sweeper.driver.backbones import Say, check_backbones
 from sweeper.driver.checkpoints import delete_checkpoints, delete_copies, trials_with_checkpoints, unneeded_checkpoints
 from sweeper.driver.mirroring import finish_mirror, mirror_of, save_predictions, show_trial, sync_lines
@@ -81,6 +82,8 @@ def check_environment(space: SearchSpace, machine: Machine, stores: Stores, say:
     Raises EnvironmentFailure, and ConfigError for params that do not fit a backbone.
     """
     reservations(space, machine)
+    if say:
+        check_gpus(space, machine)
     check_backbones(space, say)
     check_store(stores)
     if stores.checkpoints:

@@ -241,6 +241,7 @@ ACCEPTED = [
 def one_gpu(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Show one GPU, and a current folder that every user may read."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("SWEEPER_GPU_CHECK", "0")  # the GPU is pretended
     here.chmod(0o755)
 
 

@@ -257,12 +257,18 @@ class TestOnNodes:
         assert all("data sample: has fingerprint 0000" in line for line in failure.value.lines)
         assert other.ledger.records() == []
 
-    def test_plan_tells_how_many_trials_fit_on_which_node(self, nodes: Nodes, tmp_path: Path) -> None:
+    def test_plan_tells_how_many_trials_fit_on_which_node(
+        self, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SWEEPER_GPU_CHECK", "0")  # the GPUs are pretended
         (tmp_path / "toy.yaml").write_text(TOY, encoding="utf-8")
         done = sweeper(tmp_path, "plan", "toy.yaml", "--address", nodes.address, "resources.gpus=0.5")
         assert done.returncode == 0, done.stderr
         line = next(line for line in done.stdout.splitlines() if line.startswith("trials: "))
         assert "6 at once: each reserves 1 CPU and 0.5 GPU, 2 on each GPU, of 8 CPU and 3 GPU on 2 nodes" in line
+        monkeypatch.delenv("SWEEPER_GPU_CHECK")
+        unusable = sweeper(tmp_path, "plan", "toy.yaml", "--address", nodes.address, "resources.gpus=0.5")
+        assert (unusable.returncode, unusable.stderr.count("GPUs: ")) == (4, 2), unusable.stderr  # a line for each node
         refused = sweeper(tmp_path, "plan", "toy.yaml", "--address", nodes.address, "resources.gpus=3")
         assert (refused.returncode, "a worker wants 3 and the largest node has 2" in refused.stderr) == (4, True)
 
