@@ -130,6 +130,7 @@ def read_answers(path: Path) -> dict[str, str]:
     _, header = next(rows, (1, []))
     if not set(COLUMNS) <= set(header):
         refuse([f"{path}:1: the header is {quoted(','.join(header))}; it must have the columns id and answer"])
+    refuse([f"{path}:1: the column {name} occurs twice; keep one" for name in COLUMNS if header.count(name) > 1])
     places = [header.index(name) for name in COLUMNS]
     answers: dict[str, str] = {}
     mistakes = []
@@ -146,22 +147,33 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV file, each with the number of its last line. Blank lines are no rows."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    """Yield the rows of a CSV file, each with the number of its last line. Blank lines are no rows.
+
+    Quotation marks must be closed and, inside a cell that has them around it, doubled: a reader that guesses takes the
+    rest of the file into one cell, or drops marks of an answer.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):  # a spreadsheet writes rows of nothing but commas at the end
                 yield reader.line_num, cells
     except csv.Error as error:
-        refuse([f"{path}:{reader.line_num}: {error}; close the quotation mark before it"])
+        refuse([f"{path}:{reader.line_num}: {error}; close the quotation mark before it, and double those in a cell"])
 
 
 def _solution_labels(path: Path) -> dict[str, str]:
     rows = read_json(path)
     try:
-        return {row["id"]: row["answer"]["text"] for row in rows}
+        labels = [(row["id"], row["answer"]["text"]) for row in rows]
     except (KeyError, TypeError):
         raise DataError([f"{path}: a list of questions with id and answer is expected, as in valid.json"]) from None
+    refuse([f"{path}: row {row}: id and answer must be text" for row, label in enumerate(labels) if not _texts(label)])
+    refuse([f"{path}: id {quoted(key)} occurs twice; keep one" for key in _answered_again(key for key, _ in labels)])
+    return dict(labels)
+
+
+def _texts(cells: Iterable[object]) -> bool:
+    return all(isinstance(cell, str) for cell in cells)
 
 
 def score_submission(

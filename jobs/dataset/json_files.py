@@ -10,6 +10,17 @@ from pathlib import Path
 from typing import Any
 
 MAX_LINES = 20  # of one error; the others are counted
+OTHER_FILES = {  # what is wrong with a file, by its first bytes
+    b"\x1f\x8b": "gzip-compressed; unpack it first",
+    b"BZh": "bzip2-compressed; unpack it first",
+    b"\xfd7zXZ\0": "xz-compressed; unpack it first",
+    b"\x28\xb5\x2f\xfd": "zstd-compressed; unpack it first",
+    b"PK\x03\x04": "a ZIP archive, or a spreadsheet; unpack it, or save it as text in UTF-8",
+    b"\xff\xfe\0\0": "is in UTF-32, not UTF-8; save it in UTF-8",
+    b"\0\0\xfe\xff": "is in UTF-32, not UTF-8; save it in UTF-8",
+    b"\xff\xfe": "is in UTF-16, not UTF-8; save it in UTF-8",
+    b"\xfe\xff": "is in UTF-16, not UTF-8; save it in UTF-8",
+}
 
 
 class DataError(ValueError):
@@ -65,8 +76,9 @@ def _regular_file_text(path: Path) -> str:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise ValueError("not a regular file; write the data to one")
     raw = path.read_bytes()
-    if raw.startswith(b"\x1f\x8b"):
-        raise ValueError("gzip-compressed; unpack it first")
+    for begin, problem in OTHER_FILES.items():
+        if raw.startswith(begin):
+            raise ValueError(problem)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -63,7 +63,10 @@ class Commands(click.Group):
 
 
 def damaged_ledger_line() -> str | None:
-    """Return the line that refuses a ledger whose sweeps cannot be read, after an unknown error; None if all can be."""
+    """Return the line that refuses a ledger whose sweeps cannot be read, after an unknown error.
+
+    Return None if all can be read, or if there is no ledger yet: then the error has another cause.
+    """
     from sweeper.ledger.database import damage_line
     from sweeper.ledger.lookup import unreadable_sweep
     from sweeper.storage.settings import read_stores
@@ -71,6 +74,8 @@ def damaged_ledger_line() -> str | None:
     try:
         address = read_stores().ledger
         problem = unreadable_sweep(ledger_storage())
+    except ConfigError:
+        return None
     except Failure as failure:
         return failure.lines[0]
     except Exception as error:

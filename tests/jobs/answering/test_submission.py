@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -137,6 +139,13 @@ def test_a_solution_is_scored_by_id_and_by_profile() -> None:
         ("id,answer\na,b,c\n", "submission.csv:2: 3 columns; the header has 2"),
         ("id,answer\na,b\na,c\n", "submission.csv:3: id 'a' occurs twice"),
         ('id,answer\na,"b\n' + "c,d\n" * 40_000, "submission.csv:32770: field larger than field limit (131072); close"),
+        ("id,answer,answer\na,b,c\n", "submission.csv:1: the column answer occurs twice; keep one"),
+        ('id,answer\na,"b\nc,d\n', "submission.csv:3: unexpected end of data; close the quotation mark before it"),
+        ('id,answer\na,b\nc,"d', "submission.csv:3: unexpected end of data; close"),
+        (
+            'id,answer\na,"台"灣"\n',
+            "submission.csv:2: ',' expected after '\"'; close the quotation mark before it, and",
+        ),
     ],
 )
 def test_a_broken_file_is_told_with_its_line(tmp_path: Path, content: str, expected: str) -> None:
@@ -145,6 +154,24 @@ def test_a_broken_file_is_told_with_its_line(tmp_path: Path, content: str, expec
     with pytest.raises(DataError) as caught:
         submission.read_answers(path)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([{"id": "a", "answer": {"text": 1919}}], "row 0: id and answer must be text"),
+        ([{"id": "a", "answer": {"text": "山"}}, {"id": 7, "answer": {"text": "湖"}}], "row 1: id and answer must be"),
+        ([{"id": "a", "answer": {"text": None}}], "row 0: id and answer must be text"),
+        ([{"id": "a", "answer": {"text": "山"}}, {"id": "a", "answer": {"text": "湖"}}], "id 'a' occurs twice; keep"),
+        ([{"id": ["a"], "answer": {"text": "山"}}], "row 0: id and answer must be text"),
+        ([{"id": "a", "answer": "山"}], "a list of questions with id and answer is expected"),
+    ],
+)
+def test_a_solution_in_json_that_is_no_list_of_texts_is_refused(tmp_path: Path, rows: list[Any], told: str) -> None:
+    path = tmp_path / "test_labels.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    with pytest.raises(DataError, match=told):
+        submission.read_answers(path)
 
 
 def test_other_columns_and_a_byte_order_mark_do_not_matter(tmp_path: Path) -> None:

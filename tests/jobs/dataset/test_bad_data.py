@@ -6,9 +6,11 @@ to the character, and what is odd about it is counted.
 
 from __future__ import annotations
 
+import bz2
 import copy
 import gzip
 import json
+import lzma
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -133,7 +135,9 @@ FILES: list[tuple[str, Callable[[Path], Any], str]] = [
     ("pipe for a file", pipe, "train.json: not a regular file"),
     ("GB18030", raw(good("train").encode("gb18030")), "train.json: byte 27 is not UTF-8; convert the file"),
     ("Big5", raw(good("valid").encode("big5"), "valid.json"), "valid.json: byte 27 is not UTF-8; convert the file"),
-    ("UTF-16", raw(good("train").encode("utf-16")), "train.json: byte 0 is not UTF-8"),
+    ("UTF-16", raw(good("train").encode("utf-16")), "train.json: is in UTF-16, not UTF-8; save it in UTF-8"),
+    ("UTF-16 of big machines", raw(b"\xfe\xff" + good("train").encode("utf-16-be")), "is in UTF-16, not UTF-8"),
+    ("UTF-32", raw(good("train").encode("utf-32")), "train.json: is in UTF-32, not UTF-8; save it in UTF-8"),
     ("truncated", raw(good("train").encode()[:-9]), "train.json:1: not JSON: "),
     ("truncated inside a character", raw(good("train").encode().rpartition(b"\xa3")[0]), "is not UTF-8"),
     ("NaN", raw(b"[NaN]"), "train.json: NaN is not JSON; write a number or null"),
@@ -148,6 +152,9 @@ FILES: list[tuple[str, Callable[[Path], Any], str]] = [
     ("link in a circle", linked("train.json"), "train.json: "),
     ("link to an endless device", linked("/dev/zero"), "train.json: not a regular file"),
     ("gz by mistake", raw(gzip.compress(good("train").encode())), "train.json: gzip-compressed; unpack it first"),
+    ("bz2 by mistake", raw(bz2.compress(good("train").encode())), "train.json: bzip2-compressed; unpack it first"),
+    ("xz by mistake", raw(lzma.compress(good("train").encode())), "train.json: xz-compressed; unpack it first"),
+    ("a spreadsheet", raw(b"PK\x03\x04\x14\0\xff"), "train.json: a ZIP archive, or a spreadsheet; unpack it, or save"),
     ("empty file", raw(b""), "train.json:1: not JSON: Expecting value; the file is empty"),
     ("file of spaces", raw(b" \n"), "the file is empty"),
     ("nested too deeply", raw(b"[" * 100_000), "train.json: nested too deeply"),

@@ -239,6 +239,18 @@ def test_an_error_that_is_not_the_ledgers_stays_one(used: Ledger, monkeypatch: p
     assert isinstance(CliRunner().invoke(main, ["compare", "toy"]).exception, TypeError)
 
 
+def test_a_ledger_that_does_not_exist_yet_is_no_cause_of_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWEEPER_LEDGER", f"sqlite:///{tmp_path / 'ledger.db'}")
+
+    def broken(_: object) -> None:
+        raise TypeError("a mistake of the program")
+
+    monkeypatch.setattr("jobs.answering.submission.read_answers", broken)
+    assert isinstance(CliRunner().invoke(main, ["score", "a.csv", "b.csv"]).exception, TypeError)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_flipped_bit_anywhere_is_read_or_refused_in_one_line(
