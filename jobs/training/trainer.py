@@ -277,7 +277,7 @@ def training_arguments(
     strategy = "steps" if params.eval_steps else "epoch"
     every = max(params.eval_steps, 1)
     per_device = device_batch(params.effective_batch_size, params.per_device_train_batch_size, workers)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(output_dir),
         seed=params.seed,
         learning_rate=params.learning_rate,
@@ -308,3 +308,7 @@ def training_arguments(
         disable_tqdm=True,
         report_to="none",
     )
+    # Private in transformers 5.24: without this, Trainer would copy the model to every GPU that this process sees and
+    # multiply the effective batch by their number.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

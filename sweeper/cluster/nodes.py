@@ -18,6 +18,7 @@ from typing import Any
 
 from sweeper.cluster.capacity import Machine, Node, cluster_of
 from sweeper.cluster.gpus import PROBE_SECONDS, VISIBLE, GpuSurvey, survey_gpus, unusable_reason
+from sweeper.cluster.ray_session import HIDE_GPUS
 from sweeper.errors import EnvironmentFailure
 from sweeper.process.cgroups import MemoryState, memory_state
 from sweeper.trial.handover import read_processes, this_node
@@ -61,14 +62,19 @@ def _node(node: Mapping[str, Any], name: str) -> Node:
     return Node(name, *(int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU")))
 
 
-def call_on_node(node: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call `function` on a node, even if all its CPUs are reserved. Return Ray's reference to the result."""
+def call_on_node(node: str, function: Callable[..., Any], *arguments: Any, with_gpus: bool = False) -> Any:
+    """Call `function` on a node, even if all its CPUs are reserved. Return Ray's reference to the result.
+
+    The function sees the node's GPUs only `with_gpus`; it reserves none.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    # Ray adds the variables to those of the job's environment.
+    shown = {"runtime_env": {"env_vars": dict.fromkeys(HIDE_GPUS, "0")}} if with_gpus else {}
     task = ray.remote(num_cpus=0, max_retries=0)(function)
-    return task.options(scheduling_strategy=there).remote(*arguments)
+    return task.options(scheduling_strategy=there, **shown).remote(*arguments)
 
 
 @dataclass(frozen=True)
@@ -186,7 +192,7 @@ def gpu_reasons() -> list[str]:
     import ray
 
     surveys = {
-        (name, int(node["Resources"]["GPU"])): call_on_node(str(node["NodeID"]), visible_survey)
+        (name, int(node["Resources"]["GPU"])): call_on_node(str(node["NodeID"]), visible_survey, with_gpus=True)
         for node, name in _node_names(live_ray_nodes())
         if node["Resources"].get("GPU")
     }

@@ -44,6 +44,8 @@ LOCAL = {
     "HF_HUB_OFFLINE": "1",  # the driver has downloaded the backbones
     "HF_DATASETS_OFFLINE": "1",
 }
+# Ray 2.60 shows all GPUs to a trial that reserves none, unless this says otherwise.
+HIDE_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 # Names or prefixes of the environment variables that the driver sends to a cluster.
 SENT_PREFIXES = ("HF_", "SWEEPER_", "TUNE_FUNCTION_", "TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS")
 
@@ -67,7 +69,7 @@ def ray_session(
     if ray.is_initialized():
         yield
         return
-    os.environ.update(QUIET | LOCAL)
+    os.environ.update(QUIET | LOCAL | HIDE_GPUS)
     os.environ.pop("RAY_AUTH_MODE", None)
     # Private in ray 2.60: Ray reads LOCAL's variable only when it is imported, and it may be imported already.
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -249,7 +251,7 @@ def runtime_env() -> dict[str, Any]:
     wanted = {name: value for name, value in os.environ.items() if name.startswith(SENT_PREFIXES)}
     hidden = redacted_values(wanted)
     environment = {name: value for name, value in wanted.items() if hidden[name] == value}
-    return {"env_vars": environment} | ({} if is_installed() else {"py_modules": package_folders()})
+    return {"env_vars": environment | HIDE_GPUS} | ({} if is_installed() else {"py_modules": package_folders()})
 
 
 def package_folders() -> list[str]:

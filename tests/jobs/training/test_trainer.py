@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import TrainingArguments
 
 from jobs.answering.answers import load_answering_model
 from jobs.backbone import tokenizers
@@ -132,6 +133,22 @@ def test_batches_by_tokens_give_the_logits_and_the_loss_of_one_input_at_a_time(
         for number, (line, parts) in enumerate(zip(table, alone, strict=True)):
             own = inputs.lengths()[number] if task is QA else len(parts[kind])
             np.testing.assert_allclose(line[:own], parts[kind][:own], atol=1e-5)
+
+
+class TwoGpus(TrainingArguments):  # type: ignore[misc]
+    """What transformers makes of a process that sees two GPUs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._n_gpu = 2
+
+
+def test_a_process_trains_on_one_gpu_though_it_sees_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "TrainingArguments", TwoGpus)
+    params = TrainingParams(effective_batch_size=8, per_device_train_batch_size=2)
+    arguments = training_arguments(params, tmp_path)
+    assert (arguments.n_gpu, arguments.train_batch_size, arguments.gradient_accumulation_steps) == (1, 2, 4)
+    assert training_arguments(params, tmp_path).parallel_mode.name == "NOT_PARALLEL"
 
 
 def test_bf16_gives_way_to_fp32_where_a_device_has_none(

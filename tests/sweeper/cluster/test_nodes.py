@@ -269,8 +269,15 @@ class TestOnNodes:
         monkeypatch.delenv("SWEEPER_GPU_CHECK")
         unusable = sweeper(tmp_path, "plan", "toy.yaml", "--address", nodes.address, "resources.gpus=0.5")
         assert (unusable.returncode, unusable.stderr.count("GPUs: ")) == (4, 2), unusable.stderr  # a line for each node
+        assert "CUDA_VISIBLE_DEVICES=" not in unusable.stderr  # the check itself sees the GPUs though it reserves none
         refused = sweeper(tmp_path, "plan", "toy.yaml", "--address", nodes.address, "resources.gpus=3")
         assert (refused.returncode, "a worker wants 3 and the largest node has 2" in refused.stderr) == (4, True)
+
+    def test_a_trial_that_reserves_no_gpu_sees_none(self, sweep: Callable[..., Sweep], tmp_path: Path) -> None:
+        parameters = f"parameters={{folder: '{tmp_path}', seed: {{values: [1]}}}}"
+        job = ("job=tests.support.seeing:JOB", "objective=seen", "search={sampler: grid}", parameters)
+        run_trials(sweep(*job, "resources.gpus=0"), silent)
+        assert (tmp_path / "seed-1").read_text() == ""
 
     def test_a_source_tree_travels_to_the_nodes(self, nodes: Nodes) -> None:
         head = ray.get_runtime_context().get_node_id()

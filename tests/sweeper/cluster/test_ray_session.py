@@ -17,3 +17,8 @@ def test_no_secret_travels_to_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None
         "SWEEPER_ROOT": "/shared/sweeps",
     }
     assert not {"HF_TOKEN", "SWEEPER_LEDGER", "AWS_SECRET_ACCESS_KEY"} & travels.keys()
+
+
+def test_trials_on_a_cluster_see_only_the_gpus_that_they_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    assert runtime_env()["env_vars"]["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] == "1"
