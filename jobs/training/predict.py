@@ -30,11 +30,21 @@ def uses_bf16(params: TrainingParams) -> bool:
     return params.bf16 and has_bf16()
 
 
+def disable_cudnn_attention() -> None:
+    """Make PyTorch choose another of its attentions than cuDNN's, which is the default on H100 and H200.
+
+    With torch from 2.11, cuDNN's may give gradients that are not numbers if a mask is passed and the length is 64 more
+    than a multiple of 128 (pytorch#196678). Answers use the same attention as training.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def predict(task: Task, model: PreTrainedModel, inputs: Any, params: TrainingParams) -> tuple[Floats, ...]:
     """Return the model's logits for all inputs, in their order: arrays [inputs, widest], padded with 0.
 
     Inputs of similar length share a batch to save padding. The precision is the same as in training.
     """
+    disable_cudnn_attention()
     batches = evaluation_batches(padded_lengths(model, inputs.lengths()), params.per_device_eval_batch_size)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=uses_bf16(params)):
         outputs = [_logits(model.eval(), task.collate(inputs, rows, params)) for rows in batches]

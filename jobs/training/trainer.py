@@ -43,7 +43,7 @@ from jobs.training.batches import (
     restore_order,
     worker_turns,
 )
-from jobs.training.predict import logit_arrays, uses_bf16
+from jobs.training.predict import disable_cudnn_attention, logit_arrays, uses_bf16
 from jobs.training.reporting import UNFINISHED, Reporter
 
 
@@ -194,6 +194,7 @@ def run_training(
 
 def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, report: Report) -> BatchTrainer:
     """Return this worker's Trainer with model and data, ready to train."""
+    disable_cudnn_attention()
     workers.join_workers()
     if params.fsdp:
         check_sharding(params, workers.count(), torch.cuda.is_available())

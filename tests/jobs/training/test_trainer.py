@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,41 @@ def test_batches_by_tokens_give_the_logits_and_the_loss_of_one_input_at_a_time(
         for number, (line, parts) in enumerate(zip(table, alone, strict=True)):
             own = inputs.lengths()[number] if task is QA else len(parts[kind])
             np.testing.assert_allclose(line[:own], parts[kind][:own], atol=1e-5)
+
+
+@pytest.fixture
+def cudnn_attention() -> Iterator[Callable[[], bool]]:
+    """Enable cuDNN's attention, and return the function that says whether it still is."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    yield torch.backends.cuda.cudnn_sdp_enabled
+    torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+class Begun(Exception):
+    """Ends a training that has begun."""
+
+
+def test_training_does_not_use_the_attention_of_cudnn(
+    cudnn_attention: Callable[[], bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_data(location: str) -> Data:
+        raise Begun
+
+    monkeypatch.setattr(training, "read_data", read_data)
+    with pytest.raises(Begun):
+        train(QA, QaParams(), "sample", tmp_path, lambda *_: None)
+    assert not cudnn_attention()
+
+
+def test_answers_do_not_use_the_attention_of_cudnn(
+    cudnn_attention: Callable[[], bool], few: Data, tmp_path: Path
+) -> None:
+    params = QaParams(backbone="scratch:1x32x2", max_length=64, doc_stride=16)
+    tokenizer = tokenizers.load_tokenizer(params.backbone, few.paragraphs)
+    inputs = QA.inputs(params, tokenizer, few, few.valid, tmp_path)
+    predict.predict(QA, QA.model(params, tokenizer), inputs, params)
+    assert not cudnn_attention()
 
 
 class TwoGpus(TrainingArguments):  # type: ignore[misc]
