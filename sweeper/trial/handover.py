@@ -63,7 +63,7 @@ class TrialFailure(NamedTuple):
     diverged  a metric is not finite
     memory    the device or the machine ran out of memory
     disk      the disk or the checkpoint storage refused a write; not the trial's fault
-    crash     the process died and recorded no reason
+    crash     the process died and recorded no reason, or its device failed
     node      the machine left the cluster; not the trial's fault
     timeout   the trial exceeded its time limit
     """

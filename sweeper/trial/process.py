@@ -29,8 +29,40 @@ from sweeper.trial.handover import LOG, RESUMED, FailureKind, TrialConfig, Trial
 from sweeper.trial.imports import import_trial_job
 from sweeper.trial.memory import kernel_failure
 
-# Messages of PyTorch for CUDA, cuBLAS and the CPU, of the C++ library, and of the system, in lower case.
-MEMORY_TEXTS = ("out of memory", "alloc_failed", "can't allocate memory", "std::bad_alloc", "cannot allocate memory")
+# Messages of PyTorch for CUDA, cuBLAS, cuDNN and the CPU, of the C++ library, and of the system, in lower case. cuBLAS
+# and cuDNN are "not initialized", and cuDNN has no algorithm, where the memory for their workspace is missing.
+MEMORY_TEXTS = (
+    "out of memory",
+    "alloc_failed",
+    "alloc failed",
+    "cublas_status_not_initialized",
+    "cudnn_status_not_initialized",
+    "unable to find a valid cudnn algorithm",
+    "can't allocate memory",
+    "std::bad_alloc",
+    "cannot allocate memory",
+)
+# What CUDA, its libraries and its driver say when the device, its driver or another worker failed, in lower case. The
+# process cannot use CUDA any more, but the same training in a new one may succeed. An assertion on the device, such as
+# an index out of range, and a missing kernel would come again, so these are errors.
+CRASH_TEXTS = (
+    "unspecified launch failure",
+    "illegal memory access",
+    "illegal instruction was encountered",
+    "misaligned address",
+    "launch timed out",
+    "busy or unavailable",
+    "uncorrectable ecc error",
+    "hardware stack error",
+    "cuda error: unknown error",
+    "status_execution_failed",
+    "status_internal_error",
+    "nccl error",
+    "nccl communicator was aborted",
+    "nvrm: xid",
+    "fallen off the bus",
+    "gpu is lost",
+)
 
 
 class Diverged(ArithmeticError):
@@ -207,8 +239,10 @@ def storage_failure(error: Exception) -> str | None:
 def lost_connection(error: Exception) -> bool:
     """Return True if a worker failed because it lost the connection to another worker.
 
-    The other worker has recorded the cause, unless it was killed.
+    The other worker has recorded the cause, unless it was killed. NCCL reports want of its own memory as such a loss.
     """
+    if failure_kind(error) == "memory":
+        return False
     return any(kind.__name__ == "DistError" for kind in type(error).__mro__) or "gloo/transport" in str(error)
 
 
@@ -236,4 +270,4 @@ def failure_kind(error: Exception) -> FailureKind:
         return "diverged"
     if isinstance(error, MemoryError) or any(one in text for one in MEMORY_TEXTS):
         return "memory"
-    return "error"
+    return "crash" if isinstance(error, RuntimeError) and any(one in text for one in CRASH_TEXTS) else "error"

@@ -11,6 +11,8 @@ from threading import Event
 
 import pytest
 import ray
+import torch
+import torch.distributed
 from ray.exceptions import OutOfMemoryError
 
 from sweeper.process.cgroups import MemoryState
@@ -190,6 +192,15 @@ def test_a_job_whose_own_process_was_killed_ran_out_of_memory_if_the_kernel_coun
         MemoryError(),
         RuntimeError("CUDA error: out of memory"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.00 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+        RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"),
+        torch.OutOfMemoryError("CUDA out of memory. Process 7 has 2.00 GiB memory in use."),
+        torch.distributed.DistBackendError(
+            "NCCL error: unhandled cuda error. Last error: Cuda failure 2 'out of memory'"
+        ),
         RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
         RuntimeError("std::bad_alloc"),
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
@@ -200,6 +211,40 @@ def test_an_allocation_that_fails_is_want_of_memory(tmp_path: Path, error: Excep
         raise error
     failure = read_failure(tmp_path)
     assert (failure.kind, failure.killed) == ("memory", False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("crash", "CUDA error: unspecified launch failure"),
+        ("crash", "CUDA error: an illegal memory access was encountered"),
+        ("crash", "CUDA error: CUDA-capable device(s) is/are busy or unavailable"),
+        ("crash", "CUDA error: uncorrectable ECC error encountered"),
+        ("crash", "CUDA error: the launch timed out and was terminated"),
+        ("crash", "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`"),
+        ("crash", "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
+        ("crash", "NCCL Error 2: unhandled system error"),
+        ("crash", "NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus"),
+        ("error", "CUDA error: device-side assert triggered"),
+        ("error", "CUDA error: no kernel image is available for execution on the device"),
+        ("error", "CUDA error: invalid device ordinal"),
+        ("error", "CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasSgemm(handle)`"),
+        ("error", "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"),
+    ],
+)
+def test_a_failure_of_the_device_is_a_crash_and_a_mistake_of_the_job_is_an_error(
+    tmp_path: Path, kind: str, message: str
+) -> None:
+    with pytest.raises(process.TrialError), process.recorded_failure(tmp_path):
+        raise torch.AcceleratorError(message) if message.startswith("CUDA") else RuntimeError(message)
+    assert read_failure(tmp_path) == TrialFailure(kind, read_failure(tmp_path).reason)
+    assert message in read_failure(tmp_path).reason
+
+
+def test_only_an_error_of_a_library_tells_of_the_device(tmp_path: Path) -> None:
+    with pytest.raises(process.TrialError), process.recorded_failure(tmp_path):
+        raise ValueError("the text has the words NCCL error")
+    assert read_failure(tmp_path).kind == "error"
 
 
 def test_another_error_is_no_want_of_memory_though_the_kernel_killed_somebody(
