@@ -25,6 +25,7 @@ from sweeper.process.cgroups import kernel_kills, memory_state
 from sweeper.process.output import output_to
 from sweeper.secrets import redacted
 from sweeper.storage import checkpoint_store
+from sweeper.trial.gpu import share_gpu
 from sweeper.trial.handover import LOG, RESUMED, FailureKind, TrialConfig, TrialFailure, write_failure
 from sweeper.trial.imports import import_trial_job
 from sweeper.trial.memory import kernel_failure
@@ -83,6 +84,7 @@ class MissingReport(ValueError):
 
 def train_in_process(config: TrialConfig) -> None:
     """Train one worker in this process, with the local mode of Ray Train (`num_workers=0`, ray 2.60)."""
+    share_gpu(config.gpus)
     import torch
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
