@@ -21,6 +21,7 @@ READ_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja", ".safetensors"})
 TOKENIZER_NAMES = re.compile(r"(tokenizer|vocab|merges|spiece|sentencepiece|special_tokens|added_tokens).*|.*\.model")
 WEIGHTS_NAMES = re.compile(r"model.*\.safetensors")
 ADAPTER = "adapter_config.json"  # peft's
+QUANTIZED = re.compile(r"[IU]|F[48]_")  # types of numbers in safetensors that weights have for use alone
 IRREGULAR = {
     "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
     "a pipe": stat.S_ISFIFO,
@@ -111,9 +112,15 @@ def _number_problems(values: Mapping[str, Any], depth: int = 0) -> Iterator[str]
 
 def _weights_problem(file: Path) -> str | None:
     try:
-        read_header(file)
+        header = read_header(file)
     except ValueError as error:
         return f"{error}; copy or download it again"
+    whole = (name for name in _tensors(header) if name.endswith(".weight") and QUANTIZED.match(header[name]["dtype"]))
+    if (quantized := next(whole, None)) is not None:
+        return (
+            f"{file.name} has quantized weights ({quantized} is {header[quantized]['dtype']}), which are not "
+            "trained; choose the backbone without quantization"
+        )
     return None
 
 

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from jobs.backbone.folders import parameter_count, problem_of_files, read_config
 from jobs.backbone.positions import position_limit
@@ -211,3 +213,23 @@ def test_an_adapter_is_refused_and_not_left_out(saved: Path) -> None:
     (saved / "config.json").unlink()
     with pytest.raises(BackboneError, match="holds an adapter"):
         backbones.fetch_backbone(str(saved))
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_quantized_weights_are_refused_and_not_read_as_they_are(saved: Path, kind: torch.dtype) -> None:
+    store(saved, kind)
+    assert "has quantized weights (embeddings.LayerNorm.weight is" in str(problem_of_files(saved))
+    assert problem_of_files(saved, weights=False) is None
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_floating_type_are_taken(saved: Path, kind: torch.dtype) -> None:
+    store(saved, kind)
+    assert problem_of_files(saved) is None
+
+
+def store(folder: Path, kind: torch.dtype) -> None:
+    """Write the weights of a folder as numbers of this type, and whole numbers of positions as old files have them."""
+    file = folder / "model.safetensors"
+    weights = {name: value.to(kind) for name, value in load_file(file).items()}
+    save_file({**weights, "embeddings.position_ids": torch.arange(512)}, file, {"format": "pt"})
