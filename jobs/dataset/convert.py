@@ -24,6 +24,7 @@ from jobs.dataset.corpora import Asked, read_corpus
 from jobs.dataset.data import CANDIDATES, LABELS, OPTIONS, ORIGIN, REFERENCES, SPLITS, DataError, refuse
 from jobs.dataset.labels import OPTION, UNLABELLED, Labelled, flaw, label_answers, only_placeholders, without_labels
 from jobs.dataset.sample import sample_files
+from jobs.features.blanks import has_text, text_span
 from jobs.files import atomic
 from jobs.suggestions import unknown_name
 
@@ -406,7 +407,8 @@ def _row(row: Labelled, distractors: Iterable[str], context: Mapping[str, int], 
 
 def _distinct_answers(row: Labelled) -> list[str]:
     """Return the distinct answers of a question, the kept one first."""
-    usable = (reference.text for reference in row.asked.references if not flaw(reference.text))
+    texts = (reference.text for reference in row.asked.references if not flaw(reference.text))
+    usable = (text[slice(*text_span(text, 0, len(text)))] for text in texts if has_text(text))
     return list(dict.fromkeys([row.answer, *usable]))
 
 

@@ -313,7 +313,8 @@ def _row_problems(row: Any, paragraphs: Sequence[str], labelled: bool) -> Iterat
             yield f"{key}: {problem}"
     candidates = list(_candidate_problems(row["paragraphs"], len(paragraphs)))
     yield from candidates
-    if len(labels := [key for key in ("relevant", "answer") if key in row]) == 1:
+    shown = [key for key in ("relevant", "answer") if key in row]
+    if len(labels := [key for key in shown if labelled or row[key] is not None]) == 1:
         yield f"{labels[0]}: is given alone; write both relevant and answer, or neither"
     elif labels and not candidates and paragraphs:
         yield from _label_problems(row, paragraphs)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from jobs.dataset.corpora import Asked, Reference
 from jobs.dataset.data import CANDIDATES, MAX_TEXT_CHARS
 from jobs.dataset.shifts import Shift, find_shift
+from jobs.features.blanks import has_text, text_span
 
 PLACEHOLDER = re.compile(r"FAKE_ANSWER_\d+")  # stands in the published test files of CMRC 2018
 UNLABELLED, OPTION = "unlabelled", "option"
@@ -32,7 +33,8 @@ class Labelled(NamedTuple):
 def label_answers(rows: Sequence[Asked]) -> list[Labelled | str]:
     """Return each question with its first usable answer, or the reason why it has none.
 
-    An answer at its stated place is preferred over a repaired one, and that one over an answer that occurs once.
+    An answer at its stated place is preferred over a repaired one, and that one over an answer that occurs once. Blanks
+    at an answer's ends are removed, as no model's answer has them.
     """
     stated: dict[str, list[Reference]] = {}
     for row in rows:
@@ -99,7 +101,8 @@ def _label_question(row: Asked, shift: Shift | None) -> Labelled | str:
     for wanted in ("exact", *([f"repaired ({shift.kind})"] if shift else []), "repaired", "located"):
         for text, start, found in tried:
             if found == wanted:
-                return Labelled(row, text, start, found)
+                first, last = text_span(text, 0, len(text))
+                return Labelled(row, text[first:last], start + first, found)
     return tried[0][2] if tried else f"no answer{row.hint}"
 
 
@@ -113,7 +116,7 @@ def _label_option(row: Asked, options: Sequence[str]) -> Labelled | str:
 def _find_answer(paragraph: str, reference: Reference, shift: Shift | None) -> tuple[str, int, str]:
     """Return the answer's text, its start and how it was found, or its text, -1 and the reason why it was not."""
     text, start = reference.text, reference.start
-    if not text.strip():
+    if not has_text(text):
         return text, -1, "empty answer"
     if PLACEHOLDER.fullmatch(text.strip()):
         return text, -1, "placeholder for an answer"

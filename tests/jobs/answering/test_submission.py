@@ -227,6 +227,9 @@ def test_questions_to_be_answered_are_read_from_two_files(tmp_path: Path) -> Non
     context.write_text('["玉山高。", "日月潭。"]', encoding="utf-8")
     test.write_text('[{"id": "a", "question": "？", "paragraphs": [0, 1]}]', encoding="utf-8")
     assert read_unlabelled(context, test).test == (Question("a", "？", (0, 1)),)
+    hidden = '[{"id": "a", "question": "？", "paragraphs": [0, 1], "relevant": null, "answer": null}]'
+    test.write_text(hidden, encoding="utf-8")
+    assert read_unlabelled(context, test).test == (Question("a", "？", (0, 1)),)
     test.write_text('[{"id": "a", "question": "？", "paragraphs": [0, 7]}]', encoding="utf-8")
     with pytest.raises(DataError, match=r"t\.json: row 0 \(id 'a'\): paragraphs: 7 is not in context\.json"):
         read_unlabelled(context, test)

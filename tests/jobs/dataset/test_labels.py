@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jobs.dataset.corpora import Asked, Reference
 from jobs.dataset.data import MAX_TEXT_CHARS
 from jobs.dataset.labels import Labelled, label_answers
+from jobs.features.blanks import text_span
 
 
 def one(paragraph: str, *answers: tuple[str, int | None], **changes: str) -> Labelled | str:
@@ -77,6 +78,17 @@ def test_an_empty_question_is_dropped() -> None:
     assert isinstance(one("在台灣", ("台灣", 1)), Labelled)
 
 
+def trimmed(text: str) -> str:
+    return text[slice(*text_span(text, 0, len(text)))]
+
+
+@pytest.mark.parametrize("text", [" 台灣\u3000", "台灣 ", "\u200b台灣", "\n 台灣"])
+def test_blanks_at_the_ends_of_an_answer_are_removed(text: str) -> None:
+    label = one(f"在{text}島", (text, 1))
+    assert isinstance(label, Labelled)
+    assert (label.answer, label.start, label.found) == ("台灣", 1 + text.index("台"), "exact")
+
+
 TEXT = st.text(st.one_of(st.sampled_from("台灣１a，\r\n🎉 \ufeff\0"), st.characters()), max_size=8)
 
 
@@ -87,7 +99,8 @@ def test_a_kept_answer_always_stands_where_it_is_written_to_stand(
     label = one(paragraph, *answers)
     if isinstance(label, Labelled):
         assert paragraph[label.start : label.start + len(label.answer)] == label.answer
-        assert label.answer.replace("\r\n", "\n") in [text.replace("\r\n", "\n") for text, _ in answers]
+        assert label.answer.replace("\r\n", "\n") in [trimmed(text).replace("\r\n", "\n") for text, _ in answers]
+        assert label.answer == trimmed(label.answer) != ""
 
 
 @given(st.text("台灣１🎉\r\n ", min_size=1, max_size=8), st.data())
@@ -97,4 +110,5 @@ def test_an_answer_where_it_is_said_to_be_is_always_kept(paragraph: str, data: s
     label = one(paragraph, ("", None), (text, start))
     assert isinstance(label, Labelled) == bool(text.strip())
     if isinstance(label, Labelled):
-        assert (label.answer, label.start, label.found) == (text, start, "exact")
+        begin = start + len(text) - len(text.lstrip())
+        assert (label.answer, label.start, label.found) == (text.strip(), begin, "exact")
