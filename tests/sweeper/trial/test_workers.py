@@ -29,8 +29,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default"), pytest.ma
 
 @pytest.fixture(scope="module", autouse=True)
 def session() -> Iterator[None]:
-    with ray_session(MACHINE):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        with ray_session(MACHINE):
+            yield
 
 
 @pytest.fixture
@@ -95,3 +97,14 @@ def test_a_failure_of_the_first_worker_is_the_trials(run: Callable[..., Ledger])
     record = run("search.trials=1", "parameters.trouble=nan").records()[0]
     assert (record.state, record.reason) == ("FAIL", "Diverged: height is nan, eval_loss is nan at epoch 1")
     assert_all_free()
+
+
+def test_a_trial_sees_the_gpus_that_it_reserves_and_none_without(run: Callable[..., Ledger], tmp_path: Path) -> None:
+    run(
+        "job=tests.support.seeing:JOB",
+        "objective=seen",
+        "search={sampler: grid}",
+        f"parameters={{folder: '{tmp_path}', seed: {{values: [1, 2]}}}}",
+        "resources=[{when: {seed: 1}, gpus: 0}, {gpus: 2}]",
+    )
+    assert [(tmp_path / f"seed-{seed}").read_text() for seed in (1, 2)] == ["", "0,1"]
