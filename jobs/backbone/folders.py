@@ -113,6 +113,8 @@ def _number_problems(values: Mapping[str, Any], depth: int = 0) -> Iterator[str]
 def _weights_problem(file: Path) -> str | None:
     try:
         header = read_header(file)
+    except OSError as error:  # it is a broken link, or no one may read it
+        return f"{file.name} cannot be read ({error.strerror}); copy or download it again"
     except ValueError as error:
         return f"{error}; copy or download it again"
     whole = (name for name in _tensors(header) if name.endswith(".weight") and QUANTIZED.match(header[name]["dtype"]))
@@ -149,7 +151,7 @@ def parameter_count(folder: Path) -> int | None:
 
     Raises ValueError when a file is not in the safetensors format.
     """
-    headers = map(read_header, folder.glob("*.safetensors"))
+    headers = map(read_header, filter(Path.is_file, folder.glob("*.safetensors")))
     return sum(math.prod(header[name]["shape"]) for header in headers for name in _tensors(header)) or None
 
 

@@ -92,13 +92,22 @@ def describe_failure(source: str, error: Exception) -> str:
     first = first_line(error)
     if Path(source).is_dir():
         return f"cannot be loaded from this folder: {first}"
-    if _offline(error):
+    unread = "cannot be loaded with `safetensors`" in first  # transformers would have the caller read pickles
+    if _offline(error) or (unread and not _has_no_safetensors(source)):
         return (
             f"{NOT_HERE} and the hub cannot be reached; download it on a machine with a network, or name a local folder"
         )
-    if "cannot be loaded with `safetensors`" in first:  # transformers would have the caller read pickles
+    if unread:
         return "holds no *.safetensors on the hub; save its weights with a current transformers, and name that folder"
     return f"cannot be loaded from the hub: {first}"
+
+
+def _has_no_safetensors(name: str) -> bool:
+    """Return True if the hub has said that a backbone has no *.safetensors, or its pickled weights were downloaded."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    pickled = try_to_load_from_cache(name, "pytorch_model.bin")
+    return isinstance(pickled, str) or try_to_load_from_cache(name, "model.safetensors") is _CACHED_NO_EXIST
 
 
 def first_line(error: BaseException) -> str:

@@ -280,18 +280,43 @@ def test_a_backbone_of_the_hub_says_so_once_it_is_here(tmp_path: Path, monkeypat
     )
 
 
-def test_a_backbone_of_the_hub_with_pickled_weights_only_is_told_what_to_do(
-    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    snapshot = tmp_path / "models--owner--name/snapshots" / ("0" * 40)
-    shutil.copytree(saved, snapshot, ignore=shutil.ignore_patterns("*.safetensors"))
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs/main").write_text(snapshot.name)
-    (snapshot / "pytorch_model.bin").write_bytes(b"a pickle")
+@pytest.fixture
+def snapshot(saved: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The backbone `owner/name` in the hub's cache, without its weights."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    made = cache / "models--owner--name/snapshots" / ("0" * 40)
+    shutil.copytree(saved, made, ignore=shutil.ignore_patterns("*.safetensors"))
+    (made.parents[1] / "refs").mkdir()
+    (made.parents[1] / "refs/main").write_text(made.name)
+    return made
+
+
+@pytest.mark.parametrize("known", ["downloaded", "told by the hub"])
+def test_a_backbone_of_the_hub_with_pickled_weights_only_is_told_what_to_do(known: str, snapshot: Path) -> None:
+    absent = snapshot.parents[1] / ".no_exist" / snapshot.name
+    absent.mkdir(parents=True)
+    (snapshot / "pytorch_model.bin" if known == "downloaded" else absent / "model.safetensors").touch()
     tokenizer = tokenizers.load_tokenizer("owner/name", ())
     with pytest.raises(BackboneError, match=r"^owner/name: holds no \*\.safetensors on the hub; save its weights with"):
         backbones.load_model("owner/name", "AutoModelForQuestionAnswering", tokenizer, 64)
+
+
+def test_weights_that_were_not_downloaded_yet_are_said_to_be_missing_here(snapshot: Path) -> None:
+    tokenizer = tokenizers.load_tokenizer("owner/name", ())
+    with pytest.raises(BackboneError, match=r"^owner/name: is not in the local model cache and the hub cannot be"):
+        backbones.load_model("owner/name", QA, tokenizer, 64)
+
+
+def test_weights_that_are_a_broken_link_are_refused_in_one_line(snapshot: Path, saved: Path) -> None:
+    (saved / "model.safetensors").unlink()
+    for folder, name in ((saved, str(saved)), (snapshot, "owner/name")):
+        (folder / "model.safetensors").symlink_to("nowhere")
+        with pytest.raises(
+            BackboneError, match=r"model.safetensors cannot be read \(No such file or directory\); copy"
+        ):
+            backbones.fetch_backbone(name)
+    assert backbones.weight_bytes(str(saved)) is None
 
 
 @pytest.mark.parametrize("fetch", [backbones.fetch_backbone, lambda name: tokenizers.load_tokenizer(name, [])])
