@@ -238,6 +238,19 @@ def test_questions_to_be_answered_are_read_from_two_files(tmp_path: Path) -> Non
         read_unlabelled(context, test)
 
 
+def test_an_empty_paragraph_of_a_contest_does_not_keep_its_questions_from_being_answered(tmp_path: Path) -> None:
+    context, test = tmp_path / "c.json", tmp_path / "t.json"
+    context.write_text('["玉山高。", "", " \u3000"]', encoding="utf-8")
+    test.write_text('[{"id": "a", "question": "？", "paragraphs": [1, 0, 2]}]', encoding="utf-8")
+    data = read_unlabelled(context, test)
+    assert data.paragraphs == ("玉山高。", "", " \u3000")
+    found, _ = submission.corrected_answers(data, data.test, [Answer("a", 1, 0, "", 1.0)])
+    assert [answer.text for answer in found] == ["玉山高。"]
+    context.write_text('["玉山高。", "\\ud83c"]', encoding="utf-8")
+    with pytest.raises(DataError, match="row 1: half a surrogate pair"):
+        read_unlabelled(context, test)
+
+
 TEXT_OF_ALL = submission.submission_csv(GOOD)
 
 
