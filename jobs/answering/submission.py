@@ -167,12 +167,13 @@ def _solution_labels(path: Path) -> dict[str, str]:
         labels = [(row["id"], row["answer"]["text"]) for row in rows]
     except (KeyError, TypeError):
         raise DataError([f"{path}: a list of questions with id and answer is expected, as in valid.json"]) from None
-    refuse([f"{path}: row {row}: id and answer must be text" for row, label in enumerate(labels) if not _texts(label)])
+    odd = [row for row, label in enumerate(labels) if not _are_texts(label)]
+    refuse([f"{path}: row {row}: id and answer must be text" for row in odd])
     refuse([f"{path}: id {quoted(key)} occurs twice; keep one" for key in _answered_again(key for key, _ in labels)])
     return dict(labels)
 
 
-def _texts(cells: Iterable[object]) -> bool:
+def _are_texts(cells: Iterable[object]) -> bool:
     return all(isinstance(cell, str) for cell in cells)
 
 

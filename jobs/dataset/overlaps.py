@@ -50,7 +50,7 @@ def find_overlap(data: Data, splits: Mapping[str, Sequence[Question]]) -> Overla
             asked[_plain(row.question)][split].append(row)
     shared = [by_split for by_split in asked.values() if len(by_split) > 1]
     same = [by_split for by_split in shared if _common(_asked_paragraphs(data, rows) for rows in by_split.values())]
-    paragraphs = [_texts(data, rows) for rows in splits.values()]
+    paragraphs = [_split_texts(data, rows) for rows in splits.values()]
     example = next((_shared_example(by_split) for by_split in (*same, *shared)), None)
     return Overlap(len(shared), len(same), len(_common(paragraphs)), example)
 
@@ -65,7 +65,7 @@ def _common(sets: Iterable[set[str]]) -> set[str]:
     return {text for text, number in times.items() if number > 1}
 
 
-def _texts(data: Data, rows: Iterable[Question]) -> set[str]:
+def _split_texts(data: Data, rows: Iterable[Question]) -> set[str]:
     """Return the paragraphs of questions, or the texts in front of multiple-choice questions."""
     if data.options:
         return {_plain(row.question.rpartition("\n")[0]) for row in rows}
@@ -75,7 +75,7 @@ def _texts(data: Data, rows: Iterable[Question]) -> set[str]:
 def _asked_paragraphs(data: Data, rows: Iterable[Question]) -> set[str]:
     """Return the paragraphs that hold the answers, all of a question's paragraphs if it is unlabelled."""
     if data.options:
-        return _texts(data, rows)
+        return _split_texts(data, rows)
     numbers = {index for row in rows for index in (row.paragraphs if row.relevant is None else [row.relevant])}
     return {_plain(data.paragraphs[index]) for index in numbers}
 
