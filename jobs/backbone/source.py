@@ -8,9 +8,10 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.backbone.folders import problem_of_files
+from jobs.backbone.folders import problem_of_files, read_config
 from jobs.backbone.names import is_path
 from jobs.backbone.random_weights import random_model
+from jobs.suggestions import nearest, short
 
 NOT_HERE = "is not in the local model cache"
 Weights = Literal["real", "none", "few", "random"]
@@ -91,7 +92,7 @@ def _model(auto_class: Any, source: str, weights: Weights, **options: Any) -> An
 def describe_failure(source: str, error: Exception) -> str:
     first = first_line(error)
     if Path(source).is_dir():
-        return f"cannot be loaded from this folder: {first}"
+        return _folder_failure(Path(source), first)
     unread = "cannot be loaded with `safetensors`" in first  # transformers would have the caller read pickles
     if _offline(error) or (unread and not _has_no_safetensors(source)):
         return (
@@ -100,6 +101,28 @@ def describe_failure(source: str, error: Exception) -> str:
     if unread:
         return "holds no *.safetensors on the hub; save its weights with a current transformers, and name that folder"
     return f"cannot be loaded from the hub: {first}"
+
+
+def _folder_failure(folder: Path, first: str) -> str:
+    """Return the cause and the cure for a folder, given the first line of an error of transformers 5.24."""
+    if "no file named model.safetensors" in first:
+        return "holds no *.safetensors; save the weights again with a current transformers"
+    if "Unrecognized model" in first and not (folder / "config.json").is_file():
+        return "holds no config.json; copy it and the *.safetensors of the model into the folder"
+    if "does not recognize this architecture" in first:
+        return _unknown_type(read_config(folder / "config.json").get("model_type"))
+    return f"cannot be loaded from this folder: {first}"
+
+
+def _unknown_type(kind: Any) -> str:
+    from transformers import CONFIG_MAPPING
+
+    near = nearest(str(kind), CONFIG_MAPPING)
+    hint = f"did you mean {near!r}? " if near else ""
+    return (
+        f"its config.json names the model type {short(str(kind))!r}, which transformers does not know; {hint}"
+        "correct it, or choose another backbone"
+    )
 
 
 def _has_no_safetensors(name: str) -> bool:

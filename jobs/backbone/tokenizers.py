@@ -315,7 +315,11 @@ def _check_saving(name: str, tokenizer: PreTrainedTokenizerFast, config: Path, t
             tokenizer.save_pretrained(folder)
             shutil.copyfile(config, Path(folder) / config.name)
             # The tokens of a pair have the special tokens among them.
-            both = [[one(text, text)["input_ids"] for text in texts] for one in (tokenizer, load_tokenizer(folder, ()))]
+            both = [
+                # `verbose`: else transformers warns of texts that are longer than an input
+                [one(text, text, verbose=False)["input_ids"] for text in texts]
+                for one in (tokenizer, load_tokenizer(folder, ()))
+            ]
     except Exception as error:  # tokenizers 0.23 raises plain `Exception` for a part that cannot be saved
         if isinstance(error, OSError) or disk_trouble(error, Path(gettempdir())):
             return  # without room for files nothing can be said of the tokenizer

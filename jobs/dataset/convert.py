@@ -314,7 +314,8 @@ def _size_mistakes(
             needs = "more articles" if not dropped else "questions of its own" + " with answers" * (split != "test")
             yield f"{split}: no question is left; dropped: {_count_words(dropped) or 'none'}; give it {needs}"
         elif paragraphs < candidates:
-            yield f"{split}: {paragraphs} paragraphs are too few for {candidates} candidates; add paragraphs"
+            few = f"{split}: {paragraphs} paragraphs are too few for {candidates} candidates"
+            yield f"{few}; add paragraphs, or ask for fewer with --candidates"
 
 
 def _choose_distractors(rows: Sequence[Labelled], mode: Distractors, wanted: int, rng: Random) -> list[dict[str, str]]:

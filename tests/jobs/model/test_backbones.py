@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -236,7 +237,7 @@ def test_pickled_weights_are_not_read(saved: Path, tmp_path: Path) -> None:
     (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
     with pytest.raises(BackboneError, match="holds no"):
         backbones.fetch_backbone(str(saved))
-    with pytest.raises(BackboneError, match="cannot be loaded from this folder"):
+    with pytest.raises(BackboneError, match="holds no"):
         backbones.load_model(str(saved), QA, tokenizers.load_tokenizer(str(saved), []), 64)
 
 
@@ -334,3 +335,23 @@ def test_the_size_of_weights_is_known_before_loading(saved: Path) -> None:
     loaded = backbones.load_model(str(saved), "AutoModel", tokenizers.load_tokenizer(str(saved), []), 64)
     assert backbones.weight_bytes(str(saved)) == 4 * sum(p.numel() for p in loaded.parameters())
     assert backbones.weight_bytes("hfl/chinese-macbert-large") is None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "holds no config.json; copy it and the *.safetensors"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no *.safetensors; save the weights again"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "brt"}'),
+            "names the model type 'brt', which transformers does not know; did you mean 'bart'? correct it",
+        ),
+    ],
+)
+def test_the_cause_and_the_cure_of_a_folder_that_is_not_whole_are_told(
+    saved: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    tokenizer = tokenizers.load_tokenizer(str(saved), ())
+    spoil(saved)
+    with pytest.raises(BackboneError, match=re.escape(message)):
+        backbones.load_model(str(saved), QA, tokenizer, 64)
