@@ -64,6 +64,8 @@ def compare(windows: tuple[Windows, Windows], features: Both, max_length: int) -
         assert len(split) == len(maps)
         for row, feature in enumerate(maps):
             for name, values in split.batch([row])._asdict().items():
+                if name not in feature:  # the reference knows no global attention
+                    continue
                 filling = split.pad_id if name == "input_ids" else 0
                 padded = np.pad(values[0], (0, max_length - values.shape[1]), constant_values=filling)
                 assert padded.tolist() == feature[name], (row, name)

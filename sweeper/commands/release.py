@@ -172,6 +172,7 @@ def submit_command(context: Path, test: Path, output: Path, weight: float | None
     stores = read_stores()
     with data_mistakes():
         team = team_of(stores=stores, options=has_options(context.parent), **named)
+        say_fitting(team, weight)
         answers = submit_answers(team, context, test, output, stores, weight)
     click.echo(f"{output}: {len(answers.rows)} answers, {answers.note}")
     for line in answers.corrections:
@@ -217,9 +218,16 @@ def export_command(output: Path, weight: float | None, **named: Any) -> None:
     stores = read_stores()
     with data_mistakes():
         team = team_of(stores=stores, **named)
+        say_fitting(team, weight)
         note = export_team(team, output, stores, weight)
     click.echo(f"{output}: {note}")
     click.echo(f"next: cd {output} && python answer.py CONTEXT TEST SUBMISSION", err=True)
+
+
+def say_fitting(team: Team, weight: float | None) -> None:
+    """Say that the validation questions are answered first, which takes minutes, unless the weight is given."""
+    if team.readers and weight is None:
+        click.echo("answering the validation questions to fit the weight of the reader; --weight skips this", err=True)
 
 
 def record_test_scores(scores: dict[str, float], named: dict[str, str | None]) -> None:

@@ -209,6 +209,7 @@ def test_running_in_a_copy_leaves_the_whole_original_as_it_was(original: Path, t
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_trials_that_were_killed_go_on_in_a_moved_project(tmp_path: Path) -> None:
     before, after, waits = tmp_path / "before", tmp_path / "after", tmp_path / "waits"
@@ -234,8 +235,9 @@ def waiting_in(folder: Path) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("moved", [False, pytest.param(True, marks=pytest.mark.long)], ids=["copied", "moved"])
+@pytest.mark.parametrize("moved", [False, True], ids=["copied", "moved"])
 def test_a_ledger_of_version_0_1_0_is_resumed_in_another_folder(tmp_path: Path, moved: bool) -> None:
     original, other = tmp_path / "original", tmp_path / "other"
     (original / "sweeps").mkdir(parents=True, mode=0o700)
@@ -256,7 +258,7 @@ def test_a_ledger_of_version_0_1_0_is_resumed_in_another_folder(tmp_path: Path, 
     assert moved or kept.is_dir()
 
 
-@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.long)])
+@pytest.fixture(params=["folder", "bucket"])
 def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Callable[[], dict[str, str]]]]:
     """Return an address for checkpoints outside the project, and a function that returns what is stored there."""
     if request.param == "folder":
@@ -274,6 +276,7 @@ def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("default")
 def test_a_copy_deletes_no_checkpoint_of_its_original_from_a_shared_place(

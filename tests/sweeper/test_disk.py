@@ -109,6 +109,7 @@ def test_a_sweep_whose_ledger_is_locked_goes_on_when_it_is_free(
     assert_goes_on(drive, disk, finished_in(disk))
 
 
+@pytest.mark.long
 def test_a_trial_that_finds_no_room_is_not_a_failed_one(
     drive: Callable[..., Driver], disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

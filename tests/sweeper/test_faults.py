@@ -120,7 +120,8 @@ def starts_of(folder: Path, ledger: Ledger) -> dict[int, int]:
     }
 
 
-@pytest.mark.parametrize("signum", [long(signal.SIGINT), signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.long
 def test_a_signal_leaves_a_sweep_that_goes_on(
     drive: Callable[..., Driver], tmp_path: Path, signum: signal.Signals, record_property: Callable[..., None]
 ) -> None:
@@ -212,7 +213,8 @@ def names_in(folder: Path) -> list[str]:
         return [name for (name,) in connection.execute(query)]
 
 
-@pytest.mark.parametrize("fault", ["ledger.report:5:kill", long("mirror.put:5:kill"), long("ledger.finish:2:kill")])
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ["ledger.report:5:kill", "mirror.put:5:kill", "ledger.finish:2:kill"])
 def test_a_driver_killed_between_two_records_loses_nothing(
     drive: Callable[..., Driver], tmp_path: Path, undisturbed: Ledger, fault: str
 ) -> None:

@@ -15,7 +15,7 @@ from tests.support.hiding import ROOT, hide_libraries
 from tests.support.own_job import JOB
 from tests.support.spaces import TOY
 
-MODULES = ["ownpackage.hill", "ownmodule"]
+MODULES = [pytest.param("ownpackage.hill", marks=pytest.mark.long), "ownmodule"]
 
 
 @pytest.fixture(params=MODULES)

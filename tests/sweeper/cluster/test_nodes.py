@@ -161,6 +161,7 @@ class TestOnNodes:
         assert len({place.pid for place in places}) == 3
         assert len({place.node for place in places}) == 2
 
+    @pytest.mark.long
     def test_a_trial_that_hangs_is_ended_on_its_own_node(self, nodes: Nodes, sweep: Callable[..., Sweep]) -> None:
         stuck = sweep("search.trials=1", "parameters.trouble=worker_stuck", "resources={workers: 2, gpus: 0}")
         stuck = replace(
