@@ -65,7 +65,7 @@ class GpuSurvey:
 
     @property
     def known(self) -> tuple[Gpu, ...]:
-        """Return the GPUs that CUDA shows, or without any those that the driver shows."""
+        """Return the GPUs that CUDA shows; if it shows none, those that the driver shows."""
         return self.usable or self.present
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -130,17 +130,22 @@ def run_sweep(
             print_line(console, reused)
         ledger = open_ledger(storage, space, name, stored_as)
         space = with_recorded_data(ledger, space)
-        if line := moved or set_aside_line(folder, ledger):
+        for line in _opening_lines(ledger, space, folder, moved):
             print_line(console, line)
         (folder / "search_space.yaml").write_text(to_yaml(space), encoding="utf-8")
-        if records := ledger.records():
-            print_line(console, resume_summary(records, space))
-        for line in idle_lines(space):
-            print_line(console, line)
         if begin:
             begin(folder)
         with driver_heartbeat(ledger, interrupt):
             return _run_driver(Sweep(ledger, space, folder, machine, stores.checkpoints), stores, console, interrupt)
+
+
+def _opening_lines(ledger: Ledger, space: SearchSpace, folder: Path, moved: str | None) -> Iterator[str]:
+    """Yield what is told before trials start. Sets old files in `folder` aside unless `moved` says that it is done."""
+    if line := moved or set_aside_line(folder, ledger):
+        yield line
+    if records := ledger.records():
+        yield resume_summary(records, space)
+    yield from idle_lines(space)
 
 
 def _run_driver(sweep: Sweep, stores: Stores, console: Console, interrupt: Interrupt) -> Outcome:
