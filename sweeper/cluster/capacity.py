@@ -104,8 +104,9 @@ def memory_text() -> str:
 def reserve(resources: Resources | None, machine: Machine, trials: int) -> TrialReservation:
     """Return the CPUs and GPUs that each of `trials` trials reserves on this machine.
 
-    Defaults for each worker: one GPU if there is any, else one CPU, or more when CPUs would be idle. Two parallel
-    trials with one thread each finish sooner than two consecutive trials with two threads each.
+    Defaults for each worker: one GPU if there is any, and an even share of the CPUs of its node. CPUs never lower the
+    number of trials at once: two parallel trials with one thread each finish sooner than two consecutive trials with
+    two threads each.
 
     Raises EnvironmentFailure when no node fits a worker, or the machine cannot hold all workers of a trial.
     """
@@ -116,19 +117,19 @@ def reserve(resources: Resources | None, machine: Machine, trials: int) -> Trial
         raise EnvironmentFailure(problem)
     fitting = workers_at_once(cpus, gpus, machine.parts)
     if fitting < wanted.workers:
+        each = _amount(wanted.cpus or 1, gpus)
         raise EnvironmentFailure(
-            f"resources.workers: a trial wants {wanted.workers} of {_amount(cpus, gpus)} and {machine.name} has room "
-            f"for {fitting}; ask for fewer, or for less each"
+            f"resources.workers: a trial wants {wanted.workers} of {each} and {machine.name} has room for {fitting}; "
+            "ask for fewer, or for less each"
         )
     return TrialReservation(cpus, gpus, fitting // wanted.workers, wanted.workers)
 
 
 def _spare_cpus(machine: Machine, gpus: float, workers: int) -> int:
-    """Return the largest number of CPUs per worker that lets all workers run at once; at least one."""
-    if gpus:
-        return 1
+    """Return the largest number of CPUs per worker with which as many of `workers` run at once as with one CPU each."""
     most = max(node.cpus for node in machine.parts)
-    fits = (cpus for cpus in range(most, 0, -1) if workers_at_once(cpus, 0, machine.parts) >= workers)
+    at_once = min(workers, workers_at_once(1, gpus, machine.parts))
+    fits = (cpus for cpus in range(most, 0, -1) if workers_at_once(cpus, gpus, machine.parts) >= at_once)
     return next(fits, 1)
 
 

@@ -155,17 +155,11 @@ def run_and_print(
     extend: bool = False,
 ) -> None:
     """Run the unfinished trials of a sweep, print its table, and exit with the sweep's exit code."""
-    from sweeper.process.screen import print_line
+    from sweeper.driver.run import run_sweep
+    from sweeper.results import comparison
     from sweeper.storage.settings import read_stores
 
     with terminal(plain=detachment is not None) as console:
-        what = (
-            f"{name or space.name}: {space.search.trials} trials of {space.job} on {space.data}, by {space.objective}"
-        )
-        print_line(console, what)
-        from sweeper.driver.run import run_sweep
-        from sweeper.results import comparison
-
         begin = partial(detachment.leave, terminal=console.file.fileno()) if detachment else None
         outcome = run_sweep(space, read_stores(), machine, console, interrupt, name, new, extend, begin)
     show(comparison.compare_sweeps([ledger_of(outcome.name)])[1], everything=f"sweeper compare {outcome.name} --csv")

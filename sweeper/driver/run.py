@@ -74,16 +74,13 @@ class Outcome:
         return f"{self.name}: no trial ended well; trial {first.number} was the first to fail: {first.reason}"
 
 
-def check_environment(space: SearchSpace, machine: Machine, stores: Stores, say: Say | None) -> None:
-    """Check devices, backbones and stores before anything is created.
+def check_environment(space: SearchSpace, stores: Stores, say: Say | None) -> None:
+    """Check backbones and stores before anything is created.
 
     say  shows lines about the backbones that are tried; None if there is nothing left to train
 
     Raises EnvironmentFailure, and ConfigError for params that do not fit a backbone.
     """
-    reservations(space, machine)
-    if say:
-        check_gpus(space, machine)
     check_backbones(space, say)
     check_store(stores)
     if stores.checkpoints:
@@ -113,7 +110,11 @@ def run_sweep(
     if another process runs it (with a PostgreSQL ledger: on any machine).
     """
     nothing_left = not (new or extend) and is_finished(stores, name or space.name, space)
-    check_environment(space, machine, stores, None if nothing_left else partial(print_line, console))
+    reservations(space, machine)  # refuses what the machine cannot hold
+    if not nothing_left:
+        check_gpus(space, machine)
+    print_line(console, title_line(space, name))
+    check_environment(space, stores, None if nothing_left else partial(print_line, console))
     stores = stores_in_use(stores)
     storage = open_storage(stores.ledger, places_of(stores))
     taken = [name for name in sweep_names(storage) if fully_created(storage, name)] if new or extend else []
@@ -137,6 +138,11 @@ def run_sweep(
             begin(folder)
         with driver_heartbeat(ledger, interrupt):
             return _run_driver(Sweep(ledger, space, folder, machine, stores.checkpoints), stores, console, interrupt)
+
+
+def title_line(space: SearchSpace, name: str | None) -> str:
+    """Return the first line of a run: the sweep, its number of trials, job, data and objective."""
+    return f"{name or space.name}: {space.search.trials} trials of {space.job} on {space.data}, by {space.objective}"
 
 
 def _opening_lines(ledger: Ledger, space: SearchSpace, folder: Path, moved: str | None) -> Iterator[str]:

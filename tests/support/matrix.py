@@ -13,7 +13,6 @@ from jobs import get_job
 from jobs.answering import answers
 from jobs.checkpoint import PREDICTIONS, load_json
 from jobs.dataset.data import read_data
-from sweeper.cluster.capacity import Machine
 from sweeper.driver.run import check_environment
 from sweeper.errors import Failure
 from sweeper.ledger.database import existing_storage, open_storage
@@ -100,9 +99,7 @@ def search_space(job: str, kind: str, backbone: str, data: Path) -> SearchSpace:
 def refusal(job: str, kind: str, backbone: str, data: Path) -> str | None:
     """Return the line with which `run` refuses a backbone before it creates anything; None if it takes it."""
     try:
-        check_environment(
-            search_space(job, kind, backbone, data), Machine(cpus=2, gpus=0), read_stores(), lambda _: None
-        )
+        check_environment(search_space(job, kind, backbone, data), read_stores(), lambda _: None)
     except Failure as failure:
         return str(failure)
     return None

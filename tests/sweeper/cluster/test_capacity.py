@@ -3,9 +3,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sweeper.cluster import capacity
-from sweeper.cluster.capacity import Machine, Node, cluster_of, reservation_of, reservations, reserve
+from sweeper.cluster.capacity import Machine, Node, cluster_of, reservation_of, reservations, reserve, workers_at_once
 from sweeper.errors import EnvironmentFailure
 from sweeper.space.search_space import SearchSpace
 from sweeper.space.sections import Resources
@@ -15,12 +17,16 @@ from sweeper.space.sections import Resources
     ("resources", "machine", "expected"),
     [
         (None, Machine(2, 0), (1, 0, 2)),
-        (None, Machine(8, 2), (1, 1, 2)),  # a whole GPU where there is one
+        (None, Machine(8, 2), (4, 1, 2)),  # a whole GPU where there is one, and half of the CPUs
+        (None, Machine(9, 2), (4, 1, 2)),
+        (None, Machine(1, 2), (1, 1, 1)),
+        (None, Machine(6, 2, quota=6.5), (3, 1, 2)),
+        (Resources(cpus=2), Machine(8, 2), (2, 1, 2)),
         (Resources(gpus=0), Machine(8, 2), (1, 0, 8)),
-        (Resources(gpus=0.5), Machine(8, 2), (1, 0.5, 4)),
-        (Resources(gpus=0.4), Machine(8, 2), (1, 0.4, 4)),  # two fit on a GPU, none across two
+        (Resources(gpus=0.5), Machine(8, 2), (2, 0.5, 4)),
+        (Resources(gpus=0.4), Machine(8, 2), (2, 0.4, 4)),  # two fit on a GPU, none across two
         (Resources(gpus=0.5), Machine(3, 2), (1, 0.5, 3)),  # the CPUs run out first
-        (Resources(gpus=2), Machine(8, 3), (1, 2, 1)),
+        (Resources(gpus=2), Machine(8, 3), (8, 2, 1)),
         (Resources(cpus=2), Machine(5, 0), (2, 0, 2)),
         (Resources(cpus=0.5), Machine(2, 0), (0.5, 0, 4)),
     ],
@@ -43,13 +49,29 @@ def test_what_can_never_run_is_refused_at_once(resources: Resources, message: st
 def test_the_reason_is_said() -> None:
     assert reserve(None, Machine(2, 0), 8).why(Machine(2, 0)) == "2 at once: each reserves 1 CPU, of 2 CPU"
     wanted = reserve(Resources(gpus=0.5), Machine(8, 2), 8)
-    told = "4 at once: each reserves 1 CPU and 0.5 GPU, 2 on each GPU, of 8 CPU and 2 GPU"
+    told = "4 at once: each reserves 2 CPU and 0.5 GPU, 2 on each GPU, of 8 CPU and 2 GPU"
     assert wanted.why(Machine(8, 2)) == told
 
 
 def test_few_trials_share_all_threads() -> None:
     assert (reserve(None, Machine(16, 0), 3).cpus, reserve(None, Machine(16, 0), 3).slots) == (5, 3)
     assert reserve(None, Machine(2, 0), 1).cpus == 2
+    assert (reserve(None, Machine(16, 4), 2).cpus, reserve(None, Machine(16, 4), 2).slots) == (8, 2)
+
+
+SIZES = st.integers(1, 64)
+NODES = st.lists(st.builds(Node, st.just("node"), SIZES, st.integers(1, 8)), min_size=1, max_size=4)
+
+
+@given(NODES, st.sampled_from([0.25, 0.5, 1]), st.integers(1, 100))
+def test_a_share_of_the_cpus_costs_no_trial_and_leaves_no_cpu_that_all_could_have(
+    nodes: list[Node], gpus: float, trials: int
+) -> None:
+    machine = cluster_of(tuple(nodes))
+    found = reserve(Resources(gpus=gpus), machine, trials)
+    least = min(trials, workers_at_once(1, gpus, machine.parts))
+    assert found.slots >= least
+    assert workers_at_once(found.cpus + 1, gpus, machine.parts) < least
 
 
 CLUSTER = cluster_of((Node("a", 4, 2), Node("b", 8, 1), Node("c", 16, 0)))
@@ -93,7 +115,7 @@ def test_what_no_node_or_the_whole_cluster_could_ever_run_is_refused(resources: 
 def test_workers_are_told_with_the_nodes_they_fit_on() -> None:
     told = reserve(Resources(gpus=1, workers=2), CLUSTER, 8).why(CLUSTER)
     assert told == (
-        "1 at once: each reserves 2 workers of 1 CPU and 1 GPU, of 28 CPU and 3 GPU on 3 nodes; "
+        "1 at once: each reserves 2 workers of 2 CPU and 1 GPU, of 28 CPU and 3 GPU on 3 nodes; "
         "workers that fit: a 2, b 1, c 0"
     )
 

@@ -266,7 +266,7 @@ class TestOnNodes:
         done = sweeper(tmp_path, "plan", "toy.yaml", "--address", nodes.address, "resources.gpus=0.5")
         assert done.returncode == 0, done.stderr
         line = next(line for line in done.stdout.splitlines() if line.startswith("trials: "))
-        assert "6 at once: each reserves 1 CPU and 0.5 GPU, 2 on each GPU, of 8 CPU and 3 GPU on 2 nodes" in line
+        assert "6 at once: each reserves 2 CPU and 0.5 GPU, 2 on each GPU, of 8 CPU and 3 GPU on 2 nodes" in line
         monkeypatch.delenv("SWEEPER_GPU_CHECK")
         unusable = sweeper(tmp_path, "plan", "toy.yaml", "--address", nodes.address, "resources.gpus=0.5")
         assert (unusable.returncode, unusable.stderr.count("GPUs: ")) == (4, 2), unusable.stderr  # a line for each node
