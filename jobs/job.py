@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from jobs.task import Task
 
 Direction = Literal["max", "min"]
-DEFINES_METRICS = "defines_metrics"  # key in the metadata of a params field that gives a metric its meaning
+# Keys in the metadata of a params field; `jobs.params.knob` describes them.
+DEFINES_METRICS = "defines_metrics"
+MEMORY_ONLY = "memory_only"
+STANDS_FOR = "stands_for"
+REPLACED_BY = "replaced_by"
 
 
 class Report(Protocol):
@@ -45,7 +49,7 @@ class Job:
     params   a frozen dataclass with every parameter and its default; a search space may set these and no others. It
              has at least `backbone`, `seed` and `num_train_epochs` and raises ParamError for values that do not fit
              together. A field whose metadata has `defines_metrics: True` changes what a metric means, so all trials
-             of a sweep must have the same value; `jobs.params.knob` writes the metadata
+             of a sweep must have the same value; `jobs.params.knob` writes this and other metadata
     metrics  the metrics in every report, each with the direction in which it gets better: "max" or "min"
     train    train(params, data, workdir, report, resume_from=None): trains one model and calls `report(metrics,
              checkpoint)` after every evaluation. For a Task, `jobs.training.train_function(task)` returns it.

@@ -18,7 +18,7 @@ from jobs.backbone.source import BackboneError
 from jobs.job import Direction, Job, ParamError
 from jobs.model.backbones import fetch_backbone
 from jobs.model.conversion import too_short, unlike_bert
-from jobs.params import MetricProfile, TrainingParams, check_workers, knob, smaller
+from jobs.params import ACCUMULATED, BatchSize, MetricProfile, TrainingParams, check_workers, knob, smaller
 from jobs.task import Task
 from jobs.training import suits_function, train_function
 
@@ -48,10 +48,12 @@ class LongformerParams(TrainingParams):
     )
     num_train_epochs: Annotated[int, Ge(1), Le(10_000)] = knob(1, "passes over the training questions")
     effective_batch_size: Annotated[int, Ge(1), Le(65_536)] = knob(2, "windows per optimizer step, over all workers")
-    per_device_train_batch_size: Annotated[int, Ge(1)] = knob(
-        2, "largest batch on a device; gradient accumulation reaches the effective batch size"
+    per_device_train_batch_size: BatchSize = knob(
+        "auto", f"largest batch on a device; {ACCUMULATED}; auto: 2, on a GPU what fits", memory_only=True, stands_for=2
     )
-    per_device_eval_batch_size: Annotated[int, Ge(1)] = knob(4, "largest batch on a device in evaluation")
+    per_device_eval_batch_size: BatchSize = knob(
+        "auto", "largest batch on a device in evaluation; auto: 4, on a GPU what fits", memory_only=True, stands_for=4
+    )
     max_length: Annotated[int, Ge(32), Le(16_384)] = knob(
         4096, "longest window in tokens, with question, paragraphs and special tokens"
     )
@@ -61,7 +63,9 @@ class LongformerParams(TrainingParams):
         WINDOW, "number of neighbours each token attends to, half on each side; only for Longformers and BERTs"
     )
     metric_profile: MetricProfile = knob("strict", "definition of exact_match and f1", defines_metrics=True)
-    gradient_checkpointing: bool = knob(False, "compute activations again in the backward pass: less memory, more time")
+    gradient_checkpointing: bool = knob(
+        False, "compute activations again in the backward pass: less memory, more time", memory_only=True
+    )
 
     def __post_init__(self) -> None:
         if self.warmup_ratio and self.warmup_steps:

@@ -14,7 +14,7 @@ from annotated_types import Ge, Le
 
 from jobs.job import Job
 from jobs.model.backbones import fetch_backbone
-from jobs.params import TrainingParams, check_length, check_workers, knob, smaller
+from jobs.params import BatchSize, TrainingParams, check_length, check_workers, knob, smaller
 from jobs.task import Task
 from jobs.training import suits_function, train_function
 
@@ -38,10 +38,18 @@ class McParams(TrainingParams):
     max_length: Annotated[int, Ge(32), Le(8192)] = knob(
         512, "longest input in tokens, with question, paragraph and special tokens"
     )
-    per_device_train_batch_size: Annotated[int, Ge(1)] = knob(
-        2, "most questions in a batch on a device, each with all its candidates"
+    per_device_train_batch_size: BatchSize = knob(
+        "auto",
+        "most questions in a batch on a device, each with all its candidates; auto: 2, on a GPU what fits",
+        memory_only=True,
+        stands_for=2,
     )
-    per_device_eval_batch_size: Annotated[int, Ge(1)] = knob(8, "most questions in a batch on a device in evaluation")
+    per_device_eval_batch_size: BatchSize = knob(
+        "auto",
+        "most questions in a batch on a device in evaluation; auto: 8, on a GPU what fits",
+        memory_only=True,
+        stands_for=8,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

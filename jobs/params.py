@@ -6,14 +6,14 @@ its bounds; `__post_init__` verifies parameters against each other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from jobs.backbone.names import check_name
 from jobs.backbone.positions import position_limit
-from jobs.job import DEFINES_METRICS, ParamError
+from jobs.job import DEFINES_METRICS, MEMORY_ONLY, REPLACED_BY, STANDS_FOR, ParamError
 
 LrSchedulerType = Literal[
     "linear",
@@ -28,17 +28,36 @@ LrSchedulerType = Literal[
 TrainSamplingStrategy = Literal["group_by_length", "random"]
 
 MetricProfile = Literal["strict", "drcd", "cmrc2018"]
+Precision = Literal["auto", "bf16", "fp16", "tf32", "fp32"]
+Optimizer = Literal["adamw_torch_fused", "adamw_torch", "adafactor"]
+BatchSize = Annotated[int, Ge(1)] | Literal["auto"]
 Params = TypeVar("Params", bound="TrainingParams")
+TRAIN_BATCH, EVALUATION_BATCH = "per_device_train_batch_size", "per_device_eval_batch_size"
+ACCUMULATED = "gradient accumulation reaches the effective batch size"
 NO_GPUS = "fsdp shards a model over GPUs and these workers have none: set fsdp to false"
 
 
-def knob(default: Any, help: str, defines_metrics: bool = False) -> Any:
+def knob(
+    default: Any,
+    help: str,
+    defines_metrics: bool = False,
+    *,
+    memory_only: bool = False,
+    stands_for: Any = ...,
+    replaced_by: str | None = None,
+) -> Any:
     """Return a dataclass field with a one-line help text in its metadata, where `HfArgumentParser` expects it.
 
-    `defines_metrics` marks a parameter that changes what a metric means. All trials of a sweep have the same value of
-    it, since their scores could not be compared otherwise.
+    defines_metrics  the parameter changes what a metric means. All trials of a sweep have the same value of it, since
+                     their scores could not be compared otherwise
+    memory_only      the parameter changes memory and time, and no result
+    stands_for       value that the default has in the keys of trials, so that trials of an earlier version keep their
+                     keys; None leaves a default out, for a parameter that the earlier version did not have
+    replaced_by      name of the parameter to use instead; then only files of an earlier version have this one
     """
-    return field(default=default, metadata={"help": help, **({DEFINES_METRICS: True} if defines_metrics else {})})
+    marks = {DEFINES_METRICS: defines_metrics, MEMORY_ONLY: memory_only, REPLACED_BY: replaced_by}
+    known = {} if stands_for is ... else {STANDS_FOR: stands_for}
+    return field(default=default, metadata={"help": help, **{k: v for k, v in marks.items() if v}, **known})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +72,33 @@ class TrainingParams:
     warmup_steps: Annotated[int, Ge(0)] = knob(0, "number of warm-up steps; set this or warmup_ratio")
     weight_decay: Annotated[float, Ge(0), Le(1)] = knob(0.0, "weight decay of AdamW, not applied to biases and norms")
     max_grad_norm: Annotated[float, Gt(0)] = knob(1.0, "clip gradients to this norm")
-    bf16: bool = knob(False, "compute matrix products in bfloat16 if the device supports it; not faster on every CPU")
+    precision: Precision = knob(
+        "auto", "numbers of the matrix products; auto: the fastest of the device that trains as well", stands_for=None
+    )
+    bf16: bool | None = knob(None, "bf16 or fp32, as earlier versions", stands_for=False, replaced_by="precision")
+    optim: Optimizer = knob("adamw_torch_fused", "optimizer", stands_for=None)
+    torch_compile: bool = knob(False, "compile the model: minutes at first, then faster steps", stands_for=None)
+    gradient_checkpointing: bool = knob(
+        False,
+        "compute activations again in the backward pass: less memory, more time",
+        memory_only=True,
+        stands_for=None,
+    )
     train_sampling_strategy: TrainSamplingStrategy = knob(
         "group_by_length", "group windows of similar length into batches to save padding, or draw them at random"
     )
     num_train_epochs: Annotated[int, Ge(1), Le(10_000)] = knob(3, "passes over the training questions")
     eval_steps: Annotated[int, Ge(0)] = knob(0, "evaluate every N optimizer steps; 0: after each epoch")
     effective_batch_size: Annotated[int, Ge(1), Le(65_536)] = knob(8, "windows per optimizer step, over all workers")
-    per_device_train_batch_size: Annotated[int, Ge(1)] = knob(
-        8, "largest batch on a device; gradient accumulation reaches the effective batch size"
+    per_device_train_batch_size: BatchSize = knob(
+        "auto", f"largest batch on a device; {ACCUMULATED}; auto: 8, on a GPU what fits", memory_only=True, stands_for=8
     )
-    per_device_eval_batch_size: Annotated[int, Ge(1)] = knob(32, "largest batch on a device in evaluation")
+    per_device_eval_batch_size: BatchSize = knob(
+        "auto",
+        "largest batch on a device in evaluation; auto: 32, on a GPU what fits",
+        memory_only=True,
+        stands_for=32,
+    )
     fsdp: bool = knob(False, "shard weights, gradients and optimizer over the workers' GPUs, for large backbones")
 
     def __post_init__(self) -> None:
@@ -71,6 +106,8 @@ class TrainingParams:
             raise ParamError("backbone", mistake)
         if self.warmup_ratio and self.warmup_steps:
             raise ParamError("warmup_steps", "set together with warmup_ratio: keep one of the two")
+        if self.bf16 is not None and self.precision != "auto":
+            raise ParamError("bf16", "set together with precision, which replaces it: leave bf16 out")
 
 
 def check_length(params: TrainingParams, max_length: int) -> None:
@@ -97,9 +134,21 @@ def device_batch(effective: int, most: int, workers: int = 1) -> int:
     return max(size for size in range(1, min(most, part) + 1) if part % size == 0)
 
 
+def batch_size(params: TrainingParams, name: str) -> int:
+    """Return a batch size of the params. `auto` stands for the number that earlier versions had as default."""
+    size = getattr(params, name)
+    known = {one.name: one.metadata.get(STANDS_FOR) for one in fields(params)}
+    return int(known[name] if size == "auto" else size)  # type: ignore[arg-type]
+
+
+def train_batch(params: TrainingParams, workers: int = 1) -> int:
+    """Return the batch size per device in training. Raises ParamError if the effective batch cannot be divided."""
+    return device_batch(params.effective_batch_size, batch_size(params, TRAIN_BATCH), workers)
+
+
 def check_workers(params: TrainingParams, workers: int, gpus: float | None) -> None:
     """Verify that the params fit this number of workers with `gpus` GPUs each. Raises ParamError if not."""
-    device_batch(params.effective_batch_size, params.per_device_train_batch_size, workers)
+    train_batch(params, workers)
     if gpus is not None and gpus > 1:  # Trainer would multiply the batch size by the number of GPUs
         raise ParamError("gpus", f"a worker of this job uses one GPU: write workers: {workers * gpus:g} and gpus: 1")
     if params.fsdp and workers == 1:
@@ -113,11 +162,11 @@ def smaller(params: Params, workers: int) -> Params | None:
 
     Returns None when both batch sizes are 1 already.
     """
-    train = device_batch(params.effective_batch_size, params.per_device_train_batch_size, workers)
-    if train == params.per_device_eval_batch_size == 1:
+    train, evaluation = train_batch(params, workers), batch_size(params, EVALUATION_BATCH)
+    if train == evaluation == 1:
         return None
     return replace(
         params,
         per_device_train_batch_size=max(1, train // 2),
-        per_device_eval_batch_size=max(1, params.per_device_eval_batch_size // 2),
+        per_device_eval_batch_size=max(1, evaluation // 2),
     )

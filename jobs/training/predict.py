@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from jobs.model.padding import padded_lengths
-from jobs.params import TrainingParams
+from jobs.params import EVALUATION_BATCH, TrainingParams, batch_size
 from jobs.task import Task
 from jobs.training.batches import Batch, Floats, evaluation_batches, restore_order
 
@@ -25,9 +25,10 @@ def has_bf16() -> bool:
 
 def uses_bf16(params: TrainingParams) -> bool:
     """Return true if the params ask for bf16 and the device supports it. Warns if fp32 is used instead."""
-    if params.bf16 and not has_bf16():
+    asked = bool(params.bf16) or params.precision == "bf16"
+    if asked and not has_bf16():
         logging.getLogger(__name__).warning("this device does not support bf16; training in fp32")
-    return params.bf16 and has_bf16()
+    return asked and has_bf16()
 
 
 def disable_cudnn_attention() -> None:
@@ -45,7 +46,7 @@ def predict(task: Task, model: PreTrainedModel, inputs: Any, params: TrainingPar
     Inputs of similar length share a batch to save padding. The precision is the same as in training.
     """
     disable_cudnn_attention()
-    batches = evaluation_batches(padded_lengths(model, inputs.lengths()), params.per_device_eval_batch_size)
+    batches = evaluation_batches(padded_lengths(model, inputs.lengths()), batch_size(params, EVALUATION_BATCH))
     with torch.autocast(model.device.type, torch.bfloat16, enabled=uses_bf16(params)):
         outputs = [_logits(model.eval(), task.collate(inputs, rows, params)) for rows in batches]
     return tuple(restore_order(batches, parts) for parts in zip(*outputs, strict=True))

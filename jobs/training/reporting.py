@@ -17,6 +17,7 @@ from jobs import checkpoint
 from jobs.job import Report
 from jobs.training import workers
 from jobs.training.batches import Floats
+from jobs.training.conditions import recorded_conditions
 
 SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 UNFINISHED = "unfinished"  # Trainer writes checkpoints into this folder; publishing moves them out of it
@@ -117,5 +118,5 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self.tokenizer.save_pretrained(folder)
         checkpoint.write_json(folder / checkpoint.PREDICTIONS, self.predictions)
         checkpoint.write_json(folder / "metrics.json", metrics)
-        checkpoint.write_json(folder / checkpoint.IDENTITY, self.identity)
+        checkpoint.write_json(folder / checkpoint.IDENTITY, {**self.identity, "conditions": recorded_conditions()})
         return checkpoint.publish(folder, self.workdir, step)

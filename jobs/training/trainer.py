@@ -25,7 +25,7 @@ from jobs.job import ParamError, Report
 from jobs.model import dropout
 from jobs.model.conversion import BERTS
 from jobs.model.padding import padded_lengths
-from jobs.params import NO_GPUS, TrainingParams, check_workers, device_batch
+from jobs.params import EVALUATION_BATCH, NO_GPUS, TrainingParams, batch_size, check_workers, train_batch
 from jobs.task import Task
 from jobs.timing import START, TRAINING, phase
 from jobs.training import workers
@@ -271,13 +271,13 @@ def training_arguments(
 ) -> TrainingArguments:
     """Return the TrainingArguments for these params.
 
-    `device_batch` gives the batch size per device, and gradient accumulation makes up the effective batch. `layers` are
+    `train_batch` gives the batch size per device, and gradient accumulation makes up the effective batch. `layers` are
     the class names of the layers to shard. With `unused`, some parameters may get no gradient. Raises ParamError when
     the effective batch cannot be divided among the workers.
     """
     strategy = "steps" if params.eval_steps else "epoch"
     every = max(params.eval_steps, 1)
-    per_device = device_batch(params.effective_batch_size, params.per_device_train_batch_size, workers)
+    per_device = train_batch(params, workers)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         seed=params.seed,
@@ -291,7 +291,7 @@ def training_arguments(
         num_train_epochs=params.num_train_epochs,
         per_device_train_batch_size=per_device,
         gradient_accumulation_steps=params.effective_batch_size // (per_device * workers),
-        per_device_eval_batch_size=params.per_device_eval_batch_size,
+        per_device_eval_batch_size=batch_size(params, EVALUATION_BATCH),
         eval_strategy=strategy,
         save_strategy=strategy,
         logging_strategy=strategy,

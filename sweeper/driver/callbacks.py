@@ -77,7 +77,8 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         timing = self.attempts.timing(number, result["timing"])
         if RESUMED in result:
             self.sweep.ledger.rewind(number, epoch_at(self.sweep.ledger.record(number), result[RESUMED]))
-        self.on_change(self.sweep.ledger.report(number, metrics, result["checkpoint"], timing))
+        conditions = result["conditions"]
+        self.on_change(self.sweep.ledger.report(number, metrics, result["checkpoint"], timing, conditions))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         ledger, number = self.sweep.ledger, trial.config["number"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -19,10 +19,10 @@ from jobs.job import ParamError
 from jobs.suggestions import short
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.ranking import ENDED_WELL, without_repeats
-from sweeper.ledger.record import EVALUATION, INCIDENT, ORIGIN, TrialRecord, best_evaluation
+from sweeper.ledger.record import EVALUATION, INCIDENT, ORIGIN, TrialRecord, best_evaluation, key_params, trial_key
 from sweeper.ledger.sampling import distribution
 from sweeper.space.domains import Domain, contains, literal_text
-from sweeper.space.search_space import SearchSpace, assign, draw_labels, params_of
+from sweeper.space.search_space import SearchSpace, assign, draw_labels, memory_only, params_of
 from sweeper.storage import checkpoint_store
 
 Draws = Mapping[str, tuple[Domain, Any]]
@@ -53,10 +53,17 @@ def imported_trials(
 
 
 def importable_trials(ledger: Ledger, space: SearchSpace) -> list[tuple[TrialRecord, Draws]]:
-    """Return the ledger's finished trials that `space` could also draw, with their draws, in order."""
-    fitting = (record for record in without_repeats(ledger.records()) if misfit(record, space) is None)
-    found = ((record, draws_of(space, record.params)) for record in fitting)
-    return [(record, draws) for record, draws in found if draws is not None]
+    """Return the ledger's finished trials that `space` could also draw, with their draws, in order.
+
+    Their batch sizes become those of the space, so that the same training is not run again with another one.
+    """
+    fitting = [record for record in without_repeats(ledger.records()) if misfit(record, space) is None]
+    return [_as_drawn(record, space, _redrawn(space, record.params)) for record in fitting]
+
+
+def _as_drawn(record: TrialRecord, space: SearchSpace, found: Redrawn) -> tuple[TrialRecord, Draws]:
+    params = {**record.params, **{name: found.params[name] for name in memory_only(space)}}
+    return replace(record, params=params, key=trial_key(space.job, params, space.data_fingerprint)), found.draws
 
 
 def extension_line(ledger: Ledger, space: SearchSpace) -> str:
@@ -97,7 +104,7 @@ def misfit(record: TrialRecord, space: SearchSpace) -> str | None:
         return "has failed" if record.state == "FAIL" else "has not ended"
     if not record.evaluations or any(space.objective not in evaluation for evaluation in record.evaluations):
         return f"has not reported {space.objective}"
-    return _drawn(space, record.params)[1]
+    return _redrawn(space, record.params).difference
 
 
 def draws_of(space: SearchSpace, params: Mapping[str, Any]) -> Draws | None:
@@ -108,12 +115,32 @@ def draws_of(space: SearchSpace, params: Mapping[str, Any]) -> Draws | None:
     >>> draws_of(space, record.params)
     {'learning_rate': (Range(low=1e-05, high=0.0001, log=True), 3e-05)}
     """
-    draws, difference = _drawn(space, params)
-    return draws if difference is None else None
+    found = _redrawn(space, params)
+    return found.draws if found.difference is None else None
 
 
-def _drawn(space: SearchSpace, params: Mapping[str, Any]) -> tuple[Draws, str | None]:
-    """Return the draws that give these params in `space`, and the first difference if there are none."""
+class Redrawn(NamedTuple):
+    """Hold how a space draws given parameters.
+
+    draws       the domain and the value of each draw, by its label
+    params      all parameters after these draws
+    difference  the first difference from the given parameters; None if there is none
+    """
+
+    draws: Draws
+    params: Mapping[str, Any]
+    difference: str | None
+
+
+def _redrawn(space: SearchSpace, params: Mapping[str, Any]) -> Redrawn:
+    """Draw given parameters again: from the space or, if it cannot draw them, with settings of `search.enqueue`."""
+    found = _redrawn_with(space, params, {})
+    enqueued = [entry for entry in space.search.enqueue if entry.items() <= params.items()]
+    alike = (_redrawn_with(space, params, entry) for entry in enqueued if found.difference)
+    return next((one for one in alike if one.difference is None), found)
+
+
+def _redrawn_with(space: SearchSpace, params: Mapping[str, Any], entry: Mapping[str, Any]) -> Redrawn:
     found: dict[str, tuple[Domain, Any]] = {}
     names = {label: name for name, label, _ in draw_labels(space)}
 
@@ -122,22 +149,25 @@ def _drawn(space: SearchSpace, params: Mapping[str, Any]) -> tuple[Draws, str | 
         return params[names[label]]
 
     try:
-        drawn = asdict(params_of(space, assign(space, choose)))
+        drawn = asdict(params_of(space, assign(space, choose, entry)))
     except ParamError as error:
-        return found, f"{error.key}: {error}"
+        return Redrawn(found, {}, f"{error.key}: {error}")
     except KeyError as error:
-        return found, f"has no parameter {error.args[0]}"
+        return Redrawn(found, {}, f"has no parameter {error.args[0]}")
     outside = (
         f"{names[label]} was {literal_text(value)}, is now {short(str(domain))}"
         for label, (domain, value) in found.items()
         if not contains(domain, value)
     )
-    changed = (
-        f"{name} was {_literal(params, name)}, is now {_literal(drawn, name)}"
-        for name in dict.fromkeys([*drawn, *params])
-        if name not in drawn or name not in params or drawn[name] != params[name]
-    )
-    return found, next(chain(outside, changed), None)
+    return Redrawn(found, drawn, next(chain(outside, _trial_changes(space, params, drawn)), None))
+
+
+def _trial_changes(space: SearchSpace, params: Mapping[str, Any], drawn: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the parameters that differ and change results; those that are new since count at their defaults."""
+    before, now = key_params(space.job, params), key_params(space.job, drawn)
+    for name in dict.fromkeys([*now, *before]):
+        if name not in memory_only(space) and (name not in now or name not in before or now[name] != before[name]):
+            yield f"{name} was {_literal(before, name)}, is now {_literal(now, name)}"
 
 
 def _literal(params: Mapping[str, Any], name: str) -> str:

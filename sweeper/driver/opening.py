@@ -13,9 +13,10 @@ from typing import Any
 from sweeper.driver.sweep import CREATING, set_aside, trial_folder, trial_storage
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.ledger.database import LedgerStorage
-from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger, sweep_exists
+from sweeper.ledger.ledger import PRECISION, Ledger, create_ledger, load_ledger, sweep_exists
+from sweeper.space.domains import Branch, Constant
 from sweeper.space.reading import present_fingerprint, restored
-from sweeper.space.search_space import SearchSpace, resolved
+from sweeper.space.search_space import SearchSpace, defaults_by_name, memory_only, resolved
 
 PACKAGES = ("sweeper", "torch", "transformers", "ray", "optuna", "mlflow")
 # keys that may differ when a sweep is resumed
@@ -50,6 +51,17 @@ def with_recorded_data(ledger: Ledger, space: SearchSpace) -> SearchSpace:
     if space.data_fingerprint != recorded:
         check_data(ledger, present_fingerprint(space, f"sweep {ledger.name}", recorded))
     return replace(space, data_fingerprint=recorded)
+
+
+def with_recorded_precision(ledger: Ledger, space: SearchSpace) -> SearchSpace:
+    """Return the space in which new trials have the precision of the sweep's earlier ones.
+
+    Earlier versions trained in fp32 if the file named no precision; they knew `bf16` only.
+    """
+    names = {"bf16", "precision"}
+    if PRECISION in ledger.attributes or names & space.parameters.keys() or names - defaults_by_name(space.job).keys():
+        return space
+    return replace(space, parameters={"bf16": (Branch({}, Constant(False)),), **space.parameters})
 
 
 def check_data(ledger: Ledger, present: str) -> None:
@@ -155,10 +167,19 @@ def set_aside_line(folder: Path, ledger: Ledger | None) -> str | None:
 
 
 def comparable_spaces(ledger: Ledger, space: SearchSpace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the stored search space and `space` as plain values. Equal data counts as the same, wherever it is."""
-    before, now = ledger.attributes["search_space"], resolved(space)
+    """Return the stored search space and `space` as plain values, without what may differ anywhere.
+
+    Equal data counts as the same, wherever it is. Constants that change memory and time only are left out.
+    """
+    now = resolved(space)
     same = ledger.attributes["data_fingerprint"] == space.data_fingerprint
-    return {**before, **({"data": now["data"]} if same else {})}, now
+    before = {**ledger.attributes["search_space"], **({"data": now["data"]} if same else {})}
+    free = memory_only(space) & memory_only(space_of(ledger)) if before["job"] == space.job else set()
+    return _without_parameters(before, free), _without_parameters(now, free)
+
+
+def _without_parameters(space: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {**space, "parameters": {k: v for k, v in space["parameters"].items() if k not in names}}
 
 
 def space_differences(before: Any, now: Any, key: str = "") -> list[str]:

@@ -23,6 +23,7 @@ from sweeper.driver.opening import (
     sweep_name,
     sweep_to_extend,
     with_recorded_data,
+    with_recorded_precision,
 )
 from sweeper.driver.repeats import expected_trials, has_unfinished, is_finished, resume_summary
 from sweeper.driver.sweep import Sweep, free_storage, sweep_folder, trial_folder
@@ -130,7 +131,7 @@ def run_sweep(
             reused = create_extended(extended, storage, space, folder, stores.checkpoints, stored_as)
             print_line(console, reused)
         ledger = open_ledger(storage, space, name, stored_as)
-        space = with_recorded_data(ledger, space)
+        space = with_recorded_precision(ledger, with_recorded_data(ledger, space))
         for line in _opening_lines(ledger, space, folder, moved):
             print_line(console, line)
         (folder / "search_space.yaml").write_text(to_yaml(space), encoding="utf-8")

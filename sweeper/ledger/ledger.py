@@ -30,6 +30,7 @@ ABANDONED = "abandoned"
 READY = "ready"
 MLFLOW_KEY = "shown_as"
 STORED_AS = "stored_as"  # the sweep's folder in `[storage] checkpoints`, if it is not the sweep's name
+PRECISION = "precision"  # the precision of trials that name none; sweeps of earlier versions lack this attribute
 MAX_DRAWS = 50  # after this many draws of parameters that were already tried, the space counts as exhausted
 
 
@@ -233,8 +234,10 @@ class Ledger:
         metrics: Mapping[str, Any],
         checkpoint: str | None,
         timing: Mapping[str, float] | None = None,
+        conditions: Mapping[str, Any] | None = None,
     ) -> TrialRecord:
-        """Record one evaluation. `timing` holds the seconds of each phase since the previous evaluation.
+        """Record one evaluation. `timing` holds the seconds of each phase since the previous evaluation, `conditions`
+        what `jobs.training.conditions` has noted.
 
         A second report of the same epoch replaces the first one, and removes those of later epochs: the trial has gone
         back to an earlier checkpoint and trains them again.
@@ -243,7 +246,8 @@ class Ledger:
         trial_id = self._id(number)
         self.rewind(number, metrics["epoch"])
         stored = self.places.stored_checkpoint(checkpoint)
-        evaluation = {**metrics, "checkpoint": stored, **({"timing": dict(timing)} if timing else {})}
+        extra = {"timing": timing, "conditions": conditions}
+        evaluation = {**metrics, "checkpoint": stored, **{name: dict(of) for name, of in extra.items() if of}}
         self.storage.set_trial_user_attr(trial_id, _evaluation_name(metrics["epoch"]), evaluation)
         record = self.record(number)
         step = len(record.evaluations)
@@ -388,6 +392,7 @@ def create_ledger(
         "metrics": list(get_job(space.job).metrics),
         "search_space": resolved(space),
         "versions": dict(versions or {}),
+        PRECISION: "auto",
         **({STORED_AS: stored_as} if stored_as not in (None, name) else {}),
     }
     for attribute, value in attributes.items():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import reduce
 from typing import Any, Literal
 
-from jobs.job import Direction
+from jobs import get_job
+from jobs.job import STANDS_FOR, Direction
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 EVALUATION = "evaluation:"
@@ -28,7 +29,7 @@ class TrialRecord:
     value        the objective at the best evaluation so far, None before the first
     metrics      all metrics at that evaluation
     evaluations  reports in order: the job's metrics, `epoch`, `seconds` since the start of the trial, `timing` with the
-                 seconds of each phase since the previous report
+                 seconds of each phase since the previous report, `conditions` such as the precision
     checkpoint   the folder or s3:// address of the best evaluation
     reason       the cause of PRUNED or FAIL
     repeat_of    the number of the trial that this one repeats with another seed
@@ -63,6 +64,11 @@ class TrialRecord:
         return reduce(lambda params, changed: {**params, **changed}, changes, dict(self.params))
 
     @property
+    def conditions(self) -> Mapping[str, Any]:
+        """Return the conditions at the last report, such as the precision; empty for trials of earlier versions."""
+        return self.evaluations[-1].get("conditions", {}) if self.evaluations else {}
+
+    @property
     def epochs(self) -> float:
         return float(self.evaluations[-1]["epoch"]) if self.evaluations else 0.0
 
@@ -78,8 +84,22 @@ class TrialRecord:
 
 def trial_key(job: str, params: Mapping[str, Any], data_fingerprint: str) -> str:
     """Return a hash of the job, all parameters including the seed, and the data. Equal trials have equal keys."""
-    text = json.dumps([job, dict(params), data_fingerprint], sort_keys=True, ensure_ascii=False)
+    text = json.dumps([job, key_params(job, params), data_fingerprint], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def key_params(job: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters as the version that introduced the job would write them, so that keys stay.
+
+    A default that has changed since has its earlier value, and one of a parameter that is new since is left out.
+    """
+    since = {one.name: one for one in fields(get_job(job).params) if STANDS_FOR in one.metadata}
+    return {
+        name: since[name].metadata[STANDS_FOR] if at_default else value
+        for name, value in params.items()
+        if not (at_default := name in since and value == since[name].default)
+        or since[name].metadata[STANDS_FOR] is not None
+    }
 
 
 def best_evaluation(

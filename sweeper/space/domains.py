@@ -144,7 +144,9 @@ class Knobs:
             try:
                 return TypeAdapter(self._hints[name]).validate_python(value, strict=True)
             except ValidationError as error:
-                self.note(key, explanation(error.errors(include_url=False)[0], [], {}))
+                first, *others = error.errors(include_url=False)  # several for a number or a word, such as `auto`
+                words = [f" or {one['ctx']['expected']}" for one in others if one["type"] == "literal_error"]
+                self.note(key, "".join([explanation(first, [], {}), *words]))
         return value
 
     def number(self, name: str) -> type[int] | type[float] | None:

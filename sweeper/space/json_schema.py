@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from jobs import JOBS, get_job
+from jobs.job import REPLACED_BY
 from sweeper.space.domains import number_type
 from sweeper.space.sections import File, Resources
 
@@ -63,6 +64,7 @@ def _of_job(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
             field.name: {
                 "description": field.metadata.get("help", ""),
                 "default": field.default,
+                **({"deprecated": True} if REPLACED_BY in field.metadata else {}),
                 "anyOf": _forms(f"#/$defs/{name}_values/properties/{field.name}", number_type(hints[field.name])),
             }
             for field in fields(job.params)

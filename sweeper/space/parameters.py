@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
 
-from jobs.job import Job
+from jobs.job import REPLACED_BY, Job
 from sweeper.space.domains import literal_text
 
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
@@ -17,12 +17,14 @@ BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveM
 def list_parameters(job: Job) -> list[dict[str, Any]]:
     """Return name, type, bounds, default and help of each parameter, in the order of the job's dataclass.
 
+    Parameters that others have replaced are left out.
+
     >>> list_parameters(get_job("qa"))[1]["bounds"]
     '>= 0, < 4294967296'
     """
     hints = get_type_hints(job.params, include_extras=True)
     rows = []
-    for field in fields(job.params):
+    for field in [one for one in fields(job.params) if REPLACED_BY not in one.metadata]:
         schema = TypeAdapter(hints[field.name]).json_schema()
         variants = schema.get("anyOf", [schema])
         rows.append(

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Protocol
 
 from jobs import get_job
-from jobs.job import Direction, Job
+from jobs.job import MEMORY_ONLY, Direction, Job
 from sweeper.space.document import plain_scalar, yaml_text
 from sweeper.space.domains import (
     Branch,
@@ -192,6 +192,12 @@ def defaults_by_name(job: str) -> dict[str, Any]:
 
 def defaults_of(job: Job) -> dict[str, Any]:
     return {one.name: one.default for one in fields(job.params)}
+
+
+def memory_only(space: SearchSpace) -> set[str]:
+    """Return the parameters that change memory and time only, and that the space does not search."""
+    names = {one.name for one in fields(get_job(space.job).params) if one.metadata.get(MEMORY_ONLY)}
+    return names.difference(searched_parameters(space))
 
 
 class Conditional(Protocol):

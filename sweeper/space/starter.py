@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from jobs.dataset.data import SAMPLE
 from jobs.files import atomic
-from jobs.job import Job
+from jobs.job import REPLACED_BY, Job
 from sweeper.errors import ConfigError
 from sweeper.space.document import plain_scalar
 from sweeper.space.domains import literal_text
@@ -202,7 +202,7 @@ def _accepts(job: Job, rate: float) -> bool:
 def default_lines(job: Job, written: Container[str]) -> Iterator[str]:
     """Yield the other parameters with their defaults and help, as comments."""
     for field in fields(job.params):
-        if field.name not in written:
+        if field.name not in written and REPLACED_BY not in field.metadata:
             told = " ".join(str(field.metadata.get("help", "")).split())
             yield f"{f'  # {field.name}: {literal_text(field.default)}':<40}  {told}".rstrip()
 

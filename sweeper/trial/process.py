@@ -21,6 +21,7 @@ from typing import Any
 
 from jobs.files import causes, disk_trouble
 from jobs.timing import START, TRAINING, WAITING, Stopwatch, phase, timed_by
+from jobs.training.conditions import Conditions, conditions_in
 from sweeper.process.cgroups import kernel_kills, memory_state
 from sweeper.process.output import output_to
 from sweeper.secrets import redacted
@@ -107,7 +108,7 @@ def run_job(config: TrialConfig) -> None:
     rank = int(os.environ["RANK"]) if config.workers > 1 else 0
     name = resume_from.name if resume_from else None
     reporter = TuneReporter(job.metrics, config.storage, rank, config.workers, name)
-    with timed_by(reporter.stopwatch), phase(TRAINING):
+    with timed_by(reporter.stopwatch), conditions_in(reporter.conditions), phase(TRAINING):
         try:
             job.train(params, config.data, Path(config.workdir), reporter, resume_from)
         except SystemExit as error:
@@ -145,7 +146,7 @@ def store_checkpoint(checkpoint: Path, storage: str | None) -> str:
 
 
 class TuneReporter:
-    """Send a job's metrics to Tune, with `seconds` and `timing` added. Jobs receive it as `report`.
+    """Send a job's metrics to Tune, with `seconds`, `timing` and `conditions` added. Jobs receive it as `report`.
 
     Only the address of a checkpoint is sent, since Tune would copy a folder. With several workers, only rank 0 reports.
     The others wait at a barrier until Tune has the report, so that no rank is an epoch ahead when Tune stops the trial.
@@ -165,6 +166,7 @@ class TuneReporter:
         self.workers = workers
         self.began = time.monotonic()
         self.stopwatch = Stopwatch(START)
+        self.conditions: Conditions = {}
         self.epoch = 0.0
         self.first = {RESUMED: resumed_from}  # only the first report tells where this process began
         self.group: Any = None
@@ -188,10 +190,11 @@ class TuneReporter:
 
         with phase("checkpoints"):
             address = store_checkpoint(checkpoint, self.storage) if checkpoint else None
-        times = {"seconds": time.monotonic() - self.began, "timing": self.stopwatch.taken()}
+        taken = {"seconds": time.monotonic() - self.began, "timing": self.stopwatch.taken()}
+        added = {**taken, "conditions": dict(self.conditions)}
         with phase(WAITING):
             try:
-                tune.report({**metrics, **times, **self.first, "checkpoint": address})
+                tune.report({**metrics, **added, **self.first, "checkpoint": address})
             except SystemExit:
                 self.stopped = True
                 raise

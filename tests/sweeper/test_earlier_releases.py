@@ -9,19 +9,24 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from optuna.storages import RDBStorage
 
-from sweeper.driver.opening import resumed_space, with_recorded_data
+from jobs.qa import QaParams
+from sweeper.driver.extending import imported_trials
+from sweeper.driver.opening import open_ledger, resumed_space, with_recorded_data, with_recorded_precision
+from sweeper.errors import ConfigError
 from sweeper.ledger.database import open_storage
-from sweeper.ledger.ledger import create_ledger, load_ledger
+from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
 from sweeper.ledger.lookup import Trial
 from sweeper.ledger.record import trial_key
 from sweeper.release.champions import champion
 from sweeper.release.promotion import promote
+from sweeper.space.domains import Branch, Constant
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
@@ -114,3 +119,99 @@ def test_its_champion_is_found_and_replaced_by_a_better_trial(
 
 def test_there_is_a_champion_of_each_release_that_has_a_ledger() -> None:
     assert [path.stem for path in CHAMPIONS] == [path.stem for path in LEDGERS] != []
+
+
+QA_LEDGERS = sorted((ROOT / "tests/ledgers/qa").glob("*.sql"))
+QA_TINY = """
+name: qa_tiny
+job: qa
+data: sample
+objective: exact_match
+parameters:
+  backbone: scratch:1x32x2
+  learning_rate: {values: [1e-3, 2e-3, 4e-3]}
+  num_train_epochs: 1
+  max_length: 64
+  doc_stride: 16
+search: {sampler: grid, enqueue: [{learning_rate: 3e-3, bf16: true}]}
+"""
+
+
+@pytest.fixture(params=QA_LEDGERS, ids=lambda path: path.stem)
+def qa_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
+    """Return a ledger with a grid of two learning rates and an enqueued trial with `bf16: true`, all finished.
+
+    Its file set per_device_train_batch_size to 2.
+    """
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as database:
+        database.executescript(request.param.read_text(encoding="utf-8"))
+    return load_ledger(open_storage(f"sqlite:///{tmp_path}/ledger.db"), "qa_tiny")
+
+
+@pytest.fixture
+def qa_space(tmp_path: Path) -> Callable[..., SearchSpace]:
+    def make(text: str = QA_TINY, *overrides: str) -> SearchSpace:
+        (tmp_path / "qa_tiny.yaml").write_text(text, encoding="utf-8")
+        return read_search_space(tmp_path / "qa_tiny.yaml", list(overrides))
+
+    return make
+
+
+def test_parameters_that_are_new_since_change_no_key(qa_ledger: Ledger) -> None:
+    for record in qa_ledger.records():
+        params = asdict(QaParams(**record.params))
+        assert set(params) > set(record.params)
+        assert trial_key("qa", params, qa_ledger.attributes["data_fingerprint"]) == record.key
+
+
+def test_another_value_of_a_new_parameter_changes_the_key(qa_ledger: Ledger) -> None:
+    first, *_ = qa_ledger.records()
+    others = [{}, {"precision": "fp32", "bf16": None}, {"optim": "adamw_torch"}, {"torch_compile": True}]
+    others += [{"gradient_checkpointing": True}, {"per_device_train_batch_size": "auto"}, {"bf16": True}]
+    params = {**asdict(QaParams(**first.params)), "bf16": None}
+    keys = [trial_key("qa", {**params, **other}, "f") for other in others]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("sizes", [(), ("parameters.per_device_train_batch_size=4",)])
+def test_a_larger_grid_adopts_them_whatever_their_batch_size(
+    qa_ledger: Ledger, qa_space: Callable[..., SearchSpace], tmp_path: Path, sizes: tuple[str, ...]
+) -> None:
+    space = with_recorded_data(qa_ledger, qa_space(QA_TINY, *sizes))
+    adopted = imported_trials(qa_ledger, space, lambda number: tmp_path / str(number))
+    ledger = create_ledger(qa_ledger.storage, space, "qa_tiny-2", adopted=adopted)
+    new = [record.params["learning_rate"] for record in iter(lambda: ledger.ask(space), None)]
+    assert (len(adopted), new) == (3, [4e-3])
+    first, *_ = ledger.records()
+    assert (first.params["bf16"], first.origin) == (True, "qa_tiny/0")
+
+
+def test_a_grid_over_batch_sizes_adopts_the_size_that_was_used(
+    qa_ledger: Ledger, qa_space: Callable[..., SearchSpace], tmp_path: Path
+) -> None:
+    space = qa_space(QA_TINY, "parameters.per_device_train_batch_size={values: [2, 4]}")
+    adopted = imported_trials(qa_ledger, with_recorded_data(qa_ledger, space), lambda number: tmp_path / str(number))
+    assert [trial.user_attrs["params"]["per_device_train_batch_size"] for trial in adopted] == [2, 2, 2]
+
+
+def test_another_constant_batch_size_does_not_make_another_sweep(
+    qa_ledger: Ledger, qa_space: Callable[..., SearchSpace]
+) -> None:
+    for override in ("per_device_train_batch_size=4", "per_device_eval_batch_size=1", "gradient_checkpointing=true"):
+        space = qa_space(QA_TINY.replace(", 4e-3", ""), f"parameters.{override}")
+        assert open_ledger(qa_ledger.storage, space, "qa_tiny").name == "qa_tiny"
+    searched = qa_space(QA_TINY.replace(", 4e-3", ""), "parameters.per_device_train_batch_size={values: [1, 2]}")
+    with pytest.raises(ConfigError, match="per_device_train_batch_size"):
+        open_ledger(qa_ledger.storage, searched, "qa_tiny")
+
+
+def test_its_new_trials_have_the_precision_it_began_with(
+    qa_ledger: Ledger, qa_space: Callable[..., SearchSpace]
+) -> None:
+    """Earlier versions trained in fp32 by default; now the device decides."""
+    space = with_recorded_precision(qa_ledger, resumed_space(qa_ledger))
+    assert space.parameters["bf16"][0].domain == Constant(False)
+    begun_now = create_ledger(qa_ledger.storage, qa_space(), "now")
+    assert "bf16" not in with_recorded_precision(begun_now, qa_space()).parameters
+    named = replace(space, parameters={"precision": (Branch({}, Constant("tf32")),)})
+    assert with_recorded_precision(qa_ledger, named) is named

@@ -18,14 +18,14 @@ from jobs.backbone import tokenizers
 from jobs.dataset.data import Data
 from jobs.mc import TASK as MC
 from jobs.mc import McParams
-from jobs.params import TrainingParams
+from jobs.params import TrainingParams, device_batch
 from jobs.qa import TASK as QA
 from jobs.qa import QaParams
 from jobs.task import Task
 from jobs.training import batches, predict, train
 from jobs.training import trainer as training
 from jobs.training.batches import batched_by_length, batches_by_tokens
-from jobs.training.trainer import device_batch, training_arguments
+from jobs.training.trainer import training_arguments
 from tests.support import zoo
 
 
