@@ -7,7 +7,7 @@ from typing import Any
 
 from sweeper.ledger.lookup import Trial
 from sweeper.space.document import yaml_text
-from sweeper.space.search_space import fits
+from sweeper.space.domains import fits
 
 NAME_CHARS = 64  # longest name of a search space
 
@@ -51,6 +51,6 @@ def reserved_resources(branches: Sequence[Mapping[str, Any]], params: Mapping[st
     fitting = (
         branch
         for branch in branches
-        if all(fits(params.get(name), glob) for name, glob in branch.get("when", {}).items())
+        if all(fits(params.get(name), one) for name, one in branch.get("when", {}).items())
     )
     return {key: value for key, value in next(fitting, {}).items() if key != "when"}

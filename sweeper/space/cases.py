@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -12,10 +12,16 @@ from jobs.job import Job, ParamError
 from sweeper.space.domains import (
     Branch,
     Choice,
+    Condition,
     Constant,
     Domain,
     Range,
     Reservation,
+    alternatives,
+    comparison,
+    cut_range,
+    fits,
+    glob_number,
     grid_values,
 )
 from sweeper.space.search_space import (
@@ -24,8 +30,6 @@ from sweeper.space.search_space import (
     SearchSpace,
     defaults_by_name,
     first_match,
-    fits,
-    glob_number,
     resources_of,
 )
 from sweeper.space.sections import (
@@ -33,6 +37,7 @@ from sweeper.space.sections import (
 )
 
 MAX_CUTS = 1_000
+MIN_BOUND = 1e-300  # a smaller bound is the number next to zero
 
 
 @dataclass(frozen=True)
@@ -169,11 +174,11 @@ def split_space(parameters: Parameters, resources: Sequence[Reservation], defaul
         *(branch for branches in parameters.values() for branch in branches),
         *resources,
     ]
-    conditions = sorted({condition for branch in conditional for condition in branch.when.items()})
+    conditions = dict.fromkeys(condition for branch in conditional for condition in branch.when.items())
     cuts = [Cut({}, {}, {})]
     for name, branches in parameters.items():
-        globs = [glob for other, glob in conditions if other == name]
-        parts = [_domain_parts(branch.domain, globs) for branch in branches]
+        own = [condition for other, condition in conditions if other == name]
+        parts = [domain_parts(branch.domain, own) for branch in branches]
         longer = (more for cut in cuts for more in _extended(cut, name, branches, parts, defaults))
         cuts = list(islice(longer, MAX_CUTS + 1))
     return cuts
@@ -194,23 +199,47 @@ def _extended(
         yield Cut({**cut.matched, name: index}, {**cut.domains, name: part}, {**cut.first, name: first})
 
 
-def _domain_parts(domain: Domain, globs: list[str]) -> list[tuple[Domain, Any]]:
-    """Group the values of a domain by the globs they match. Return each group with its first value.
+def domain_parts(domain: Domain, conditions: Sequence[Condition]) -> list[tuple[Domain, Any]]:
+    """Group the values of a domain by the conditions they meet. Return each group with its first value.
 
-    A range that is too long to list is represented by its ends, by the numbers that the globs name, and by one that no
-    glob matches. All its other values have the whole range as their domain.
+    A range that is too long to list is cut where a comparison changes. Each piece is represented by its ends, by the
+    numbers that the globs name, and by one that no glob matches. A piece has all its other values as its domain.
     """
-    listed = grid_values(domain) if globs else None
-    named = [number for glob in globs if (number := _number_in_range(domain, glob)) is not None]
-    groups: dict[tuple[bool, ...], list[Any]] = {}
-    for value in listed or (*ends(domain), *named, *_inner_number(domain, globs)):
-        groups.setdefault(tuple(fits(value, glob) for glob in globs), []).append(value)
-    exact = [len(groups) > 1 and (listed is not None or set(group) <= set(named)) for group in groups.values()]
-    parts = zip(exact, groups.values(), strict=True)
-    return [(Choice(tuple(dict.fromkeys(group))) if cut else domain, group[0]) for cut, group in parts]
+    listed = grid_values(domain) if conditions else None
+    samples: list[tuple[Any, Domain]]
+    if listed is not None or not isinstance(domain, Range):
+        samples = [(value, Choice((value,))) for value in listed or ends(domain)]
+    else:
+        samples = list(_samples(domain, [one for condition in conditions for one in alternatives(condition)]))
+    groups: dict[tuple[bool, ...], list[tuple[Any, Domain]]] = {}
+    for value, part in samples:
+        groups.setdefault(tuple(fits(value, one) for one in conditions), []).append((value, part))
+    return [
+        (domain if len(groups) == 1 else _joined(domain, [part for _, part in group]), group[0][0])
+        for group in groups.values()
+    ]
 
 
-def _inner_number(domain: Domain, globs: list[str]) -> Iterator[int | float]:
+def _samples(domain: Range, texts: Sequence[str]) -> Iterator[tuple[Any, Domain]]:
+    """Yield numbers of a long range, each with the part of the range that it stands for."""
+    compared = [found[1] for text in texts if (found := comparison(text))]
+    globs = [text for text in texts if comparison(text) is None]
+    pieces = cut_range(domain, compared)
+    yield from ((value, piece) for piece in pieces for value in ends(piece))
+    named = (number for glob in globs if (number := _number_in_range(domain, glob)) is not None)
+    yield from ((number, Choice((number,))) for number in named)
+    yield from ((value, piece) for piece in pieces for value in _inner_number(piece, globs))
+
+
+def _joined(whole: Domain, parts: Sequence[Domain]) -> Domain:
+    """Return the parts of a domain as one: the values, or the range from the least to the largest of them."""
+    values = [value for part in parts for value in ends(part)]
+    if isinstance(whole, Range) and any(isinstance(part, Range) for part in parts):
+        return replace(whole, low=min(values), high=max(values))
+    return Choice(tuple(dict.fromkeys(values)))
+
+
+def _inner_number(domain: Domain, globs: Sequence[str]) -> Iterator[int | float]:
     """Yield a number inside a range that no glob matches, if one of a few does."""
     if not globs or not isinstance(domain, Range):
         return
@@ -238,6 +267,9 @@ def _merged(parameters: Parameters, cuts: list[Cut]) -> dict[str, Domain]:
 
 
 def _union(whole: Domain, parts: list[Domain]) -> Domain:
+    joined = _joined(whole, parts)
+    if isinstance(joined, Range):
+        return replace(joined, low=_shown_bound(joined.low), high=_shown_bound(joined.high))
     if not all(isinstance(part, Choice) for part in parts):
         return whole
     values = dict.fromkeys(value for part in parts for value in ends(part))
@@ -245,6 +277,12 @@ def _union(whole: Domain, parts: list[Domain]) -> Domain:
     if listed is None:
         return Choice(tuple(values))
     return whole if len(values) == len(listed) else Choice(tuple(v for v in listed if v in values))
+
+
+def _shown_bound(number: float) -> float:
+    """Return a bound that is next to a number as that number."""
+    near = number if isinstance(number, int) else float(f"{number:.15g}")
+    return near if abs(near) > MIN_BOUND or isinstance(number, int) else 0.0
 
 
 def pinned(parameters: Parameters, entry: Mapping[str, Any]) -> Parameters:

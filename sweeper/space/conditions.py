@@ -9,16 +9,28 @@ from typing import Any
 
 from jobs.job import DEFINES_METRICS, Job
 from jobs.suggestions import MAX_NAMES, nearest_part, short, shown
-from sweeper.space.cases import MAX_CUTS, Cut, ends, pinned, split_space
-from sweeper.space.domains import Constant, Domain, Range, Reservation, contains, grid_values, literal_text
+from sweeper.space.cases import MAX_CUTS, Cut, domain_parts, ends, pinned, split_space
+from sweeper.space.domains import (
+    COMPARISON,
+    Condition,
+    Constant,
+    Domain,
+    Range,
+    Reservation,
+    alternatives,
+    comparison,
+    contains,
+    fits,
+    glob_number,
+    grid_values,
+    literal_text,
+)
 from sweeper.space.mistakes import Key, Mistakes
 from sweeper.space.search_space import (
     Conditional,
     Parameters,
     defaults_of,
     first_match,
-    fits,
-    glob_number,
 )
 
 WILDCARDS = re.compile(r"[*?\[]")
@@ -75,9 +87,8 @@ def check_conditions(possible: Possible, note: Mistakes) -> None:
     lists |= {("parameters", name): branches for name, branches in possible.spaces[0].items()}
     for key, branches in lists.items():
         for index, branch in enumerate(branches):
-            for name, glob in branch.when.items():
-                if not any(can_fit(domain, glob) for domain in possible.domains(name)):
-                    note((*key, index, "when", name), _no_value(name, glob, possible.domains(name)))
+            for name, condition in branch.when.items():
+                _check_values(name, condition, (*key, index, "when", name), possible.domains(name), note)
     if (
         len(note) > before
         or len(split_space(possible.spaces[0], possible.resources, defaults_of(possible.job))) > MAX_CUTS
@@ -90,14 +101,22 @@ def check_conditions(possible: Possible, note: Mistakes) -> None:
                 note((*key, index), UNREACHABLE)
 
 
+def _check_values(name: str, condition: Condition, key: Key, domains: Sequence[Domain], note: Mistakes) -> None:
+    for nth, text in enumerate(alternatives(condition)):
+        if not any(can_fit(domain, text) for domain in domains):
+            note(key if isinstance(condition, str) else (*key, nth), _no_value(name, text, domains))
+
+
 def can_fit(domain: Domain, glob: str) -> bool:
-    """Return True if a value of the domain matches the glob.
+    """Return True if a value of the domain matches the glob or the comparison.
 
     In a range too long to list, a glob with wildcards is taken to match if it can match the text of a number.
     """
     values = grid_values(domain)
     if values is not None:
         return any(fits(value, glob) for value in values)
+    if comparison(glob):
+        return any(fits(first, glob) for _, first in domain_parts(domain, [glob]))
     number = glob_number(glob)
     if number is not None:
         return contains(domain, number)
@@ -110,9 +129,13 @@ def _no_value(name: str, glob: str, domains: Sequence[Domain]) -> str:
     number = glob_number(glob)
     values = [value for domain in domains for value in ends(domain) if isinstance(value, int | float)]
     near: str | None = nearest_part(re.sub(r"[*?\[\]!]", "", glob), texts)
+    compared = COMPARISON.fullmatch(glob)
+    if compared and not values:
+        return f"{shown(glob)} compares numbers, and {name} has none; name its values or globs: {', '.join(texts)}"
     if number is not None and values:
         near = literal_text(min(values, key=lambda value: abs(value - number)))
-    hint = f"did you mean {short(near)!r}? " if near else ""
+    hint = f"did you mean {short(near)!r}? " if near and not compared else ""
+    hint = 'put a comparison in quotes, as in ">2"; ' if not glob else hint
     more = f", … ({len(texts) - MAX_NAMES} more)" if len(texts) > MAX_NAMES else ""
     known = ", ".join([*ranges, *map(short, texts[:MAX_NAMES])])
     return f"{shown(glob)} matches no value of {name}; {hint}its values: {known}{more}"
@@ -139,8 +162,11 @@ def _open(branches: Sequence[Conditional], possible: Possible) -> bool:
     conditions = [condition for branch in branches for condition in branch.when.items()]
     return any(
         (name == "seed" and possible.seeds)
-        or (WILDCARDS.search(glob) and any(grid_values(domain) is None for domain in possible.domains(name)))
-        for name, glob in conditions
+        or (
+            any(map(WILDCARDS.search, alternatives(condition)))
+            and any(grid_values(domain) is None for domain in possible.domains(name))
+        )
+        for name, condition in conditions
     )
 
 

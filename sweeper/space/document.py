@@ -240,7 +240,8 @@ class _Reading:
                 self._where(event),
             )
         if tag := getattr(event, "tag", None):
-            self._note(key, f"the tag {shown(tag)} is not read; write the plain value", self._where(event))
+            text = f"put {tag} in quotes" if tag.startswith("!=") else "write the plain value"
+            self._note(key, f"the tag {shown(tag)} is not read; {text}", self._where(event))
 
     def _sequence(self, key: Key) -> list[Any]:
         items: list[Any] = []
@@ -318,6 +319,8 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
         return "a tab stands where YAML allows only spaces; indent with spaces"
     if "alias" in (error.context or ""):
         return 'text that begins with * needs quotes; write "*..."'
+    if "character '>'" in problem or "tag" in (error.context or ""):
+        return 'text that begins with > or ! needs quotes; write ">2" or "!=2"'
     if "mapping values are not allowed" in problem:
         return "a second `:` on this line, or wrong indentation; put text that holds `: ` in quotes"
     return f"not YAML: {problem}; check indentation, brackets and quotes here and on the line before"

@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
 from fractions import Fraction
-from math import floor, isfinite
+from math import ceil, floor, inf, isfinite, nextafter
 from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.job import Job
 from jobs.suggestions import shown, unknown_name
-from sweeper.space.document import kind_of
+from sweeper.space.document import kind_of, plain_scalar
 from sweeper.space.mistakes import Key, Mistakes
 from sweeper.space.sections import FORMS, MAX_VALUES, PLACES, RANGE, TOO_LONG, Resources, explanation, validated
 
@@ -54,13 +57,22 @@ class Range:
 
 
 Domain = Constant | Choice | Range
+Condition = str | tuple[str, ...]  # a value, a glob or a comparison; one of several has to hold
+COMPARISON = re.compile(r"(>=|<=|!=|>|<)(.*)", re.DOTALL)
+COMPARE: Mapping[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Hold a domain and its conditions on other parameters: name → glob. An empty `when` always applies."""
+    """Hold a domain and its conditions on other parameters, by name. An empty `when` always applies."""
 
-    when: Mapping[str, str]
+    when: Mapping[str, Condition]
     domain: Domain
 
 
@@ -68,7 +80,7 @@ class Branch:
 class Reservation:
     """Hold the resources of trials whose parameters match `when`."""
 
-    when: Mapping[str, str]
+    when: Mapping[str, Condition]
     resources: Resources
 
 
@@ -81,6 +93,52 @@ def literal_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return re.sub(r"e([-+])0", r"e\1", repr(value)) if isinstance(value, float) else shown(value)
+
+
+def alternatives(condition: Condition) -> tuple[str, ...]:
+    """Return the values, globs and comparisons of which one has to hold."""
+    return (condition,) if isinstance(condition, str) else tuple(condition)
+
+
+def fits(value: Any, condition: Condition) -> bool:
+    """Return True if a value meets a condition of `when`.
+
+    >>> fits(1e-5, "1e-*"), fits(3, ">2"), fits("bert", ["roberta", "b*"])
+    (True, True, True)
+    """
+    return any(_fits_one(value, one) for one in alternatives(condition))
+
+
+def _fits_one(value: Any, text: str) -> bool:
+    """Return True if the value's text matches the glob, or the value is a number and equal to it or on its right side.
+
+    A comparison holds for numbers only, so that a text value may begin with `>`.
+    """
+    if any(own == text or fnmatchcase(own, text) for own in {str(value), literal_text(value)}):
+        return True
+    if not is_number(value):
+        return False
+    compared = comparison(text)
+    return COMPARE[compared[0]](value, compared[1]) if compared else bool(value == glob_number(text))
+
+
+def comparison(text: str) -> tuple[str, int | float] | None:
+    """Return the sign and the number of a comparison; None for a value or a glob.
+
+    >>> comparison(">= 2")
+    ('>=', 2)
+    """
+    found = COMPARISON.fullmatch(text)
+    number = glob_number(found[2].strip()) if found else None
+    return None if found is None or number is None else (found[1], number)
+
+
+def glob_number(glob: str) -> int | float | None:
+    """Return the number that a text stands for, or None."""
+    with suppress(ValueError):
+        number = plain_scalar(glob)
+        return number if isinstance(number, int | float) and is_number(number) else None
+    return None
 
 
 def grid_values(domain: Domain) -> tuple[Any, ...] | None:
@@ -105,6 +163,45 @@ def contains(domain: Domain, value: Any) -> bool:
     step = domain.step or (1 if domain.integer else 0)
     steps = (value - domain.low) / step if step else 0
     return bool(abs(steps - round(steps)) < 1e-8)
+
+
+def cut_range(domain: Range, numbers: Iterable[float]) -> list[Domain]:
+    """Cut a range at numbers: return each number that lies in the range, and the pieces before, between and after.
+
+    >>> [str(part) for part in cut_range(Range(1, 9000, integer=True), [4])]
+    ['1 … 3', '4', '5 … 9000']
+    """
+    parts: list[Domain] = []
+    low: float = domain.low
+    for number in sorted({one for one in numbers if domain.low <= one <= domain.high}):
+        before, after = _neighbours(domain, number)
+        parts += [
+            *_piece(domain, low, before),
+            *([Choice((_like(domain, number),))] if contains(domain, number) else []),
+        ]
+        low = after
+    return [*parts, *_piece(domain, low, domain.high)]
+
+
+def _neighbours(domain: Range, number: float) -> tuple[float, float]:
+    """Return the next smaller and the next larger number that a range without bounds would hold."""
+    step = domain.step or (1 if domain.integer else 0)
+    if not step:
+        return nextafter(number, -inf), nextafter(number, inf)
+    steps = (_exact(number) - _exact(domain.low)) / _exact(step)
+    return tuple(  # type: ignore[return-value]
+        _like(domain, float(_exact(domain.low) + count * _exact(step))) for count in (ceil(steps) - 1, floor(steps) + 1)
+    )
+
+
+def _piece(domain: Range, low: float, high: float) -> list[Domain]:
+    if low > high:
+        return []
+    return [Choice((_like(domain, low),)) if low == high else replace(domain, low=low, high=high)]
+
+
+def _like(domain: Range, number: float) -> int | float:
+    return int(number) if domain.integer else float(number)
 
 
 def _steps(low: float, high: float, step: float) -> int:
@@ -217,7 +314,7 @@ def _branches(name: str, value: Any, key: Key, knobs: Knobs) -> tuple[Branch, ..
     return tuple(Branch(*pair) for pair in zip(whens, domains, strict=True))
 
 
-def _whens(items: list[Any], key: Key, knobs: Knobs) -> list[dict[str, str]]:
+def _whens(items: list[Any], key: Key, knobs: Knobs) -> list[dict[str, Condition]]:
     """Read the conditions of each branch. Record a mistake for each branch that can never apply."""
     if not items:
         knobs.note(key, "is empty; list at least one branch, or leave it out")
@@ -230,7 +327,7 @@ def _whens(items: list[Any], key: Key, knobs: Knobs) -> list[dict[str, str]]:
     return whens
 
 
-def _when(item: Any, key: Key, knobs: Knobs) -> dict[str, str]:
+def _when(item: Any, key: Key, knobs: Knobs) -> dict[str, Condition]:
     if not isinstance(item, dict) or "when" not in item:
         return {}
     conditions = item["when"]
@@ -238,10 +335,34 @@ def _when(item: Any, key: Key, knobs: Knobs) -> dict[str, str]:
         text = f"found {shown(conditions)}; name other parameters and their values, or leave `when` out"
         knobs.note((*key, "when"), text)
         return {}
-    for name, glob in conditions.items():
-        if knobs.has(name, (*key, "when", name)) and (glob is None or isinstance(glob, dict | list)):
-            knobs.note((*key, "when", name), f"found {shown(glob)}; must be one value or glob")
-    return {name: literal_text(glob) for name, glob in conditions.items()}
+    for name, condition in conditions.items():
+        if knobs.has(name, (*key, "when", name)):
+            _check_condition(name, condition, (*key, "when", name), knobs)
+    return {
+        name: tuple(map(literal_text, condition)) if isinstance(condition, list) else literal_text(condition)
+        for name, condition in conditions.items()
+    }
+
+
+def _check_condition(name: str, condition: Any, key: Key, knobs: Knobs) -> None:
+    """Record a mistake for what is no value, no glob and no comparison, and for an empty list."""
+    if condition == []:
+        knobs.note(key, "is empty; list at least one value, glob or comparison")
+    listed = isinstance(condition, list)
+    if listed and len(condition) > MAX_VALUES:
+        knobs.note(key, TOO_LONG)
+        return
+    for place, one in (((*key, i), one) for i, one in enumerate(condition)) if listed else ((key, condition),):
+        if one is None or isinstance(one, dict | list):
+            more = "" if listed else ", or a list of these"
+            knobs.note(place, f"found {shown(one)}; must be one value, glob or comparison{more}")
+        elif isinstance(one, str) and (sign := COMPARISON.fullmatch(one)) and _lacks_number(name, one, knobs):
+            knobs.note(place, f"found {shown(one)}; write a number after {sign[1]}, such as {sign[1]}2")
+
+
+def _lacks_number(name: str, text: str, knobs: Knobs) -> bool:
+    """Return True for the sign of a comparison without a number. The value of a text parameter may begin with one."""
+    return comparison(text) is None and bool(knobs.names and knobs.number(name))
 
 
 def _parse_domain(name: str, spec: dict[str, Any], key: Key, knobs: Knobs, allowed: set[str]) -> Domain:

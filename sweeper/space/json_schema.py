@@ -34,11 +34,13 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of search-space files, with the parameters of every job in JOBS."""
     schema = File.model_json_schema(schema_generator=_Untitled)
     properties, definitions = schema["properties"], schema["$defs"]
+    condition = {"type": ["string", "number", "boolean"]}
     definitions["when"] = {
         "type": "object",
-        "description": "holds when every named parameter has this value or matches this glob",
+        "description": "holds when every named parameter has this value, matches this glob or meets this comparison, "
+        'such as ">2"; or one of a list of these',
         "minProperties": 1,
-        "additionalProperties": {"type": ["string", "number", "boolean"]},
+        "additionalProperties": {"anyOf": [condition, {"type": "array", "minItems": 1, "items": condition}]},
     }
     properties["job"]["anyOf"] = [{"enum": list(JOBS)}, {"pattern": IMPORT_PATH_PATTERN}]
     definitions["Resources"] = Resources.model_json_schema(schema_generator=_Untitled)

@@ -6,26 +6,24 @@ The values come from samplers in `sweeper.ledger`; `reading` reads and checks th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, Protocol
 
 from jobs import get_job
 from jobs.job import MEMORY_ONLY, Direction, Job
-from sweeper.space.document import plain_scalar, yaml_text
+from sweeper.space.document import yaml_text
 from sweeper.space.domains import (
     Branch,
     Choice,
+    Condition,
     Constant,
     Domain,
     Range,
     Reservation,
     contains,
+    fits,
     grid_values,
-    is_number,
-    literal_text,
 )
 from sweeper.space.sections import (
     Budget,
@@ -174,8 +172,9 @@ def _plain_reservation(reservation: Reservation) -> dict[str, Any]:
     return {**_plain_when(reservation.when), **reservation.resources.model_dump(exclude_defaults=True)}
 
 
-def _plain_when(when: Mapping[str, str]) -> dict[str, Any]:
-    return {"when": dict(when)} if when else {}
+def _plain_when(when: Mapping[str, Condition]) -> dict[str, Any]:
+    plain = {name: one if isinstance(one, str) else list(one) for name, one in when.items()}
+    return {"when": plain} if when else {}
 
 
 def _label(name: str, branches: tuple[Branch, ...], index: int) -> str:
@@ -202,27 +201,13 @@ def memory_only(space: SearchSpace) -> set[str]:
 
 class Conditional(Protocol):
     @property
-    def when(self) -> Mapping[str, str]: ...
+    def when(self) -> Mapping[str, Condition]: ...
 
 
 def first_match(branches: Sequence[Conditional], known: Mapping[str, Any]) -> int | None:
     """Return the index of the first branch whose conditions all match `known`, or None."""
-    held = (i for i, b in enumerate(branches) if all(fits(known[name], glob) for name, glob in b.when.items()))
+    held = (i for i, b in enumerate(branches) if all(fits(known[name], one) for name, one in b.when.items()))
     return next(held, None)
-
-
-def fits(value: Any, glob: str) -> bool:
-    """Return True if the value's text matches the glob or both are the same number, as 0.00001 fits 1e-5 and 1e-*."""
-    return any(text == glob or fnmatchcase(text, glob) for text in {str(value), literal_text(value)}) or (
-        is_number(value) and value == glob_number(glob)
-    )
-
-
-def glob_number(glob: str) -> int | float | None:
-    with suppress(ValueError):
-        number = plain_scalar(glob)
-        return number if isinstance(number, int | float) and is_number(number) else None
-    return None
 
 
 def _grid(

@@ -69,6 +69,7 @@ def test_a_good_file_is_valid(validator: Validator) -> None:
         "job=tests.toy:JOB",
         "parameters.seed={values: [1, 2]}",
         "parameters.trouble={values: [none, nan]}",
+        "parameters.seed=[{when: {num_train_epochs: ['>2', 1]}, value: 1}]",
         "budget.time=45s",
     ],
 )
@@ -101,6 +102,7 @@ def test_what_the_reader_accepts_is_valid(override: str, validator: Validator) -
         "parameters.seed=[]",
         "parameters.seed=[1, 2]",
         "parameters.seed=[{when: {}, value: 1}]",
+        "parameters.seed=[{when: {num_train_epochs: []}, value: 1}]",
         "parameters.trouble=some",
         "parameters.trouble={min: 1, max: 2}",
         "search={sampler: tpe}",

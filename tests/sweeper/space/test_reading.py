@@ -202,8 +202,8 @@ pytestmark = pytest.mark.usefixtures("without_data")
             ':5: parameters.seed.0.when: found "base"; name other parameters',
         ),
         (
-            {P: "{seed: [{when: {backbone: [a, b]}, value: 1}]}"},
-            ':5: parameters.seed.0.when.backbone: found ["a", "b"]; must be one value or glob',
+            {P: "{seed: [{when: {backbone: {a: b}}, value: 1}]}"},
+            ':5: parameters.seed.0.when.backbone: found {"a": "b"}; must be one value, glob or comparison',
         ),
         (
             {P: "{seed: [{when: {backbone: }, value: 1}]}"},
