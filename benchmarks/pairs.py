@@ -42,10 +42,12 @@ def seconds(function: Callable[[], object], clock: Callable[[], float] = time.pe
 
 
 def arguments(description: str | None, **options: Any) -> argparse.Namespace:
-    """Parse a benchmark's command line: `--pairs`, `--json`, and a number or text for each of `options`."""
+    """Parse a benchmark's command line: `--pairs`, `--json`, and for each of `options` a number, a text, or a switch
+    if its default is False."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {"pairs": 5, **options}.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+        kind = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+        parser.add_argument(f"--{name.replace('_', '-')}", **kind)
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 

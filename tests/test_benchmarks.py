@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -9,9 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, variance
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,6 +50,73 @@ def test_features_are_those_of_the_reference_window_by_window() -> None:
     assert result["questions"] == 24
     assert result["equal"] is True
     assert min(result[f"{name}_ratio"] for name in ("first", "later", "process", "repeated")) > 0
+
+
+@pytest.mark.slow
+def test_every_job_is_timed_against_the_example_scripts_on_any_machine() -> None:
+    result = result_of("gpu", "--tiny", "--precision", "fp32")
+    assert [(one["job"], one["size"]) for one in result["cases"]] == [
+        ("qa", "tiny"), ("mc", "tiny"), ("longformer", "tiny")
+    ]  # fmt: skip
+    for one in result["cases"]:
+        assert (one["precision"], one["micro_batch"]) == ("fp32", one["batch"])
+        for figures in (one["ours"], one["reference"]):
+            assert min(figures[name] for name in ("steps_per_s", "inputs_per_s", "answered_per_s")) > 0
+            inputs = 4 * one["batch"] if one["job"] == "mc" else one["batch"]
+            assert figures["inputs_per_s"] == pytest.approx(inputs * figures["steps_per_s"])
+            if not torch.cuda.is_available():
+                assert figures["mfu"] is figures["peak_gib"] is None
+        assert one["ratio"] == pytest.approx(one["ours"]["steps_per_s"] / one["reference"]["steps_per_s"])
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module benchmarks/gpu.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("gpu")
+
+
+def test_what_would_begin_after_the_deadline_is_left_out_and_said(gpu: Any, tmp_path: Path) -> None:
+    rows = gpu.all_cases(SimpleNamespace(tiny=True, minutes=0.0, pairs=1, seconds=1.0), "fp32", 1e11, tmp_path)
+    assert [row["left_out"] for row in rows] == ["it would end after 0 minutes"] * 3
+    assert gpu.table(rows)[2].startswith("| qa | tiny |  | left out: it would end after 0 minutes |")
+
+
+def test_both_ways_halve_a_batch_that_does_not_fit(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def full(case: Any) -> Any:
+        tried.append(case.micro)
+        if case.micro > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return gpu.Turn(1.0, 1.0, 2**30)
+
+    for way in ("ours", "theirs"):
+        monkeypatch.setattr(gpu.Case, way, full)
+    data = gpu.made_data(tmp_path / "data", 12, 60, 300)
+    case = gpu.Case("qa", "tiny", data, tmp_path, "fp32", 96, 8)
+    row = gpu.compared(case, 1, 1.0, 1e11)
+    assert (tried, row["micro_batch"], row["ratio"]) == ([8, 4, 2, 2, 2, 2], 2, 1.0)
+    assert "| 2 of 8 |" in gpu.table([row])[3]
+
+
+def test_the_reference_trains_on_our_inputs_padded(gpu: Any, tmp_path: Path) -> None:
+    data = gpu.made_data(tmp_path / "data", 12, 60, 300)
+    for job in ("qa", "mc"):
+        case = gpu.Case(job, "tiny", data, tmp_path, "fp32", 96, 8)
+        batch = case.task.collate(case.inputs[0], range(3), case.params)
+        padded = gpu.default_data_collator(case.padded[0][:3])
+        assert padded["input_ids"].shape[-1] == 96
+        model = case.model.eval()
+        own, theirs = (model(**{**one, "labels": None} if job == "mc" else one) for one in (batch, padded))
+        for name in own:
+            if name.endswith("logits"):
+                short = theirs[name][..., : own[name].shape[-1]]
+                torch.testing.assert_close(short, own[name], rtol=0, atol=1e-5)
+        if job == "mc":
+            assert padded["labels"].tolist() == (batch["labels"] > 0).int().argmax(1).tolist()
+        else:
+            assert padded["start_positions"].tolist() == batch["start_positions"].tolist()
 
 
 SMALL = ("--data", "sample", "--backbone", "1x32x2", "--max-length", 160, "--pairs", 1)
