@@ -14,7 +14,6 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from jobs.backbone.architectures import rounded_up
 from jobs.backbone.positions import local_config
-from jobs.backbone.source import BackboneError
 from jobs.job import Direction, Job, ParamError
 from jobs.model.backbones import fetch_backbone
 from jobs.model.conversion import too_short, unlike_bert
@@ -111,21 +110,10 @@ def idle_params(backbone: str) -> dict[str, str]:
 
 
 def load_long_reader(params: LongformerParams, tokenizer: Any) -> Any:
-    """Return a Longformer, a converted BERT or another encoder, with a question-answering head.
-
-    Raises BackboneError when it cannot be loaded or cannot compute activations again, as the params demand.
-    """
+    """Return a Longformer, a converted BERT or another encoder, with a question-answering head."""
     from jobs.model.conversion import load_long_model
 
-    reader = load_long_model(params.backbone, tokenizer, params.attention_window, params.max_length)
-    if params.gradient_checkpointing:
-        if not reader.supports_gradient_checkpointing:
-            raise BackboneError(
-                f"{params.backbone}: its architecture, {reader.config.model_type}, cannot compute activations again; "
-                "set gradient_checkpointing to false"
-            )
-        reader.activation_checkpointing_enable()
-    return reader
+    return load_long_model(params.backbone, tokenizer, params.attention_window, params.max_length)
 
 
 def joined_windows(

@@ -30,6 +30,7 @@ from jobs.features.tokens import tokenize
 from jobs.files import causes, disk_trouble
 from jobs.model import dropout
 from jobs.model.heads import is_decoder
+from jobs.model.recomputation import recompute_activations
 from jobs.params import TrainingParams
 from jobs.task import Task
 from jobs.training.batches import keep_batch
@@ -168,6 +169,8 @@ def _train_once(
     """Compute the loss and the gradients of one batch as training does, then the metrics. Raises what they raise."""
     with TemporaryDirectory(prefix="sweeper-") as folder, weights_instead(weights):
         model = task.model(params, tokenizer)
+        if params.gradient_checkpointing:
+            recompute_activations(model, params.backbone)
         inputs = task.inputs(params, tokenizer, data, data.train, Path(folder))
         trainer = _trainer(task, params, model, tokenizer, inputs, Path(folder))
         lengths = trainer.train_dataset.lengths

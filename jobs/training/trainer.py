@@ -25,6 +25,7 @@ from jobs.job import ParamError, Report
 from jobs.model import dropout
 from jobs.model.conversion import BERTS
 from jobs.model.padding import padded_lengths
+from jobs.model.recomputation import recompute_activations
 from jobs.params import EVALUATION_BATCH, NO_GPUS, TrainingParams, batch_size, check_workers, train_batch
 from jobs.task import Task
 from jobs.timing import START, TRAINING, phase
@@ -222,6 +223,8 @@ def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, r
         report,
     )
     model = task.model(params, tokenizer)
+    if params.gradient_checkpointing:
+        recompute_activations(model, params.backbone)
     trainer = BatchTrainer(
         score=reporter.score,
         stored=lambda folder: task.model(replace(params, backbone=folder), tokenizer),

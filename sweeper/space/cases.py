@@ -98,7 +98,7 @@ def largest_params(space: SearchSpace) -> dict[str, Any]:
     for cut in _all_cuts(space):
         for backbone in ends(cut.domains.get("backbone", default)):
             params = _with_largest_numbers(job, cut, {**cut.first, "backbone": backbone})
-            found[backbone] = max(filter(None, (found.get(backbone), params)), key=_length, default=None)
+            found[backbone] = max(filter(None, (found.get(backbone), params)), key=_weight, default=None)
     return {backbone: params for backbone, params in found.items() if params}
 
 
@@ -120,8 +120,9 @@ def _params_if_right(job: Job, assignment: Mapping[str, Any]) -> Any:
         return None
 
 
-def _length(params: Any) -> int:
-    return int(getattr(params, "max_length", 0))
+def _weight(params: Any) -> tuple[int, bool]:
+    """Return what makes the check of a backbone stricter: longer inputs, and activations to compute again."""
+    return int(getattr(params, "max_length", 0)), bool(getattr(params, "gradient_checkpointing", False))
 
 
 def possible_resources(space: SearchSpace) -> list[Resources | None]:

@@ -174,25 +174,6 @@ def test_a_default_window_longer_than_the_input_is_refused_once_the_backbone_is_
         params_of("someone/unseen", max_length=256, attention_window=320)
 
 
-def test_activations_are_computed_again_with_the_same_gradients(data: Data, tmp_path: Path) -> None:
-    name = zoo.build("modernbert", tmp_path / "modern")
-    found = []
-    for again in (False, True):
-        model, _, windows = reading(name, data, tmp_path, gradient_checkpointing=again)
-        assert any(getattr(module, "gradient_checkpointing", False) for module in model.modules()) is again
-        model.train()(**collate_joined(windows, [0]))["start_logits"].square().sum().backward()
-        found.append({key: value.grad for key, value in model.named_parameters() if value.grad is not None})
-    assert found[0].keys() == found[1].keys()
-    for key, gradient in found[0].items():
-        torch.testing.assert_close(gradient, found[1][key])
-
-
-def test_an_architecture_that_cannot_compute_activations_again_is_told(data: Data, tmp_path: Path) -> None:
-    name = zoo.build("xlnet", tmp_path / "xlnet")
-    with pytest.raises(BackboneError, match="xlnet, cannot compute activations again; set gradient_checkpointing to"):
-        reading(name, data, tmp_path, gradient_checkpointing=True)
-
-
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 def test_an_led_reads_as_many_tokens_as_its_encoder_and_its_decoder_do(part: str, data: Data, tmp_path: Path) -> None:
     """Its decoder reads the whole input too. On the hub it has 1,024 positions, and the encoder 16,384."""

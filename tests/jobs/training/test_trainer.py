@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
+from jobs import JOBS, get_job
 from jobs.answering.answers import load_answering_model
 from jobs.backbone import tokenizers
 from jobs.dataset.data import Data
@@ -27,6 +29,7 @@ from jobs.training import trainer as training
 from jobs.training.batches import batched_by_length, batches_by_tokens
 from jobs.training.trainer import training_arguments
 from tests.support import zoo
+from tests.support.spaces import EPOCH, SMALL
 
 
 @given(st.integers(1, 256), st.integers(1, 64), st.integers(1, 8))
@@ -241,3 +244,45 @@ def test_a_backbone_whose_files_have_other_names_of_weights_resumes_to_the_same_
         train(QA, params, few.location, workdir, lambda *one, report=report: report.append(one), **resume_from)
     (_, whole), (resumed,) = [[metrics for metrics, _ in report] for report in runs]
     assert resumed == whole
+
+
+def first_step(name: str, data: Data, workdir: Path, **knobs: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    """Return the loss and the gradients of the first optimizer step of a training, before they are clipped."""
+    job, losses, found = get_job(name), [], {}
+    assert job.task is not None
+    common = {**EPOCH, "effective_batch_size": 8, "max_grad_norm": 1e9}
+    workdir.mkdir()
+    trainer = training.make_trainer(
+        job.task, job.params(**{**common, **SMALL[name], **knobs}), data.location, workdir, lambda *_: None
+    )
+
+    class Stop(TrainerCallback):  # type: ignore[misc]
+        def on_pre_optimizer_step(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
+            found.update({key: one.grad.clone() for key, one in model.named_parameters() if one.grad is not None})
+            raise Begun
+
+    step = trainer.training_step
+    trainer.add_callback(Stop())
+    summed = patch.object(trainer, "training_step", lambda *given: losses.append(step(*given)) or losses[-1])
+    with summed, patch("gc.collect"), pytest.raises(Begun):  # Trainer collects garbage, of which tests have much
+        trainer.train()
+    return float(sum(losses)), found
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_loss_and_the_gradients_are_the_same_for_any_batch_on_the_device(
+    name: str, few: Data, tmp_path: Path
+) -> None:
+    sizes = [(8, False), (8, True), (2, False), (1, True)]
+    whole, *others = (
+        first_step(
+            name, few, tmp_path / f"{size}-{again}", per_device_train_batch_size=size, gradient_checkpointing=again
+        )
+        for size, again in sizes
+    )
+    assert whole[1]
+    for loss, gradients in others:
+        assert loss == pytest.approx(whole[0], abs=1e-5)
+        assert gradients.keys() == whole[1].keys()
+        for key, gradient in gradients.items():
+            torch.testing.assert_close(gradient, whole[1][key], rtol=1e-5, atol=1e-5)

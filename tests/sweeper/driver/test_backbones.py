@@ -25,6 +25,7 @@ from sweeper.storage.settings import read_stores
 from tests.support import free_job, matrix
 from tests.support.commands import invoke
 from tests.support.network import refuse_connections
+from tests.support.spaces import TOY
 from tests.support.trials import asked, evaluated
 from tests.support.zoo import build
 
@@ -156,6 +157,16 @@ def test_a_backbone_is_tried_with_the_largest_numbers_that_go_together() -> None
         "base": (10, 512, 1, 1e-3),
         "x-large": (10, 4096, 1, 1e-3),
     }
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_backbone_is_tried_with_activations_computed_again_if_any_trial_does_so(epochs: int, here: Path) -> None:
+    text = TOY.replace("tests.toy:JOB", "qa").replace("height", "f1").replace("[hill, valley]", '["scratch:1x32x2"]')
+    again = f"[{{when: {{num_train_epochs: {epochs}}}, value: false}}, {{value: true}}]"
+    text = text.replace("epochs: 4", f"epochs: {{values: [1, 2]}}\n  gradient_checkpointing: {again}")
+    (here / "qa.yaml").write_text(text, encoding="utf-8")
+    (found,) = largest_params(read_search_space(here / "qa.yaml")).values()
+    assert found.gradient_checkpointing
 
 
 def test_enqueued_backbones_are_tried_too(project: Path) -> None:

@@ -1,0 +1,26 @@
+"""Make a model compute activations again in the backward pass, which takes less memory and more time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobs.backbone.source import BackboneError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def recompute_activations(model: PreTrainedModel, backbone: str) -> None:
+    """Make a model compute activations again in the backward pass. Gradients stay the same, also with dropout.
+
+    backbone  name for messages
+
+    Raises BackboneError when its architecture cannot do so.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise BackboneError(
+            f"{backbone}: its architecture, {model.config.model_type}, cannot compute activations again; "
+            "set gradient_checkpointing to false"
+        )
+    # The other way of PyTorch, with re-entrant calls, fails where DDP looks for parameters without gradients.
+    model.activation_checkpointing_enable({"use_reentrant": False})
