@@ -10,28 +10,25 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import RayActorError, RayTaskError
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from jobs.files import causes, disk_trouble
 from sweeper.cluster import nodes as cluster
 from sweeper.cluster.ray_session import ray_session
 from sweeper.driver.callbacks import LedgerCallback, NodeCallback, TimeLimitCallback
-from sweeper.driver.searcher import LedgerSearcher, NotPickled, new_trials_source, repeats_source
+from sweeper.driver.searcher import LedgerSearcher, new_trials_source, repeats_source
+from sweeper.driver.stopping.schedulers import early_stopping_scheduler
 from sweeper.driver.sweep import Sweep
 from sweeper.errors import EnvironmentFailure, Failure
 from sweeper.ledger.database import DATABASE_ERRORS
 from sweeper.ledger.ledger import Ledger
-from sweeper.ledger.ranking import without_repeats
 from sweeper.ledger.record import TrialRecord
 from sweeper.process.signals import Interrupt
-from sweeper.space.cases import max_epochs
-from sweeper.space.search_space import SearchSpace
 from sweeper.trial import workers as group
 
 
@@ -137,75 +134,6 @@ def unknown_errors_as_deaths() -> Iterator[None]:
 def placement_group(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
     """Return the resources that Tune reserves for a trial: one bundle a worker, packed on few nodes."""
     return tune.PlacementGroupFactory([{"CPU": config["cpus"], "GPU": config["gpus"]}] * config["workers"])
-
-
-def early_stopping_scheduler(ledger: Ledger, space: SearchSpace) -> TrialScheduler:
-    """Return ASHA over epochs, or a scheduler that never stops a trial.
-
-    ASHA receives the evaluations in the ledger, so that a resumed sweep compares its trials with finished ones.
-    """
-    if space.early_stopping is None:
-        return FIFOScheduler()
-    epochs = max_epochs(space)
-    asha = LedgerAsha(
-        ledger,
-        time_attr="epoch",
-        metric=space.objective,
-        mode=space.direction,
-        grace_period=min(space.early_stopping.grace_period, epochs),
-        reduction_factor=space.early_stopping.reduction_factor,
-        max_t=epochs,
-    )
-    for record in without_repeats(ledger.records()):
-        asha.remember(record)
-    return asha
-
-
-class LedgerAsha(NotPickled, ASHAScheduler):  # type: ignore[misc]
-    """ASHA that knows a trial by its number in the ledger.
-
-    Tune gives a trial that resumes another id. Under that id ASHA would count it a second time, and keep the values of
-    evaluations that the ledger has removed.
-    """
-
-    # Private in ray 2.60: ASHA reads only `trial_id` of a trial and ignores the controller. It has one bracket, whose
-    # `_rungs` are pairs of an epoch and the values by trial id.
-
-    def __init__(self, ledger: Ledger, **options: Any) -> None:
-        super().__init__(**options)
-        self.ledger = ledger
-
-    def remember(self, record: TrialRecord) -> None:
-        """Take a trial's evaluations from the ledger, in place of what was known of the trial."""
-        self.forget(record.number, 0.0)
-        super().on_trial_add(None, _known_as(record.number))
-        for evaluation in record.evaluations:
-            super().on_trial_result(None, _known_as(record.number), dict(evaluation))
-
-    def forget(self, number: int, epoch: float) -> None:
-        """Remove a trial's values from `epoch` on."""
-        for milestone, values in self._brackets[0]._rungs:
-            if milestone >= epoch:
-                values.pop(number, None)
-
-    def on_trial_add(self, controller: Any, trial: Any) -> None:
-        self.remember(self.ledger.record(trial.config["number"]))
-
-    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        number = trial.config["number"]
-        if "epoch" in result:  # a trial that finds its newest checkpoint damaged in a bucket goes back without a notice
-            self.forget(number, result["epoch"])
-        return str(super().on_trial_result(controller, _known_as(number), result))
-
-    def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        super().on_trial_complete(controller, _known_as(trial.config["number"]), result)
-
-    def on_trial_remove(self, controller: Any, trial: Any) -> None:
-        super().on_trial_remove(controller, _known_as(trial.config["number"]))
-
-
-def _known_as(number: int) -> SimpleNamespace:
-    return SimpleNamespace(trial_id=number)
 
 
 def bind_pending_trials(scheduler: TrialScheduler) -> TrialScheduler:

@@ -11,8 +11,9 @@ from sweeper.cluster.capacity import Machine, memory_text, reservations
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
 from sweeper.monitor.progress import short_value
-from sweeper.space.cases import backbones, idle_lines, list_cases
+from sweeper.space.cases import backbones, idle_lines, list_cases, max_epochs
 from sweeper.space.search_space import SearchSpace, searched_parameters
+from sweeper.space.sections import MEDIAN_TRIALS, bracket_count
 
 COPIES_PER_CHECKPOINT = 3  # the weights, and two AdamW moments of the same size
 
@@ -58,9 +59,15 @@ def early_stopping_line(space: SearchSpace) -> str:
     rule = space.early_stopping
     if rule is None:
         return "early stopping: none"
-    return (
-        f"early stopping: {rule.scheduler}, after {rule.grace_period} epochs the best 1/{rule.reduction_factor:g} go on"
-    )
+    if rule.scheduler == "median":
+        return (
+            f"early stopping: median, from epoch {rule.grace_period} on trials below the median of at least "
+            f"{MEDIAN_TRIALS} others end"
+        )
+    brackets = bracket_count(rule, max_epochs(space))
+    first = [f"{rule.grace_period * rule.reduction_factor**nth}" for nth in range(brackets)]
+    when = f"{first[0]} epochs" if brackets == 1 else f"{', '.join(first[:-1])} or {first[-1]} epochs, by its bracket,"
+    return f"early stopping: {rule.scheduler}, after {when} the best 1/{rule.reduction_factor:g} go on"
 
 
 def first_configurations(space: SearchSpace, count: int) -> list[dict[str, Any]]:

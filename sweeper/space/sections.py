@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import count, takewhile
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -16,8 +17,11 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -26,6 +30,7 @@ from jobs.suggestions import nearest, shown, unknown_name
 from sweeper.space.mistakes import Key, Mistakes
 
 MAX_VALUES = 1_000  # largest number of values of a domain in a grid, and of entries of a list
+MEDIAN_TRIALS = 3  # with fewer other trials of as many epochs the median stops none
 RANGE = {"min", "max", "log", "step"}
 TOO_LONG = f"has more than {MAX_VALUES} entries; is it the right file?"
 FORMS = {"value": {"value"}, "values": {"values"}, "a range": RANGE}
@@ -122,12 +127,53 @@ class Search(Section):
     ] = ()
 
 
+def _not_of_median(factor: int, info: ValidationInfo) -> int:
+    if info.data.get("scheduler") == "median":
+        raise ValueError("median has no reduction_factor; drop it")
+    return factor
+
+
 class EarlyStopping(Section):
     """Configure which trials are stopped early. Without this section all run to the end."""
 
-    scheduler: Annotated[Literal["asha"], about("asha: asynchronous successive halving")] = "asha"
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"scheduler": {"const": "median"}}, "required": ["scheduler"]},
+            "then": {"properties": {"reduction_factor": False}},
+        }
+    )
+
+    scheduler: Annotated[
+        Literal["asha", "hyperband", "median"],
+        about(
+            "asha: asynchronous successive halving; hyperband: the same in brackets, some of which begin later; "
+            "median: a trial ends when its best value is worse than the median of the others' means"
+        ),
+    ] = "asha"
     grace_period: Annotated[int, about("epochs that every trial gets", ge=1)] = 1
-    reduction_factor: Annotated[int, about("one in this many trials goes on at each rung", ge=2)] = 3
+    reduction_factor: Annotated[
+        int,
+        about("asha, hyperband: one in this many trials goes on at each rung", ge=2),
+        AfterValidator(_not_of_median),
+    ] = 3
+
+    @model_serializer(mode="wrap")
+    def _own_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the key that the scheduler does not have, so that the section can be read again."""
+        values: dict[str, Any] = serialize(self)
+        return {key: value for key, value in values.items() if self.scheduler != "median" or key != "reduction_factor"}
+
+
+def bracket_count(rule: EarlyStopping, epochs: int) -> int:
+    """Return the number of brackets for trials of at most `epochs`: one, or with hyperband one for each rung.
+
+    >>> bracket_count(EarlyStopping(scheduler="hyperband"), 9)
+    3
+    """
+    if rule.scheduler != "hyperband":
+        return 1
+    rungs = takewhile(lambda epoch: epoch <= epochs, (rule.grace_period * rule.reduction_factor**n for n in count()))
+    return max(1, sum(1 for _ in rungs))
 
 
 class Budget(Section):

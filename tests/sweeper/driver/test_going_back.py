@@ -13,8 +13,8 @@ from optuna.storages import RDBStorage
 from sweeper.cluster.capacity import Machine
 from sweeper.driver.callbacks import LedgerCallback
 from sweeper.driver.searcher import LedgerSearcher, new_trials_source
+from sweeper.driver.stopping.schedulers import LedgerAsha, early_stopping_scheduler
 from sweeper.driver.sweep import Sweep
-from sweeper.driver.tuning import LedgerAsha, early_stopping_scheduler
 from sweeper.ledger.ledger import create_ledger
 from sweeper.process.signals import Interrupt
 from sweeper.space.search_space import SearchSpace

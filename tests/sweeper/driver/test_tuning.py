@@ -83,6 +83,16 @@ def test_asha_stops_the_weak_and_they_are_pruned_not_complete(run: Callable[...,
     assert all(record.epochs < 4 and "stopped early after epoch" in str(record.reason) for record in pruned)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["{scheduler: hyperband, reduction_factor: 2}", "{scheduler: median}"])
+def test_every_scheduler_stops_trials_without_pausing_any(run: Callable[..., Ledger], rule: str) -> None:
+    records = run(
+        f"early_stopping={rule}", "parameters.num_train_epochs=3", "search={sampler: random, trials: 8, seed: 1}"
+    ).records()
+    assert {record.state for record in records} == {"COMPLETE", "PRUNED"}
+    assert all((record.state == "COMPLETE") == (record.epochs == 3) for record in records)
+
+
 TROUBLES = [
     ("raise", "RuntimeError: the hill is closed"),
     ("nan", "Diverged: height is nan, eval_loss is nan at epoch 1"),
