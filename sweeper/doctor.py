@@ -15,13 +15,14 @@ from tempfile import gettempdir
 from packaging.requirements import Requirement
 
 from sweeper.cluster.capacity import local_machine, memory_text
-from sweeper.cluster.gpus import CHECK, VISIBLE, Gpu, GpuSurvey, gpu_problem, shown_gpus, survey_gpus, unusable_reason
+from sweeper.cluster.gpus import VISIBLE, Gpu, GpuSurvey, gpu_problem, shown_gpus, survey_gpus, unusable_reason
 from sweeper.errors import Failure
 from sweeper.process.environment import PROXIES, told_variables
 from sweeper.process.import_path import hiding_module
 from sweeper.secrets import redacted
 from sweeper.storage.locks import lock_problem
 from sweeper.storage.settings import Stores
+from sweeper.trial.gpu import CHECK
 
 VARIABLES = (
     "HF_HUB_OFFLINE",

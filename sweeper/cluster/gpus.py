@@ -13,16 +13,15 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
+from sweeper.trial.gpu import ON_CPU, first_sentence
+
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-CHECK = "SWEEPER_GPU_CHECK"  # 0: GPUs are taken as Ray and CUDA_VISIBLE_DEVICES name them; tests pretend GPUs so
 PROBE_SECONDS = 120  # importing torch from a slow disk takes its time
 # Files in /dev: one for each of NVIDIA's GPUs; those of NVIDIA's driver, of Windows' subsystem for Linux, of NVIDIA's
 # boards, and of AMD's driver.
 GPU_FILES = "nvidia[0-9]*"
 DRIVER_FILES = ("nvidiactl", "dxg", "nvmap", "kfd")
 LEAST_DRIVERS = {11: 450, 12: 525, 13: 580}  # by the major version of CUDA: the oldest driver on Linux
-ON_CPU = "or train on the CPU with resources.gpus=0"
-CAUSE_CHARS = 200
 KERNEL = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
 
 
@@ -177,7 +176,7 @@ def unusable_reason(survey: GpuSurvey, shown: int, visible: str | None) -> str |
 
 def _without_gpus(survey: GpuSurvey, named: str | None) -> str:
     """Return why neither CUDA nor the driver shows a GPU."""
-    told = f"; {survey.wheel} says: {_first_sentence(survey.trouble)}" if survey.trouble else ""
+    told = f"; {survey.wheel} says: {first_sentence(survey.trouble)}" if survey.trouble else ""
     cause = f"{named} names a GPU and no driver shows one" if named else "the driver does not answer"
     cure = f"unset {VISIBLE}" if named else "check the driver with nvidia-smi"
     return f"GPUs: {cause} on this machine{told}; {cure}, {ON_CPU}"
@@ -193,11 +192,6 @@ def _without_cuda(survey: GpuSurvey, named: str | None) -> str:
     if least and gpu.driver and int(gpu.driver.partition(".")[0]) < least:
         cure = f"install driver {least} or newer, or a wheel of torch for an older CUDA"
         return f"GPUs: {gpu}: the driver is too old for {survey.wheel}; {cure}, {ON_CPU}"
-    told = _first_sentence(survey.trouble) or "CUDA shows no GPU"
+    told = first_sentence(survey.trouble) or "CUDA shows no GPU"
     cure = f"correct {VISIBLE}" if named else "check the driver with nvidia-smi"
     return f"GPUs: {gpu}: {survey.wheel} cannot use it{f' with {named}' if named else ''}; {told}; {cure}, {ON_CPU}"
-
-
-def _first_sentence(text: str) -> str:
-    """Return the first sentence of what a library says, without a full stop."""
-    return re.split(r"\.\s|\n", " ".join(text.split()))[0].rstrip(".")[:CAUSE_CHARS]

@@ -8,19 +8,20 @@ import platform
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, NamedTuple
 
 from sweeper.cluster.capacity import Machine, Node, cluster_of
 from sweeper.cluster.gpus import PROBE_SECONDS, VISIBLE, GpuSurvey, survey_gpus, unusable_reason
 from sweeper.cluster.ray_session import HIDE_GPUS
 from sweeper.errors import EnvironmentFailure
 from sweeper.process.cgroups import MemoryState, memory_state
+from sweeper.trial.gpu import CHECK
 from sweeper.trial.handover import read_processes, this_node
 
 PACKAGES = ("sweeper", "ray", "torch", "transformers")  # must have the same versions on all nodes
@@ -37,9 +38,9 @@ def cluster_machine() -> Machine:
     raise EnvironmentFailure("the cluster has no node with a CPU; add one with `ray start --address=HOST:PORT`")
 
 
-def live_nodes() -> tuple[Node, ...]:
-    """Return the live nodes that have a CPU."""
-    found = [_node(node, name) for node, name in _node_names(live_ray_nodes())]
+def live_nodes(without_gpus: Container[str] = ()) -> tuple[Node, ...]:
+    """Return the live nodes that have a CPU. GPUs of the nodes with these ids do not count."""
+    found = [_node(node, name, node["NodeID"] not in without_gpus) for node, name in named_nodes(live_ray_nodes())]
     return tuple(node for node in found if node.cpus)
 
 
@@ -50,7 +51,7 @@ def live_ray_nodes() -> list[Mapping[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _node_names(nodes: list[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str]]:
+def named_nodes(nodes: list[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str]]:
     """Yield each node with its address, and with part of its id if several nodes have the same address."""
     shared = Counter(node["NodeManagerAddress"] for node in nodes)
     for node in nodes:
@@ -58,8 +59,9 @@ def _node_names(nodes: list[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, A
         yield node, address if shared[address] == 1 else f"{address} ({node['NodeID'][:6]})"
 
 
-def _node(node: Mapping[str, Any], name: str) -> Node:
-    return Node(name, *(int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU")))
+def _node(node: Mapping[str, Any], name: str, with_gpus: bool) -> Node:
+    cpus, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
+    return Node(name, cpus, gpus if with_gpus else 0)
 
 
 def call_on_node(node: str, function: Callable[..., Any], *arguments: Any, with_gpus: bool = False) -> Any:
@@ -126,7 +128,7 @@ def check_nodes(folder: Path, data: str, fingerprint: str) -> None:
 
     Ignores a node that leaves the cluster during the check. Raises EnvironmentFailure with all problems of each node.
     """
-    names = {str(node["NodeID"]): name for node, name in _node_names(live_ray_nodes())}
+    names = {str(node["NodeID"]): name for node, name in named_nodes(live_ray_nodes())}
     with marker_file(folder.absolute()) as marker:
         sights = {node: call_on_node(node, inspect_node, str(marker), data, fingerprint) for node in names}
         expected = NodeReport(marker.read_text(), fingerprint, node_versions())
@@ -179,9 +181,16 @@ def node_differences(seen: NodeReport, expected: NodeReport, folder: Path, data:
     return problems
 
 
-def visible_survey() -> tuple[GpuSurvey, str | None]:
-    """Return the survey of this node's GPUs, and the value of CUDA_VISIBLE_DEVICES with which it was made."""
-    return survey_gpus(), os.environ.get(VISIBLE)
+class VisibleGpus(NamedTuple):
+    """Hold the survey of a node's GPUs, and the value of CUDA_VISIBLE_DEVICES with which it was made."""
+
+    survey: GpuSurvey
+    visible: str | None
+
+
+def visible_survey() -> VisibleGpus | None:
+    """Return the survey of this node's GPUs; None if its environment says that GPUs are not checked."""
+    return None if os.environ.get(CHECK) == "0" else VisibleGpus(survey_gpus(), os.environ.get(VISIBLE))
 
 
 def gpu_reasons() -> list[str]:
@@ -193,14 +202,14 @@ def gpu_reasons() -> list[str]:
 
     surveys = {
         (name, int(node["Resources"]["GPU"])): call_on_node(str(node["NodeID"]), visible_survey, with_gpus=True)
-        for node, name in _node_names(live_ray_nodes())
+        for node, name in named_nodes(live_ray_nodes())
         if node["Resources"].get("GPU")
     }
     problems = []
     for (name, gpus), answer in surveys.items():
         with suppress(ray.exceptions.RayError):
-            survey, visible = ray.get(answer, timeout=NODE_START_SECONDS + PROBE_SECONDS)
-            if reason := unusable_reason(survey, gpus, visible):
+            told = ray.get(answer, timeout=NODE_START_SECONDS + PROBE_SECONDS)
+            if told and (reason := unusable_reason(told.survey, gpus, told.visible)):
                 problems.append(f"node {name}: {reason}")
     return problems
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 from sweeper.cluster.capacity import Machine, reservations
-from sweeper.cluster.gpus import CHECK, VISIBLE, survey_gpus, unusable_reason
+from sweeper.cluster.gpus import VISIBLE, survey_gpus, unusable_reason
 from sweeper.errors import EnvironmentFailure
 from sweeper.space.search_space import SearchSpace
+from sweeper.trial.gpu import CHECK
 
 
 def check_gpus(space: SearchSpace, machine: Machine) -> None:

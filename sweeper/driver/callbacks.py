@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from sweeper.cluster import nodes as cluster
-from sweeper.cluster.capacity import workers_at_once
+from sweeper.cluster.capacity import Node, workers_at_once
 from sweeper.driver.retries import failure_line, retry_incident
 from sweeper.driver.searcher import CHECK_SECONDS, LedgerSearcher, NotPickled, epoch_at
 from sweeper.driver.sweep import Sweep
@@ -101,12 +102,22 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
             self.on_change(ledger.finish(number, "COMPLETE"))
         elif failure.kind == "disk":
             self.interrupt.halt(disk_failure_line(self.sweep, number, failure.reason))
+        elif failure.kind == "gpu":
+            self.leave_gpu(record, failure)
         elif retried := self.retried(record, failure):
             record = ledger.add_incident(number, retried)
             self.on_change(record)
             self.retry(record)
         else:
             self.on_change(ledger.finish(number, "FAIL", failure_line(record, failure)))
+
+    def leave_gpu(self, record: TrialRecord, failure: TrialFailure) -> None:
+        """Give a trial to another node if its GPU cannot be used; stop the sweep if there is only this machine."""
+        if self.sweep.machine.nodes and failure.node:
+            self.searcher.surveys.refuse(failure.node, failure.reason)
+            self.retry(record)
+        else:
+            self.interrupt.halt(unusable_gpu_line(self.sweep, record.number, failure.reason))
 
     def retried(self, record: TrialRecord, failure: TrialFailure) -> Incident | None:
         """Return the incident after which a failed trial is retried, or None.
@@ -141,6 +152,7 @@ class NodeCallback(NotPickled, tune.Callback):  # type: ignore[misc]
     def __init__(self, searcher: LedgerSearcher) -> None:
         self.name = searcher.sweep.ledger.name
         self.say = searcher.say
+        self.surveys = searcher.surveys
         self.interrupt = searcher.interrupt
         self.since: float | None = None  # start of the time without a usable node
         self.notified = False
@@ -151,7 +163,7 @@ class NodeCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         if now - self.checked < CHECK_SECONDS:
             return
         self.checked = now
-        lacking = missing_resources(trials)
+        lacking = missing_resources(trials, self.surveys.nodes)
         if lacking is None:
             self.since, self.notified = None, False
             return
@@ -168,7 +180,7 @@ class NodeCallback(NotPickled, tune.Callback):  # type: ignore[misc]
             )
 
 
-def missing_resources(trials: list[Any]) -> str | None:
+def missing_resources(trials: list[Any], live_nodes: Callable[[], tuple[Node, ...]]) -> str | None:
     """Return a line that compares the resources of a waiting trial and of the live nodes.
 
     Returns None if a trial is running or could start.
@@ -176,7 +188,7 @@ def missing_resources(trials: list[Any]) -> str | None:
     waiting = [trial for trial in trials if trial.status == "PENDING"]
     if not waiting or any(trial.status == "RUNNING" for trial in trials):
         return None
-    nodes = cluster.live_nodes()
+    nodes = live_nodes()
     wants = [(trial.config["cpus"], trial.config["gpus"], trial.config["workers"]) for trial in waiting]
     if any(workers_at_once(cpus, gpus, nodes) >= workers for cpus, gpus, workers in wants):
         return None
@@ -255,3 +267,8 @@ def disk_failure_line(sweep: Sweep, number: int, reason: str) -> str:
     """Return the message that stops a sweep whose trial cannot write."""
     name = sweep.ledger.name
     return f"sweep {name}: trial {number} cannot write; {reason}; fix that, then run `sweeper resume {name}`"
+
+
+def unusable_gpu_line(sweep: Sweep, number: int, reason: str) -> str:
+    """Return the message that stops a sweep on one machine whose GPU cannot be used any more."""
+    return f"sweep {sweep.ledger.name}: trial {number}: {reason}; then run `sweeper resume {sweep.ledger.name}`"

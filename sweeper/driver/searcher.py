@@ -14,8 +14,8 @@ from jobs import get_job
 from jobs.backbone.names import absolute_name
 from jobs.params import TrainingParams
 from jobs.timing import START, WAITING
-from sweeper.cluster import nodes as cluster
 from sweeper.cluster.capacity import reservation_of, reservations, trials_at_once
+from sweeper.cluster.surveys import NodeSurveys
 from sweeper.driver.checkpoints import resume_checkpoints
 from sweeper.driver.repeats import RepeatSeed, missing_repeats
 from sweeper.driver.retries import allowed_at_once
@@ -76,8 +76,13 @@ def epoch_at(record: TrialRecord, checkpoint: str | None) -> float:
     return names.get(name_of(checkpoint), 0.0) if checkpoint else 0.0
 
 
-def trial_config(sweep: Sweep, record: TrialRecord, checkpoints: Sequence[str]) -> handover.TrialConfig:
-    """Return the config for a trial's process, which resumes from the first undamaged of the checkpoints."""
+def trial_config(
+    sweep: Sweep, record: TrialRecord, checkpoints: Sequence[str], gpu_nodes: str = ""
+) -> handover.TrialConfig:
+    """Return the config for a trial's process, which resumes from the first undamaged of the checkpoints.
+
+    gpu_nodes  condition on the nodes that may run a trial with a GPU, see `NodeSurveys.selector`
+    """
     workdir = sweep.workdir(record.number)
     resume_from, *earlier = checkpoints or (None,)
     handover.clear_handover(workdir)
@@ -95,6 +100,7 @@ def trial_config(sweep: Sweep, record: TrialRecord, checkpoints: Sequence[str]) 
         storage=sweep.storage(record.number),
         workers=reserved.workers,
         folders=user_folders(),
+        nodes=gpu_nodes if reserved.gpus else "",
     )
 
 
@@ -165,6 +171,7 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         on_change: Callable[[TrialRecord], None],
         interrupt: Interrupt,
         say: Callable[[str], None] = print,
+        surveys: NodeSurveys | None = None,
     ) -> None:
         super().__init__(metric=sweep.space.objective, mode=sweep.space.direction)
         self.sweep = sweep
@@ -172,6 +179,7 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         self.on_change = on_change
         self.interrupt = interrupt
         self.say = say
+        self.surveys = surveys or NodeSurveys(say)
         self.reservations = reservations(sweep.space, sweep.machine)
         self.nodes = sweep.machine.parts
         self.counted = 0.0  # time of the last node count
@@ -211,7 +219,7 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         self.attempts.ask(record.number)
         record, checkpoints = go_back(self.sweep, record)
         self.on_change(record)
-        return asdict(trial_config(self.sweep, record, checkpoints))
+        return asdict(trial_config(self.sweep, record, checkpoints, self.surveys.selector()))
 
     def max_running(self) -> int:
         """Return the number of trials to give to Tune at once: as many as fit on the nodes and in the memory.
@@ -220,9 +228,15 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         NodeCallback report that none fits.
         """
         if self.sweep.machine.nodes and time.monotonic() - self.counted > CHECK_SECONDS:
-            self.counted, self.nodes = time.monotonic(), cluster.live_nodes()
+            self.count_nodes()
         fitting = self.fitting() + bool(self.sweep.machine.nodes)
         return fitting if self.at_once is None else min(fitting, self.at_once)
+
+    def count_nodes(self) -> None:
+        """Count the nodes of a cluster, and check the GPUs of those that have joined."""
+        if any(one.gpus for one in self.reservations):
+            self.surveys.poll()
+        self.counted, self.nodes = time.monotonic(), self.surveys.nodes()
 
     def fitting(self) -> int:
         return max(trials_at_once(one, self.nodes) for one in self.reservations)

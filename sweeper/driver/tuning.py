@@ -20,6 +20,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from jobs.files import causes, disk_trouble
 from sweeper.cluster import nodes as cluster
 from sweeper.cluster.ray_session import ray_session
+from sweeper.cluster.surveys import NODE_LABEL, NodeSurveys
 from sweeper.driver.callbacks import LedgerCallback, NodeCallback, TimeLimitCallback
 from sweeper.driver.searcher import LedgerSearcher, new_trials_source, repeats_source
 from sweeper.driver.stopping.schedulers import early_stopping_scheduler
@@ -53,12 +54,13 @@ def run_trials(
     with ray_session(sweep.machine, sweep.ledger.name, interrupt, say):
         if sweep.machine.nodes:
             cluster.check_nodes(sweep.folder, sweep.space.data, sweep.space.data_fingerprint)
+        surveys = NodeSurveys(say)
         for source, stopping in (
             (new_trials_source(sweep), early_stopping_scheduler(sweep.ledger, space)),
             (repeats_source(sweep), FIFOScheduler()),
         ):
             seconds = left()
-            searcher = LedgerSearcher(sweep, source, on_change, interrupt, say)
+            searcher = LedgerSearcher(sweep, source, on_change, interrupt, say, surveys)
             if seconds is None or seconds > 0:
                 _tune(searcher, stopping, seconds)
             if searcher.unfinished():  # interrupted; without these trials the best ones to repeat are unknown
@@ -133,7 +135,8 @@ def unknown_errors_as_deaths() -> Iterator[None]:
 
 def placement_group(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
     """Return the resources that Tune reserves for a trial: one bundle a worker, packed on few nodes."""
-    return tune.PlacementGroupFactory([{"CPU": config["cpus"], "GPU": config["gpus"]}] * config["workers"])
+    where = {"bundle_label_selector": [{NODE_LABEL: config["nodes"]}] * config["workers"]} if config["nodes"] else {}
+    return tune.PlacementGroupFactory([{"CPU": config["cpus"], "GPU": config["gpus"]}] * config["workers"], **where)
 
 
 def bind_pending_trials(scheduler: TrialScheduler) -> TrialScheduler:

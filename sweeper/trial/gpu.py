@@ -1,9 +1,14 @@
-"""Limit the GPU memory of a trial that shares its GPU with others."""
+"""Prepare the GPU that a trial has reserved: limit its share of the memory, and check that PyTorch can use it."""
 
 from __future__ import annotations
 
+import math
 import os
+import re
 
+CHECK = "SWEEPER_GPU_CHECK"  # 0: GPUs are taken as Ray and CUDA_VISIBLE_DEVICES name them; tests pretend GPUs so
+ON_CPU = "or train on the CPU with resources.gpus=0"
+CAUSE_CHARS = 200
 # PyTorch 2.13 reads the first of these; the later names are the older ones.
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 
@@ -22,3 +27,30 @@ def share_gpu(gpus: float) -> None:
 
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(float(gpus))
+
+
+class UnusableGpu(RuntimeError):
+    """Signal that PyTorch cannot use a GPU that the trial has reserved."""
+
+
+def check_gpu(gpus: float) -> None:
+    """Start a kernel on each reserved GPU. Without this check, a job may train on the CPU without a word.
+
+    Raises UnusableGpu with cause and cure in one line.
+    """
+    if not gpus or os.environ.get(CHECK) == "0":
+        return
+    import torch
+
+    try:
+        for number in range(math.ceil(gpus)):
+            torch.ones(1, device=f"cuda:{number}").sum().item()
+    except Exception as error:  # PyTorch raises AssertionError, RuntimeError and kinds of its own
+        what = f"GPUs: torch {torch.__version__} cannot use what the trial has reserved"
+        cure = f"see `sweeper doctor` there, {ON_CPU}"
+        raise UnusableGpu(f"{what}; {first_sentence(str(error))}; {cure}") from error
+
+
+def first_sentence(text: str) -> str:
+    """Return the first sentence of what a library says, without a full stop."""
+    return re.split(r"\.\s", " ".join(text.split()))[0].rstrip(".")[:CAUSE_CHARS]

@@ -20,7 +20,7 @@ from sweeper.process.cgroups import kernel_kills
 FAILURE = "failure.json"
 PROCESS = "process"
 IMPORTING = "importing"  # file that exists while a trial's process imports the job
-FailureKind = Literal["error", "diverged", "memory", "disk", "crash", "node", "timeout"]
+FailureKind = Literal["error", "diverged", "memory", "disk", "crash", "node", "gpu", "timeout"]
 LOG = "log.txt"
 RESUMED = "resumed_from"  # in the first report of a process: the name of its checkpoint, None after a fresh start
 PROBE_BYTES = 2**16  # less than any checkpoint
@@ -39,6 +39,7 @@ class TrialConfig:
     storage      address to copy checkpoints to; None if they stay in `workdir`
     workers      number of processes that train the trial together
     folders      folders from which a job of the user's own is imported
+    nodes        condition on the ids of the nodes that may run the trial, as Ray's label selectors; empty for all nodes
     """
 
     number: int
@@ -53,11 +54,12 @@ class TrialConfig:
     storage: str | None = None
     workers: int = 1
     folders: tuple[str, ...] = ()
+    nodes: str = ""
 
 
 class TrialFailure(NamedTuple):
     """Describe why a trial's process failed: its kind, and the reason in one line. `killed` is True if it was killed
-    for want of the machine's memory.
+    for want of the machine's memory; `node` is Ray's id of the node whose GPU cannot be used.
 
     error     the job raised an exception; a retry would raise it again
     diverged  a metric is not finite
@@ -65,12 +67,14 @@ class TrialFailure(NamedTuple):
     disk      the disk or the checkpoint storage refused a write; not the trial's fault
     crash     the process died and recorded no reason, or its device failed
     node      the machine left the cluster; not the trial's fault
+    gpu       PyTorch cannot use the reserved GPU; not the trial's fault
     timeout   the trial exceeded its time limit
     """
 
     kind: FailureKind
     reason: str
     killed: bool = False
+    node: str = ""
 
 
 class ProcessAddress(NamedTuple):

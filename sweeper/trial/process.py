@@ -26,8 +26,8 @@ from sweeper.process.cgroups import kernel_kills, memory_state
 from sweeper.process.output import output_to
 from sweeper.secrets import redacted
 from sweeper.storage import checkpoint_store
-from sweeper.trial.gpu import share_gpu
-from sweeper.trial.handover import LOG, RESUMED, FailureKind, TrialConfig, TrialFailure, write_failure
+from sweeper.trial.gpu import UnusableGpu, check_gpu, share_gpu
+from sweeper.trial.handover import LOG, RESUMED, FailureKind, TrialConfig, TrialFailure, this_node, write_failure
 from sweeper.trial.imports import import_trial_job
 from sweeper.trial.memory import kernel_failure
 
@@ -86,6 +86,7 @@ class MissingReport(ValueError):
 def train_in_process(config: TrialConfig) -> None:
     """Train one worker in this process, with the local mode of Ray Train (`num_workers=0`, ray 2.60)."""
     share_gpu(config.gpus)
+    check_gpu(config.gpus)
     import torch
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -255,7 +256,8 @@ def job_failure(error: Exception, reason: str, kills: int) -> TrialFailure:
     """Return the failure of a job that raised an error; `kills` is the number of the kernel's kills at its start."""
     if lost_child(error) and (state := memory_state()).kills > kills:
         return kernel_failure(state)
-    return TrialFailure(failure_kind(error), reason)
+    kind = failure_kind(error)
+    return TrialFailure(kind, str(error), node=this_node()) if kind == "gpu" else TrialFailure(kind, reason)
 
 
 def lost_child(error: Exception) -> bool:
@@ -275,4 +277,6 @@ def failure_kind(error: Exception) -> FailureKind:
         return "diverged"
     if isinstance(error, MemoryError) or any(one in text for one in MEMORY_TEXTS):
         return "memory"
-    return "crash" if isinstance(error, RuntimeError) and any(one in text for one in CRASH_TEXTS) else "error"
+    if isinstance(error, RuntimeError) and any(one in text for one in CRASH_TEXTS):
+        return "crash"
+    return "gpu" if isinstance(error, UnusableGpu) else "error"

@@ -82,8 +82,10 @@ class Nodes:
     def address(self) -> str:
         return str(self.cluster.address)
 
-    def add(self, gpus: int, cpus: int = 4) -> Any:
-        return self.cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=80 * 2**20)
+    def add(self, gpus: int, cpus: int = 4, pretended: bool = True) -> Any:
+        """Add a node. On one whose GPUs are not said to be pretended, trials find out that there are none."""
+        said = {"SWEEPER_GPU_CHECK": "0"} if pretended else {}
+        return self.cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=80 * 2**20, env_vars=said)
 
     def remove(self, node: Any) -> None:
         self.cluster.remove_node(node, allow_graceful=False)
@@ -213,6 +215,36 @@ class TestOnNodes:
         assert [(record.state, record.value) for record in growing.ledger.records()] == [("COMPLETE", 1.0)] * 4
         nodes.remove(added[0])
 
+    def test_a_node_that_joins_with_gpus_that_cannot_be_used_trains_no_trial(
+        self, nodes: Nodes, sweep: Callable[..., Sweep], tmp_path: Path
+    ) -> None:
+        """Three of four trials fit; the fourth waits until the node joins, is refused there, and goes elsewhere."""
+        parameters = f"parameters={{trouble: wait, folder: '{tmp_path}', seed: {{values: [1, 2, 3, 4]}}}}"
+        growing = sweep("search={sampler: grid}", parameters, "resources.gpus=1")
+        said = list[str]()
+        added: list[Any] = []
+
+        def join(record: TrialRecord) -> None:
+            """In the main thread, as Ray wants it."""
+            if not added and record.epochs:
+                added.append(nodes.add(gpus=2, pretended=False))
+
+        def go() -> None:
+            until(lambda: said)
+            (tmp_path / "go").touch()
+
+        thread = meanwhile(go)
+        run_trials(growing, join, say=said.append)
+        thread.join()
+        nodes.remove(added[0])
+        records = growing.ledger.records()
+        assert [(record.state, record.incidents) for record in records] == [("COMPLETE", ())] * 4
+        assert [starts(growing.workdir(record.number)) for record in records] == [1] * 4
+        (line,) = said
+        assert line.startswith("node ")
+        assert "GPUs: " in line
+        assert line.endswith("it gets no trials that reserve a GPU")
+
     def test_a_sweep_whose_last_node_is_lost_says_so_and_ends(
         self, nodes: Nodes, sweep: Callable[..., Sweep], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -261,13 +293,12 @@ class TestOnNodes:
     def test_plan_tells_how_many_trials_fit_on_which_node(
         self, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("SWEEPER_GPU_CHECK", "0")  # the GPUs are pretended
         (tmp_path / "toy.yaml").write_text(TOY, encoding="utf-8")
         done = sweeper(tmp_path, "plan", "toy.yaml", "--address", nodes.address, "resources.gpus=0.5")
         assert done.returncode == 0, done.stderr
         line = next(line for line in done.stdout.splitlines() if line.startswith("trials: "))
         assert "6 at once: each reserves 2 CPU and 0.5 GPU, 2 on each GPU, of 8 CPU and 3 GPU on 2 nodes" in line
-        monkeypatch.delenv("SWEEPER_GPU_CHECK")
+        monkeypatch.setenv("SWEEPER_GPU_CHECK", "1")
         unusable = sweeper(tmp_path, "plan", "toy.yaml", "--address", nodes.address, "resources.gpus=0.5")
         assert (unusable.returncode, unusable.stderr.count("GPUs: ")) == (4, 2), unusable.stderr  # a line for each node
         assert "CUDA_VISIBLE_DEVICES=" not in unusable.stderr  # the check itself sees the GPUs though it reserves none

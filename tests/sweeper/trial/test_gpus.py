@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sweeper.trial import gpu, process
-from sweeper.trial.handover import TrialConfig
+from sweeper.trial.handover import TrialConfig, read_failure
 
 
 class Fractions(list[float]):
@@ -52,6 +52,47 @@ def test_a_pretended_gpu_has_no_memory_to_limit(fractions: Fractions, monkeypatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     gpu.share_gpu(0.5)
     assert fractions == []
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind"),
+    [
+        (AssertionError("Torch not compiled with CUDA enabled"), "gpu"),
+        (RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update it."), "gpu"),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device\nFor debugging"), "gpu"),
+        (RuntimeError("CUDA error: out of memory\nFor debugging"), "memory"),  # another program has taken it
+        (RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nFor debugging"), "crash"),
+    ],
+)
+def test_a_reserved_gpu_that_cannot_be_used_ends_the_trial_before_it_trains_on_the_cpu(
+    trouble: Exception, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def ones(*size: int, device: str) -> None:
+        assert device == "cuda:0"
+        raise trouble
+
+    monkeypatch.setattr(torch, "ones", ones)
+    monkeypatch.setattr(process, "share_gpu", lambda gpus: None)
+    config = TrialConfig(number=0, job="qa", params={}, data="sample", workdir=str(tmp_path), cpus=1, gpus=0.5)
+    with pytest.raises(process.TrialError), process.recorded_failure(tmp_path):
+        process.train_in_process(config)
+    failure = read_failure(tmp_path)
+    assert failure.kind == kind
+    told = str(trouble).partition(".")[0].partition("\n")[0]
+    assert f"cannot use what the trial has reserved; {told}" in failure.reason
+    assert kind != "gpu" or failure.reason.startswith("GPUs: torch ")
+
+
+def test_each_reserved_gpu_is_tried_and_none_without_reservation(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    whole = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda size, device: tried.append(device) or whole(size))
+    for gpus in (0, 0.5, 1, 2):
+        gpu.check_gpu(gpus)
+    assert tried == ["cuda:0", "cuda:0", "cuda:0", "cuda:1"]
+    monkeypatch.setenv("SWEEPER_GPU_CHECK", "0")
+    gpu.check_gpu(1)
+    assert len(tried) == 4
 
 
 def test_a_trial_is_limited_before_its_job_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default"), pytest.ma
 def session() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        patch.setenv("SWEEPER_GPU_CHECK", "0")
         with ray_session(MACHINE):
             yield
 

@@ -1,0 +1,64 @@
+"""Ask a cluster's nodes about their GPUs while a sweep runs, and keep trials away from GPUs that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sweeper.cluster.capacity import Node
+from sweeper.cluster.gpus import unusable_reason
+from sweeper.cluster.nodes import call_on_node, live_nodes, live_ray_nodes, named_nodes, visible_survey
+
+NODE_LABEL = "ray.io/node-id"  # Ray gives each node this label
+
+
+class NodeSurveys:
+    """Keep what each node of a cluster tells about its GPUs. Nodes may join at any time.
+
+    say      shows a line for each node whose GPUs trials cannot use
+    refused  ids of these nodes
+    """
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self.say = say
+        self.refused: set[str] = set()
+        self.asked: dict[str, Any] = {}  # by the node's id: Ray's reference to the answer
+
+    def poll(self) -> None:
+        """Ask the nodes that have joined, and read the answers that have come."""
+        import ray
+
+        for node in live_ray_nodes():
+            if node["Resources"].get("GPU") and node["NodeID"] not in self.asked:
+                self.asked[node["NodeID"]] = call_on_node(node["NodeID"], visible_survey, with_gpus=True)
+        waiting = {answer: node for node, answer in self.asked.items() if answer is not None}
+        for answer in ray.wait(list(waiting), num_returns=len(waiting), timeout=0)[0] if waiting else ():
+            self.asked[waiting[answer]] = None
+            self._read(waiting[answer], answer)
+
+    def _read(self, node: str, answer: Any) -> None:
+        """Refuse the node if trials cannot use its GPUs. One that has left, or cannot run our code, tells nothing."""
+        import ray
+
+        try:
+            told = ray.get(answer)
+        except ray.exceptions.RayError:
+            return
+        gpus = next((int(one["Resources"].get("GPU", 0)) for one in live_ray_nodes() if one["NodeID"] == node), 0)
+        if told and gpus and (reason := unusable_reason(told.survey, gpus, told.visible)):
+            self.refuse(node, reason)
+
+    def refuse(self, node: str, reason: str) -> None:
+        """Give no more trials that reserve a GPU to a node, and say so once."""
+        if node not in self.refused:
+            self.refused.add(node)
+            name = {str(one["NodeID"]): name for one, name in named_nodes(live_ray_nodes())}.get(node, node)
+            self.say(f"node {name}: {reason}; it gets no trials that reserve a GPU")
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Return the live nodes, those that are refused without their GPUs."""
+        return live_nodes(self.refused)
+
+    def selector(self) -> str:
+        """Return the condition on NODE_LABEL of the nodes that may run a trial with a GPU; empty for all nodes."""
+        return f"!in({','.join(sorted(self.refused))})" if self.refused else ""
