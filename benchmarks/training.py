@@ -41,6 +41,7 @@ from jobs.params import TrainingParams
 from jobs.task import Task
 from jobs.training import batches
 from jobs.training import trainer as training
+from jobs.training.precision import this_device, training_precision
 
 SEEDS = (42, 43, 44)
 BATCH = {"qa": 8, "mc": 2}
@@ -101,7 +102,9 @@ def ours(one: Setting, limits: dict[str, Any]) -> Way:
         task.inputs(params, one.tokenizer, one.data, rows, one.folder / "cache")
         for rows in (one.data.train, one.data.valid)
     )
-    arguments = training.training_arguments(params, one.folder / "ours")  # and what is timed is cut down to the same
+    precision = training_precision(params, [this_device()])
+    # and what is timed is cut down to the same
+    arguments = training.training_arguments(params, one.folder / "ours", precision=precision)
     for name, value in {**limits, "eval_strategy": "no", "save_strategy": "no"}.items():
         setattr(arguments, name, value)
     scores: dict[str, float] = {}
@@ -112,6 +115,7 @@ def ours(one: Setting, limits: dict[str, Any]) -> Way:
 
     trainer = training.BatchTrainer(
         score=score,
+        precision=precision,
         model=dropout.quicken(one.model()),
         args=arguments,
         data_collator=batches.keep_batch,

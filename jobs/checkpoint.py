@@ -93,13 +93,16 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def identity(checkpoint: Path) -> dict[str, Any]:
-    """Read the job, its params, its data and the data's fingerprint from a checkpoint's job.json.
+    """Read the job, its params, its data, the data's fingerprint and the conditions from a checkpoint's job.json.
+
+    Checkpoints of earlier versions have no conditions.
 
     Raises CheckpointError when job.json is missing or incomplete.
     """
     try:
         content = load_json(checkpoint / IDENTITY)
-        return {key: content[key] for key in ("job", "params", "data", "data_fingerprint")}
+        known = {key: content[key] for key in ("job", "params", "data", "data_fingerprint")}
+        return {**known, "conditions": content.get("conditions", {})}
     except (OSError, ValueError, KeyError):
         raise CheckpointError(f"{checkpoint}: has no readable {IDENTITY}; name a checkpoint of a trial") from None
 

@@ -147,7 +147,9 @@ def candidate_loss(
     counts = labels.max(dim=1, keepdim=True).values
     beyond = torch.arange(labels.shape[1], device=labels.device) >= counts
     target = (labels != ABSENT).int().argmax(dim=1)
-    total = torch.nn.functional.cross_entropy(logits.masked_fill(beyond, float("-inf")), target, reduction="sum")
+    total = torch.nn.functional.cross_entropy(
+        logits.float().masked_fill(beyond, float("-inf")), target, reduction="sum"
+    )
     return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 

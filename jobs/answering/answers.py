@@ -24,6 +24,7 @@ from jobs.features.windows import Pair, Windows, answer_without_span, best_answe
 from jobs.metrics import best_score
 from jobs.params import TrainingParams
 from jobs.task import Task
+from jobs.training.precision import FP32, UsedPrecision, answering_precision, this_device
 
 Floats = NDArray[np.floating[Any]]
 MIN_PROBABILITY = 1e-30  # replaces a probability of 0, whose logarithm would be -inf
@@ -46,22 +47,27 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """Holds a trained model with its tokenizer and training params. Its features are cached in the folder `cache`."""
+    """Holds a trained model with its tokenizer and training params. Its features are cached in the folder `cache`.
+
+    `precision` is the one in which it answers.
+    """
 
     task: Task
     params: TrainingParams
     tokenizer: Any
     network: Any
     cache: Path
+    precision: UsedPrecision = FP32
 
     def logits(self, inputs: Any) -> tuple[Floats, ...]:
         from jobs.training.predict import predict
 
-        return predict(self.task, self.network, inputs, self.params)
+        return predict(self.task, self.network, inputs, self.params, self.precision)
 
 
 def load_answering_model(folder: Path, job: str, cache: Path) -> Model:
-    """Load the model of a checkpoint of `job`, on a GPU if there is one.
+    """Load the model of a checkpoint of `job`, on a GPU if there is one. It answers in the precision of its training if
+    the device has it.
 
     Raises CheckpointError when the folder has no usable checkpoint, or one of another job. Raises BackboneError when
     the model cannot be loaded.
@@ -81,7 +87,8 @@ def load_answering_model(folder: Path, job: str, cache: Path) -> Model:
     params = known.params(**{**made["params"], "backbone": str(folder)})  # the backbone itself may be gone by now
     tokenizer = load_tokenizer(str(folder), ())
     network = known.task.model(params, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
-    return Model(known.task, params, tokenizer, network, cache)
+    precision = answering_precision(params, made["conditions"], this_device())
+    return Model(known.task, params, tokenizer, network, cache, precision)
 
 
 def paragraph_scores(selector: Model, data: Data, rows: Sequence[Question]) -> list[Floats]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,22 +12,7 @@ from jobs.model.padding import padded_lengths
 from jobs.params import EVALUATION_BATCH, TrainingParams, batch_size
 from jobs.task import Task
 from jobs.training.batches import Batch, Floats, evaluation_batches, restore_order
-
-
-def has_bf16() -> bool:
-    """Return true if this machine's device computes bfloat16 matrix products in hardware."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Private in torch 2.13: no public function says whether the CPU computes bfloat16 products itself.
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def uses_bf16(params: TrainingParams) -> bool:
-    """Return true if the params ask for bf16 and the device supports it. Warns if fp32 is used instead."""
-    asked = bool(params.bf16) or params.precision == "bf16"
-    if asked and not has_bf16():
-        logging.getLogger(__name__).warning("this device does not support bf16; training in fp32")
-    return asked and has_bf16()
+from jobs.training.precision import FP32, UsedPrecision, computing_in
 
 
 def disable_cudnn_attention() -> None:
@@ -40,14 +24,17 @@ def disable_cudnn_attention() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def predict(task: Task, model: PreTrainedModel, inputs: Any, params: TrainingParams) -> tuple[Floats, ...]:
+def predict(
+    task: Task, model: PreTrainedModel, inputs: Any, params: TrainingParams, precision: UsedPrecision = FP32
+) -> tuple[Floats, ...]:
     """Return the model's logits for all inputs, in their order: arrays [inputs, widest], padded with 0.
 
-    Inputs of similar length share a batch to save padding. The precision is the same as in training.
+    Inputs of similar length share a batch to save padding.
     """
     disable_cudnn_attention()
     batches = evaluation_batches(padded_lengths(model, inputs.lengths()), batch_size(params, EVALUATION_BATCH))
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=uses_bf16(params)):
+    half = precision.half
+    with computing_in(precision), torch.autocast(model.device.type, half, enabled=half is not None):
         outputs = [_logits(model.eval(), task.collate(inputs, rows, params)) for rows in batches]
     return tuple(restore_order(batches, parts) for parts in zip(*outputs, strict=True))
 

@@ -44,7 +44,9 @@ from jobs.training.batches import (
     restore_order,
     worker_turns,
 )
-from jobs.training.predict import disable_cudnn_attention, logit_arrays, uses_bf16
+from jobs.training.conditions import record_conditions
+from jobs.training.precision import FP32, UsedPrecision, computing_in, this_device, training_precision
+from jobs.training.predict import disable_cudnn_attention, logit_arrays
 from jobs.training.reporting import UNFINISHED, Reporter
 
 
@@ -68,7 +70,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
     """Train in batches of similar length and evaluate in batches with a limited number of tokens.
 
     `score` returns the metrics of the logits of all evaluation inputs, in their order. `stored` returns the model of a
-    checkpoint's folder; it is needed to resume.
+    checkpoint's folder; it is needed to resume. `precision` is that of the arguments.
     """
 
     control: TrainerControl
@@ -79,11 +81,17 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         *,
         score: Callable[[tuple[Floats, ...]], dict[str, float]],
         stored: Callable[[str], torch.nn.Module] | None = None,
+        precision: UsedPrecision = FP32,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.score = score
         self.stored = stored
+        self.precision = precision
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        with computing_in(self.precision):
+            return super().train(*args, **options)
 
     def get_train_dataloader(self) -> Any:
         args, count = self.args, self.args.world_size
@@ -174,6 +182,7 @@ def has_other_names(checkpoint: Path, model: torch.nn.Module) -> bool:
         return not set(weights.keys()) <= set(model.state_dict())
 
 
+@computing_in(FP32)  # and so reset at the end what Trainer sets for a compiled model
 def run_training(
     task: Task,
     params: TrainingParams,
@@ -199,6 +208,7 @@ def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, r
     workers.join_workers()
     if params.fsdp:
         check_sharding(params, workers.count(), torch.cuda.is_available())
+    precision = agreed_precision(params)
     set_seed(params.seed)
     dataset = read_data(data)
     tokenizer = tokenizers.load_tokenizer(params.backbone, vocabulary(dataset))
@@ -229,7 +239,10 @@ def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, r
         score=reporter.score,
         stored=lambda folder: task.model(replace(params, backbone=folder), tokenizer),
         model=model if torch.cuda.is_available() else dropout.quicken(model),
-        args=training_arguments(params, unfinished, workers.count(), layer_classes(model), leaves_unused(model)),
+        precision=precision,
+        args=training_arguments(
+            params, unfinished, workers.count(), layer_classes(model), leaves_unused(model), precision
+        ),
         data_collator=keep_batch,
         train_dataset=input_dataset(task, trained, task.trained(trained, params), params),
         eval_dataset=input_dataset(task, asked, range(len(asked)), params),
@@ -240,6 +253,18 @@ def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, r
         # All workers have built equal weights with the same seed. From here on, dropout must differ between them.
         set_seed((params.seed + workers.rank()) % 2**32)
     return trainer
+
+
+def agreed_precision(params: TrainingParams) -> UsedPrecision:
+    """Return the precision of all workers, whose devices may differ, and record it with the devices.
+
+    Raises ParamError if the device of a worker lacks the precision that the params demand.
+    """
+    found = workers.gather_on_first(this_device())
+    devices = workers.once(lambda: found)
+    precision = training_precision(params, devices)
+    record_conditions(precision=precision.name, device=", ".join(dict.fromkeys(device.name for device in devices)))
+    return precision
 
 
 def check_sharding(params: TrainingParams, count: int, on_gpus: bool) -> None:
@@ -270,7 +295,12 @@ def input_dataset(task: Task, inputs: Any, numbers: Sequence[int], params: Train
 
 
 def training_arguments(
-    params: TrainingParams, output_dir: Path, workers: int = 1, layers: Sequence[str] = (), unused: bool = False
+    params: TrainingParams,
+    output_dir: Path,
+    workers: int = 1,
+    layers: Sequence[str] = (),
+    unused: bool = False,
+    precision: UsedPrecision = FP32,
 ) -> TrainingArguments:
     """Return the TrainingArguments for these params.
 
@@ -289,7 +319,8 @@ def training_arguments(
         warmup_steps=params.warmup_steps or params.warmup_ratio,
         weight_decay=params.weight_decay,
         max_grad_norm=params.max_grad_norm,
-        bf16=uses_bf16(params),
+        bf16=precision.name == "bf16",
+        fp16=precision.name == "fp16",
         train_sampling_strategy=params.train_sampling_strategy,
         num_train_epochs=params.num_train_epochs,
         per_device_train_batch_size=per_device,
@@ -301,7 +332,8 @@ def training_arguments(
         eval_steps=every,
         save_steps=every,
         logging_steps=every,
-        logging_nan_inf_filter=False,  # report a loss that is not finite instead of filtering it out
+        # Report a loss that is not finite, but not of a step that fp16's scaler skips: the weights stay good.
+        logging_nan_inf_filter=precision.name == "fp16",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         average_tokens_across_devices=False,  # the weight of each WorkerBatch does this

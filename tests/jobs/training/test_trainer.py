@@ -27,6 +27,7 @@ from jobs.task import Task
 from jobs.training import batches, predict, train
 from jobs.training import trainer as training
 from jobs.training.batches import batched_by_length, batches_by_tokens
+from jobs.training.precision import UsedPrecision
 from jobs.training.trainer import training_arguments
 from tests.support import zoo
 from tests.support.spaces import EPOCH, SMALL
@@ -190,15 +191,23 @@ def test_a_process_trains_on_one_gpu_though_it_sees_two(tmp_path: Path, monkeypa
     assert training_arguments(params, tmp_path).parallel_mode.name == "NOT_PARALLEL"
 
 
-def test_bf16_gives_way_to_fp32_where_a_device_has_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+class Recorder:
+    """Stands in for TrainingArguments and keeps what it is given."""
+
+    n_gpu = 1
+
+    def __init__(self, **given: Any) -> None:
+        self.given = given
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16", "tf32", "fp32"])
+def test_trainer_computes_in_the_precision_that_was_chosen(
+    name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "has_bf16", lambda: False)
-    assert not training_arguments(TrainingParams(bf16=True), tmp_path).bf16
-    assert "training in fp32" in caplog.text
-    monkeypatch.setattr(predict, "has_bf16", lambda: True)
-    assert training_arguments(TrainingParams(bf16=True), tmp_path).bf16
-    assert not training_arguments(TrainingParams(), tmp_path).bf16
+    monkeypatch.setattr(training, "TrainingArguments", Recorder)
+    given = training_arguments(TrainingParams(), tmp_path, precision=UsedPrecision(name)).given
+    assert (given["bf16"], given["fp16"]) == (name == "bf16", name == "fp16")
+    assert given["logging_nan_inf_filter"] is (name == "fp16")
 
 
 def test_a_stored_model_answers_as_it_did_whatever_padding_its_tokenizer_has(few: Data, tmp_path: Path) -> None:
