@@ -3,7 +3,8 @@
 pytest                             quick and offline
 pytest -m "slow and not long"      real sweeps and faults; .ci/run runs it after the quick tier
 pytest -m long                     matrices, repeated kills, simulations; run by hand before a release
-pytest -m gpu                      needs a CUDA device
+pytest -m gpu -rs                  needs a GPU; -rs tells why a test was skipped. Most of it needs PyTorch,
+                                   transformers, accelerate and what jobs/ imports, and neither Ray nor Optuna
 
 Tests of real data and a real encoder skip unless SHARED lies beside the project.
 """
@@ -14,18 +15,20 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-from optuna.storages import RDBStorage
 
 from jobs import get_job
 from jobs.dataset.data import Data, read_data
 from jobs.dataset.sample import sample_files
-from sweeper.ledger.database import open_storage
-from sweeper.space.reading import read_search_space
-from sweeper.space.search_space import SearchSpace
 from tests.support.spaces import EPOCH, SMALL, TOY
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+    from sweeper.space.search_space import SearchSpace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -49,6 +52,7 @@ def shared() -> Path:
 @pytest.fixture
 def toy_space(tmp_path: Path) -> Callable[..., SearchSpace]:
     """Makes the toy's search space, changed by overrides: `toy_space("search.trials=2")`."""
+    from sweeper.space.reading import read_search_space  # the tests on a GPU run without Optuna and pydantic
 
     def make(*overrides: str) -> SearchSpace:
         path = tmp_path / "toy.yaml"
@@ -76,6 +80,8 @@ def toy_folder(here: Path) -> Path:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> RDBStorage:
+    from sweeper.ledger.database import open_storage
+
     return open_storage(f"sqlite:///{tmp_path}/ledger.db")
 
 

@@ -1,0 +1,30 @@
+"""A training step on a GPU has the loss and the gradients of one on the CPU, in each precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs import JOBS
+from tests.support.gpus import BOTH, taken_step
+
+
+@pytest.mark.parametrize("device", BOTH)
+@pytest.mark.parametrize("name", sorted(JOBS))
+def test_a_step_has_the_loss_and_the_gradients_of_one_on_the_cpu(
+    name: str, device: str, data: str, tmp_path: Path
+) -> None:
+    """On the CPU one row at a time, so that its twin does not compare a step with itself."""
+    there = taken_step(name, data, tmp_path / "cpu", "cpu", precision="fp32", per_device_train_batch_size=1)
+    here = taken_step(name, data, tmp_path / device, device, precision="fp32", per_device_train_batch_size=4)
+    here.assert_close(there, loss=1e-5, gradient=1e-4)
+    assert len(here.gradients) > 10
+
+
+def test_a_step_with_other_numbers_is_found(data: str, tmp_path: Path) -> None:
+    one, other = (taken_step("qa", data, tmp_path / str(seed), "cpu", seed=seed) for seed in (1, 2))
+    with pytest.raises(AssertionError, match="losses"):
+        one.assert_close(other, loss=1e-5, gradient=1e-4)
+    with pytest.raises(AssertionError, match="gradients"):
+        one.assert_close(other, loss=1.0, gradient=1e-1)
