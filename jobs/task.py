@@ -31,7 +31,8 @@ class Task:
     collate   collate(inputs, numbers, params): returns a batch of some inputs, a dict of tensors. Labels are named
               `labels`, or `start_positions` and `end_positions`; prediction leaves them out. A batch has
               `attention_mask`, since the loss of start and end positions ignores padding. Padding comes last; a
-              model from `load_model` that needs other padding changes its batches itself
+              model from `load_model` that needs other padding changes its batches itself. It is called in a thread,
+              while the model computes; if it draws random numbers from the global generators, between two steps
     evaluate  evaluate(inputs, data, logits, params): returns metrics and predictions for the questions `data.valid`.
               `logits` is one array [inputs, widest] in the order of the inputs, padded with 0, or a tuple of arrays
               when the model has several outputs. No metric may be called `loss` or `epoch`

@@ -13,6 +13,8 @@ from typing import Any
 Config = Mapping[str, Any]  # the content of config.json
 ROBERTA_PADDING = 1  # RoBERTa's pad_token_id, for a config.json that has none
 HASH_SEED = 0  # of Reformer's random projections
+# The model types that compute exactly what a BERT computes.
+BERTS = ("bert", "camembert", "data2vec-text", "distilbert", "electra", "ernie", "roberta", "xlm-roberta")
 
 
 def rounded_up(number: int, multiple: int) -> int:

@@ -20,6 +20,8 @@ from transformers.models.longformer.modeling_longformer import (
     LongformerSelfAttention,
 )
 
+from jobs.model.facts import told
+
 MIN_BLOCK_TOKENS = 64  # queries in a block; smaller blocks need more calls, whose overhead exceeds their arithmetic
 MAX_SCORES = 2**20  # scores computed at once in _written_out: 4 MiB in float32, about the size of a core's cache
 DROPOUT_STEPS = 2**16  # values of a random int16; the dropout share is rounded to a multiple of 1 / DROPOUT_STEPS
@@ -61,7 +63,8 @@ def layout(tokens: Tensor, reach: int, dtype: torch.dtype) -> Visibility:
     block, margin = _block(positions, reach)
     blocks, missing = _blocks(positions, block)
     is_global, kept = tokens == 2, tokens > 0
-    most = int(is_global.sum(1).max())
+    facts = told()
+    most = facts.most_global if facts else int(is_global.sum(1).max())  # which waits for the device
     places = is_global.int().argsort(dim=1, descending=True, stable=True)[:, :most]
     held = is_global.gather(1, places)
     plan = Visibility(

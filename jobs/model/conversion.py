@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from jobs.backbone.architectures import BERTS
 from jobs.backbone.names import SCRATCH
 from jobs.backbone.positions import position_limit
 from jobs.backbone.source import BackboneError, from_pretrained
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from transformers import LongformerConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 HEAD = "AutoModelForQuestionAnswering"
-
-# The model types that compute exactly what a BERT computes, according to their modeling files in transformers 5.24.
-BERTS = ("bert", "camembert", "data2vec-text", "distilbert", "electra", "ernie", "roberta", "xlm-roberta")
 
 # Values that the Longformer's config copies, each with its name in the BERT's config.
 SAME = (

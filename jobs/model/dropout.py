@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+
+from jobs.model.facts import told_mask
 
 BITS = 2**16
 NAME = "sdpa_quick_dropout"
@@ -83,6 +84,6 @@ def quicken(model: PreTrainedModel) -> PreTrainedModel:
     # Private in transformers 5.23: no public attribute gives the attention that a model uses.
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, attention)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
+        AttentionMaskInterface.register(NAME, told_mask)
         model.set_attn_implementation(NAME)
     return model

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from jobs.model.facts import batch_facts
 
 Batch = Mapping[str, torch.Tensor]
 Floats = NDArray[np.floating[Any]]
@@ -26,7 +29,8 @@ class WorkerBatch(NamedTuple):
     weight: float
 
 
-WEIGHT = "weight"
+WEIGHT, FACTS = "weight", "facts"  # of a batch; no inputs of the model
+_collating = Lock()  # batches of training and evaluation may be prepared at once, and a tokenizer serves one thread
 
 
 class InputDataset(Dataset[int]):  # type: ignore[misc]
@@ -46,13 +50,26 @@ class InputDataset(Dataset[int]):  # type: ignore[misc]
 
     def batch(self, rows: Sequence[int] | Ints) -> Batch:
         """Return the batch of these rows, which count within `numbers`."""
-        return self.collate([int(self.numbers[row]) for row in rows])
+        with _collating:
+            return self.collate([int(self.numbers[row]) for row in rows])
+
+    def told_batch(self, rows: Sequence[int] | Ints) -> Mapping[str, Any]:
+        """Return the batch of these rows with its BatchFacts."""
+        batch = self.batch(rows)
+        return {**batch, FACTS: batch_facts(batch)}
 
     def __getitem__(self, row: int) -> Any:
         return self.batch([row])
 
     def __getitems__(self, own: WorkerBatch) -> Mapping[str, Any]:
-        return {**self.batch(own.rows), WEIGHT: own.weight}
+        return {**self.told_batch(own.rows), WEIGHT: own.weight}
+
+
+def pinned_batch(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the batch in memory from which a GPU copies while the host goes on; unchanged without a GPU."""
+    if not torch.cuda.is_available():
+        return batch
+    return {name: value.pin_memory() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
 def keep_batch(batch: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,9 +7,11 @@ evaluation among them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,20 @@ from transformers import Trainer, TrainerControl, TrainingArguments, set_seed
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from jobs.backbone import tokenizers
+from jobs.backbone.architectures import BERTS
 from jobs.dataset.data import SAMPLE, read_data, vocabulary
 from jobs.job import ParamError, Report
 from jobs.model import dropout
-from jobs.model.conversion import BERTS
+from jobs.model.facts import known_facts
 from jobs.model.padding import padded_lengths
 from jobs.model.recomputation import recompute_activations
 from jobs.params import EVALUATION_BATCH, NO_GPUS, TrainingParams, batch_size, check_workers, train_batch
 from jobs.task import Task
 from jobs.timing import START, TRAINING, phase
 from jobs.training import workers
+from jobs.training.ahead import AHEAD, Ahead
 from jobs.training.batches import (
+    FACTS,
     ORDERS,
     WEIGHT,
     Batch,
@@ -41,12 +46,13 @@ from jobs.training.batches import (
     WorkerSampler,
     evaluation_batches,
     keep_batch,
+    pinned_batch,
     restore_order,
     worker_turns,
 )
 from jobs.training.conditions import record_conditions
 from jobs.training.precision import FP32, UsedPrecision, computing_in, this_device, training_precision
-from jobs.training.predict import disable_cudnn_attention, logit_arrays
+from jobs.training.predict import Outputs, disable_cudnn_attention, logits_of
 from jobs.training.reporting import UNFINISHED, Reporter
 
 
@@ -88,10 +94,15 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         self.score = score
         self.stored = stored
         self.precision = precision
+        self.ahead: Ahead[Any] = Ahead(iter(()), 0)
 
     def train(self, *args: Any, **options: Any) -> Any:
-        with computing_in(self.precision):
+        with computing_in(self.precision), closing(self):
             return super().train(*args, **options)
+
+    def close(self) -> None:
+        """End the thread that prepares batches."""
+        self.ahead.close()
 
     def get_train_dataloader(self) -> Any:
         args, count = self.args, self.args.world_size
@@ -105,6 +116,27 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
             pin_memory=args.dataloader_pin_memory,
         )
 
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], None]:
+        """Return the next batches and prepare others in a thread.
+
+        Trainer would also count the labels and copy their number to the device, for which the host waits.
+        """
+        if epoch_iterator is not self.ahead.source:
+            self.ahead.close()
+            self.ahead = Ahead(epoch_iterator, num_batches + AHEAD)
+        return list(islice(self.ahead, num_batches)), None
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Return 0: Trainer would count all parameters of the model for each batch."""
+        return 0
+
+    def _prepare_input(self, data: Any) -> Any:
+        # Private in transformers 5.24, whose copy makes the host wait until the GPU has finished all its work. Pinned
+        # memory is not used again before the copy is done: PyTorch's allocator sees to it.
+        if isinstance(data, torch.Tensor):
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -113,7 +145,8 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         Trainer's `num_items_in_batch` is ignored: it counts labels, and only some tasks have a key `labels`.
         """
         weight = inputs.pop(WEIGHT, 1.0)
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        with known_facts(self.model, inputs.pop(FACTS, None)):
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
         if "start_positions" in inputs:
             loss = span_loss(outputs, inputs)
         return (loss * weight, outputs) if return_outputs else loss * weight
@@ -131,7 +164,13 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         lengths = padded_lengths(self.model, self.eval_dataset.lengths)
         batches = evaluation_batches(lengths, self.args.per_device_eval_batch_size)
         own = worker_turns(len(batches), workers.count(), workers.rank())
-        parts = workers.gather_on_first({number: self._evaluate_batch(batches[number]) for number in own})
+        outputs = Outputs()
+        with closing(
+            Ahead((pinned_batch(self.eval_dataset.told_batch(batches[number])) for number in own), AHEAD)
+        ) as ahead:
+            for batch in ahead:
+                outputs.add(self._evaluate_batch(batch))
+        parts = workers.gather_on_first(dict(zip(own, outputs.arrays(), strict=True)))
         metrics = workers.once(
             lambda: self._mean_metrics(batches, {number: one for part in parts for number, one in part.items()})
         )
@@ -155,21 +194,19 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-    def _evaluate_batch(self, rows: Ints) -> tuple[float, list[Floats]]:
+    def _evaluate_batch(self, batch: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Return the loss of a batch, then its logits."""
         # Private in transformers 5.23: no public method moves a batch to the device as a training step does.
-        batch = self._prepare_inputs(self.eval_dataset.batch(rows))
         with torch.no_grad():
-            loss, outputs = self.compute_loss(self.model, batch, return_outputs=True)
-        return float(loss), logit_arrays(outputs)
+            loss, outputs = self.compute_loss(self.model, self._prepare_inputs(dict(batch)), return_outputs=True)
+        return [loss, *logits_of(outputs)]
 
-    def _mean_metrics(
-        self, batches: Sequence[Ints], outputs: Mapping[int, tuple[float, list[Floats]]]
-    ) -> dict[str, float]:
-        losses, logits = zip(*(outputs[number] for number in range(len(batches))), strict=True)
-        loss = float(np.dot(losses, [len(rows) for rows in batches]) / len(self.eval_dataset))
+    def _mean_metrics(self, batches: Sequence[Ints], outputs: Mapping[int, list[Floats]]) -> dict[str, float]:
+        losses, *logits = zip(*(outputs[number] for number in range(len(batches))), strict=True)
+        loss = float(np.dot([float(one) for one in losses], [len(rows) for rows in batches]) / len(self.eval_dataset))
         return {
             "eval_loss": loss,
-            **self.score(tuple(restore_order(batches, parts) for parts in zip(*logits, strict=True))),
+            **self.score(tuple(restore_order(batches, parts) for parts in logits)),
         }
 
 

@@ -12,27 +12,14 @@ from unittest.mock import patch
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 # A device that every build of PyTorch knows well enough for autograd, which a build for CPUs does for "cuda" not.
 DEVICE = "lazy"
 
 
 class PretendedDevice(FakeTensorMode):  # type: ignore[misc]
-    """Make every tensor a fake one. `reads` counts the numbers that the host asked of the device, each a wait for it.
-
-    `answer` is the number it gets; None: FakeTensorMode raises DataDependentOutputException.
-    """
-
-    def __init__(self, answer: int | None = None) -> None:
-        super().__init__()
-        self.answer = answer
-        self.reads = 0
-
-    def dispatch(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.answer is not None and function is torch.ops.aten._local_scalar_dense.default:
-            self.reads += 1
-            return self.answer
-        return super().dispatch(function, types, args, kwargs)
+    """Make every tensor a fake one. A number that the host asks of the device raises DataDependentOutputException."""
 
     def moved(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return a batch on the device."""
@@ -48,13 +35,25 @@ class PretendedDevice(FakeTensorMode):  # type: ignore[misc]
                 module._buffers[name] = self.from_tensor(buffer).to(DEVICE)
 
 
+class Questions(TorchDispatchMode):  # type: ignore[misc]
+    """Count how often the host reads a number from a tensor, or needs one for a shape: a GPU makes it wait for each."""
+
+    names = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "_unique2", "equal")
+    functions = frozenset(getattr(torch.ops.aten, name).default for name in names)
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function in self.functions
+        return function(*args, **(kwargs or {}))
+
+
 @contextmanager
-def pretended_device(answer: int | None = None) -> Iterator[PretendedDevice]:
+def pretended_device() -> Iterator[PretendedDevice]:
     """Pretend a device in which autocast is off."""
     enabled = torch.is_autocast_enabled
 
     def autocast(device: str | None = None) -> bool:
         return device != DEVICE and bool(enabled(device) if device else enabled())
 
-    with patch.object(torch, "is_autocast_enabled", autocast), PretendedDevice(answer) as mode:
+    with patch.object(torch, "is_autocast_enabled", autocast), PretendedDevice() as mode:
         yield mode

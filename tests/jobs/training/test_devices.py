@@ -16,13 +16,12 @@ from jobs import JOBS, get_job
 from jobs.backbone import tokenizers
 from jobs.dataset.data import Data, read_data
 from jobs.task import Task
-from jobs.training.batches import keep_batch
+from jobs.training.batches import FACTS, keep_batch
 from jobs.training.trainer import BatchTrainer, input_dataset, training_arguments
 from tests.support import zoo
 from tests.support.pretended import DEVICE, pretended_device
 from tests.support.spaces import SMALL
 
-GLOBAL_TOKENS = 9  # what a Longformer is told when it asks how many there are
 UNSUITED = ("mra", "xlm", "flaubert", "canine", "roc_bert", "gpt2", "qwen2", "llama")  # no job takes them
 # They ask the device for numbers in each job, so that nothing shows their other operations.
 ASKING = ("ibert", "xmod", "xlm-bert-vocabulary", "flaubert-bert-vocabulary", "led")
@@ -37,7 +36,7 @@ def step(
 
     change  called with the model before the step
     task    in place of the job's own
-    A model that asks the device for numbers raises; a Longformer in blocks may ask once, and gets one.
+    A model that asks the device for numbers raises.
     """
     job = get_job(name)
     params = job.params(**{"backbone": "scratch:1x32x2", **SMALL[name], **knobs})
@@ -46,20 +45,19 @@ def step(
     tokenizer = tokenizers.load_tokenizer(params.backbone, data.paragraphs)
     inputs = task.inputs(params, tokenizer, data, data.train[:3], folder / "cache")
     dataset = input_dataset(task, inputs, range(len(inputs)), params)
-    batch, model = dict(dataset.batch(range(3))), task.model(params, tokenizer)
+    batch, model = dict(dataset.told_batch(range(3))), task.model(params, tokenizer)
     trainer = BatchTrainer(
         score=lambda _: {}, model=model, args=training_arguments(params, folder), data_collator=keep_batch,
         train_dataset=dataset, eval_dataset=dataset, compute_loss_func=task.loss,
     )  # fmt: skip
-    in_blocks = name == "longformer" and model.config.model_type == "longformer"
-    with pretended_device(GLOBAL_TOKENS if in_blocks else None) as device:
+    facts = batch.pop(FACTS)
+    with pretended_device() as device:
         device.move(model)
         if change:
             change(model)
-        loss = trainer.compute_loss(model.train(), device.moved(batch))
+        loss = trainer.compute_loss(model.train(), {**device.moved(batch), FACTS: facts})
         assert loss.device.type == DEVICE
         loss.backward()
-    assert device.reads <= 1
     return {str(weight.grad.device) for weight in model.parameters() if weight.grad is not None}
 
 
