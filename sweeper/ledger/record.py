@@ -69,6 +69,12 @@ class TrialRecord:
         return self.evaluations[-1].get("conditions", {}) if self.evaluations else {}
 
     @property
+    def gpu_memory_bytes(self) -> int | None:
+        """Return the most GPU memory that the trial's first worker has taken; None if it was not measured."""
+        found = (one.get("conditions", {}).get("gpu_memory_bytes") for one in self.evaluations)
+        return max(filter(None, found), default=None)
+
+    @property
     def epochs(self) -> float:
         return float(self.evaluations[-1]["epoch"]) if self.evaluations else 0.0
 

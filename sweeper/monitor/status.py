@@ -38,13 +38,17 @@ PROMISES: Mapping[StopRequest, str] = {
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """Hold the state of a running trial. `epoch` and `seconds` are those of its last evaluation."""
+    """Hold the state of a running trial. `epoch` and `seconds` are those of its last evaluation.
+
+    gpu_memory_bytes  the most memory that it has taken of its GPU; None if it was not measured
+    """
 
     trial: int
     epoch: float
     epochs: float
     seconds: float
     value: float | None
+    gpu_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,8 @@ class Status:
     def _running(self, trial: RunningTrial) -> str:
         value = "–" if trial.value is None else f"{self.objective} {trial.value:.4f}"
         so_far = f"epoch {trial.epoch:g} of {trial.epochs:g} after {duration_text(trial.seconds)}"
-        return f"trial {trial.trial}: {so_far}, best {value}"
+        memory = f", {trial.gpu_memory_bytes / 2**30:.1f} GiB of GPU memory" if trial.gpu_memory_bytes else ""
+        return f"trial {trial.trial}: {so_far}, best {value}{memory}"
 
     def next(self) -> str:
         """Return the command that continues from this state."""
@@ -179,7 +184,14 @@ def count_trials(records: Sequence[TrialRecord], space: Mapping[str, Any]) -> Tr
 
 
 def running_trial(record: TrialRecord) -> RunningTrial:
-    return RunningTrial(record.number, record.epochs, record.params["num_train_epochs"], record.seconds, record.value)
+    return RunningTrial(
+        trial=record.number,
+        epoch=record.epochs,
+        epochs=record.params["num_train_epochs"],
+        seconds=record.seconds,
+        value=record.value,
+        gpu_memory_bytes=record.gpu_memory_bytes,
+    )
 
 
 def running_sweeps(storage: LedgerStorage) -> list[Status]:

@@ -26,10 +26,12 @@ DIFFERENCE_DIGITS = 6  # decimals of a difference of scores; further ones are er
 def comparison_rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
     """Return one row per trial, best first. Trials without a value come last, by number.
 
-    Keys: trial, state, value, n, mean, std, params, metrics, test, epochs, duration_s, run_id, checkpoint, reason.
+    Keys: trial, state, value, n, mean, std, params, metrics, test, epochs, duration_s, gpu_memory_bytes, run_id,
+    checkpoint, reason.
     `value` and `metrics` belong to the trial's best evaluation. `mean` and `std` (None for one seed) summarize the
     value over `n` seeds. `test` is the score on the test questions, if known. `duration_s` is the training time in
-    seconds. `checkpoint` is the address of the best evaluation's checkpoint, if it was kept. Repeats have no rows: they
+    seconds. `gpu_memory_bytes` is the most memory that the trial took of its GPU, None without one. `checkpoint` is the
+    address of the best evaluation's checkpoint, if it was kept. Repeats have no rows: they
     count in the row of the trial that they repeat. See `sweeper.ledger.ranking` for the order.
     """
     repeats = [record for record in records if record.repeat_of is not None]
@@ -45,6 +47,7 @@ def comparison_rows(records: Sequence[TrialRecord], direction: Direction) -> lis
             "test": record.test,
             "epochs": record.epochs,
             "duration_s": round(record.seconds, 3),
+            "gpu_memory_bytes": record.gpu_memory_bytes,
             "run_id": record.run_id,
             "checkpoint": record.checkpoint if record.checkpoint in kept else None,
             "reason": record.reason,
@@ -63,7 +66,11 @@ def trial_columns(table: Sequence[Row], objective: str) -> list[str]:
     """Return the column names of the table of one sweep's trials."""
     metrics = dict.fromkeys(name for row in table for name in row["metrics"] if name != objective)
     scores = [objective, *_seed_columns(table), *metrics, *_test_column(table)]
-    return ["trial", "state", *scores, *differing_parameters(table), "epochs", "seconds"]
+    return ["trial", "state", *scores, *differing_parameters(table), *_cost_columns(table)]
+
+
+def _cost_columns(table: Sequence[Row]) -> list[str]:
+    return ["epochs", "seconds", *(["gpu_gib"] if any(row["gpu_memory_bytes"] for row in table) else [])]
 
 
 def _seed_columns(table: Sequence[Row]) -> list[str]:
@@ -93,7 +100,7 @@ def _by_usefulness(table: Sequence[Row], names: Sequence[str]) -> list[str]:
             return 0
         if name in ("job", "backbone", "mean", "std", "n", "test"):
             return 1
-        if name in ("epochs", "seconds", "weights_m"):
+        if name in ("epochs", "seconds", "gpu_gib", "weights_m"):
             return 4
         return 3 if name.endswith("loss") else 2
 
@@ -105,7 +112,9 @@ def _setting_names(table: Sequence[Row]) -> frozenset[str]:
 
 
 def _values_by_column(row: Row, objective: str) -> Mapping[str, Any]:
-    shown = {objective: row["value"], "seconds": round(row["duration_s"], 1)}
+    size = row["gpu_memory_bytes"]
+    gib = None if size is None else round(size / 2**30, 2)
+    shown = {objective: row["value"], "seconds": round(row["duration_s"], 1), "gpu_gib": gib}
     return {**row["params"], **row["metrics"], **row, **shown}
 
 
@@ -230,7 +239,7 @@ def model_columns(table: Sequence[Row]) -> list[str]:
     settings = dict.fromkeys(name for row in table for name in row["settings"])
     optional = [name for name in ("backbone", "weights_m") if any(row[name] is not None for row in table)]
     known = [*optional, *scores, *_seed_columns(table), *_test_column(table), *settings]
-    return ["sweep", "job", "trial", "state", *known, "epochs", "seconds"]
+    return ["sweep", "job", "trial", "state", *known, *_cost_columns(table)]
 
 
 def model_table(table: Sequence[Row]) -> Table:

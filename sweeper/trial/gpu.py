@@ -1,4 +1,4 @@
-"""Prepare the GPU that a trial has reserved: limit its share of the memory, and check that PyTorch can use it."""
+"""Prepare the GPU that a trial has reserved, check that PyTorch can use it, and measure the memory it takes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 CHECK = "SWEEPER_GPU_CHECK"  # 0: GPUs are taken as Ray and CUDA_VISIBLE_DEVICES name them; tests pretend GPUs so
 ON_CPU = "or train on the CPU with resources.gpus=0"
 CAUSE_CHARS = 200
+MEMORY = "gpu_memory_bytes"  # the condition's name
 # PyTorch 2.13 reads the first of these; the later names are the older ones.
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 
@@ -49,6 +50,22 @@ def check_gpu(gpus: float) -> None:
         what = f"GPUs: torch {torch.__version__} cannot use what the trial has reserved"
         cure = f"see `sweeper doctor` there, {ON_CPU}"
         raise UnusableGpu(f"{what}; {first_sentence(str(error))}; {cure}") from error
+
+
+def forget_peak() -> None:
+    """Free what earlier trials of this process have left, and begin to measure the highest use of memory again."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> dict[str, int]:
+    """Return the most GPU memory that PyTorch has taken since `forget_peak`, as conditions; empty without a GPU."""
+    import torch
+
+    return {MEMORY: torch.cuda.max_memory_reserved()} if torch.cuda.is_available() else {}
 
 
 def first_sentence(text: str) -> str:

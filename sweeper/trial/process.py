@@ -26,7 +26,7 @@ from sweeper.process.cgroups import kernel_kills, memory_state
 from sweeper.process.output import output_to
 from sweeper.secrets import redacted
 from sweeper.storage import checkpoint_store
-from sweeper.trial.gpu import UnusableGpu, check_gpu, share_gpu
+from sweeper.trial.gpu import UnusableGpu, check_gpu, forget_peak, peak_memory, share_gpu
 from sweeper.trial.handover import LOG, RESUMED, FailureKind, TrialConfig, TrialFailure, this_node, write_failure
 from sweeper.trial.imports import import_trial_job
 from sweeper.trial.memory import kernel_failure
@@ -87,6 +87,7 @@ def train_in_process(config: TrialConfig) -> None:
     """Train one worker in this process, with the local mode of Ray Train (`num_workers=0`, ray 2.60)."""
     share_gpu(config.gpus)
     check_gpu(config.gpus)
+    forget_peak()
     import torch
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -192,7 +193,7 @@ class TuneReporter:
         with phase("checkpoints"):
             address = store_checkpoint(checkpoint, self.storage) if checkpoint else None
         taken = {"seconds": time.monotonic() - self.began, "timing": self.stopwatch.taken()}
-        added = {**taken, "conditions": dict(self.conditions)}
+        added = {**taken, "conditions": {**self.conditions, **peak_memory()}}
         with phase(WAITING):
             try:
                 tune.report({**metrics, **added, **self.first, "checkpoint": address})

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_json_is_one_array_with_the_promised_keys() -> None:
         "test",
         "epochs",
         "duration_s",
+        "gpu_memory_bytes",
         "run_id",
         "checkpoint",
         "reason",
@@ -73,7 +75,8 @@ def test_json_is_one_array_with_the_promised_keys() -> None:
         "trial": 2, "state": "PRUNED", "value": 0.9, "n": 1, "mean": 0.9, "std": None,
         "params": {"backbone": "hill", "learning_rate": 0.01, "seed": 42},
         "metrics": {"height": 0.9, "eval_loss": 0.5}, "test": None,
-        "epochs": 1.0, "duration_s": 2.5, "run_id": "run-2", "checkpoint": None, "reason": None,
+        "epochs": 1.0, "duration_s": 2.5, "gpu_memory_bytes": None, "run_id": "run-2",
+        "checkpoint": None, "reason": None,
     }  # fmt: skip
 
 
@@ -90,6 +93,28 @@ def test_only_parameters_that_change_are_columns() -> None:
     ]
     assert "backbone" in comparison.trial_columns(rows[:1], "height")
     assert comparison.trial_columns([], "height") == ["trial", "state", "height", "epochs", "seconds"]
+
+
+def with_memory(*peaks: int | None) -> TrialRecord:
+    """A trial with an evaluation for each number of bytes."""
+    conditions = [{"conditions": {} if peak is None else {"gpu_memory_bytes": peak}} for peak in peaks]
+    evaluations = tuple(
+        {"height": 0.5, "epoch": float(n), "seconds": 1.0, **one} for n, one in enumerate(conditions, 1)
+    )
+    return replace(record(7, 0.5), evaluations=evaluations)
+
+
+def test_the_memory_of_a_gpu_is_a_column_once_a_trial_has_taken_any() -> None:
+    rows = comparison.comparison_rows([*RECORDS, with_memory(3 * 2**30, 5 * 2**30, 2**30)], "max")
+    assert {row["trial"]: row["gpu_memory_bytes"] for row in rows} == {
+        **dict.fromkeys(range(5)),
+        7: 5 * 2**30,
+    }
+    view = comparison.trial_table(rows, "height")
+    assert view.columns[-3:] == ["epochs", "seconds", "gpu_gib"]
+    assert {row[0]: row[-1] for row in view.rows} == {**dict.fromkeys(range(5)), 7: 5.0}
+    assert with_memory(None, 7, None).gpu_memory_bytes == 7
+    assert with_memory().gpu_memory_bytes is None
 
 
 def test_markdown_is_a_table() -> None:

@@ -73,6 +73,12 @@ def test_only_numbers_become_metrics_and_nan_is_one() -> None:
     assert math.isnan(points[0].value)
 
 
+def test_the_memory_of_a_gpu_is_a_tag_if_it_was_measured() -> None:
+    evaluations = [{"exact_match": 0.5, "epoch": 1.0, "conditions": {"gpu_memory_bytes": 123}}]
+    assert trial_content(snapshot(evaluations=evaluations), SWEEP).tags["sweeper.gpu_memory_bytes"] == "123"
+    assert "sweeper.gpu_memory_bytes" not in trial_content(snapshot(epochs=2), SWEEP).tags
+
+
 def test_long_and_odd_texts_are_made_to_fit() -> None:
     params = {"long": "長" * 7000, "odd": "a\ud800b\0c", "list": ["a", "b"], "none": None}
     record = trial_content(snapshot(params=params, origin="x" * 9000), SWEEP)

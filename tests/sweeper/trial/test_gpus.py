@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -93,6 +95,46 @@ def test_each_reserved_gpu_is_tried_and_none_without_reservation(monkeypatch: py
     monkeypatch.setenv("SWEEPER_GPU_CHECK", "0")
     gpu.check_gpu(1)
     assert len(tried) == 4
+
+
+class Memory:
+    """A GPU's memory as PyTorch tells it, which a trial before has used."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.kept, self.peak = 4, 9
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: setattr(self, "kept", 0))
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: setattr(self, "peak", self.kept))
+        monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: self.peak)
+
+
+def test_a_report_tells_the_most_memory_that_this_trial_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, reported = Memory(monkeypatch), list[dict[str, Any]]()
+    monkeypatch.setattr("ray.tune.report", reported.append)
+    gpu.forget_peak()
+    reporter = process.TuneReporter({"height": "max"})
+    reporter.conditions["precision"] = "bf16"
+    for memory.peak in (5, 7):
+        reporter({"height": 1.0, "epoch": 1.0})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    reporter({"height": 1.0, "epoch": 2.0})
+    peaks = [one["conditions"] for one in reported]
+    assert peaks == [
+        {"precision": "bf16", "gpu_memory_bytes": 5},
+        {"precision": "bf16", "gpu_memory_bytes": 7},
+        {"precision": "bf16"},
+    ]
+
+
+def test_a_trial_does_not_count_the_memory_of_the_one_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    memory = Memory(monkeypatch)
+    for name in ("share_gpu", "check_gpu"):
+        monkeypatch.setattr(process, name, lambda gpus: None)
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", lambda *_, **__: SimpleNamespace(fit=lambda: None))
+    config = TrialConfig(number=0, job="qa", params={}, data="sample", workdir=str(tmp_path), cpus=1, gpus=1)
+    process.train_in_process(config)
+    assert gpu.peak_memory() == {"gpu_memory_bytes": 0}
+    assert memory.kept == 0
 
 
 def test_a_trial_is_limited_before_its_job_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
