@@ -15,7 +15,16 @@ from tempfile import gettempdir
 from packaging.requirements import Requirement
 
 from sweeper.cluster.capacity import local_machine, memory_text
-from sweeper.cluster.gpus import VISIBLE, Gpu, GpuSurvey, gpu_problem, shown_gpus, survey_gpus, unusable_reason
+from sweeper.cluster.gpus import (
+    VISIBLE,
+    Gpu,
+    GpuSurvey,
+    gpu_problem,
+    hardware,
+    shown_gpus,
+    survey_gpus,
+    unusable_reason,
+)
 from sweeper.errors import Failure
 from sweeper.process.environment import PROXIES, told_variables
 from sweeper.process.import_path import hiding_module
@@ -105,7 +114,8 @@ def gpu_findings() -> list[Finding]:
 
 def gpu_finding(number: int, gpu: Gpu, survey: GpuSurvey) -> Finding:
     problem = gpu_problem(gpu, survey) if survey.usable else f"{survey.wheel} cannot use it"
-    return Finding(f"gpu {number}", f"{gpu}: {problem or f'supported by {survey.wheel}'}", not problem)
+    good = f"supported by {survey.wheel}; trains in {hardware(gpu, survey).offered[0]} with precision: auto"
+    return Finding(f"gpu {number}", f"{gpu}: {problem or good}", not problem)
 
 
 def disk_finding(root: Path) -> Finding:

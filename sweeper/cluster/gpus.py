@@ -8,11 +8,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
+from jobs.training.precision import Hardware
 from sweeper.trial.gpu import ON_CPU, first_sentence
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -51,6 +52,7 @@ class GpuSurvey:
     present  GPUs of the machine that the driver shows, in the driver's order
     usable   GPUs that CUDA shows to this process, in CUDA's order
     failure  why PyTorch has told nothing; empty if it has
+    cpu_bf16 the CPU has instructions for bfloat16; None if nothing tells it
     """
 
     torch: str = "torch"
@@ -61,6 +63,7 @@ class GpuSurvey:
     present: tuple[Gpu, ...] = ()
     usable: tuple[Gpu, ...] = ()
     failure: str = ""
+    cpu_bf16: bool | None = None
 
     @property
     def known(self) -> tuple[Gpu, ...]:
@@ -117,7 +120,13 @@ def read_survey(text: str) -> GpuSurvey:
     driver = present[0].driver if present else None  # a machine has one driver
     usable = tuple(Gpu(name, size, driver, (major, minor)) for name, size, (major, minor) in found["usable"])
     kernels = tuple(found["kernels"])
-    return GpuSurvey(found["torch"], found["cuda"], found["rocm"], kernels, found["trouble"], present, usable)
+    whole = GpuSurvey(found["torch"], found["cuda"], found["rocm"], kernels, found["trouble"], present, usable)
+    return replace(whole, cpu_bf16=found.get("cpu_bf16"))
+
+
+def hardware(gpu: Gpu, survey: GpuSurvey) -> Hardware:
+    """Return what decides in which precision a GPU trains. PyTorch 2.13 takes every AMD GPU to have bfloat16."""
+    return Hardware("rocm" if survey.rocm else "cuda", gpu.name, gpu.capability or (0, 0), survey.rocm)
 
 
 def _capability(text: str) -> tuple[int, int] | None:

@@ -29,6 +29,7 @@ MARKER = ".seen-by-nodes-"
 NODE_START_SECONDS = 120.0  # longest time until a node has started a process and imported our packages
 NODE_REPLY_SECONDS = 30.0  # a node that does not reply within this time counts as lost
 NODE_POLL_SECONDS = 0.2
+FindReason = Callable[[GpuSurvey, int, str | None], str | None]
 
 
 def cluster_machine() -> Machine:
@@ -193,23 +194,26 @@ def visible_survey() -> VisibleGpus | None:
     return None if os.environ.get(CHECK) == "0" else VisibleGpus(survey_gpus(), os.environ.get(VISIBLE))
 
 
-def gpu_reasons() -> list[str]:
+def gpu_reasons(find: FindReason = unusable_reason, every: bool = False) -> list[str]:
     """Return for each node with GPUs that trials cannot use why they cannot, in one line.
+
+    find   returns the reason; takes the survey, the number of GPUs and the value of CUDA_VISIBLE_DEVICES
+    every  ask the nodes without GPUs too
 
     A node that leaves, or that cannot run our code, is left to `check_nodes`.
     """
     import ray
 
     surveys = {
-        (name, int(node["Resources"]["GPU"])): call_on_node(str(node["NodeID"]), visible_survey, with_gpus=True)
+        (name, int(gpus)): call_on_node(str(node["NodeID"]), visible_survey, with_gpus=True)
         for node, name in named_nodes(live_ray_nodes())
-        if node["Resources"].get("GPU")
+        if (gpus := node["Resources"].get("GPU", 0)) or (every and node["Resources"].get("CPU"))
     }
     problems = []
     for (name, gpus), answer in surveys.items():
         with suppress(ray.exceptions.RayError):
             told = ray.get(answer, timeout=NODE_START_SECONDS + PROBE_SECONDS)
-            if told and (reason := unusable_reason(told.survey, gpus, told.visible)):
+            if told and (reason := find(told.survey, gpus, told.visible)):
                 problems.append(f"node {name}: {reason}")
     return problems
 

@@ -1,25 +1,82 @@
-"""Refuse a sweep whose trials would reserve GPUs that they cannot use and would therefore train on the CPU."""
+"""Refuse a sweep whose trials cannot use the GPUs that they reserve, or name a precision that their device lacks."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from sweeper.cluster.capacity import Machine, reservations
-from sweeper.cluster.gpus import VISIBLE, survey_gpus, unusable_reason
+from jobs.training.precision import Hardware, lacking
+from sweeper.cluster.capacity import Machine, reservations, reserve
+from sweeper.cluster.gpus import VISIBLE, GpuSurvey, hardware, survey_gpus, unusable_reason
 from sweeper.errors import EnvironmentFailure
+from sweeper.space.cases import possible_with_resources
 from sweeper.space.search_space import SearchSpace
 from sweeper.trial.gpu import CHECK
 
 
 def check_gpus(space: SearchSpace, machine: Machine) -> None:
-    """Check the GPUs if a trial of this space reserves one. Raises EnvironmentFailure if a trial cannot use them."""
-    if os.environ.get(CHECK) == "0" or not any(one.gpus for one in reservations(space, machine)):
-        return
+    """Check the GPUs if a trial of this space reserves one, and that the devices have every precision that it names.
+
+    Raises EnvironmentFailure if a trial cannot use the GPUs, or would be refused for its precision.
+    """
+    checks = device_checks(space, machine)
+    if reason := checks.reason_of_any_cpu():
+        raise EnvironmentFailure(reason)
+    if not checks.gpus and "bf16" not in checks.on_cpu:
+        return  # PyTorch need not be started
     if machine.nodes:
         from sweeper.cluster.nodes import gpu_reasons
 
-        reasons = gpu_reasons()
+        reasons = gpu_reasons(checks.reason, every="bf16" in checks.on_cpu)
     else:
-        reasons = list(filter(None, [unusable_reason(survey_gpus(), machine.gpus, os.environ.get(VISIBLE))]))
+        reasons = list(filter(None, [checks.reason(survey_gpus(), machine.gpus, os.environ.get(VISIBLE))]))
     if reasons:
         raise EnvironmentFailure(reasons)
+
+
+@dataclass(frozen=True)
+class DeviceChecks:
+    """Hold what a sweep asks of the devices.
+
+    name     of the search space
+    gpus     trials reserve GPUs, and these are checked
+    on_gpu   precisions of the trials that reserve a GPU
+    on_cpu   precisions of the others
+    """
+
+    name: str
+    gpus: bool
+    on_gpu: Sequence[str]
+    on_cpu: Sequence[str]
+
+    def reason_of_any_cpu(self) -> str | None:
+        """Return why trials on a CPU are refused, whatever the CPU is; None if they are not."""
+        return self._lacking([one for one in self.on_cpu if one != "bf16"], Hardware())
+
+    def reason(self, survey: GpuSurvey, shown: int, visible: str | None) -> str | None:
+        """Return in one line why trials cannot train on a machine; None if they can. `unusable_reason` describes the
+        arguments."""
+        found = unusable_reason(survey, shown, visible) if self.gpus and shown else None
+        cpu = Hardware(bf16=survey.cpu_bf16 is not False)
+        return found or (self._of_gpus(survey) if shown else None) or self._lacking(self.on_cpu, cpu)
+
+    def _of_gpus(self, survey: GpuSurvey) -> str | None:
+        lines = [self._lacking(self.on_gpu, hardware(gpu, survey)) for gpu in survey.usable] if self.gpus else []
+        other = f", or name other GPUs in {VISIBLE}" if None in lines else ""
+        return next((line + other for line in lines if line), None)
+
+    def _lacking(self, precisions: Sequence[str], device: Hardware) -> str | None:
+        mistake = next(filter(None, (lacking(one, device) for one in precisions)), None)
+        return f"{self.name}: parameters.precision: {mistake}" if mistake else None
+
+
+def device_checks(space: SearchSpace, machine: Machine) -> DeviceChecks:
+    """Return what the trials of a space ask of the devices of this machine."""
+    wanted = [
+        (precision, reserve(resources, machine, space.search.trials or 1).gpus)
+        for precision, resources in possible_with_resources(space, "precision")
+    ]
+    on_gpu, on_cpu = ([one for one, gpus in wanted if bool(gpus) is which] for which in (True, False))
+    checked = os.environ.get(CHECK) != "0" and any(one.gpus for one in reservations(space, machine))
+    return DeviceChecks(space.name, checked, on_gpu, on_cpu)

@@ -29,7 +29,8 @@ def driver_rows() -> list[list[str]]:
 def torch_values() -> dict[str, Any]:
     """Return what PyTorch tells: its version, its CUDA, its kernels, and the GPUs that it can use.
 
-    trouble  why CUDA cannot be initialised; empty if it can
+    trouble   why CUDA cannot be initialised; empty if it can
+    cpu_bf16  the CPU has instructions for bfloat16
     """
     import torch
 
@@ -45,6 +46,8 @@ def torch_values() -> dict[str, Any]:
         "rocm": torch.version.hip is not None,
         "kernels": torch.cuda.get_arch_list(),
         "trouble": trouble,
+        # Private in torch 2.13, as in jobs.training.precision, which this program cannot import on every node.
+        "cpu_bf16": torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported(),
         "usable": [[one.name, one.total_memory, [one.major, one.minor]] for one in shown],
     }
 

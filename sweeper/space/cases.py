@@ -135,6 +135,22 @@ def possible_resources(space: SearchSpace) -> list[Resources | None]:
     return found
 
 
+def possible_with_resources(space: SearchSpace, name: str) -> list[tuple[Any, Resources | None]]:
+    """Return the distinct values that a parameter can have, each with the resources that its trials may reserve.
+
+    Empty if the job has no such parameter.
+    """
+    defaults = defaults_by_name(space.job)
+    if name not in defaults:
+        return []
+    found = [
+        (value, resources_of(space, cut.first))
+        for cut in _all_cuts(space)
+        for value in ends(cut.domains.get(name, Constant(defaults[name])))
+    ]
+    return [pair for number, pair in enumerate(found) if pair not in found[:number]]
+
+
 def _possible(space: SearchSpace, name: str) -> Iterator[Any]:
     """Yield the values that a parameter can have; for a range, both ends."""
     default = Constant(defaults_by_name(space.job)[name])

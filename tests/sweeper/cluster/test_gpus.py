@@ -243,7 +243,7 @@ def test_doctor_lists_each_gpu(machine_tells: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(doctor, "survey_gpus", lambda: survey(T4, V100))
     first, second, reason = doctor.gpu_findings()
     assert (first.what, first.good, second.good) == ("gpu 0", True, False)
-    assert first.detail == f"{T4}: supported by torch 2.13.0+cu130 for CUDA 13.0"
+    assert first.detail.startswith(f"{T4}: supported by torch 2.13.0+cu130 for CUDA 13.0; ")
     assert "has no kernels for it" in second.detail
     assert (reason.what, reason.good) == ("gpus", False)
 
@@ -251,7 +251,7 @@ def test_doctor_lists_each_gpu(machine_tells: Path, monkeypatch: pytest.MonkeyPa
 def test_a_cluster_is_refused_with_the_name_of_the_node(
     machine_tells: Path, toy_space: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nodes, "gpu_reasons", lambda: ["node 10.0.0.2: GPUs: none"])
+    monkeypatch.setattr(nodes, "gpu_reasons", lambda *_, **__: ["node 10.0.0.2: GPUs: none"])
     cluster = Machine(4, 1, (Node("10.0.0.1", 2, 0), Node("10.0.0.2", 2, 1)))
     with pytest.raises(EnvironmentFailure, match=r"node 10\.0\.0\.2"):
         preflight.check_gpus(toy_space(), cluster)  # type: ignore[operator]
