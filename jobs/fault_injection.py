@@ -20,6 +20,8 @@ VARIABLE = "SWEEPER_FAULTS"
 POINTS = {
     "checkpoint.rename": "all files of a checkpoint are written, its name does not exist yet",
     "checkpoint.report": "a checkpoint is whole, nobody has been told of it",
+    "state.manifest": "the new manifest of an ended trial's checkpoint is written beside the old one",
+    "state.delete": "a file is in no manifest any more, and still there",
     "database.create": "a new database, the ledger's or MLflow's, is complete, its name does not exist yet",
     "depot.manifest": "all other files of a checkpoint are in its bucket, its manifest is not",
     "identity.write": "the databases of a copied or moved root are adapted, its identity is the old one",

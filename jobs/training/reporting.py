@@ -119,4 +119,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         checkpoint.write_json(folder / checkpoint.PREDICTIONS, self.predictions)
         checkpoint.write_json(folder / "metrics.json", metrics)
         checkpoint.write_json(folder / checkpoint.IDENTITY, {**self.identity, "conditions": recorded_conditions()})
+        if metrics["epoch"] >= self.epochs:
+            for name in checkpoint.state_files([path.name for path in folder.iterdir()]):
+                (folder / name).unlink()
         return checkpoint.publish(folder, self.workdir, step)

@@ -23,6 +23,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from jobs.backbone import tokenizers
 from jobs.backbone.architectures import BERTS
+from jobs.checkpoint import CheckpointError, has_state
 from jobs.dataset.data import SAMPLE, read_data, vocabulary
 from jobs.job import ParamError, Report
 from jobs.model import dropout
@@ -181,7 +182,9 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         return metrics
 
     def _save_checkpoint(self, *args: Any, **options: Any) -> None:
-        # Private in transformers 5.23, overridden to measure the time: no public method covers saving alone.
+        # Private in transformers 5.24, overridden to measure the time: no public method covers saving alone. No trial
+        # resumes from its last checkpoint, so that one is written without training state.
+        self.args.save_only_model = self.state.global_step >= self.state.max_steps
         with phase("checkpoints"):
             super()._save_checkpoint(*args, **options)
 
@@ -230,13 +233,24 @@ def run_training(
 ) -> None:
     """Train one model and report every evaluation with a complete checkpoint; called by `jobs.training.train`.
 
-    Raises ParamError when the params do not fit the number of workers.
+    Raises ParamError when the params do not fit the number of workers, CheckpointError for a checkpoint without
+    training state.
     """
+    if resume_from:
+        refuse_without_state(resume_from)
     with phase(START):
         trainer = make_trainer(task, params, data, workdir, report)
     with phase(TRAINING):
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     workers.once(lambda: shutil.rmtree(workdir / UNFINISHED, ignore_errors=True))
+
+
+def refuse_without_state(checkpoint: Path) -> None:
+    """Raise CheckpointError for a checkpoint without training state: Trainer would go on with a new optimizer."""
+    if not has_state([path.name for path in checkpoint.iterdir()]):
+        raise CheckpointError(
+            f"{checkpoint}: has no training state, because its training has ended; resume from an earlier checkpoint"
+        )
 
 
 def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, report: Report) -> BatchTrainer:

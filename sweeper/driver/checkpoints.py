@@ -15,7 +15,7 @@ from sweeper.storage import checkpoint_store
 
 
 def resume_point(record: TrialRecord) -> Mapping[str, Any] | None:
-    """Return the newest evaluation in the ledger whose checkpoint is undamaged, or None.
+    """Return the newest evaluation in the ledger from whose checkpoint a trial can resume, or None.
 
     A checkpoint without an evaluation does not count: resuming from it would leave a gap among the evaluations.
     """
@@ -24,7 +24,7 @@ def resume_point(record: TrialRecord) -> Mapping[str, Any] | None:
 
 def _resume_points(record: TrialRecord) -> Iterator[Mapping[str, Any]]:
     newest_first = reversed(record.evaluations)
-    return (e for e in newest_first if e["checkpoint"] and not checkpoint_store.stored_damage(e["checkpoint"]))
+    return (e for e in newest_first if e["checkpoint"] and checkpoint_store.is_resumable(e["checkpoint"]))
 
 
 def resume_checkpoints(record: TrialRecord, workdir: Path, storage: str | None = None) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from jobs.checkpoint import damage
+from jobs.checkpoint import copy_part, without_state
 from jobs.job import ParamError
 from jobs.suggestions import short
 from sweeper.ledger.ledger import Ledger
@@ -185,18 +185,12 @@ def copy_best_checkpoint(
         return None
     if storage or checkpoint_store.is_remote(address):
         return checkpoint_store.copy(address, storage or str(workdir))
-    source = Path(address)
-    if damage(source):
-        return None
-    target = workdir / source.name
-    shutil.rmtree(target, ignore_errors=True)
-    workdir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with suppress(OSError):  # the earlier sweep may delete it at the same time
-        shutil.copytree(source, target, copy_function=_link)
-    return None if damage(target) else str(target)
+    with suppress(OSError, ValueError):  # damaged, or the earlier sweep deletes it at the same time
+        return str(copy_part(Path(address), workdir / Path(address).name, without_state, _link))
+    return None
 
 
-def _link(source: str, target: str) -> None:
+def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:

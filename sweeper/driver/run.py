@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -214,6 +214,14 @@ class ChangeListener:
         show_trial(self.mirror, self.sweep.ledger, record, predictions)
         self.retain(record)
 
+    def remove_state(self, record: TrialRecord, unneeded: Container[str]) -> None:
+        """Remove what an ended trial's resuming would need: the training state in its checkpoint, and local copies."""
+        kept = record.checkpoint
+        if kept and kept not in unneeded and self.sweep.ledger.places.owns(kept):
+            checkpoint_store.remove_stored_state(kept)
+        if self.sweep.checkpoints:
+            delete_copies(self.sweep.workdir(record.number))
+
     def say(self, line: str) -> None:
         print_line(self.progress.console, line)
 
@@ -223,8 +231,7 @@ class ChangeListener:
         before = self.kept.get(record.number)
         self.kept[record.number] = record
         records = list(self.kept.values())
-        finalists = space.repeats.top if space.repeats else 0  # any of them may become best once it is repeated
-        keep = max(space.keep.checkpoints, finalists)
+        keep = space.kept_checkpoints
         unneeded = set(unneeded_checkpoints(records, space.direction, keep))
         # A resumed trial writes its later checkpoints again, under the same addresses.
         new = (one for one in record.evaluations if before is None or one not in before.evaluations)
@@ -232,8 +239,8 @@ class ChangeListener:
         delete_checkpoints(sorted(filter(self.sweep.ledger.places.owns, unneeded - self.gone)))
         self.gone.clear()
         self.gone.update(address for address in unneeded if checkpoint_store.is_remote(address))
-        if self.sweep.checkpoints and record.state != "RUNNING":
-            delete_copies(self.sweep.workdir(record.number))
+        if record.state != "RUNNING":
+            self.remove_state(record, unneeded)
         for number in self.kept.keys() - {
             one.number for one in trials_with_checkpoints(records, space.direction, keep)
         }:

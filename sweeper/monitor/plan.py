@@ -11,11 +11,12 @@ from sweeper.cluster.capacity import Machine, memory_text, reservations
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
 from sweeper.monitor.progress import short_value
-from sweeper.space.cases import backbones, idle_lines, list_cases, max_epochs
+from sweeper.space.cases import backbones, idle_lines, list_cases, max_epochs, max_evaluations
 from sweeper.space.search_space import SearchSpace, searched_parameters
 from sweeper.space.sections import MEDIAN_TRIALS, bracket_count
 
-COPIES_PER_CHECKPOINT = 3  # the weights, and two AdamW moments of the same size
+STATE_COPIES = 2  # the two moments of AdamW have the size of the weights each
+RUNNING_CHECKPOINTS = 3  # of a running trial: its best, its newest, and the one that is being written
 
 
 def plan_lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str]:
@@ -80,11 +81,27 @@ def first_configurations(space: SearchSpace, count: int) -> list[dict[str, Any]]
 
 
 def disk_forecast(space: SearchSpace, slots: int) -> str:
-    """Estimate the disk space for the kept checkpoints and for at most two checkpoints of each running trial."""
-    known = [size for size in map(weight_bytes, backbones(space)) if size is not None]
+    """Estimate the largest disk space of all checkpoints: those kept, which have weights alone, and those of running
+    trials."""
+    known = [size / 2**20 for size in map(weight_bytes, backbones(space)) if size is not None]
     if not known:
         return "disk: not known before the backbones are downloaded"
-    checkpoints = 2 * slots + space.keep.checkpoints
-    most = checkpoints * COPIES_PER_CHECKPOINT * max(known) / 2**20
+    running = max(known) * running_copies(max_evaluations(space))
+    most = space.kept_checkpoints * max(known) + slots * running
     caveat = "" if len(known) == len(backbones(space)) else ", larger if a backbone that is not here yet is larger"
-    return f"disk: up to {most:,.0f} MiB in {checkpoints} checkpoints{caveat}"
+    return (
+        f"disk: up to {most:,.0f} MiB: {max(known):,.0f} MiB for each kept checkpoint ({space.kept_checkpoints}), "
+        f"{running:,.0f} MiB for each running trial ({slots}){caveat}"
+    )
+
+
+def running_copies(evaluations: int | None) -> int:
+    """Return the size of a running trial's checkpoints at their largest, in sizes of its weights.
+
+    All checkpoints but the last one of `evaluations` have training state. None means many evaluations.
+
+    >>> running_copies(1), running_copies(2), running_copies(4)
+    (1, 4, 9)
+    """
+    with_state = RUNNING_CHECKPOINTS if evaluations is None else min(evaluations - 1, RUNNING_CHECKPOINTS)
+    return with_state * (1 + STATE_COPIES) + (with_state < RUNNING_CHECKPOINTS)

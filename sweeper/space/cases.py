@@ -68,6 +68,12 @@ def max_epochs(space: SearchSpace) -> int:
     return int(max(_possible(space, "num_train_epochs")))
 
 
+def max_evaluations(space: SearchSpace) -> int | None:
+    """Return the largest number of evaluations of a trial; None if it depends on the number of optimizer steps."""
+    by_steps = "eval_steps" in defaults_by_name(space.job) and any(_possible(space, "eval_steps"))
+    return None if by_steps else max_epochs(space)
+
+
 def backbones(space: SearchSpace) -> list[str]:
     """Return every backbone that a trial of this space can have."""
     return list(dict.fromkeys(_possible(space, "backbone")))

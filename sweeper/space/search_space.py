@@ -71,6 +71,11 @@ class SearchSpace:
     def direction(self) -> Direction:
         return self.metrics[self.objective]
 
+    @property
+    def kept_checkpoints(self) -> int:
+        """Return how many of the best checkpoints are kept. Any finalist may become the best once it is repeated."""
+        return max(self.keep.checkpoints, self.repeats.top if self.repeats else 0)
+
 
 def assign(space: SearchSpace, suggest: Suggest, fixed: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Assign a value to each parameter. A parameter without a matching branch is left out and keeps its default.

@@ -8,18 +8,18 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from textwrap import shorten
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from jobs import checkpoint as folders
 from jobs import fault_injection
-from jobs.checkpoint import MANIFEST, PICKLED
+from jobs.checkpoint import MANIFEST, Manifest, has_state, state_files, without_pickles, without_state
 from jobs.files import DISK_ERRORS, atomic, disk_errors
 from sweeper.errors import EnvironmentFailure
 from sweeper.secrets import redacted
@@ -32,6 +32,8 @@ CONNECT_SECONDS, REQUEST_SECONDS = 10, 60
 MAX_ATTEMPTS = 6  # attempts of a request; the pause doubles after each
 PARALLEL_REQUESTS = 8
 CAUSE_CHARS = 300
+
+Part = Callable[[Manifest], dict[str, Any]]  # returns the entries of a manifest whose files are copied
 
 
 class StorageError(EnvironmentFailure):
@@ -86,36 +88,35 @@ def name_of(address: str) -> str:
     return name
 
 
-def deposit(checkpoint: Path, folder: str) -> str:
+def deposit(checkpoint: Path, folder: str, part: Part = dict) -> str:
     """Copy a checkpoint into `folder`, replacing one of the same name, and return the copy's address.
 
     Raises StorageError for a bucket, OSError for a path.
     """
     target = join_address(folder, checkpoint.name)
     if not is_remote(target):
-        return str(_copy_back(checkpoint, Path(target)))
-    manifest = folders.load_json(checkpoint / MANIFEST)
+        create_folder(Path(folder))
+        return str(folders.copy_part(checkpoint, Path(target), part))
+    manifest = part(folders.load_json(checkpoint / MANIFEST))
     with reaching(target):
         place = _resolve_address(target)
         _remove(place)
         with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
             list(pool.map(lambda name: _upload(checkpoint / name, place / name), manifest))
         fault_injection.point("depot.manifest")
-        _upload(checkpoint / MANIFEST, place / MANIFEST)
+        _write_manifest(manifest, place)
     return target
 
 
-def fetch_checkpoint(address: str, target: Path, *, answering: bool = False) -> Path:
+def fetch_checkpoint(address: str, target: Path, part: Part = dict) -> Path:
     """Download a remote checkpoint to `target` unless an undamaged copy is there.
 
-    `answering` leaves out files that only training needs. A lock lets several processes call this at the same time.
-    Raises Damaged, StorageError, OSError.
+    A lock lets several processes call this at the same time. Raises Damaged, StorageError, OSError.
     """
     create_folder(target.parent)
     with file_lock(target.parent / f".{target.name}.lock"), reaching(address):
         place = _resolve_address(address)
-        manifest = _manifest(place)
-        wanted = {k: v for k, v in manifest.items() if not (answering and PurePosixPath(k).suffix in PICKLED)}
+        wanted = part(_manifest(place))
         if not (_same(target, wanted) and not folders.damage(target)):
             _download(place, wanted, target)
     return target
@@ -131,7 +132,7 @@ def local(address: str, root: Path) -> Path:
     digest = hashlib.sha256(address.encode()).hexdigest()[:16]
     try:
         with disk_errors(EnvironmentFailure, "free disk space there", root / CACHE):
-            return fetch_checkpoint(address, root / CACHE / digest / name_of(address), answering=True)
+            return fetch_checkpoint(address, root / CACHE / digest / name_of(address), without_pickles)
     except Damaged as error:
         raise EnvironmentFailure(f"checkpoint {error}; name another trial's, or train this one again") from None
 
@@ -152,6 +153,31 @@ def stored_damage(address: str) -> str | None:
         return str(error)
     wrong = next((name for name, entry in manifest.items() if found.get(name) != entry["bytes"]), None)
     return wrong and f"{join_address(address, wrong)}: missing or changed since it was written"
+
+
+def is_resumable(address: str) -> bool:
+    """Return True for an undamaged checkpoint with its training state. Raises StorageError.
+
+    A trial that is running has one without it only if its ledger was restored from a backup.
+    """
+    if stored_damage(address):
+        return False
+    if not is_remote(address):
+        return has_state(folders.load_json(Path(address) / MANIFEST))
+    with reaching(address):
+        return has_state(_manifest(_resolve_address(address)))
+
+
+def remove_stored_state(address: str) -> None:
+    """Remove the training state from the checkpoint of a trial that has ended.
+
+    Ignore errors: the checkpoint stays complete, and the next run of its sweep tries again.
+    """
+    with suppress(OSError, ValueError, Damaged, StorageError), reaching(address):
+        if is_remote(address):
+            _remove_remote_state(_resolve_address(address))
+        else:
+            folders.remove_state(Path(address))
 
 
 def still_stored(addresses: Iterable[str | None]) -> set[str]:
@@ -176,20 +202,23 @@ def delete_stored(addresses: Iterable[str]) -> None:
 
 
 def copy(address: str, folder: str) -> str | None:
-    """Copy a checkpoint into `folder` and return its address; None if it is damaged."""
+    """Copy the checkpoint of a trial that has ended into `folder`, without training state, and return its address; None
+    if it is damaged."""
     if not is_remote(address):
-        return None if folders.damage(Path(address)) else deposit(Path(address), folder)
+        return None if folders.damage(Path(address)) else deposit(Path(address), folder, without_state)
     target = join_address(folder, name_of(address))
     try:
         if not is_remote(folder):
-            return str(fetch_checkpoint(address, Path(target)))
+            return str(fetch_checkpoint(address, Path(target), without_state))
         if stored_damage(address):
             return None
         with reaching(address):
             source, place = _resolve_address(address), _resolve_address(target)
+            manifest = without_state(_manifest(source))
             _remove(place)
-            for name in (*_manifest(source), MANIFEST):
+            for name in manifest:
                 source.files.copy_file((source / name).path, (place / name).path)
+            _write_manifest(manifest, place)
     except Damaged:
         return None
     return target
@@ -319,6 +348,21 @@ def _manifest(place: StoragePlace) -> dict[str, Any]:
     return manifest
 
 
+def _write_manifest(manifest: Manifest, place: StoragePlace) -> None:
+    with (place / MANIFEST).files.open_output_stream((place / MANIFEST).path) as stream:
+        stream.write(folders.written_json(manifest))
+
+
+def _remove_remote_state(place: StoragePlace) -> None:
+    """Replace the manifest first. A bucket replaces a file as a whole, so the checkpoint is complete at any time."""
+    manifest = _manifest(place)
+    kept = without_state(manifest)
+    if kept != manifest:
+        _write_manifest(kept, place)
+    for name in state_files([info.base_name for info in _list_folder(place)]):
+        place.files.delete_file((place / name).path)
+
+
 def _read_place(place: StoragePlace) -> bytes | None:
     try:
         with place.files.open_input_stream(place.path) as stream:
@@ -353,14 +397,6 @@ def _same(folder: Path, manifest: dict[str, Any]) -> bool:
         return bool(folders.load_json(folder / MANIFEST) == manifest)
     except (OSError, ValueError):
         return False
-
-
-def _copy_back(checkpoint: Path, target: Path) -> Path:
-    create_folder(target.parent)
-    with atomic(target, replace=True) as incoming:
-        shutil.copytree(checkpoint, incoming, copy_function=shutil.copyfile)
-        folders.refuse_damaged(incoming)
-    return target
 
 
 def _remove(place: StoragePlace) -> None:

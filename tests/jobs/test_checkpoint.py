@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobs import checkpoint, files
 from tests.support.limits import fill, killed_at, largest_file, mounted
+from tests.support.trials import STATE, saved, saved_by_trainer
 
 
 def newest_whole(workdir: Path) -> Path | None:
@@ -160,6 +163,83 @@ def test_a_process_killed_before_the_name_is_given_publishes_nothing(tmp_path: P
 def test_a_process_killed_before_it_tells_of_a_checkpoint_leaves_it_whole(tmp_path: Path) -> None:
     killed_at("checkpoint.report:1:kill", tmp_path / "log", lambda: trained(tmp_path, 1))
     assert newest_whole(tmp_path) == tmp_path / "checkpoint-000001"
+
+
+# training state
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_checkpoint_loses_its_training_state_and_stays_whole(tmp_path: Path) -> None:
+    whole = saved_by_trainer(tmp_path, 1)
+    before = checkpoint.answering_part(whole)
+    assert checkpoint.has_state(names_in(whole))
+    checkpoint.remove_state(whole)
+    checkpoint.remove_state(whole)
+    assert names_in(whole) == {"model.safetensors", "state.json", "trainer_state.json", "manifest.json"}
+    assert checkpoint.damage(whole) is None
+    assert checkpoint.answering_part(whole) == before  # the champions' fingerprint is taken from it
+    assert not checkpoint.has_state(names_in(whole))
+
+
+@pytest.mark.parametrize(("point", "times"), [("state.manifest", 1), ("state.delete", len(STATE))])
+def test_a_process_killed_while_it_removes_the_state_leaves_a_whole_checkpoint(
+    tmp_path: Path, point: str, times: int
+) -> None:
+    for nth in range(1, times + 1):
+        whole = saved_by_trainer(tmp_path / f"{nth}", 1)
+        killed_at(f"{point}:{nth}:kill", tmp_path / f"log-{nth}", lambda whole=whole: checkpoint.remove_state(whole))
+        assert names_in(whole) & set(STATE) == set(STATE[nth - 1 :])
+        assert checkpoint.damage(whole) is None
+        checkpoint.remove_state(whole)
+        assert names_in(whole) == {"model.safetensors", "state.json", "trainer_state.json", "manifest.json"}
+        assert checkpoint.damage(whole) is None
+
+
+def test_files_of_another_program_are_no_training_state(tmp_path: Path) -> None:
+    whole = saved(tmp_path, 1, STATE)
+    checkpoint.remove_state(whole)
+    assert names_in(whole) == {"state.json", "manifest.json", *STATE}
+    assert checkpoint.has_state(names_in(whole))
+
+
+def test_a_disk_that_takes_nothing_leaves_the_state_where_it_is(tmp_path: Path) -> None:
+    whole = saved_by_trainer(tmp_path, 1)
+    with largest_file(0), pytest.raises(OSError, match="manifest"):
+        checkpoint.remove_state(whole)
+    assert checkpoint.damage(whole) is None
+    assert set(STATE) < names_in(whole)
+
+
+def test_a_checkpoint_that_loses_its_state_while_it_is_checked_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, describe = saved_by_trainer(tmp_path, 1), checkpoint._describe
+
+    def late(path: Path) -> dict[str, Any]:
+        checkpoint.remove_state(whole)
+        return describe(path)
+
+    monkeypatch.setattr(checkpoint, "_describe", late)
+    assert checkpoint.damage(whole) is None
+    (whole / "model.safetensors").write_text("cut")
+    assert "model.safetensors: missing or changed" in str(checkpoint.damage(whole))
+
+
+@given(st.sets(st.sampled_from(["model.safetensors", "trainer_state.json", "model.pt", "vocab.bin", *STATE])))
+def test_only_files_of_trainer_are_left_out(names: set[str]) -> None:
+    kept = checkpoint.without_state(dict.fromkeys(names)).keys()
+    assert kept == (names - set(STATE) if "trainer_state.json" in names else names)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["optimizer.bin", "scaler.pt", "rng_state_0.pth", "rng_state_13.pth", "pytorch_model_fsdp.bin"],
+)
+def test_the_state_of_several_workers_is_known(name: str) -> None:
+    assert checkpoint.state_files(["trainer_state.json", name, "pytorch_model.bin"]) == {name}
 
 
 def tell(place: Path, write: Callable[[Path], object]) -> str | None:

@@ -147,6 +147,14 @@ def test_every_report_has_a_whole_checkpoint_of_its_own_and_nothing_else_is_left
     assert [checkpoint.damage(folder) for folder in saved] == [None] * EPOCHS
 
 
+def test_only_the_last_checkpoint_has_no_training_state_and_no_training_resumes_from_it(trained: Trained) -> None:
+    names = [{path.name for path in saved.iterdir()} for _, saved in trained.reports]
+    assert [checkpoint.has_state(one) for one in names] == [True, True, False]
+    assert [sum(Path(name).suffix in checkpoint.PICKLED for name in one) > 0 for one in names] == [True, True, False]
+    with pytest.raises(checkpoint.CheckpointError, match=r"has no training state.*; resume from an earlier"):
+        trained.again("from_the_last", trained.reports[-1][1])
+
+
 def test_checkpoints_hold_a_prediction_for_every_validation_question_in_order(trained: Trained) -> None:
     ids = [question.id for question in read_data(str(trained.data)).valid]
     assert len(ids) == SIZES["valid"]

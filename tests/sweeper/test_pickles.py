@@ -10,6 +10,7 @@ import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +84,31 @@ def trained(checkpoints: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(checkpoints["qa"], tmp_path / "trials" / "0000" / checkpoints["qa"].name))
 
 
+class Begun(Exception):
+    """Ends a training after its first epoch."""
+
+
+@pytest.fixture(scope="module")
+def first_epoch(few: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a reader that another epoch follows."""
+    made: list[Path] = []
+
+    def report(metrics: dict[str, float], checkpoint: Path | None = None) -> None:
+        assert checkpoint is not None
+        made.append(checkpoint)
+        raise Begun
+
+    with pytest.raises(Begun):
+        get_job("qa").train(params_of_two_epochs(), few.location, tmp_path_factory.mktemp("begun"), report)
+    return made[0]
+
+
+@pytest.fixture
+def begun(first_epoch: Path, tmp_path: Path) -> Path:
+    """A copy of a reader's checkpoint to resume from, in a trial's folder."""
+    return Path(shutil.copytree(first_epoch, tmp_path / "trials" / "0000" / first_epoch.name))
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_the_program_would_leave_its_mark(tmp_path: Path, mark: Path, zipped: bool) -> None:
     plant(tmp_path, mark, ("optimizer.pt",), zipped)
@@ -118,37 +144,39 @@ def test_one_in_the_place_of_a_text_is_an_error(trained: Path, mark: Path, name:
     assert not mark.exists()
 
 
+def params_of_two_epochs() -> Any:
+    return get_job("qa").params(**{**EPOCH, "num_train_epochs": 2}, **SMALL["qa"])
+
+
 def resume(folder: Path, few: Data) -> None:
-    job = get_job("qa")
-    params = job.params(**{**EPOCH, "num_train_epochs": 2}, **SMALL["qa"])
-    job.train(params, few.location, folder.parent, lambda metrics, checkpoint: None, folder)
+    get_job("qa").train(params_of_two_epochs(), few.location, folder.parent, lambda metrics, checkpoint: None, folder)
 
 
 @pytest.mark.parametrize("name", RESUMED)
 @pytest.mark.parametrize("zipped", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_training_does_not_go_on_from_one_that_the_manifest_vouches_for(
-    trained: Path, mark: Path, few: Data, name: str, zipped: bool
+    begun: Path, mark: Path, few: Data, name: str, zipped: bool
 ) -> None:
-    plant(trained, mark, (name,), zipped)
-    assert checkpoint.damage(trained) is None
+    plant(begun, mark, (name,), zipped)
+    assert checkpoint.damage(begun) is None
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
-        resume(trained, few)
+        resume(begun, few)
     assert not mark.exists()
 
 
-def test_training_goes_on_past_what_it_does_not_need(trained: Path, mark: Path, few: Data) -> None:
-    plant(trained, mark, tuple(name for name in NAMES if name not in RESUMED and name != "scaler.pt"))
-    resume(trained, few)
+def test_training_goes_on_past_what_it_does_not_need(begun: Path, mark: Path, few: Data) -> None:
+    plant(begun, mark, tuple(name for name in NAMES if name not in RESUMED and name != "scaler.pt"))
+    resume(begun, few)
     assert not mark.exists()
 
 
-def test_one_that_the_manifest_does_not_know_is_damage(trained: Path, mark: Path) -> None:
-    manifest = (trained / checkpoint.MANIFEST).read_text(encoding="utf-8")
-    plant(trained, mark, RESUMED)
-    (trained / checkpoint.MANIFEST).write_text(manifest, encoding="utf-8")
-    assert checkpoint.damage(trained)
+def test_one_that_the_manifest_does_not_know_is_damage(begun: Path, mark: Path) -> None:
+    manifest = (begun / checkpoint.MANIFEST).read_text(encoding="utf-8")
+    plant(begun, mark, RESUMED)
+    (begun / checkpoint.MANIFEST).write_text(manifest, encoding="utf-8")
+    assert checkpoint.damage(begun)
     with pytest.raises(EnvironmentFailure, match="changed since it was written"):
-        find_checkpoint(str(trained), read_stores(trained.parent, {}))
+        find_checkpoint(str(begun), read_stores(begun.parent, {}))
     assert not mark.exists()
 
 

@@ -157,11 +157,13 @@ def test_rank_0_alone_writes_checkpoints_and_they_are_whole_with_every_ranks_ran
     assert [seen.published for seen in compared.ranks] == [EPOCHS, 0]
     saved = [folder for _, folder in compared.ranks[0].reports]
     assert sorted((compared.home / "whole").iterdir()) == saved
-    for folder in saved:
-        assert checkpoint.damage(folder) is None
-        assert {"rng_state_0.pth", "rng_state_1.pth"} < checkpoint.load_json(folder / checkpoint.MANIFEST).keys()
+    assert [checkpoint.damage(folder) for folder in saved] == [None] * EPOCHS
+    *earlier, last = [checkpoint.load_json(folder / checkpoint.MANIFEST).keys() for folder in saved]
+    for names, folder in zip(earlier, saved, strict=False):
+        assert {"rng_state_0.pth", "rng_state_1.pth"} < names
         states = [torch.load(folder / f"rng_state_{rank}.pth", weights_only=False)["cpu"] for rank in (0, 1)]
         assert not torch.equal(*states)  # workers that drop the same numbers would average less
+    assert checkpoint.state_files(last) == set()
 
 
 @pytest.mark.slow
@@ -195,7 +197,9 @@ def test_workers_that_share_the_weights_report_the_metrics_of_one_and_resume(com
 @pytest.mark.slow
 def test_a_checkpoint_of_shared_weights_is_whole_and_loads_in_one_process(compared: Compared, tmp_path: Path) -> None:
     """Trained on at a rate that moves no weight, it gives the loss that was reported with it."""
-    metrics, saved = compared.on_rank[0]["sharded"].reports[-1]
+    (_, earlier), (metrics, saved) = compared.on_rank[0]["sharded"].reports
+    assert {"optimizer.bin", "pytorch_model_fsdp.bin"} < checkpoint.state_files([one.name for one in earlier.iterdir()])
+    assert checkpoint.state_files([path.name for path in saved.iterdir()]) == set()
     assert checkpoint.damage(saved) is None
     assert "model.safetensors" in checkpoint.answering_part(saved)
     still = replace(compared.params, backbone=str(saved), learning_rate=1e-30, num_train_epochs=1)

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from optuna.storages import RDBStorage
 
+from jobs.checkpoint import remove_state
 from sweeper.driver.checkpoints import resume_checkpoints
 from sweeper.driver.repeats import resume_summary
 from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.record import TrialRecord
 from sweeper.space.search_space import SearchSpace
-from tests.support.trials import asked, evaluated, saved
+from tests.support.trials import asked, evaluated, saved, saved_by_trainer
 
 Make = Callable[..., SearchSpace]
 
@@ -48,6 +49,21 @@ def test_without_any_whole_checkpoint_a_trial_starts_afresh(begun: TrialRecord, 
         (checkpoint / "manifest.json").unlink()
     assert resume_checkpoints(begun, tmp_path / "work") == ()
     assert not list((tmp_path / "work").glob("checkpoint-*"))
+
+
+def test_a_checkpoint_without_training_state_gives_way_to_the_one_before_it(
+    storage: RDBStorage, toy_space: Make, tmp_path: Path
+) -> None:
+    """As in a ledger restored from a backup: the trial had ended since."""
+    space = toy_space()
+    ledger = create_ledger(storage, space, "toy")
+    record = evaluated(ledger, asked(ledger, space).number, tmp_path, 2, saved_by_trainer)
+    assert resume_checkpoints(record, tmp_path) == (str(tmp_path / "checkpoint-000002"),)
+    remove_state(tmp_path / "checkpoint-000002")
+    assert resume_checkpoints(record, tmp_path) == (str(tmp_path / "checkpoint-000001"),)
+    remove_state(tmp_path / "checkpoint-000001")
+    assert resume_checkpoints(record, tmp_path) == ()
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_the_outlook_says_what_is_finished_goes_on_and_is_new(

@@ -8,9 +8,9 @@ import pytest
 from optuna.storages import RDBStorage
 from rich.console import Console
 
-from jobs.checkpoint import damage
+from jobs.checkpoint import damage, has_state
 from sweeper.cluster.capacity import Machine
-from sweeper.driver.extending import draws_of, extension_line, imported_trials
+from sweeper.driver.extending import copy_best_checkpoint, draws_of, extension_line, imported_trials
 from sweeper.driver.run import run_sweep
 from sweeper.driver.sweep import trial_folder
 from sweeper.errors import ConfigError
@@ -21,7 +21,7 @@ from sweeper.process.signals import Interrupt
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
 from tests.support.invariants import check
-from tests.support.trials import saved
+from tests.support.trials import evaluated, saved, saved_by_trainer
 from tests.toy import JOB, ToyParams
 
 Make = Callable[..., SearchSpace]
@@ -104,6 +104,29 @@ def test_a_taken_over_trial_has_its_own_checkpoint(old: Ledger, stores: Stores, 
     shutil.rmtree(stores.root / "toy")
     assert damage(Path(best.checkpoint)) is None
     assert sum(Path(record.checkpoint or "gone").exists() for record in records) == 1  # retention knows its own only
+
+
+def test_a_taken_over_checkpoint_shares_its_files_and_has_no_training_state(
+    stores: Stores, toy_space: Make, tmp_path: Path
+) -> None:
+    space = toy_space()
+    ledger = create_ledger(open_storage(stores.ledger), space, "toy")
+    evaluated(ledger, ask(ledger, space).number, tmp_path / "0", 4, saved_by_trainer)
+    best = Path(str(ledger.finish(0, "COMPLETE").checkpoint))
+    copy = Path(str(copy_best_checkpoint(ledger.record(0), space, tmp_path / "copy")))
+    assert damage(copy) is None
+    assert {path.name for path in copy.iterdir()} == {
+        "model.safetensors",
+        "state.json",
+        "trainer_state.json",
+        "manifest.json",
+    }
+    assert (copy / "model.safetensors").samefile(best / "model.safetensors")
+    assert damage(best) is None
+    assert has_state([path.name for path in best.iterdir()])
+    (best / "model.safetensors").unlink()
+    assert copy_best_checkpoint(ledger.record(0), space, tmp_path / "again") is None
+    assert not list((tmp_path / "again").iterdir())
 
 
 def test_repeats_are_not_taken_along(stores: Stores, toy_space: Make, tmp_path: Path) -> None:

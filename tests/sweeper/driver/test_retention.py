@@ -12,14 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.storages import RDBStorage
 
-from jobs.checkpoint import damage
+from jobs.checkpoint import damage, has_state
+from sweeper.cluster.capacity import Machine
 from sweeper.driver.checkpoints import delete_checkpoints, trials_with_checkpoints, unneeded_checkpoints
+from sweeper.driver.run import ChangeListener
+from sweeper.driver.sweep import Sweep
+from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import State, TrialRecord
 from sweeper.space.search_space import SearchSpace
+from sweeper.storage.places import Home, Places
 from tests.support.limits import killed_at
-from tests.support.trials import asked, evaluated
+from tests.support.trials import STATE, asked, evaluated, saved_by_trainer
 
 STATES: tuple[State, ...] = get_args(State)
 VALUES = ((), (0.2,), (0.5, 0.4))  # no evaluation, one, and one that was better than the last
@@ -101,3 +106,60 @@ def test_a_driver_killed_while_it_deletes_loses_nothing_that_is_needed(
     assert damage(Path(needed)) is None
     delete_checkpoints(unneeded_checkpoints(ledger.records(), "max", keep=1))
     assert [path.name for path in (tmp_path / "0").iterdir()] == [Path(needed).name]
+
+
+def listener(sweep: Sweep) -> ChangeListener:
+    nothing: Any = None
+    return ChangeListener(sweep, nothing, nothing)
+
+
+def has_training_state(checkpoint: Path) -> bool:
+    return has_state([path.name for path in checkpoint.iterdir()])
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_is_kept_of_an_ended_trial_has_no_training_state(
+    storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path, state: State, elsewhere: bool
+) -> None:
+    """Of a running one it is needed, in the best and in the newest checkpoint."""
+    space = toy_space()
+    ledger = create_ledger(storage, space, "toy")
+    sweep = Sweep(ledger, space, tmp_path / "toy", Machine(1, 0), str(tmp_path / "shared") if elsewhere else None)
+    place = Path(sweep.storage(0) or sweep.workdir(0))
+    running = evaluated(ledger, asked(ledger, space).number, place, 3, saved_by_trainer)
+    listener(sweep).retain(running)
+    assert [has_training_state(path) for path in place.glob("checkpoint-*")] == [True]
+    if state != "RUNNING":
+        listener(sweep).retain(ledger.finish(0, state, "ended"))
+    left = list(place.glob("checkpoint-*"))
+    assert [damage(path) for path in left] == [None] * len(left)
+    expected = {"RUNNING": [True], "COMPLETE": [False], "PRUNED": [False], "FAIL": []}[state]
+    assert [has_training_state(path) for path in left] == expected
+
+
+def test_the_next_run_removes_the_state_that_a_killed_driver_left(
+    storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path
+) -> None:
+    space = toy_space()
+    ledger = create_ledger(storage, space, "toy")
+    sweep = Sweep(ledger, space, tmp_path / "toy", Machine(1, 0))
+    evaluated(ledger, asked(ledger, space).number, sweep.workdir(0), 4, saved_by_trainer)
+    ended = ledger.finish(0, "COMPLETE")
+    place = Path(str(ended.checkpoint))
+    killed_at("state.delete:2:kill", tmp_path / "log", lambda: listener(sweep).retain(ended))
+    assert damage(place) is None
+    assert {path.name for path in place.iterdir()} & set(STATE) == set(STATE[1:])
+    listener(sweep).retain(ended)
+    assert {path.name for path in place.iterdir()} & set(STATE) == set()
+
+
+def test_a_checkpoint_of_another_root_keeps_its_training_state(
+    toy_space: Callable[..., SearchSpace], tmp_path: Path
+) -> None:
+    space, places = toy_space(), Places(Home(tmp_path / "sweeps", tmp_path / "project"), mark="copy")
+    ledger = create_ledger(open_storage(f"sqlite:///{tmp_path}/ledger.db", places), space, "toy")
+    sweep = Sweep(ledger, space, tmp_path / "toy", Machine(1, 0))
+    evaluated(ledger, asked(ledger, space).number, tmp_path / "original", 4, saved_by_trainer)
+    listener(sweep).retain(ledger.finish(0, "COMPLETE"))
+    assert [has_training_state(path) for path in (tmp_path / "original").iterdir()] == [True] * 4

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from sweeper.cluster.capacity import Machine
-from sweeper.monitor.plan import plan_lines
+from sweeper.monitor.plan import disk_forecast, plan_lines
 from sweeper.space.search_space import SearchSpace
 
 
@@ -27,3 +27,26 @@ def test_the_title_counts_the_configurations_that_follow(
     lines = list(plan_lines(toy_space(f"search.trials={trials}"), Machine(2, 0), first))
     assert [line for line in lines if "configuration" in line] == ([title] if title else [])
     assert sum(line.startswith("  backbone=") for line in lines) == configurations
+
+
+SCRATCH = ("job=qa", "objective=exact_match", "parameters={backbone: 'scratch:2x128x2', learning_rate: 1e-3}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "total", "kept", "running"),
+    [
+        ({"parameters.num_train_epochs": 1}, 60, 3, 12),
+        ({"parameters.num_train_epochs": 2}, 133, 3, 48),
+        ({"parameters.num_train_epochs": 3}, 205, 3, 84),
+        ({"parameters.num_train_epochs": 9}, 253, 3, 109),
+        ({"parameters.num_train_epochs": 1, "parameters.eval_steps": 5}, 253, 3, 109),
+        ({"parameters.num_train_epochs": 1, "repeats": "{top: 5, seeds: [1]}"}, 84, 5, 12),
+    ],
+)
+def test_the_disk_holds_weights_for_kept_checkpoints_and_training_state_for_running_trials(
+    toy_space: Callable[..., SearchSpace], changes: dict[str, object], total: int, kept: int, running: int
+) -> None:
+    space = toy_space(*SCRATCH, *(f"{name}={value}" for name, value in changes.items()))
+    assert disk_forecast(space, 2) == (
+        f"disk: up to {total} MiB: 12 MiB for each kept checkpoint ({kept}), {running} MiB for each running trial (2)"
+    )

@@ -29,7 +29,7 @@ from sweeper.trial.handover import FAILURE, TrialConfig, read_failure
 from sweeper.trial.process import recorded_failure, store_checkpoint, usable_checkpoint
 from tests.support.limits import killed_at
 from tests.support.servers import BUCKET, bucket, keys
-from tests.support.trials import asked
+from tests.support.trials import asked, saved_by_trainer
 
 Make = Callable[..., SearchSpace]
 slow = pytest.mark.slow
@@ -98,6 +98,44 @@ def test_a_copy_of_a_copy_has_the_same_content(place: str, tmp_path: Path) -> No
     checkpoint_store.delete_stored([address])
     assert content(Path(str(back))) == content(checkpoint)
     assert checkpoint_store.copy(address, str(tmp_path / "none")) is None
+
+
+def test_the_training_state_of_an_ended_trial_is_removed_and_never_copied(place: str, tmp_path: Path) -> None:
+    address = checkpoint_store.deposit(saved_by_trainer(tmp_path / "work", 1), place)
+    assert checkpoint_store.is_resumable(address)
+    copy = str(checkpoint_store.copy(address, f"{checkpoint_store.parent(place)}/0001"))
+    assert checkpoint_store.is_resumable(address)
+    for _ in range(2):
+        checkpoint_store.remove_stored_state(address)
+    checkpoint_store.remove_stored_state(f"{address}9")  # there is none
+    kept = {"model.safetensors", "state.json", "trainer_state.json", MANIFEST}
+    for one in (address, copy):
+        assert checkpoint_store.stored_damage(one) is None
+        assert not checkpoint_store.is_resumable(one)
+        assert checkpoint_store.still_stored([one]) == {one}
+        stored = checkpoint_store._list_folder(checkpoint_store._resolve_address(one))
+        assert {info.base_name for info in stored} == kept
+        back = checkpoint_store.copy(one, str(tmp_path / checkpoint_store.parent(one)[-4:]))
+        assert set(content(Path(str(back)))) == kept
+
+
+@slow
+def test_a_checkpoint_in_a_bucket_is_whole_while_its_training_state_is_removed(
+    away: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = checkpoint_store.deposit(saved_by_trainer(tmp_path / "work", 1), away)
+
+    def fail(names: object) -> set[str]:
+        raise StorageError("the connection is lost")
+
+    monkeypatch.setattr(checkpoint_store, "state_files", fail)  # after the manifest, before the first file
+    checkpoint_store.remove_stored_state(address)
+    assert checkpoint_store.stored_damage(address) is None
+    assert not checkpoint_store.is_resumable(address)
+    assert "optimizer.pt" in {key.rpartition("/")[2] for key in keys(address.removeprefix(f"s3://{BUCKET}/"))}
+    monkeypatch.undo()
+    checkpoint_store.remove_stored_state(address)
+    assert len(keys(address.removeprefix(f"s3://{BUCKET}/"))) == 4
 
 
 def test_only_the_newest_stays_on_the_machine_that_made_it(place: str, tmp_path: Path) -> None:
