@@ -50,7 +50,9 @@ from transformers import (
 from jobs.backbone import tokenizers
 from jobs.backbone.flops import TRAINING, forward_flops
 from jobs.dataset.data import read_data, vocabulary
+from jobs.job import ParamError
 from jobs.training import trainer as training
+from jobs.training.precision import UsedPrecision, choose_precision, computing_in, this_device
 from sweeper.cluster.devices import find_device
 
 GPU = torch.cuda.is_available()
@@ -192,7 +194,8 @@ class Case:
         trainer = training.make_trainer(task, self.params, str(self.data), workdir, lambda *_: None)
         for strategy in ("eval_strategy", "save_strategy", "logging_strategy"):
             setattr(trainer.args, strategy, IntervalStrategy.NO)
-        return measured(trainer, trainer.evaluate)
+        with computing_in(used(self.precision)):
+            return measured(trainer, trainer.evaluate)
 
     def theirs(self) -> Turn:
         """Train as the example script does."""
@@ -205,13 +208,13 @@ class Case:
             disable_tqdm=True, use_cpu=not GPU, dataloader_pin_memory=GPU, remove_unused_columns=False,
         )  # fmt: skip
         arguments._n_gpu = min(arguments.n_gpu, 1)  # with two GPUs, Trainer would train on both
-        torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
         train, valid = self.padded
         trainer = Trainer(
             self.usual_model(), arguments, data_collator=default_data_collator,
             train_dataset=train[: len(self.trained)], eval_dataset=valid,
         )  # fmt: skip
-        return measured(trainer, lambda: trainer.predict(valid))
+        with computing_in(used(self.precision)):
+            return measured(trainer, lambda: trainer.predict(valid))
 
     def usual_model(self) -> Any:
         """Return a copy of the model with the attention of transformers."""
@@ -329,27 +332,24 @@ def ratios(turns: dict[str, list[Turn]]) -> dict[str, float]:
     }
 
 
-def usual_precision() -> str:
-    """Return the fastest precision that the device computes in hardware, which `auto` selects too."""
-    if not GPU:
-        return "fp32"
-    major, _ = torch.cuda.get_device_capability()
-    return "bf16" if major >= 8 else "fp16" if major == 7 else "fp32"
+def used(precision: str) -> UsedPrecision:
+    """Return what a precision is on this device; refuse one that it lacks, as a sweep does."""
+    return choose_precision(precision, None, [this_device()])
 
 
 def product_speed(precision: str) -> float:
     """Measure the operations per second of one large matrix product."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     size = 8192 if GPU else 512
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     left, right = (torch.randn(size, size, device="cuda" if GPU else "cpu").to(dtype) for _ in range(2))
 
     def product() -> None:
         left @ right
         wait()
 
-    product()
-    return 2 * size**3 / min(pairs.seconds(product) for _ in range(5))
+    with computing_in(used(precision)):
+        product()
+        return 2 * size**3 / min(pairs.seconds(product) for _ in range(5))
 
 
 def environment(precision: str, speed: float) -> dict[str, Any]:
@@ -426,7 +426,10 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
 def main() -> None:
     given = pairs.arguments(__doc__, precision="auto", minutes=8.0, seconds=4.0, tiny=False)
     logging.disable(logging.WARNING)
-    precision = usual_precision() if given.precision == "auto" else given.precision
+    try:
+        precision = used(given.precision).name
+    except ParamError as error:
+        raise SystemExit(f"--precision: {error}") from None
     if given.tiny:
         given.pairs = min(given.pairs, 1)
     speed = product_speed(precision)

@@ -5,9 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from jobs import JOBS
-from tests.support.gpus import BOTH, taken_step
+from jobs.job import ParamError
+from jobs.training.conditions import conditions_in
+from jobs.training.precision import this_device
+from tests.support.gpus import BOTH, computing_on, taken_step
+
+# Relative distances from a step in fp32: of the loss and of all gradients.
+LIMITS = {"tf32": (1e-3, 5e-3), "fp16": (2e-3, 2e-2), "bf16": (2e-2, 8e-2)}
 
 
 @pytest.mark.parametrize("device", BOTH)
@@ -20,6 +27,26 @@ def test_a_step_has_the_loss_and_the_gradients_of_one_on_the_cpu(
     here = taken_step(name, data, tmp_path / device, device, precision="fp32", per_device_train_batch_size=4)
     here.assert_close(there, loss=1e-5, gradient=1e-4)
     assert len(here.gradients) > 10
+
+
+@pytest.mark.parametrize("device", BOTH)
+@pytest.mark.parametrize("precision", LIMITS)
+@pytest.mark.parametrize("name", sorted(JOBS))
+def test_a_step_in_another_precision_is_near_one_in_fp32_or_is_refused(
+    name: str, precision: str, device: str, data: str, tmp_path: Path
+) -> None:
+    with computing_on(device):
+        offered = precision in this_device().offered
+    before, found = torch.backends.cuda.matmul.fp32_precision, {}
+    if not offered:
+        with pytest.raises(ParamError, match=f"has no {precision}"):
+            taken_step(name, data, tmp_path / device, device, precision=precision)
+        return
+    with conditions_in(found):
+        here = taken_step(name, data, tmp_path / device, device, precision=precision)
+    assert (found["precision"], torch.backends.cuda.matmul.fp32_precision) == (precision, before)
+    loss, gradient = LIMITS[precision]
+    here.assert_close(taken_step(name, data, tmp_path / "cpu", "cpu", precision="fp32"), loss, gradient)
 
 
 def test_a_step_with_other_numbers_is_found(data: str, tmp_path: Path) -> None:

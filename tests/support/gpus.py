@@ -27,7 +27,7 @@ from jobs.training import trainer as training
 from sweeper.cluster.gpus import VISIBLE, shown_gpus, survey_gpus, unusable_reason
 
 BOTH = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
-CUDA_AND_SLOW_CPU = (pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu))
+CUDA_AND_LONG_CPU = (pytest.param("cpu", marks=pytest.mark.long), pytest.param("cuda", marks=pytest.mark.gpu))
 JOINED = 8  # paragraphs of the sample in one of ours, which has some hundred characters
 LENGTHS: dict[str, dict[str, Any]] = {
     "mc": {"max_length": 192},
