@@ -179,6 +179,13 @@ def reservations(space: SearchSpace, machine: Machine) -> list[TrialReservation]
     return [reserve(resources, machine, space.search.trials or 1) for resources in possible_resources(space)]
 
 
+def idle_budget_lines(space: SearchSpace, machine: Machine) -> list[str]:
+    """Return one line if the budget limits GPU-hours and no trial reserves a GPU."""
+    if space.budget.gpu_hours is None or any(one.gpus for one in reservations(space, machine)):
+        return []
+    return ["budget.gpu_hours: has no effect, since no trial reserves a GPU; budget.cost counts such trials too"]
+
+
 def reservation_of(space: SearchSpace, params: Mapping[str, Any], machine: Machine) -> TrialReservation:
     """Return the CPUs, GPUs and workers that a trial with these params reserves."""
     return reserve(resources_of(space, params), machine, space.search.trials or 1)

@@ -55,8 +55,12 @@ def run_command(
 @click.argument("name", metavar="SWEEP", shell_complete=complete_sweep)
 @address_option
 @click.option("--trials", type=click.IntRange(min=1), help="Raise the total number of trials.")
+@click.option("--time", "added", metavar="TIME", help="Add time to the sweep's budget: 2h, 30m.")
+@click.option("--budget", "limits", multiple=True, metavar="KEY=VALUE", help="Set a key of `budget`: cost=20.")
 @click.option("--detach", is_flag=True, help="Run in the background; see `status` and `stop`.")
-def resume_command(name: str, address: str | None, trials: int | None, detach: bool) -> None:
+def resume_command(
+    name: str, address: str | None, trials: int | None, added: str | None, limits: tuple[str, ...], detach: bool
+) -> None:
     """Resume a sweep from its ledger; its file is not needed.
 
     Finished trials are kept. Interrupted trials continue from their last checkpoint.
@@ -68,7 +72,7 @@ def resume_command(name: str, address: str | None, trials: int | None, detach: b
         with handle_signals(Interrupt()) as interrupt:
             from sweeper.driver.opening import resumed_space
 
-            space = resumed_space(ledger_of(name), trials)
+            space = resumed_space(ledger_of(name), trials, added, limits, partial(click.echo, err=True))
             with machine_at(address) as machine:
                 run_and_print(space, machine, interrupt, detachment, name=name)
 
@@ -174,7 +178,8 @@ def run_and_print(
         click.echo(f"next, once MLflow answers: sweeper sync {outcome.name}", err=True)
         sys.exit(EnvironmentFailure.exit_code)
     page = f", then open {outcome.page}" if outcome.page else ""
-    click.echo(f"next: sweeper compare {outcome.name} --md   or   sweeper ui{page}", err=True)
+    ended = f"{outcome.ending.line(outcome.name)}   " if outcome.ending else ""
+    click.echo(f"{ended}next: sweeper compare {outcome.name} --md   or   sweeper ui{page}", err=True)
     sys.exit(0 if outcome.good else 1)
 
 

@@ -42,6 +42,7 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         self.on_change = searcher.on_change
         self.interrupt = searcher.interrupt
         self.attempts = searcher.attempts
+        self.account = searcher.account
         self.given = searcher.given
         self.searcher = searcher
         self.retry = searcher.left.append
@@ -51,6 +52,7 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Stop Tune when an interrupt was requested. On SIGUSR1, Tune saves its state and ends its loop (ray 2.60)."""
+        self.account.save_if_due()
         if self.interrupt.stopping:
             signal.raise_signal(signal.SIGUSR1)
         elif time.monotonic() - self.checked > CHECK_SECONDS:
@@ -68,6 +70,7 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.attempts.begin(trial.config["number"])
+        self.account.begin(trial.config["number"], trial.config["gpus"] * trial.config["workers"])
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         if "checkpoint" not in result:  # Tune (ray 2.60) adds a last result without the job's metrics
@@ -83,6 +86,7 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         ledger, number = self.sweep.ledger, trial.config["number"]
+        self.account.end(number)
         record = ledger.record(number)
         if record.trained:
             self.on_change(ledger.finish(number, "COMPLETE"))
@@ -97,6 +101,7 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
     def handle_failure(self, number: int, failure: TrialFailure) -> None:
         """Retry a failed trial, record it as failed, or stop the sweep when the disk or the storage refuses writes."""
         ledger = self.sweep.ledger
+        self.account.end(number)
         record = ledger.record(number)
         if record.trained:  # all evaluations are recorded; a later crash does not matter
             self.on_change(ledger.finish(number, "COMPLETE"))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from jobs.checkpoint import PREDICTIONS
+from sweeper.budget.limits import noted_ending
+from sweeper.budget.spending import SPENT_SECONDS, spending_of
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
@@ -20,7 +24,7 @@ from sweeper.storage.places import Places
 from sweeper.storage.settings import Stores
 from sweeper.tracking.client import own_experiment
 from sweeper.tracking.mirror import Mirror
-from sweeper.tracking.runs import SweepInfo
+from sweeper.tracking.runs import COST_TAG, ENDED_TAG, GPU_HOURS_TAG, SPENT_TAG, SweepInfo
 
 FLUSH_SECONDS = 60.0
 HURRY_SECONDS = 8.0  # time for MLflow writes after an interrupt, which must end within half a minute
@@ -109,12 +113,29 @@ def finish_mirror(ledger: Ledger, mirror: Mirror, in_a_hurry: bool = False) -> l
     interrupted = any(record.state == "RUNNING" for record in records)
     best = {f"best_{ledger.objective}": one.value or 0.0 for one in best_first(records, ledger.direction)[:1]}
     texts = table_texts(ledger) if in_a_hurry else page_texts(ledger)
-    mirror.finish("STOPPED" if interrupted or in_a_hurry else "COMPLETE", texts, best)
+    tags = budget_tags(ledger.latest_attributes(), records)
+    mirror.finish("STOPPED" if interrupted or in_a_hurry else "COMPLETE", texts, best, tags)
     mirror.flush(HURRY_SECONDS if in_a_hurry else FLUSH_SECONDS)
     for record in records:
         if mirror.run_ids.get(record.key, record.run_id) != record.run_id:
             ledger.set_run(record.number, mirror.run_ids[record.key])
     return ledger.records()
+
+
+def budget_tags(attributes: Mapping[str, Any], records: Sequence[TrialRecord]) -> dict[str, str]:
+    """Return what a sweep has spent, and the limit that has ended it, as tags of its run. A sweep of an earlier version
+    has none."""
+    if SPENT_SECONDS not in attributes:
+        return {}
+    spent = spending_of(attributes, records)
+    cost = spent.cost((attributes["search_space"].get("budget") or {}).get("price"))
+    ending = noted_ending(attributes)
+    return {
+        SPENT_TAG: f"{spent.seconds:.0f}",
+        GPU_HOURS_TAG: f"{spent.gpu_hours:.3f}",
+        **({} if cost is None else {COST_TAG: f"{cost:.2f}"}),
+        **({ENDED_TAG: str(ending)} if ending else {}),
+    }
 
 
 def sync_lines(mirror: Mirror) -> list[str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
+from sweeper.budget.changes import with_limits, with_time
+from sweeper.budget.spending import spending_of
 from sweeper.driver.sweep import CREATING, set_aside, trial_folder, trial_storage
 from sweeper.errors import ConfigError, DataFailure
 from sweeper.ledger.database import LedgerStorage
@@ -31,12 +33,26 @@ def space_of(ledger: Ledger) -> SearchSpace:
     return restored(attributes["search_space"], attributes["data_fingerprint"], f"sweep {ledger.name}")
 
 
-def resumed_space(ledger: Ledger, trials: int | None = None) -> SearchSpace:
+def resumed_space(
+    ledger: Ledger,
+    trials: int | None = None,
+    added: str | None = None,
+    limits: Sequence[str] = (),
+    say: Callable[[str], object] = print,
+) -> SearchSpace:
     """Return the search space to resume a sweep with; `trials` replaces the number of trials.
 
-    Raises DataFailure when the data is missing or has changed.
+    added   time to add to the sweep's budget, such as "2h"; `say` receives what that makes in all
+    limits  keys of the budget to set, each as KEY=VALUE
+
+    Raises ConfigError for a mistake in `added` or `limits`, DataFailure when the data is missing or has changed.
     """
     space = space_of(ledger)
+    budget = with_limits(space.budget, limits)
+    if added is not None:
+        spent = spending_of(ledger.latest_attributes(), ()).seconds
+        budget = with_time(budget, added, spent, say)
+    space = replace(space, budget=budget)
     check_data(ledger, present_fingerprint(space, f"sweep {ledger.name}", space.data_fingerprint))
     search = space.search.model_copy(update={"trials": trials}) if trials else space.search
     return replace(space, search=search)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from sweeper.budget.limits import Ending, ending_of
 from sweeper.driver.checkpoints import resume_point
 from sweeper.errors import ConfigError
 from sweeper.ledger.database import existing_storage
-from sweeper.ledger.ledger import load_ledger
+from sweeper.ledger.ledger import Ledger, load_ledger
 from sweeper.ledger.ranking import best_first, without_repeats
 from sweeper.ledger.record import TrialRecord, trial_key
 from sweeper.space.search_space import SearchSpace
@@ -59,15 +60,23 @@ def has_unfinished(records: Sequence[TrialRecord], space: SearchSpace) -> bool:
     return count_new_trials(records, space) > 0 or any(record.state == "RUNNING" for record in records)
 
 
+def sweep_ending(ledger: Ledger, records: Sequence[TrialRecord], space: SearchSpace) -> Ending | None:
+    """Return which limit of the budget in `space` has ended a sweep, None if none has."""
+    remaining = count_new_trials(records, space)
+    return ending_of(ledger.latest_attributes(), records, space.budget, space.direction, remaining)
+
+
 def is_finished(stores: Stores, name: str, space: SearchSpace) -> bool:
-    """Return True if a sweep exists and nothing of it is left to train. Writes nothing."""
+    """Return True if a sweep exists and nothing of it is left to train, or its budget allows no more. Writes
+    nothing."""
     if has_several_links(stores.ledger):  # in a copy made of hard links, an open ledger would be its original's
         return False
     try:
-        records = load_ledger(existing_storage(stores.ledger, places_of(stores)), name).records()
+        ledger = load_ledger(existing_storage(stores.ledger, places_of(stores)), name)
+        records = ledger.records()
     except ConfigError:  # there is no ledger, or no such sweep
         return False
-    return bool(records) and not has_unfinished(records, space)
+    return bool(records) and (not has_unfinished(records, space) or sweep_ending(ledger, records, space) is not None)
 
 
 def resume_summary(records: Sequence[TrialRecord], space: SearchSpace) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from jobs import fault_injection
-from sweeper.cluster.capacity import Machine, reservations
+from sweeper.budget.limits import ENDED_BY, Ending, noted_ending
+from sweeper.cluster.capacity import Machine, idle_budget_lines, reservations
 from sweeper.cluster.preflight import check_gpus
 from sweeper.driver.backbones import Say, check_backbones
 from sweeper.driver.checkpoints import delete_checkpoints, delete_copies, trials_with_checkpoints, unneeded_checkpoints
@@ -25,7 +26,7 @@ from sweeper.driver.opening import (
     with_recorded_data,
     with_recorded_precision,
 )
-from sweeper.driver.repeats import expected_trials, has_unfinished, is_finished, resume_summary
+from sweeper.driver.repeats import expected_trials, has_unfinished, is_finished, resume_summary, sweep_ending
 from sweeper.driver.sweep import Sweep, free_storage, sweep_folder, trial_folder
 from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import database_errors, open_storage
@@ -51,6 +52,7 @@ class Outcome:
     """Describe how a run ended.
 
     interrupted  the next run has unfinished trials to resume
+    ending       the limit of the budget that has ended the sweep, or None
     page         address of the sweep in MLflow, valid while `sweeper ui` runs
     corrections  lines of `sync` about what differed from the ledger
     """
@@ -60,6 +62,7 @@ class Outcome:
     interrupted: bool
     mirror_failure: str | None
     page: str | None
+    ending: Ending | None = None
     corrections: tuple[str, ...] = ()
 
     @property
@@ -132,7 +135,7 @@ def run_sweep(
             print_line(console, reused)
         ledger = open_ledger(storage, space, name, stored_as)
         space = with_recorded_precision(ledger, with_recorded_data(ledger, space))
-        for line in _opening_lines(ledger, space, folder, moved):
+        for line in (*_opening_lines(ledger, space, folder, moved), *idle_budget_lines(space, machine)):
             print_line(console, line)
         (folder / "search_space.yaml").write_text(to_yaml(space), encoding="utf-8")
         if begin:
@@ -151,7 +154,8 @@ def _opening_lines(ledger: Ledger, space: SearchSpace, folder: Path, moved: str 
     if line := moved or set_aside_line(folder, ledger):
         yield line
     if records := ledger.records():
-        yield resume_summary(records, space)
+        ending = sweep_ending(ledger, records, space)
+        yield ending.line(ledger.name) if ending else resume_summary(records, space)
     yield from idle_lines(space)
 
 
@@ -171,7 +175,7 @@ def _run_driver(sweep: Sweep, stores: Stores, console: Console, interrupt: Inter
 def outcome_of(ledger: Ledger, records: list[TrialRecord], mirror: Mirror, stores: Stores) -> Outcome:
     page = f"{stores.address}/{mirror.page}" if mirror.page else None
     interrupted = any(record.state == "RUNNING" for record in records)
-    return Outcome(ledger.name, records, interrupted, mirror.failure, page)
+    return Outcome(ledger.name, records, interrupted, mirror.failure, page, noted_ending(ledger.latest_attributes()))
 
 
 def sync_mlflow(ledger: Ledger, stores: Stores) -> Outcome:
@@ -248,11 +252,19 @@ class ChangeListener:
 
 
 def run_unfinished(sweep: Sweep, listeners: ChangeListener, interrupt: Interrupt) -> None:
-    """Train the unfinished trials. A finished sweep does not start Ray."""
+    """Train the unfinished trials. A sweep that is finished, or whose budget is spent, does not start Ray."""
     records = sweep.ledger.records()
     for record in records:
         listeners(record)
-    if has_unfinished(records, sweep.space):
+    if has_unfinished(records, sweep.space) and sweep_ending(sweep.ledger, records, sweep.space) is None:
         from sweeper.driver.tuning import run_trials
 
         run_trials(sweep, listeners, interrupt, listeners.say)
+    note_ending(sweep)
+
+
+def note_ending(sweep: Sweep) -> None:
+    """Record in the ledger which limit has ended the sweep, or that none has."""
+    ending = sweep_ending(sweep.ledger, sweep.ledger.records(), sweep.space)
+    if ending != noted_ending(sweep.ledger.latest_attributes()):
+        sweep.ledger.set_attribute(ENDED_BY, asdict(ending) if ending else None)

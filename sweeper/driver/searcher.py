@@ -14,6 +14,7 @@ from jobs import get_job
 from jobs.backbone.names import absolute_name
 from jobs.params import TrainingParams
 from jobs.timing import START, WAITING
+from sweeper.budget.account import Account
 from sweeper.cluster.capacity import reservation_of, reservations, trials_at_once
 from sweeper.cluster.surveys import NodeSurveys
 from sweeper.driver.checkpoints import resume_checkpoints
@@ -172,6 +173,7 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         interrupt: Interrupt,
         say: Callable[[str], None] = print,
         surveys: NodeSurveys | None = None,
+        account: Account | None = None,
     ) -> None:
         super().__init__(metric=sweep.space.objective, mode=sweep.space.direction)
         self.sweep = sweep
@@ -180,6 +182,7 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         self.interrupt = interrupt
         self.say = say
         self.surveys = surveys or NodeSurveys(say)
+        self.account = account or Account(sweep.ledger, sweep.space)
         self.reservations = reservations(sweep.space, sweep.machine)
         self.nodes = sweep.machine.parts
         self.counted = 0.0  # time of the last node count
@@ -198,11 +201,11 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         ]
 
     def has_trials(self) -> bool:
-        """Return True if a trial can start: one is unfinished or wanted, the failure budget remains, and no stop was
-        requested."""
-        if self.interrupt.stopping:
+        """Return True if a trial can start: one is unfinished or wanted, no limit of the budget is reached, and no stop
+        was requested. Some limits let unfinished trials run to their end."""
+        if self.interrupt.stopping or self.account.ends_trials():
             return False
-        return bool(self.left) or (not self.exhausted and not self.failures_exceeded())
+        return bool(self.left) or (not self.exhausted and self.account.limit() is None)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next trial's config; Searcher.FINISHED at the end.
@@ -247,11 +250,6 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         record = self.left.pop(0) if self.left else self.source.new() if self.source.wanted() else None
         self.exhausted = record is None
         return record
-
-    def failures_exceeded(self) -> bool:
-        """Return True when as many trials have failed as `budget.failed_trials` allows."""
-        allowed = self.sweep.space.budget.failed_trials
-        return allowed is not None and self.sweep.ledger.tally.failed >= allowed
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Free the trial's slot. LedgerCallback records the result."""

@@ -6,7 +6,6 @@ The ledger proposes trials and stores results; Ray's own samplers, loggers and r
 from __future__ import annotations
 
 import shutil
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,17 +17,19 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from jobs.files import causes, disk_trouble
+from sweeper.budget.account import Account, open_account
+from sweeper.budget.limits import Limit
 from sweeper.cluster import nodes as cluster
 from sweeper.cluster.ray_session import ray_session
 from sweeper.cluster.surveys import NODE_LABEL, NodeSurveys
 from sweeper.driver.callbacks import LedgerCallback, NodeCallback, TimeLimitCallback
-from sweeper.driver.searcher import LedgerSearcher, new_trials_source, repeats_source
+from sweeper.driver.searcher import LedgerSearcher, NotPickled, new_trials_source, repeats_source
 from sweeper.driver.stopping.schedulers import early_stopping_scheduler
 from sweeper.driver.sweep import Sweep
 from sweeper.errors import EnvironmentFailure, Failure
 from sweeper.ledger.database import DATABASE_ERRORS
 from sweeper.ledger.ledger import Ledger
-from sweeper.ledger.record import TrialRecord
+from sweeper.ledger.record import State, TrialRecord
 from sweeper.process.signals import Interrupt
 from sweeper.trial import workers as group
 
@@ -41,37 +42,48 @@ def run_trials(
 ) -> None:
     """Run all trials that the search space requests, then the repeats.
 
-    `on_change` receives each changed record, `say` receives lines for the user. Returns when all trials have ended, the
-    time budget is spent, or `interrupt` stops the sweep, which leaves running trials RUNNING in the ledger. A full disk
-    or a lack of nodes also sets `interrupt`. Raises EnvironmentFailure if a cluster's nodes cannot run the trials.
+    `on_change` receives each changed record, `say` receives lines for the user. Returns when all trials have ended, a
+    limit of the budget is reached, or `interrupt` stops the sweep, which leaves running trials RUNNING in the ledger. A
+    full disk or a lack of nodes also sets `interrupt`. Raises EnvironmentFailure if a cluster's nodes cannot run the
+    trials.
     """
-    space, interrupt = sweep.space, interrupt or Interrupt()
-    began = time.monotonic()
+    interrupt = interrupt or Interrupt()
+    with open_account(sweep.ledger, sweep.space) as account:
 
-    def left() -> float | None:
-        return None if space.budget.time is None else space.budget.time - (time.monotonic() - began)
+        def changed(record: TrialRecord) -> None:
+            account.update(record)
+            on_change(record)
 
+        if not account.ends_trials():
+            _run_all(sweep, changed, interrupt, say, account)
+    if not interrupt.stopping and account.cut is not None:
+        close_unfinished(sweep.ledger, account.cut, on_change)
+
+
+def _run_all(
+    sweep: Sweep,
+    on_change: Callable[[TrialRecord], None],
+    interrupt: Interrupt,
+    say: Callable[[str], None],
+    account: Account,
+) -> None:
+    """Run the trials of the search, then the repeats, with Ray."""
     with ray_session(sweep.machine, sweep.ledger.name, interrupt, say):
         if sweep.machine.nodes:
             cluster.check_nodes(sweep.folder, sweep.space.data, sweep.space.data_fingerprint)
         surveys = NodeSurveys(say)
         for source, stopping in (
-            (new_trials_source(sweep), early_stopping_scheduler(sweep.ledger, space)),
+            (new_trials_source(sweep), early_stopping_scheduler(sweep.ledger, sweep.space)),
             (repeats_source(sweep), FIFOScheduler()),
         ):
-            seconds = left()
-            searcher = LedgerSearcher(sweep, source, on_change, interrupt, say, surveys)
-            if seconds is None or seconds > 0:
-                _tune(searcher, stopping, seconds)
+            searcher = LedgerSearcher(sweep, source, on_change, interrupt, say, surveys, account)
+            _tune(searcher, stopping)
             if searcher.unfinished():  # interrupted; without these trials the best ones to repeat are unknown
                 break
-    seconds = left()
-    if not interrupt.stopping and seconds is not None and seconds <= 0:
-        close_unfinished(sweep.ledger, f"the time budget of {space.budget.time:g} s was spent", on_change)
 
 
-def _tune(searcher: LedgerSearcher, stopping: TrialScheduler, seconds: float | None) -> None:
-    """Run the searcher's trials until they end, for at most `seconds`."""
+def _tune(searcher: LedgerSearcher, stopping: TrialScheduler) -> None:
+    """Run the searcher's trials until they end."""
     if not searcher.has_trials():
         return
     sweep = searcher.sweep
@@ -84,9 +96,14 @@ def _tune(searcher: LedgerSearcher, stopping: TrialScheduler, seconds: float | N
             scheduler=bind_pending_trials(stopping),
             num_samples=-1,
             reuse_actors=True,
-            time_budget_s=seconds,
         ),
-        run_config=tune.RunConfig(name="tune", storage_path=str(sweep.ray_folder), callbacks=listeners, verbose=0),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(sweep.ray_folder),
+            callbacks=listeners,
+            stop=BudgetStopper(searcher.account),
+            verbose=0,
+        ),
     )
     try:
         with unknown_errors_as_deaths():
@@ -98,6 +115,19 @@ def _tune(searcher: LedgerSearcher, stopping: TrialScheduler, seconds: float | N
         traceback.print_exc()  # a consequence of the cause: for example, Tune cannot read files that are incomplete
     finally:
         shutil.rmtree(sweep.ray_folder, ignore_errors=True)
+
+
+class BudgetStopper(NotPickled, tune.Stopper):  # type: ignore[misc]
+    """End all running trials once a limit of the budget that does so is reached."""
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.account.ends_trials()
 
 
 def raise_disk_trouble(error: Exception, sweep: Sweep) -> None:
@@ -150,8 +180,12 @@ def bind_pending_trials(scheduler: TrialScheduler) -> TrialScheduler:
     return scheduler
 
 
-def close_unfinished(ledger: Ledger, reason: str, on_change: Callable[[TrialRecord], None]) -> None:
-    """End the trials that are RUNNING in the ledger: PRUNED if they have an evaluation, else FAIL."""
+def close_unfinished(ledger: Ledger, limit: Limit, on_change: Callable[[TrialRecord], None]) -> None:
+    """End the trials that are RUNNING in the ledger: COMPLETE if they are trained, PRUNED if they have an evaluation,
+    else FAIL."""
     for record in ledger.records():
-        if record.state == "RUNNING":
-            on_change(ledger.finish(record.number, "PRUNED" if record.evaluations else "FAIL", reason))
+        if record.state == "RUNNING" and record.trained:
+            on_change(ledger.finish(record.number, "COMPLETE"))
+        elif record.state == "RUNNING":
+            state: State = "PRUNED" if record.evaluations else "FAIL"
+            on_change(ledger.finish(record.number, state, limit.reason, limit.key))

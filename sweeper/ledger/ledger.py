@@ -21,7 +21,17 @@ from sweeper.errors import ConfigError
 from sweeper.ledger.addresses import data_attributes, present_attributes, present_evaluation, stored_trial
 from sweeper.ledger.database import LedgerStorage
 from sweeper.ledger.history import remove_evaluations, write_values
-from sweeper.ledger.record import EVALUATION, INCIDENT, ORIGIN, State, TrialRecord, best_evaluation, trial_key
+from sweeper.ledger.record import (
+    ATTEMPT,
+    CUT_BY,
+    EVALUATION,
+    INCIDENT,
+    ORIGIN,
+    State,
+    TrialRecord,
+    best_evaluation,
+    trial_key,
+)
 from sweeper.ledger.sampling import draw, enqueueable, sampler
 from sweeper.space.search_space import SearchSpace, assign, grid, params_of, resolved
 from sweeper.storage.places import Places
@@ -48,27 +58,24 @@ class Tally:
     keys      keys of all trials with parameters
     drawn     number of draws, without those that an interruption discarded; it determines the seed of the next draw
     searched  number of trials that are not repeats
-    failed    number of trials with state FAIL
     waiting   Optuna's ids of enqueued settings that have not run, in order
     """
 
     keys: set[str]
     drawn: int
     searched: int
-    failed: int
     waiting: deque[int]
 
     def add(self, record: TrialRecord) -> None:
         self.keys.add(record.key)
         self.searched += record.repeat_of is None
-        self.failed += record.state == "FAIL"
 
 
 def tally_of(trials: Sequence[optuna.trial.FrozenTrial], records: Sequence[TrialRecord]) -> Tally:
     """Count the trials of a study."""
     # Private in optuna 5.0: its storage methods require the id, and a trial has no public attribute for it.
     waiting = deque(trial._trial_id for trial in trials if trial.state == TrialState.WAITING)
-    tally = Tally(set(), sum(ABANDONED not in trial.user_attrs for trial in trials), 0, 0, waiting)
+    tally = Tally(set(), sum(ABANDONED not in trial.user_attrs for trial in trials), 0, waiting)
     for record in records:
         tally.add(record)
     return tally
@@ -288,15 +295,18 @@ class Ledger:
         self.storage.set_trial_user_attr(self._id(number), f"{INCIDENT}{nth:04d}", dict(incident))
         return self.record(number)
 
-    def finish(self, number: int, state: State, reason: str | None = None) -> TrialRecord:
-        """End a trial. A COMPLETE one gets the value of its best evaluation."""
+    def set_attempt(self, number: int, nth: int, attempt: Mapping[str, float]) -> None:
+        """Record what the `nth` attempt of a running trial has spent so far."""
+        self.storage.set_trial_user_attr(self._id(number), f"{ATTEMPT}{nth:04d}", dict(attempt))
+
+    def finish(self, number: int, state: State, reason: str | None = None, ended_by: str | None = None) -> TrialRecord:
+        """End a trial. A COMPLETE one gets the value of its best evaluation. `ended_by` is the key of a budget."""
         fault_injection.point("ledger.finish")
-        if reason:
-            self.storage.set_trial_user_attr(self._id(number), "reason", reason)
+        for name, text in (("reason", reason), (CUT_BY, ended_by)):
+            if text:
+                self.storage.set_trial_user_attr(self._id(number), name, text)
         value = self.record(number).value if state == "COMPLETE" else None
         self.study.tell(number, value, state=TrialState[state])
-        for tally in self._tallies:
-            tally.failed += state == "FAIL"
         return self.record(number)
 
     def extend(self, space: SearchSpace) -> None:
@@ -353,6 +363,8 @@ class Ledger:
             test=attributes.get(f"test:{trial.number}"),
             incidents=tuple(attrs[key] for key in sorted(attrs) if key.startswith(INCIDENT)),
             origin=attrs.get(ORIGIN),
+            attempts=tuple(attrs[key] for key in sorted(attrs) if key.startswith(ATTEMPT)),
+            ended_by=attrs.get(CUT_BY),
         )
 
 

@@ -17,6 +17,8 @@ State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 EVALUATION = "evaluation:"
 INCIDENT = "incident:"
 ORIGIN = "origin"
+ATTEMPT = "attempt:"
+CUT_BY = "ended_by"
 INCIDENT_TEXTS = {"crash": "its process died", "node": "its machine was lost", "memory": "out of memory"}
 
 Incident = Mapping[str, Any]
@@ -38,6 +40,8 @@ class TrialRecord:
                  parameters `changed` for the next attempt, and perhaps the number of trials that may run `at_once`
                  from then on, on machines with no more than `memory` bytes
     origin       SWEEP/NUMBER of the original if the trial was copied from another sweep
+    attempts     each time that the trial ran: its `seconds`, and the `gpus` that all its workers reserved together
+    ended_by     key of the limit in `budget` that ended the trial before its end, None if none did
     """
 
     number: int
@@ -56,6 +60,8 @@ class TrialRecord:
     test: float | None = None
     incidents: tuple[Mapping[str, Any], ...] = ()
     origin: str | None = None
+    attempts: tuple[Mapping[str, float], ...] = ()
+    ended_by: str | None = None
 
     @property
     def used(self) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from jobs.model.backbones import weight_bytes
-from sweeper.cluster.capacity import Machine, memory_text, reservations
+from sweeper.cluster.capacity import Machine, idle_budget_lines, memory_text, reservations
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import create_ledger
 from sweeper.monitor.progress import short_value
@@ -28,6 +28,7 @@ def plan_lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str
         yield f"branch {number}"
         yield from (f"  {name}: {domain}" for name, domain in case.domains.items())
     yield from idle_lines(space)
+    yield from idle_budget_lines(space, machine)
     yield from (f"trials: {share.why(machine)}" for share in reservations(space, machine))
     if not machine.nodes:
         yield f"memory: {memory_text()} for all trials that run at once"

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jobs.job import Direction
+from sweeper.budget.limits import Ending, counts_of, noted_ending, spending_phrases
+from sweeper.budget.spending import SPENT_SECONDS, spending_of
 from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import LedgerStorage
 from sweeper.ledger.ledger import Ledger, fully_created, load_ledger, sweep_names
@@ -26,7 +29,7 @@ from sweeper.monitor.heartbeat import (
     wait_for_driver,
 )
 from sweeper.process.signals import SHUTDOWN_SECONDS
-from sweeper.space.sections import duration
+from sweeper.space.sections import Budget, duration
 
 # after this time, a driver that missed its shutdown limit and killed itself counts as silent
 MAX_WAIT_SECONDS = POLL_SECONDS + SHUTDOWN_SECONDS + SILENT_SECONDS + HEARTBEAT_SECONDS
@@ -80,11 +83,23 @@ class DriverProcess:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """Tell what a sweep has spent over all its runs; `phrases` say the same in words, with the limits."""
+
+    seconds: float
+    gpu_hours: float
+    cost: float | None
+    phrases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Status:
     """Describe a sweep at one moment.
 
     state  state of the driver; None if the sweep has never had one
     asked  the stop request to the driver, if any
+    spent  what the sweep has spent; None if no run has noted it
+    ended_by  the limit of the budget that has ended it
     """
 
     sweep: str
@@ -95,6 +110,8 @@ class Status:
     trials: TrialCounts
     best: BestTrial | None
     running: tuple[RunningTrial, ...]
+    spent: Spent | None = None
+    ended_by: Ending | None = None
 
     def lines(self) -> list[str]:
         """Return the lines that `sweeper status` prints: driver, trials, best, then each running trial."""
@@ -104,6 +121,8 @@ class Status:
             *([f"  {self._asked()}"] if self.asked and self.state == "running" else []),
             f"  trials: {self._counts()}",
             f"  best so far: {leader}",
+            *([f"  spent: {', '.join(self.spent.phrases)}"] if self.spent else []),
+            *([f"  ended by {self.ended_by}"] if self.ended_by else []),
             *(f"  {self._running(trial)}" for trial in self.running),
         ]
 
@@ -139,6 +158,8 @@ class Status:
         """Return the command that continues from this state."""
         if self.state == "running":
             return f"sweeper status {self.sweep}   or   sweeper stop {self.sweep}"
+        if self.ended_by:
+            return self.ended_by.line(self.sweep).rpartition(": ")[2]
         return f"sweeper {'resume' if self.trials.running or self.trials.left else 'compare'} {self.sweep}"
 
 
@@ -160,7 +181,16 @@ def status(ledger: Ledger) -> Status:
         trials=count_trials(records, attributes["search_space"]),
         best=BestTrial(ranked[0].number, ranked[0].value) if ranked and ranked[0].value is not None else None,
         running=tuple(running_trial(record) for record in records if record.state == "RUNNING"),
+        spent=spent_so_far(attributes, records, ledger.direction) if SPENT_SECONDS in attributes else None,
+        ended_by=noted_ending(attributes),
     )
+
+
+def spent_so_far(attributes: Mapping[str, Any], records: Sequence[TrialRecord], direction: Direction) -> Spent:
+    budget = Budget.model_validate(attributes["search_space"].get("budget") or {})
+    spent, counts = spending_of(attributes, records), counts_of(records, direction)
+    phrases = tuple(spending_phrases(budget, spent, counts))
+    return Spent(spent.seconds, spent.gpu_hours, spent.cost(budget.price), phrases)
 
 
 def process_of(driver: Driver, now: float) -> DriverProcess:

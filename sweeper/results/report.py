@@ -16,6 +16,8 @@ from xml.etree import ElementTree
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from sweeper.budget.limits import noted_ending
+from sweeper.budget.spending import spending_of
 from sweeper.errors import DataFailure
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.lookup import Trial
@@ -129,10 +131,18 @@ def render_page(ledger: Ledger, found: Results, **facts: Any) -> str:
         "lines": table,
         "leader": best_row(found, table),
         "span": interval_range(table),
+        **spending_facts(ledger.latest_attributes(), found.records),
         "failures": [record for record in found.records if record.state == "FAIL"],
     }
     page = template_environment().get_template(TEMPLATE).render(facts)
     return re.sub("[\ud800-\udfff]", "\ufffd", page)
+
+
+def spending_facts(attributes: Mapping[str, Any], records: Sequence[TrialRecord]) -> dict[str, Any]:
+    """Return what a sweep has spent, and what ended it, for the page."""
+    spent, price = spending_of(attributes, records), (attributes["search_space"].get("budget") or {}).get("price")
+    cost = spent.cost(price) if spent.priced_hours else None
+    return {"spent": spent, "cost": cost, "price": price, "ending": noted_ending(attributes)}
 
 
 def template_environment() -> Environment:

@@ -49,7 +49,8 @@ def _name(name: str) -> str:
     return name
 
 
-def _parse_duration(text: Any) -> int:
+def parse_duration(text: Any) -> int:
+    """Return the seconds of a time such as `1h30m`. Raises ValueError if it is none."""
     match = re.fullmatch(DURATION, text) if isinstance(text, str) else None
     hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
     if total := 3600 * hours + 60 * minutes + seconds:
@@ -82,7 +83,7 @@ def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
 Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
 Seconds = Annotated[
     int,
-    BeforeValidator(_parse_duration),
+    BeforeValidator(parse_duration),
     PlainSerializer(duration),
     WithJsonSchema({"type": "string", "pattern": f"^(?=.){DURATION}$"}),
 ]
@@ -177,10 +178,31 @@ def bracket_count(rule: EarlyStopping, epochs: int) -> int:
 
 
 class Budget(Section):
-    """Limit the time, failures and retries of a sweep and its trials."""
+    """Limit the time, cost, failures and retries of a sweep and its trials. What is spent counts over all runs of the
+    sweep."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"cost": {"type": "number"}}, "required": ["cost"]},
+            "then": {"properties": {"price": {"type": "number"}}, "required": ["price"]},
+        }
+    )
 
     # In seconds; the file may have another unit.
-    time: Annotated[Seconds | None, about("no trial goes on after this time: 12h, 90m, 45s, 1h30m")] = None
+    time: Annotated[
+        Seconds | None, about("no trial goes on once the sweep has run for this time: 12h, 90m, 45s, 1h30m")
+    ] = None
+    gpu_hours: Annotated[
+        Number | None, about("no trial goes on once all trials have reserved this many GPU-hours", gt=0)
+    ] = None
+    cost: Annotated[Number | None, about("no trial goes on once this is spent, at `price`", gt=0)] = None
+    price: Annotated[
+        Number | None, about("price of one GPU for an hour; a trial without a GPU costs as much as with one", gt=0)
+    ] = None
+    target: Annotated[Number | None, about("no trial goes on once the objective has reached this value")] = None
+    trials_without_gain: Annotated[
+        int | None, about("the sweep ends when this many trials in a row have ended without a new best", ge=1)
+    ] = None
     failed_trials: Annotated[int | None, about("the sweep ends when this many trials have failed", ge=1)] = None
     trial_time: Annotated[
         Seconds | None, about("a trial that takes longer at a stretch, or hangs, is ended as failed: 2h, 30m")
@@ -191,6 +213,12 @@ class Budget(Section):
     preemptions: Annotated[
         int, about("how often a trial goes on from its checkpoint after its machine was lost", ge=0, le=10_000)
     ] = 20
+
+    @model_validator(mode="after")
+    def _cost_has_price(self) -> Self:
+        if self.cost is not None and self.price is None:
+            raise ValueError("cost needs price; write what one GPU costs for an hour")
+        return self
 
 
 class Repeats(Section):

@@ -6,7 +6,18 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sweeper.tracking.runs import BEST, ORIGIN_TAG, REASON, REPLACED_BY, RETIRED_METRICS, Point, RunContent, StoredRun
+from sweeper.tracking.runs import (
+    BEST,
+    COST_TAG,
+    ENDED_TAG,
+    ORIGIN_TAG,
+    REASON,
+    REPLACED_BY,
+    RETIRED_METRICS,
+    Point,
+    RunContent,
+    StoredRun,
+)
 
 STATUSES = {
     "RUNNING": "RUNNING",
@@ -15,7 +26,7 @@ STATUSES = {
     "STOPPED": "SCHEDULED",  # an interrupted sweep, which can be resumed
     "FAIL": "FAILED",
 }
-OPTIONAL_TAGS = (REASON, ORIGIN_TAG, REPLACED_BY)  # a run that should not have one loses it
+OPTIONAL_TAGS = (REASON, ORIGIN_TAG, REPLACED_BY, COST_TAG, ENDED_TAG)  # a run that should not have one loses it
 # Optuna stores local times without their zone, so machines in other zones read times that differ by quarters of hours.
 ZONE_MILLISECONDS, MAX_ZONES = 900_000, 26 * 4
 

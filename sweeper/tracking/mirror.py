@@ -110,12 +110,13 @@ class Mirror:
         state: str,
         texts: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Queue the end of the parent run, with artifacts by file name and final metrics. Returns at once."""
+        """Queue the end of the parent run, with artifacts by file name, final metrics and tags. Returns at once."""
         self._finished = True
         if state == "STOPPED":
             self._flush_timeout = min(self._flush_timeout, self._hurry)
-        self._enqueue(sweep_content(self._sweep, state, texts, metrics))
+        self._enqueue(sweep_content(self._sweep, state, texts, metrics, tags))
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything is written. Return False if that takes more than `timeout` seconds."""

@@ -16,6 +16,9 @@ from sweeper.secrets import redacted, redacted_values
 
 PARAM_CHARS, TAG_CHARS = 6000, 8000  # MLflow's limits
 REASON, ORIGIN_TAG = "sweeper.reason", "sweeper.origin"
+# of a sweep's run: seconds, GPU-hours and cost so far, and the limit of the budget that ended the sweep
+SPENT_TAG, GPU_HOURS_TAG, COST_TAG = "sweeper.spent_seconds", "sweeper.gpu_hours", "sweeper.cost"
+ENDED_TAG = "sweeper.ended_by"
 REPLACES, REPLACED_BY = (
     "sweeper.replaces",
     "sweeper.replaced_by",
@@ -163,14 +166,16 @@ def sweep_content(
     state: str = "RUNNING",
     texts: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> RunContent:
-    """Return what the parent run of a sweep shows: `texts` are artifacts by file name, `metrics` the final ones."""
+    """Return what the parent run of a sweep shows: `texts` are artifacts by file name, `metrics` and `tags` the final
+    ones."""
     return RunContent(
         key=SWEEP,
         name=storable_text(sweep.name, TAG_CHARS),
         state=state,
         identity={"sweeper.sweep_key": sweep.key, "sweeper.kind": "sweep"},
-        tags=storable_texts({**sweep.tags, **_state_tags("sweep", state)}, TAG_CHARS),
+        tags=storable_texts({**sweep.tags, **(tags or {}), **_state_tags("sweep", state)}, TAG_CHARS),
         params=storable_texts(sweep.params, PARAM_CHARS),
         summary=_finite(metrics or {}),
         texts={name: redacted(text) for name, text in {**sweep.texts, **(texts or {})}.items()},
