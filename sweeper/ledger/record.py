@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from jobs import get_job
 from jobs.job import STANDS_FOR, Direction
+from jobs.training.precision import FP32
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 EVALUATION = "evaluation:"
@@ -79,6 +80,17 @@ class TrialRecord:
         """Return the most GPU memory that the trial's first worker has taken; None if it was not measured."""
         found = (one.get("conditions", {}).get("gpu_memory_bytes") for one in self.evaluations)
         return max(filter(None, found), default=None)
+
+    @property
+    def used_precision(self) -> str | None:
+        """Return the precision of the training; several, if it went on on another device. None if it is not known.
+
+        Earlier versions recorded none, and trained in fp32 unless `bf16` was true.
+        """
+        if self.evaluations and not self.conditions and self.params.get("bf16") is False:
+            return FP32.name
+        found = (one.get("conditions", {}).get("precision") for one in self.evaluations)
+        return " and ".join(dict.fromkeys(filter(None, found))) or None
 
     @property
     def epochs(self) -> float:

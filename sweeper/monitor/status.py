@@ -44,6 +44,7 @@ class RunningTrial:
     """Hold the state of a running trial. `epoch` and `seconds` are those of its last evaluation.
 
     gpu_memory_bytes  the most memory that it has taken of its GPU; None if it was not measured
+    used_precision    the precision in which it is trained; None before the first evaluation
     """
 
     trial: int
@@ -52,6 +53,7 @@ class RunningTrial:
     seconds: float
     value: float | None
     gpu_memory_bytes: int | None = None
+    used_precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ class Status:
         value = "–" if trial.value is None else f"{self.objective} {trial.value:.4f}"
         so_far = f"epoch {trial.epoch:g} of {trial.epochs:g} after {duration_text(trial.seconds)}"
         memory = f", {trial.gpu_memory_bytes / 2**30:.1f} GiB of GPU memory" if trial.gpu_memory_bytes else ""
-        return f"trial {trial.trial}: {so_far}, best {value}{memory}"
+        precision = f", in {trial.used_precision}" if trial.used_precision not in (None, "fp32") else ""
+        return f"trial {trial.trial}: {so_far}, best {value}{precision}{memory}"
 
     def next(self) -> str:
         """Return the command that continues from this state."""
@@ -221,6 +224,7 @@ def running_trial(record: TrialRecord) -> RunningTrial:
         seconds=record.seconds,
         value=record.value,
         gpu_memory_bytes=record.gpu_memory_bytes,
+        used_precision=record.used_precision,
     )
 
 

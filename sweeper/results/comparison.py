@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from sweeper.ledger.record import TrialRecord
 
 Row = dict[str, Any]
+PRECISION = "used_precision"
 DIFFERENCE_DIGITS = 6  # decimals of a difference of scores; further ones are errors of floating point
 
 
 def comparison_rows(records: Sequence[TrialRecord], direction: Direction) -> list[Row]:
     """Return one row per trial, best first. Trials without a value come last, by number.
 
-    Keys: trial, state, value, n, mean, std, params, metrics, test, epochs, duration_s, gpu_memory_bytes, run_id,
-    checkpoint, reason.
+    Keys: trial, state, value, n, mean, std, params, metrics, test, epochs, duration_s, gpu_memory_bytes,
+    used_precision, run_id, checkpoint, reason.
     `value` and `metrics` belong to the trial's best evaluation. `mean` and `std` (None for one seed) summarize the
     value over `n` seeds. `test` is the score on the test questions, if known. `duration_s` is the training time in
     seconds. `gpu_memory_bytes` is the most memory that the trial took of its GPU, None without one. `checkpoint` is the
@@ -48,6 +49,7 @@ def comparison_rows(records: Sequence[TrialRecord], direction: Direction) -> lis
             "epochs": record.epochs,
             "duration_s": round(record.seconds, 3),
             "gpu_memory_bytes": record.gpu_memory_bytes,
+            "used_precision": record.used_precision,
             "run_id": record.run_id,
             "checkpoint": record.checkpoint if record.checkpoint in kept else None,
             "reason": record.reason,
@@ -66,7 +68,12 @@ def trial_columns(table: Sequence[Row], objective: str) -> list[str]:
     """Return the column names of the table of one sweep's trials."""
     metrics = dict.fromkeys(name for row in table for name in row["metrics"] if name != objective)
     scores = [objective, *_seed_columns(table), *metrics, *_test_column(table)]
-    return ["trial", "state", *scores, *differing_parameters(table), *_cost_columns(table)]
+    return ["trial", "state", *scores, *differing_parameters(table), *_precision_column(table), *_cost_columns(table)]
+
+
+def _precision_column(table: Sequence[Row]) -> list[str]:
+    """Return the column of used precisions if a trial has another than fp32, which all have on a CPU."""
+    return [PRECISION] if {row[PRECISION] for row in table} - {None, "fp32"} else []
 
 
 def _cost_columns(table: Sequence[Row]) -> list[str]:
@@ -87,7 +94,7 @@ def trial_table(table: Sequence[Row], objective: str) -> Table:
     best = frozenset({0}) if table and _ended_well(table[0]) else frozenset[int]()
     values = [[_values_by_column(row, objective).get(name) for name in names] for row in table]
     optional = [name for name in _by_usefulness(table, names) if name not in ("trial", "state", objective)]
-    caption = profile_caption(table)
+    caption = caption_of(table)
     return Table(names, values, _text_columns(table), best, None, caption, optional, _setting_names(table))
 
 
@@ -98,7 +105,7 @@ def _by_usefulness(table: Sequence[Row], names: Sequence[str]) -> list[str]:
     def place(name: str) -> int:
         if name in settings:
             return 0
-        if name in ("job", "backbone", "mean", "std", "n", "test"):
+        if name in ("job", "backbone", "mean", "std", "n", "test", PRECISION):
             return 1
         if name in ("epochs", "seconds", "gpu_gib", "weights_m"):
             return 4
@@ -120,13 +127,28 @@ def _values_by_column(row: Row, objective: str) -> Mapping[str, Any]:
 
 def _text_columns(table: Sequence[Row]) -> frozenset[str]:
     settings = (name for row in table for name, value in row["params"].items() if isinstance(value, str))
-    return frozenset({"sweep", "job", "state", *settings})
+    return frozenset({"sweep", "job", "state", PRECISION, *settings})
+
+
+def caption_of(table: Sequence[Row]) -> str | None:
+    """Return what to say of all rows: the metric profiles and what makes scores less comparable; None for nothing."""
+    return "; ".join(filter(None, (profile_caption(table), precision_caption(table)))) or None
 
 
 def profile_caption(table: Sequence[Row]) -> str | None:
     """Return a caption that names the metric profiles of exact_match and f1; None for jobs without a profile."""
     profiles = dict.fromkeys(str(row["params"]["metric_profile"]) for row in table if "metric_profile" in row["params"])
     return f"exact_match and f1: {', '.join(profiles)}" if profiles else None
+
+
+def precision_caption(table: Sequence[Row]) -> str | None:
+    """Return a caption if trials that are compared were trained in different precisions, else None."""
+    found: dict[Any, set[str]] = {}
+    for row in table:
+        if row[PRECISION] and row["value"] is not None:
+            found.setdefault((row.get("job"), row.get("objective")), set()).add(row[PRECISION])
+    mixed = sorted({name for names in found.values() if len(names) > 1 for name in names})
+    return f"trained in {', '.join(mixed)}: scores of different precision are not exactly comparable" if mixed else None
 
 
 def compare_sweeps(
@@ -238,7 +260,7 @@ def model_columns(table: Sequence[Row]) -> list[str]:
     scores = [name for name in metrics if not name.endswith("loss") or any(row["objective"] == name for row in table)]
     settings = dict.fromkeys(name for row in table for name in row["settings"])
     optional = [name for name in ("backbone", "weights_m") if any(row[name] is not None for row in table)]
-    known = [*optional, *scores, *_seed_columns(table), *_test_column(table), *settings]
+    known = [*optional, *scores, *_seed_columns(table), *_test_column(table), *settings, *_precision_column(table)]
     return ["sweep", "job", "trial", "state", *known, *_cost_columns(table)]
 
 
@@ -246,7 +268,7 @@ def model_table(table: Sequence[Row]) -> Table:
     """Return the table of models, with the best row of each job, objective and metric profile in bold."""
     names = model_columns(table)
     values = [[_values_by_column(row, row["objective"]).get(name) for name in names] for row in table]
-    caption = profile_caption(table)
+    caption = caption_of(table)
     if {"qa", "longformer"} <= {row["job"] for row in table}:
         caption = f"{caption or ''}; qa is given the relevant paragraph, longformer all of them".lstrip("; ")
     kept = {"sweep", "trial", "state", *(row["objective"] for row in table)}

@@ -118,7 +118,8 @@ def trials_html(ledger: Ledger) -> str:
 
 def render_page(ledger: Ledger, found: Results, **facts: Any) -> str:
     table = report_rows(ledger, found)
-    view = comparison.trial_table(comparison.comparison_rows(found.records, found.direction), found.objective)
+    rows = comparison.comparison_rows(found.records, found.direction)
+    view = comparison.trial_table(rows, found.objective)
     facts |= {
         "name": ledger.name,
         "attributes": ledger.attributes,
@@ -128,6 +129,7 @@ def render_page(ledger: Ledger, found: Results, **facts: Any) -> str:
         "header": view.columns,
         "texts": view.texts,
         "constant": {name: cell_text(value) for name, value in constant_columns(view).items()},
+        "mixed": comparison.precision_caption(rows),
         "lines": table,
         "leader": best_row(found, table),
         "span": interval_range(table),

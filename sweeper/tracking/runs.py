@@ -154,11 +154,13 @@ def trial_content(
 
 
 def _progress(record: TrialRecord) -> dict[str, str]:
-    """Return the epochs and the seconds of training until the last evaluation, and the GPU memory if measured."""
+    """Return the epochs and the seconds of training until the last evaluation, its precision, and the GPU memory if
+    measured."""
     last = record.evaluations[-1] if record.evaluations else {}
     texts = {"epochs": ("epoch", "g"), "seconds": ("seconds", ".1f")}
     memory = {"gpu_memory_bytes": str(record.gpu_memory_bytes)} if record.gpu_memory_bytes else {}
-    return {name: format(last[key], form) for name, (key, form) in texts.items() if key in last} | memory
+    used = {"precision": record.used_precision} if record.used_precision else {}
+    return {name: format(last[key], form) for name, (key, form) in texts.items() if key in last} | used | memory
 
 
 def sweep_content(

@@ -41,6 +41,14 @@ def test_an_incident_is_printed_once_and_not_again_by_the_next_run() -> None:
     assert line.startswith("trial   0  ")
 
 
+@pytest.mark.parametrize(("precision", "told"), [("bf16", " in bf16"), ("fp32", "")])
+def test_the_line_of_a_trial_names_another_precision_than_fp32(precision: str, told: str) -> None:
+    ended = record(0, 0.5)
+    evaluations = tuple({**one, "conditions": {"precision": precision}} for one in ended.evaluations)
+    (line,) = printed([], replace(ended, evaluations=evaluations))
+    assert line.endswith(f"learning_rate=1{told}")
+
+
 @pytest.mark.parametrize("columns", [40, 80, 120])
 def test_live_lines_and_the_live_table_fit_the_screen(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))

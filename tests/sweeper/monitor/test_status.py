@@ -76,8 +76,9 @@ def test_status_as_json_has_the_same(ledger: Ledger) -> None:
     assert found["trials"] == {"finished": 1, "pruned": 1, "failed": 1, "running": 1, "left": 4, "total": 8}
     assert found["best"] == {"trial": 0, "value": 0.4}
     assert found["running"] == [
-        {"trial": 3, "epoch": 3.0, "epochs": 4, "seconds": 1.0, "value": 0.3, "gpu_memory_bytes": None}
-    ]
+        {"trial": 3, "epoch": 3.0, "epochs": 4, "seconds": 1.0, "value": 0.3, "gpu_memory_bytes": None,
+         "used_precision": None}
+    ]  # fmt: skip
     (again,) = json.loads(invoke("status", "--json").stdout)
     assert again.keys() == found.keys()
     assert again["running"] == found["running"]
@@ -90,6 +91,16 @@ def test_status_tells_the_memory_that_a_trial_takes_of_its_gpu(ledger: Ledger) -
     assert invoke("status", "toy").stdout.splitlines()[-1] == line
     (trial,) = json.loads(invoke("status", "toy", "--json").stdout)["running"]
     assert trial["gpu_memory_bytes"] == 11 * 2**30 + 2**28
+
+
+@pytest.mark.parametrize(("precision", "told"), [("fp16", ", in fp16"), ("fp32", "")])
+def test_status_tells_the_precision_of_a_trial_on_a_gpu(ledger: Ledger, precision: str, told: str) -> None:
+    metrics = {"height": 0.2, "eval_loss": 0.1, "epoch": 3.5, "seconds": 2.0}
+    ledger.report(3, metrics, None, conditions={"precision": precision, "device": "Tesla T4"})
+    line = f"  trial 3: epoch 3.5 of 4 after 2s, best height 0.3000{told}"
+    assert invoke("status", "toy").stdout.splitlines()[-1] == line
+    (trial,) = json.loads(invoke("status", "toy", "--json").stdout)["running"]
+    assert trial["used_precision"] == precision
 
 
 def test_status_says_that_a_stop_was_asked_for(ledger: Ledger) -> None:

@@ -67,6 +67,7 @@ def test_json_is_one_array_with_the_promised_keys() -> None:
         "epochs",
         "duration_s",
         "gpu_memory_bytes",
+        "used_precision",
         "run_id",
         "checkpoint",
         "reason",
@@ -75,8 +76,8 @@ def test_json_is_one_array_with_the_promised_keys() -> None:
         "trial": 2, "state": "PRUNED", "value": 0.9, "n": 1, "mean": 0.9, "std": None,
         "params": {"backbone": "hill", "learning_rate": 0.01, "seed": 42},
         "metrics": {"height": 0.9, "eval_loss": 0.5}, "test": None,
-        "epochs": 1.0, "duration_s": 2.5, "gpu_memory_bytes": None, "run_id": "run-2",
-        "checkpoint": None, "reason": None,
+        "epochs": 1.0, "duration_s": 2.5, "gpu_memory_bytes": None, "used_precision": None,
+        "run_id": "run-2", "checkpoint": None, "reason": None,
     }  # fmt: skip
 
 
@@ -115,6 +116,57 @@ def test_the_memory_of_a_gpu_is_a_column_once_a_trial_has_taken_any() -> None:
     assert {row[0]: row[-1] for row in view.rows} == {**dict.fromkeys(range(5)), 7: 5.0}
     assert with_memory(None, 7, None).gpu_memory_bytes == 7
     assert with_memory().gpu_memory_bytes is None
+
+
+def trained_in(number: int, *precisions: str, value: float | None = 0.5, **params: Any) -> TrialRecord:
+    """A trial with an evaluation for each precision."""
+    evaluations = tuple(
+        {"height": 0.5, "epoch": float(n), "seconds": 1.0, "conditions": {"precision": one}}
+        for n, one in enumerate(precisions, 1)
+    )
+    return replace(record(number, value, params=params), evaluations=evaluations)
+
+
+def view_of(*records: TrialRecord) -> tables.Table:
+    return comparison.trial_table(comparison.comparison_rows(records, "max"), "height")
+
+
+def test_trials_of_different_precision_are_told_apart_and_their_scores_are_marked() -> None:
+    view = view_of(trained_in(0, "bf16", "bf16"), trained_in(1, "fp32"), record(2, 0.1), trained_in(3, "bf16", "fp16"))
+    place = list(view.columns).index("used_precision")
+    assert {row[0]: row[place] for row in view.rows} == {0: "bf16", 1: "fp32", 2: None, 3: "bf16 and fp16"}
+    marked = "trained in bf16, bf16 and fp16, fp32: scores of different precision are not exactly comparable"
+    assert view.caption == marked
+    assert marked in tables.table_markdown(view)
+    assert "used_precision" in tables.table_csv(view).splitlines()[0]
+
+
+def test_one_precision_is_a_constant_and_fp32_is_not_worth_a_column() -> None:
+    same = view_of(trained_in(0, "bf16"), trained_in(1, "bf16"))
+    assert tables.constant_columns(same)["used_precision"] == "bf16"
+    assert same.caption is None
+    for view in (view_of(trained_in(0, "fp32"), trained_in(1, "fp32")), view_of(*RECORDS), view_of(trained_in(0))):
+        assert "used_precision" not in view.columns
+        assert view.caption is None
+    assert [row["used_precision"] for row in comparison.comparison_rows([trained_in(0, "fp32")], "max")] == ["fp32"]
+
+
+def test_a_trial_without_a_score_or_of_another_job_is_not_compared() -> None:
+    rows = comparison.comparison_rows([trained_in(0, "bf16"), trained_in(1, "fp32", value=None)], "max")
+    assert comparison.precision_caption(rows) is None
+    (first, second) = comparison.comparison_rows([trained_in(0, "bf16"), trained_in(1, "fp32")], "max")
+    assert comparison.precision_caption([{**first, "job": "qa"}, {**second, "job": "mc"}]) is None
+    assert comparison.precision_caption([{**first, "job": "qa"}, {**second, "job": "qa"}]) is not None
+
+
+@pytest.mark.parametrize(("bf16", "known"), [(False, "fp32"), (True, None), (None, None)])
+def test_a_trial_of_an_earlier_version_was_trained_in_fp32_unless_it_asked_for_bf16(
+    bf16: bool | None, known: str | None
+) -> None:
+    trial = trained_in(0, "fp32", bf16=bf16)
+    earlier = replace(trial, evaluations=({**trial.evaluations[0], "conditions": {}},))
+    assert earlier.used_precision == known
+    assert replace(earlier, evaluations=()).used_precision is None
 
 
 def test_markdown_is_a_table() -> None:

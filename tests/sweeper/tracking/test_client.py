@@ -79,6 +79,14 @@ def test_the_memory_of_a_gpu_is_a_tag_if_it_was_measured() -> None:
     assert "sweeper.gpu_memory_bytes" not in trial_content(snapshot(epochs=2), SWEEP).tags
 
 
+def test_the_precision_of_a_training_is_a_tag() -> None:
+    evaluations = [{"exact_match": 0.5, "epoch": 1.0, "conditions": {"precision": "bf16", "device": "A100"}}]
+    content = trial_content(snapshot(evaluations=evaluations), SWEEP)
+    assert content.tags["sweeper.precision"] == "bf16"
+    assert "sweeper.precision" not in trial_content(snapshot(epochs=2), SWEEP).tags
+    assert not {"device", "precision"} & {point.key for point in content.points}
+
+
 def test_long_and_odd_texts_are_made_to_fit() -> None:
     params = {"long": "長" * 7000, "odd": "a\ud800b\0c", "list": ["a", "b"], "none": None}
     record = trial_content(snapshot(params=params, origin="x" * 9000), SWEEP)
