@@ -80,11 +80,11 @@ def find_device(name: str) -> Device | None:
     >>> find_device("NVIDIA GeForce RTX 4090").memory_gb, find_device("NVIDIA GeForce RTX 4090 Laptop GPU")
     (24, None)
     """
-    return _BY_NAME.get(_plain(name))
+    return _BY_NAME.get(_spelled_alike(name))
 
 
-def _plain(name: str) -> str:
+def _spelled_alike(name: str) -> str:
     return " ".join(MAKER.sub(" ", name.lower()).split())
 
 
-_BY_NAME = {_plain(name): device for device in DEVICES for name in (device.name, *device.aliases)}
+_BY_NAME = {_spelled_alike(name): device for device in DEVICES for name in (device.name, *device.aliases)}
