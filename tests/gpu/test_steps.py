@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,15 @@ from jobs import JOBS
 from jobs.job import ParamError
 from jobs.training.conditions import conditions_in
 from jobs.training.precision import this_device
-from tests.support.gpus import BOTH, computing_on, taken_step
+from tests.support.gpus import BOTH, JOBS_ON_BOTH, computing_on, taken_step
 
 # Relative distances from a step in fp32: of the loss and of all gradients.
+MANNERS: dict[str, dict[str, Any]] = {  # each computes the same in another way
+    "micro-batches": {"per_device_train_batch_size": 2},
+    "computed again": {"gradient_checkpointing": True},
+    "another optimizer": {"optim": "adamw_torch"},
+    "compiled": {"torch_compile": True},
+}
 LIMITS = {"tf32": (1e-3, 5e-3), "fp16": (2e-3, 2e-2), "bf16": (2e-2, 8e-2)}
 
 
@@ -30,8 +37,24 @@ def test_a_step_has_the_loss_and_the_gradients_of_one_on_the_cpu(
 
 
 @pytest.mark.parametrize("device", BOTH)
+@pytest.mark.parametrize("manner", [*MANNERS][:-1])
+def test_a_third_step_in_another_manner_is_as_on_the_cpu(manner: str, device: str, data: str, tmp_path: Path) -> None:
+    """The third step shows what the optimizer made of the first two."""
+    there = taken_step("qa", data, tmp_path / "cpu", "cpu", steps=3, precision="fp32")
+    here = taken_step("qa", data, tmp_path / device, device, steps=3, precision="fp32", **MANNERS[manner])
+    here.assert_close(there, loss=1e-4, gradient=1e-2)
+
+
+@pytest.mark.gpu
+def test_a_compiled_step_is_as_on_the_cpu(data: str, tmp_path: Path) -> None:
+    """No twin: compiling for a CPU needs a compiler and takes minutes."""
+    there = taken_step("qa", data, tmp_path / "cpu", "cpu", steps=3, precision="fp32")
+    here = taken_step("qa", data, tmp_path / "cuda", "cuda", steps=3, precision="fp32", **MANNERS["compiled"])
+    here.assert_close(there, loss=1e-4, gradient=1e-2)
+
+
 @pytest.mark.parametrize("precision", LIMITS)
-@pytest.mark.parametrize("name", sorted(JOBS))
+@pytest.mark.parametrize(("name", "device"), JOBS_ON_BOTH)
 def test_a_step_in_another_precision_is_near_one_in_fp32_or_is_refused(
     name: str, precision: str, device: str, data: str, tmp_path: Path
 ) -> None:

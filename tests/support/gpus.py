@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from transformers import IntervalStrategy, PreTrainedModel, TrainerCallback
+from transformers import IntervalStrategy, TrainerCallback
 
 from jobs import get_job
 from jobs.dataset.sample import sample_files
@@ -28,6 +29,12 @@ from sweeper.cluster.gpus import VISIBLE, shown_gpus, survey_gpus, unusable_reas
 
 BOTH = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 CUDA_AND_LONG_CPU = (pytest.param("cpu", marks=pytest.mark.long), pytest.param("cuda", marks=pytest.mark.gpu))
+JOBS_ON_BOTH = (  # on the CPU one of the jobs in the quick tier
+    ("qa", "cpu"),
+    *(pytest.param(name, "cpu", marks=pytest.mark.long) for name in ("mc", "longformer")),
+    *(pytest.param(name, "cuda", marks=pytest.mark.gpu) for name in ("qa", "mc", "longformer")),
+)
+MODELS: list[weakref.ref[torch.nn.Module]] = []
 JOINED = 8  # paragraphs of the sample in one of ours, which has some hundred characters
 LENGTHS: dict[str, dict[str, Any]] = {
     "mc": {"max_length": 192},
@@ -124,6 +131,7 @@ def taken_step(name: str, data: str, folder: Path, device: str, steps: int = 1, 
 def limited_trainer(name: str, params: TrainingParams, data: str, folder: Path, steps: int) -> Any:
     """Return a trial's Trainer that takes so many steps and neither evaluates nor saves."""
     trainer = training.make_trainer(get_job(name).task, params, data, folder, lambda *_: None)  # type: ignore[arg-type]
+    MODELS.append(weakref.ref(trainer.model))
     trainer.args.max_steps = steps
     for strategy in ("eval_strategy", "save_strategy", "logging_strategy"):
         setattr(trainer.args, strategy, IntervalStrategy.NO)
@@ -131,6 +139,6 @@ def limited_trainer(name: str, params: TrainingParams, data: str, folder: Path, 
 
 
 def living_models() -> int:
-    """Return how many models this process holds, after freeing what nothing holds."""
+    """Return how many models of `limited_trainer` this process still holds, after freeing what nothing holds."""
     gc.collect()
-    return sum(issubclass(type(one), PreTrainedModel) for one in gc.get_objects())
+    return sum(model() is not None for model in MODELS)
