@@ -20,7 +20,7 @@ from jobs.suggestions import short
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.ranking import ENDED_WELL, without_repeats
 from sweeper.ledger.record import EVALUATION, INCIDENT, ORIGIN, TrialRecord, best_evaluation, key_params, trial_key
-from sweeper.ledger.sampling import distribution
+from sweeper.ledger.sampling.draws import distribution
 from sweeper.space.domains import Domain, contains, literal_text
 from sweeper.space.search_space import SearchSpace, assign, draw_labels, memory_only, params_of
 from sweeper.storage import checkpoint_store

@@ -3,7 +3,6 @@ Every other view of a sweep (tables, plots, MLflow) is made from it."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -32,53 +31,24 @@ from sweeper.ledger.record import (
     best_evaluation,
     trial_key,
 )
-from sweeper.ledger.sampling import draw, enqueueable, sampler
+from sweeper.ledger.sampling.branches import draw_by_branches
+from sweeper.ledger.sampling.draws import draw, draw_seed, enqueueable, record_draw, sampler
+from sweeper.ledger.sampling.models import Past, best_value
+from sweeper.ledger.tally import ABANDONED, Tally, tally_of
 from sweeper.space.search_space import SearchSpace, assign, grid, params_of, resolved
 from sweeper.storage.places import Places
 
-ABANDONED = "abandoned"
 READY = "ready"
 MLFLOW_KEY = "shown_as"
 STORED_AS = "stored_as"  # the sweep's folder in `[storage] checkpoints`, if it is not the sweep's name
 PRECISION = "precision"  # the precision of trials that name none; sweeps of earlier versions lack this attribute
 MAX_DRAWS = 50  # after this many draws of parameters that were already tried, the space counts as exhausted
+MODEL_DRAWS = 5  # after this many of them, gp and cmaes would propose the same again, and draws are random
 
 
 def sweep_names(storage: LedgerStorage) -> list[str]:
     """Return the names of the sweeps in this database, oldest first."""
     return [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
-
-
-@dataclass
-class Tally:
-    """Cache the counts that each step of a sweep needs, since reading all trials of a long sweep is slow.
-
-    Only the driver adds or ends trials, so it can update the counts; `Ledger.records` counts again.
-
-    keys      keys of all trials with parameters
-    drawn     number of draws, without those that an interruption discarded; it determines the seed of the next draw
-    searched  number of trials that are not repeats
-    waiting   Optuna's ids of enqueued settings that have not run, in order
-    """
-
-    keys: set[str]
-    drawn: int
-    searched: int
-    waiting: deque[int]
-
-    def add(self, record: TrialRecord) -> None:
-        self.keys.add(record.key)
-        self.searched += record.repeat_of is None
-
-
-def tally_of(trials: Sequence[optuna.trial.FrozenTrial], records: Sequence[TrialRecord]) -> Tally:
-    """Count the trials of a study."""
-    # Private in optuna 5.0: its storage methods require the id, and a trial has no public attribute for it.
-    waiting = deque(trial._trial_id for trial in trials if trial.state == TrialState.WAITING)
-    tally = Tally(set(), sum(ABANDONED not in trial.user_attrs for trial in trials), 0, waiting)
-    for record in records:
-        tally.add(record)
-    return tally
 
 
 @dataclass(frozen=True)
@@ -163,10 +133,11 @@ class Ledger:
         Each draw uses a new sampler. Its seed depends on the sweep's seed and the number of draws, so that a resumed
         sweep draws the same parameters as an uninterrupted one.
         """
-        for _ in range(MAX_DRAWS):
-            self.study.sampler = sampler(space, self.tally.drawn)
+        for attempt in range(MAX_DRAWS):
+            number = self.tally.drawn
+            self.study.sampler = sampler(space, number)
             trial = self._begin(space)
-            params = draw(trial, space)
+            params = self._draw(trial, space, number, attempt)
             key = trial_key(space.job, params, space.data_fingerprint) if params else None
             if key and key not in self.tally.keys:
                 trial.set_user_attr("key", key)
@@ -175,6 +146,29 @@ class Ledger:
                 return record
             self.study.tell(trial, state=TrialState.FAIL)
         return None
+
+    def _draw(self, trial: optuna.Trial, space: SearchSpace, number: int, attempt: int) -> dict[str, Any] | None:
+        """Draw a trial's parameters. `number` counts draws, and `attempt` those of this trial. See MODEL_DRAWS."""
+        kind = space.search.sampler
+        if kind in ("tpe", "random", "grid") or (kind != "qmc" and attempt >= MODEL_DRAWS):
+            return draw(trial, space)
+        fixed = trial.user_attrs.get("fixed", {})
+        values = draw_by_branches(space, self._past() if kind != "qmc" else [], fixed, draw_seed(space, number), number)
+        return record_draw(trial, space, values)
+
+    def _past(self) -> list[Past]:
+        """Return the trials to learn from by number: those that run, and those that ended with a value."""
+        sign = 1 if self.direction == "max" else -1
+        trials = self.study.get_trials(
+            deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        )
+        own = (trial for trial in trials if "params" in trial.user_attrs and "repeat_of" not in trial.user_attrs)
+        found = ((trial, best_value(trial, sign)) for trial in own)
+        return [
+            Past(trial.user_attrs["params"], value)
+            for trial, value in found
+            if value is not None or trial.state == TrialState.RUNNING
+        ]
 
     def _begin(self, space: SearchSpace) -> optuna.Trial:
         """Start a trial: the next enqueued one, else a new one.

@@ -25,6 +25,7 @@ from sweeper.space.conditions import Possible, check_conditions, check_metric_de
 from sweeper.space.document import read_document
 from sweeper.space.domains import (
     Knobs,
+    Range,
     Reservation,
     grid_values,
     read_enqueue,
@@ -304,6 +305,9 @@ def _check_objective(objective: Any, job: Job, note: Mistakes) -> None:
 def _check_search(search: Any, parameters: Parameters, note: Mistakes) -> None:
     if not isinstance(search, dict):
         return
+    if search.get("sampler") == "cmaes" and parameters and not _has_range(parameters):
+        text = "cmaes draws numbers from ranges, and no parameter has min and max; write a range, or choose tpe"
+        note(("search", "sampler"), text)
     if search.get("sampler") != "grid":
         if "trials" not in search:
             note(("search", "trials"), "is missing; write how many trials to run")
@@ -312,6 +316,10 @@ def _check_search(search: Any, parameters: Parameters, note: Mistakes) -> None:
         if any(grid_values(branch.domain) is None for branch in branches):
             text = "has too many values for a grid; give values or a step, or choose another sampler"
             note(("parameters", name), text)
+
+
+def _has_range(parameters: Parameters) -> bool:
+    return any(isinstance(branch.domain, Range) for branches in parameters.values() for branch in branches)
 
 
 def _order_parameters(parameters: Parameters, knobs: Knobs) -> Parameters:

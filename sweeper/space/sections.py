@@ -110,8 +110,11 @@ class Search(Section):
     )
 
     sampler: Annotated[
-        Literal["tpe", "random", "grid"],
-        about("tpe learns from finished trials, random does not, grid runs every combination"),
+        Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"],
+        about(
+            "tpe, gp (Gaussian process) and cmaes learn from finished trials; qmc spreads its trials evenly, "
+            "random does not; grid runs every combination"
+        ),
     ] = "tpe"
     # Zero until the combinations of a grid are counted. A factory keeps this default out of the JSON Schema.
     trials: Annotated[int, about("how many trials to run; by default all of a grid", ge=1, le=100_000)] = Field(

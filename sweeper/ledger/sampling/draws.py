@@ -27,6 +27,23 @@ def draw(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any] | None:
         return None
 
 
+def record_draw(trial: optuna.Trial, space: SearchSpace, assignment: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Store values that were drawn elsewhere as those of the trial. Return what `draw` returns."""
+    names = {label: name for name, label, _ in draw_labels(space)}
+
+    def store(label: str, domain: Domain) -> None:
+        drawn = distribution(domain)
+        value = drawn.to_internal_repr(assignment[names[label]])
+        # Private in optuna 5.0: a trial has no public attribute for its id, and suggests only by its study's sampler.
+        trial.study._storage.set_trial_param(trial._trial_id, label, value, drawn)
+
+    assign(space, store, assignment)
+    try:
+        return asdict(params_of(space, assignment))
+    except ParamError:
+        return None
+
+
 def suggest(trial: optuna.Trial, label: str, domain: Domain) -> Any:
     """Let Optuna draw a value of `domain` for the trial, under the name `label`. Return a constant without a draw."""
     match domain:
@@ -53,9 +70,14 @@ def distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
             raise TypeError(f"nothing is drawn from {domain}")
 
 
+def draw_seed(space: SearchSpace, number: int) -> int:
+    """Return the seed of draw `number`."""
+    return (space.search.seed * 1_000_003 + number) % 2**32
+
+
 def sampler(space: SearchSpace, number: int) -> optuna.samplers.BaseSampler:
     """Return the sampler for draw `number`. With `group`, TPE models each branch of a conditional space separately."""
-    seed = (space.search.seed * 1_000_003 + number) % 2**32
+    seed = draw_seed(space, number)
     if space.search.sampler != "tpe":
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
