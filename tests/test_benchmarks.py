@@ -100,6 +100,25 @@ def test_both_ways_halve_a_batch_that_does_not_fit(gpu: Any, tmp_path: Path, mon
     assert "| 2 of 8 |" in gpu.table([row])[3]
 
 
+def test_mfu_is_what_the_inputs_need_by_the_published_speed(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = gpu.Case("qa", "tiny", gpu.made_data(tmp_path / "data", 12, 60, 300), tmp_path, "fp16", 96, 8, steps=1)
+    monkeypatch.setattr(gpu, "GPU", True)
+    turns = [gpu.Turn(seconds, 1.0, peak * 2**30) for seconds, peak in ((1.0, 3), (2.0, 5), (9.0, 4))]
+    shares = {}
+    for name in ("Tesla T4", "NVIDIA H200", "a GPU of another maker"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=name: name)
+        shares[name] = gpu.figures(case, turns)["mfu"]
+    tokens = case.inputs[0].lengths()[:8].tolist()
+    layer = [2 * n * (4 * 32**2 + 2 * 32 * 128) + 4 * 32 * n * n for n in tokens]
+    needed = 3 * 2 * sum(layer)  # forward and backward, two layers
+    assert shares["Tesla T4"] == pytest.approx(needed / 2.0 / 65e12)
+    assert shares["NVIDIA H200"] == pytest.approx(needed / 2.0 / 989.5e12)
+    assert shares["a GPU of another maker"] is None
+    assert gpu.figures(case, turns)["peak_gib"] == 5
+
+
 def test_the_reference_trains_on_our_inputs_padded(gpu: Any, tmp_path: Path) -> None:
     data = gpu.made_data(tmp_path / "data", 12, 60, 300)
     for job in ("qa", "mc"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -55,5 +56,11 @@ def pretended_device() -> Iterator[PretendedDevice]:
     def autocast(device: str | None = None) -> bool:
         return device != DEVICE and bool(enabled(device) if device else enabled())
 
-    with patch.object(torch, "is_autocast_enabled", autocast), PretendedDevice() as mode:
+    # What torch.utils.checkpoint (torch 2.13) asks of a device's module: whether it has random states to keep.
+    module = SimpleNamespace(_initialized=False, device_count=lambda: 0)
+    with (
+        patch.object(torch, "is_autocast_enabled", autocast),
+        patch.object(torch, DEVICE, module, create=True),
+        PretendedDevice() as mode,
+    ):
         yield mode

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from jobs import JOBS, get_job
 from jobs.backbone import tokenizers
 from jobs.dataset.data import Data, read_data
+from jobs.model.recomputation import recompute_activations
 from jobs.task import Task
 from jobs.training.batches import FACTS, keep_batch
 from jobs.training.trainer import BatchTrainer, input_dataset, training_arguments
@@ -46,6 +47,8 @@ def step(
     inputs = task.inputs(params, tokenizer, data, data.train[:3], folder / "cache")
     dataset = input_dataset(task, inputs, range(len(inputs)), params)
     batch, model = dict(dataset.told_batch(range(3))), task.model(params, tokenizer)
+    if params.gradient_checkpointing:
+        recompute_activations(model, params.backbone)
     trainer = BatchTrainer(
         score=lambda _: {}, model=model, args=training_arguments(params, folder), data_collator=keep_batch,
         train_dataset=dataset, eval_dataset=dataset, compute_loss_func=task.loss,
@@ -61,9 +64,12 @@ def step(
     return {str(weight.grad.device) for weight in model.parameters() if weight.grad is not None}
 
 
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("name", sorted(JOBS))
-def test_forward_loss_and_backward_stay_on_the_models_device(name: str, few: Data, tmp_path: Path) -> None:
-    assert step(name, few, tmp_path) == {DEVICE}
+def test_forward_loss_and_backward_stay_on_the_models_device(
+    name: str, recompute: bool, few: Data, tmp_path: Path
+) -> None:
+    assert step(name, few, tmp_path, gradient_checkpointing=recompute) == {DEVICE}
 
 
 def forward_elsewhere(model: torch.nn.Module) -> None:
