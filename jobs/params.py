@@ -106,6 +106,10 @@ class TrainingParams:
             raise ParamError("backbone", mistake)
         if self.warmup_ratio and self.warmup_steps:
             raise ParamError("warmup_steps", "set together with warmup_ratio: keep one of the two")
+        if self.torch_compile and self.fsdp:
+            raise ParamError(
+                "torch_compile", "set together with fsdp: a sharded model is not compiled; keep one of the two"
+            )
         if self.bf16 is not None and self.precision != "auto":
             raise ParamError("bf16", "set together with precision, which replaces it: leave bf16 out")
 

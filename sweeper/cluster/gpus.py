@@ -53,6 +53,7 @@ class GpuSurvey:
     usable   GPUs that CUDA shows to this process, in CUDA's order
     failure  why PyTorch has told nothing; empty if it has
     cpu_bf16 the CPU has instructions for bfloat16; None if nothing tells it
+    compilers languages, of C and C++, for which the machine has a compiler
     """
 
     torch: str = "torch"
@@ -64,6 +65,7 @@ class GpuSurvey:
     usable: tuple[Gpu, ...] = ()
     failure: str = ""
     cpu_bf16: bool | None = None
+    compilers: tuple[str, ...] = ("C", "C++")
 
     @property
     def known(self) -> tuple[Gpu, ...]:
@@ -121,7 +123,7 @@ def read_survey(text: str) -> GpuSurvey:
     usable = tuple(Gpu(name, size, driver, (major, minor)) for name, size, (major, minor) in found["usable"])
     kernels = tuple(found["kernels"])
     whole = GpuSurvey(found["torch"], found["cuda"], found["rocm"], kernels, found["trouble"], present, usable)
-    return replace(whole, cpu_bf16=found.get("cpu_bf16"))
+    return replace(whole, cpu_bf16=found.get("cpu_bf16"), compilers=tuple(found.get("compilers", ("C", "C++"))))
 
 
 def hardware(gpu: Gpu, survey: GpuSurvey) -> Hardware:

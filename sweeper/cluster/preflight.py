@@ -1,10 +1,11 @@
-"""Refuse a sweep whose trials cannot use the GPUs that they reserve, or name a precision that their device lacks."""
+"""Refuse a sweep whose trials lack something: a usable GPU, a precision of their device, a compiler for their model."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jobs.training.precision import Hardware, lacking
 from sweeper.cluster.capacity import Machine, reservations, reserve
@@ -18,17 +19,18 @@ from sweeper.trial.gpu import CHECK
 def check_gpus(space: SearchSpace, machine: Machine) -> None:
     """Check the GPUs if a trial of this space reserves one, and that the devices have every precision that it names.
 
-    Raises EnvironmentFailure if a trial cannot use the GPUs, or would be refused for its precision.
+    Raises EnvironmentFailure if a trial cannot use the GPUs, would be refused for its precision, or finds no compiler.
     """
     checks = device_checks(space, machine)
     if reason := checks.reason_of_any_cpu():
         raise EnvironmentFailure(reason)
-    if not checks.gpus and "bf16" not in checks.on_cpu:
+    every = "bf16" in checks.on_cpu or checks.compiled_on_cpu
+    if not checks.gpus and not checks.compiled_on_gpu and not every:
         return  # PyTorch need not be started
     if machine.nodes:
         from sweeper.cluster.nodes import gpu_reasons
 
-        reasons = gpu_reasons(checks.reason, every="bf16" in checks.on_cpu)
+        reasons = gpu_reasons(checks.reason, every=every)
     else:
         reasons = list(filter(None, [checks.reason(survey_gpus(), machine.gpus, os.environ.get(VISIBLE))]))
     if reasons:
@@ -43,12 +45,15 @@ class DeviceChecks:
     gpus     trials reserve GPUs, and these are checked
     on_gpu   precisions of the trials that reserve a GPU
     on_cpu   precisions of the others
+    compiled_on_gpu, compiled_on_cpu  trials compile their model there
     """
 
     name: str
     gpus: bool
     on_gpu: Sequence[str]
     on_cpu: Sequence[str]
+    compiled_on_gpu: bool = False
+    compiled_on_cpu: bool = False
 
     def reason_of_any_cpu(self) -> str | None:
         """Return why trials on a CPU are refused, whatever the CPU is; None if they are not."""
@@ -59,7 +64,16 @@ class DeviceChecks:
         arguments."""
         found = unusable_reason(survey, shown, visible) if self.gpus and shown else None
         cpu = Hardware(bf16=survey.cpu_bf16 is not False)
-        return found or (self._of_gpus(survey) if shown else None) or self._lacking(self.on_cpu, cpu)
+        lacks = (self._of_gpus(survey) if shown else None) or self._lacking(self.on_cpu, cpu)
+        return found or lacks or self._without_compiler(survey, shown)
+
+    def _without_compiler(self, survey: GpuSurvey, shown: int) -> str | None:
+        wanted = (("C", "CC", self.compiled_on_gpu and shown), ("C++", "CXX", self.compiled_on_cpu))
+        for language, variable, asked in wanted:
+            if asked and language not in survey.compilers:
+                cure = f"install gcc and g++, name a compiler in {variable}, or set torch_compile to false"
+                return f"{self.name}: parameters.torch_compile: there is no {language} compiler; {cure}"
+        return None
 
     def _of_gpus(self, survey: GpuSurvey) -> str | None:
         lines = [self._lacking(self.on_gpu, hardware(gpu, survey)) for gpu in survey.usable] if self.gpus else []
@@ -73,10 +87,16 @@ class DeviceChecks:
 
 def device_checks(space: SearchSpace, machine: Machine) -> DeviceChecks:
     """Return what the trials of a space ask of the devices of this machine."""
-    wanted = [
-        (precision, reserve(resources, machine, space.search.trials or 1).gpus)
-        for precision, resources in possible_with_resources(space, "precision")
-    ]
-    on_gpu, on_cpu = ([one for one, gpus in wanted if bool(gpus) is which] for which in (True, False))
+    on_gpu, on_cpu = _values_by_device(space, machine, "precision")
+    compiled = (True in values for values in _values_by_device(space, machine, "torch_compile"))
     checked = os.environ.get(CHECK) != "0" and any(one.gpus for one in reservations(space, machine))
-    return DeviceChecks(space.name, checked, on_gpu, on_cpu)
+    return DeviceChecks(space.name, checked, on_gpu, on_cpu, *compiled)
+
+
+def _values_by_device(space: SearchSpace, machine: Machine, name: str) -> tuple[list[Any], list[Any]]:
+    """Return the values that a parameter can have in trials on a GPU, and those in trials on a CPU."""
+    wanted = [
+        (value, bool(reserve(resources, machine, space.search.trials or 1).gpus))
+        for value, resources in possible_with_resources(space, name)
+    ]
+    return [value for value, on_gpu in wanted if on_gpu], [value for value, on_gpu in wanted if not on_gpu]

@@ -6,6 +6,8 @@ Runs as a program of its own, since CUDA must not be initialised in the driver, 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -24,6 +26,15 @@ def driver_rows() -> list[list[str]]:
         return []
     lines = done.stdout.splitlines() if done.returncode == 0 else []
     return [[value.strip() for value in line.split(",")] for line in lines if line.count(",") == QUERY.count(",")]
+
+
+def compilers() -> list[str]:
+    """Return the languages, of C and C++, for which torch.compile finds a compiler: torch's and Triton's choice."""
+    known = {"C++": ("CXX", ["g++"]), "C": ("CC", ["clang", "gcc"])}
+    found = {
+        name: [os.environ[variable]] if variable in os.environ else rest for name, (variable, rest) in known.items()
+    }
+    return [name for name, commands in found.items() if any(map(shutil.which, commands))]
 
 
 def torch_values() -> dict[str, Any]:
@@ -53,4 +64,4 @@ def torch_values() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump({"driver": driver_rows(), **torch_values()}, sys.stdout)
+    json.dump({"driver": driver_rows(), "compilers": compilers(), **torch_values()}, sys.stdout)

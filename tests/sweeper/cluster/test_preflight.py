@@ -11,7 +11,7 @@ import ray
 
 from jobs.dataset.data import Data
 from sweeper import doctor
-from sweeper.cluster import gpus, nodes, preflight
+from sweeper.cluster import gpus, nodes, preflight, probe
 from sweeper.cluster.capacity import Machine, Node
 from sweeper.cluster.gpus import Gpu, GpuSurvey
 from sweeper.cluster.nodes import VisibleGpus
@@ -189,6 +189,47 @@ def test_each_node_of_a_cluster_is_checked_with_the_trials_that_it_can_run(
     assert refusal(space("fp16"), cluster) is None
     line = refusal(space("bf16", "resources.gpus=0"), cluster)
     assert str(line).startswith(f"node host-a: {NAMED}the CPU has no bf16")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found", "told"),
+    [
+        (
+            ["resources.gpus=0"],
+            GpuSurvey(compilers=("C",)),
+            "there is no C++ compiler; install gcc and g++, name a compil",
+        ),
+        (
+            [],
+            survey(T4, compilers=("C++",)),
+            "there is no C compiler; install gcc and g++, name a compiler in CC, or set",
+        ),
+        (["resources.gpus=0"], GpuSurvey(compilers=("C++",)), None),
+        ([], survey(T4, compilers=("C",)), None),
+        (["resources.gpus=0", "parameters.torch_compile={values: [true, false]}"], GpuSurvey(compilers=()), "no C++"),
+    ],
+)
+def test_a_model_is_compiled_where_there_is_a_compiler(
+    space: Callable[..., SearchSpace], machine_with: Callable[..., Machine], overrides: list[str], found: GpuSurvey,
+    told: str | None,
+) -> None:  # fmt: skip
+    line = refusal(space("auto", "parameters.torch_compile=true", *overrides), machine_with(found))
+    assert (line is None) if told is None else str(line).startswith("reader: parameters.torch_compile: ")
+    assert (told or "") in str(line)
+
+
+def test_the_probe_looks_for_the_compilers_that_torch_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    assert probe.compilers() == []
+    for name in ("gcc", "mine"):
+        (tmp_path / name).touch(0o755)
+    assert probe.compilers() == ["C"]
+    monkeypatch.setenv("CXX", "mine")
+    assert probe.compilers() == ["C++", "C"]
+    monkeypatch.setenv("CC", "missing")
+    assert probe.compilers() == ["C++"]
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])
