@@ -12,7 +12,7 @@ from jobs import JOBS
 from jobs.job import ParamError
 from jobs.training.conditions import conditions_in
 from jobs.training.precision import this_device
-from tests.support.gpus import BOTH, JOBS_ON_BOTH, computing_on, taken_step
+from tests.support.gpus import BOTH, JOBS_ON_BOTH, computing_on, evaluated, taken_step
 
 # Relative distances from a step in fp32: of the loss and of all gradients.
 MANNERS: dict[str, dict[str, Any]] = {  # each computes the same in another way
@@ -70,6 +70,15 @@ def test_a_step_in_another_precision_is_near_one_in_fp32_or_is_refused(
     assert (found["precision"], torch.backends.cuda.matmul.fp32_precision) == (precision, before)
     loss, gradient = LIMITS[precision]
     here.assert_close(taken_step(name, data, tmp_path / "cpu", "cpu", precision="fp32"), loss, gradient)
+
+
+@pytest.mark.parametrize(("name", "device"), JOBS_ON_BOTH)
+def test_an_evaluation_has_the_metrics_of_one_on_the_cpu(name: str, device: str, data: str, tmp_path: Path) -> None:
+    there = evaluated(name, data, tmp_path / "cpu", "cpu", precision="fp32", per_device_eval_batch_size=1)
+    here = evaluated(name, data, tmp_path / device, device, precision="fp32", per_device_eval_batch_size=4)
+    assert here == pytest.approx(there, abs=1e-4)
+    other = evaluated(name, data, tmp_path / "other", "cpu", precision="fp32", seed=8)
+    assert here["eval_loss"] != pytest.approx(other["eval_loss"], abs=1e-4)
 
 
 def test_a_step_with_other_numbers_is_found(data: str, tmp_path: Path) -> None:

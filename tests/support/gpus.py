@@ -128,6 +128,14 @@ def taken_step(name: str, data: str, folder: Path, device: str, steps: int = 1, 
     return Step(float(loss), keeper.gradients)
 
 
+def evaluated(name: str, data: str, folder: Path, device: str, **knobs: Any) -> dict[str, float]:
+    """Return the metrics of a model that has not been trained."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with computing_on(device):
+        metrics: dict[str, float] = limited_trainer(name, small_params(name, **knobs), data, folder, 1).evaluate()
+    return metrics
+
+
 def limited_trainer(name: str, params: TrainingParams, data: str, folder: Path, steps: int) -> Any:
     """Return a trial's Trainer that takes so many steps and neither evaluates nor saves."""
     trainer = training.make_trainer(get_job(name).task, params, data, folder, lambda *_: None)  # type: ignore[arg-type]
