@@ -86,6 +86,12 @@ class Candidates:
 
         return np.maximum.reduceat(self.windows.lengths()[self.opening], self.bounds[:-1])
 
+    def counts(self) -> NDArray[np.integer[Any]]:
+        """Return [questions]: the number of candidates of each."""
+        import numpy as np
+
+        return np.diff(self.bounds)
+
     def collate(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         """Return model input [questions, candidates, positions] and labels.
 
@@ -95,7 +101,7 @@ class Candidates:
         import numpy as np
         import torch
 
-        counts = np.diff(self.bounds)[list(numbers)]
+        counts = self.counts()[list(numbers)]
         most = int(counts.max())
         own = np.concatenate([self._rows(number, most) for number in numbers])
         batch = self.windows.batch(own)._asdict()

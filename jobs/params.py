@@ -32,6 +32,7 @@ Precision = Literal["auto", "bf16", "fp16", "tf32", "fp32"]
 Optimizer = Literal["adamw_torch_fused", "adamw_torch", "adafactor"]
 BatchSize = Annotated[int, Ge(1)] | Literal["auto"]
 Params = TypeVar("Params", bound="TrainingParams")
+AUTO = "auto"
 TRAIN_BATCH, EVALUATION_BATCH = "per_device_train_batch_size", "per_device_eval_batch_size"
 ACCUMULATED = "gradient accumulation reaches the effective batch size"
 NO_GPUS = "fsdp shards a model over GPUs and these workers have none: set fsdp to false"
@@ -142,7 +143,7 @@ def batch_size(params: TrainingParams, name: str) -> int:
     """Return a batch size of the params. `auto` stands for the number that earlier versions had as default."""
     size = getattr(params, name)
     known = {one.name: one.metadata.get(STANDS_FOR) for one in fields(params)}
-    return int(known[name] if size == "auto" else size)  # type: ignore[arg-type]
+    return int(known[name] if size == AUTO else size)  # type: ignore[arg-type]
 
 
 def train_batch(params: TrainingParams, workers: int = 1) -> int:

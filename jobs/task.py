@@ -26,8 +26,9 @@ class Task:
               `jobs.model.backbones.load_model`, which takes the number of classes as `num_labels`. Its outputs are
               named `logits` or end in `_logits`, and each is 2-dimensional: [inputs, positions or classes]
     inputs    inputs(params, tokenizer, data, rows, cache): returns the inputs of some questions of a data set. The
-              object has `len()` and `lengths()`, an integer array [inputs] with the tokens of each. `cache` is a
-              folder for tokenized texts that trials share
+              object has `len()` and `lengths()`, an integer array [inputs] with the tokens of each. If an input has
+              several sequences, such as candidates, it also has `counts()`, an integer array [inputs] with their
+              numbers. `cache` is a folder for tokenized texts that trials share
     collate   collate(inputs, numbers, params): returns a batch of some inputs, a dict of tensors. Labels are named
               `labels`, or `start_positions` and `end_positions`; prediction leaves them out. A batch has
               `attention_mask`, since the loss of start and end positions ignores padding. Padding comes last; a

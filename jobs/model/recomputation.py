@@ -22,5 +22,7 @@ def recompute_activations(model: PreTrainedModel, backbone: str) -> None:
             f"{backbone}: its architecture, {model.config.model_type}, cannot compute activations again; "
             "set gradient_checkpointing to false"
         )
+    if model.is_activation_checkpointing:
+        return
     # The other way of PyTorch, with re-entrant calls, fails where DDP looks for parameters without gradients.
     model.activation_checkpointing_enable({"use_reentrant": False})

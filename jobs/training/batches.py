@@ -37,13 +37,21 @@ class InputDataset(Dataset[int]):  # type: ignore[misc]
     """Provide some inputs of a task to a DataLoader, one collated batch at a time.
 
     PyTorch calls `__getitems__` once per batch, with the element that the batch sampler yields: a WorkerBatch.
-    `numbers` are the inputs to use, `lengths` their tokens, and `collate` builds a batch of tensors from numbers.
+    `numbers` are the inputs to use, `lengths` their tokens, `counts` their sequences (None for one each), and `collate`
+    builds a batch of tensors from numbers.
     """
 
-    def __init__(self, numbers: Sequence[int], lengths: Ints, collate: Callable[[Sequence[int]], Batch]) -> None:
+    def __init__(
+        self,
+        numbers: Sequence[int],
+        lengths: Ints,
+        collate: Callable[[Sequence[int]], Batch],
+        counts: Ints | None = None,
+    ) -> None:
         self.numbers = numbers
         self.lengths = lengths
         self.collate = collate
+        self.counts = np.ones(len(lengths), int) if counts is None else counts
 
     def __len__(self) -> int:
         return len(self.numbers)

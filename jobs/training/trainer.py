@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
@@ -52,6 +52,8 @@ from jobs.training.batches import (
     worker_turns,
 )
 from jobs.training.conditions import record_conditions
+from jobs.training.memory.device import device_memory
+from jobs.training.memory.fitting import Fitting, agreed_sizes, with_sizes
 from jobs.training.precision import FP32, UsedPrecision, computing_in, this_device, training_precision
 from jobs.training.predict import Outputs, disable_cudnn_attention, logits_of
 from jobs.training.reporting import UNFINISHED, Reporter
@@ -83,6 +85,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
     """
 
     control: TrainerControl
+    noting_shortages: Callable[[], AbstractContextManager[None]] = nullcontext
     loss_is_scaled_for_ga = True  # tells Trainer that compute_loss scales the loss, by the weight of each WorkerBatch
 
     def __init__(
@@ -242,7 +245,7 @@ def run_training(
         refuse_without_state(resume_from)
     with phase(START):
         trainer = make_trainer(task, params, data, workdir, report)
-    with phase(TRAINING):
+    with phase(TRAINING), trainer.noting_shortages():
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     workers.once(lambda: shutil.rmtree(workdir / UNFINISHED, ignore_errors=True))
 
@@ -288,19 +291,23 @@ def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, r
     model = task.model(params, tokenizer)
     if params.gradient_checkpointing:
         recompute_activations(model, params.backbone)
-    trainer = BatchTrainer(
+    layers, unused = layer_classes(model), leaves_unused(model)
+    make = partial(
+        BatchTrainer,
         score=reporter.score,
         stored=lambda folder: task.model(replace(params, backbone=folder), tokenizer),
         model=made_fast(model, params.torch_compile),
         precision=precision,
-        args=training_arguments(
-            params, unfinished, workers.count(), layer_classes(model), leaves_unused(model), precision
-        ),
         data_collator=keep_batch,
         train_dataset=input_dataset(task, trained, task.trained(trained, params), params),
         eval_dataset=input_dataset(task, asked, range(len(asked)), params),
         compute_loss_func=task.loss,
         callbacks=[reporter],
+    )
+    trainer = fitting_trainer(
+        lambda fit: make(args=training_arguments(fit, unfinished, workers.count(), layers, unused, precision)),
+        task.name,
+        params,
     )
     if workers.rank():
         # All workers have built equal weights with the same seed. From here on, dropout must differ between them.
@@ -317,6 +324,23 @@ def made_fast(model: Any, compiled: bool) -> Any:
         model.compile(dynamic=True, backend=COMPILER)
         return model
     return model if torch.cuda.is_available() else dropout.quicken(model)
+
+
+def fitting_trainer(make: Callable[[TrainingParams], BatchTrainer], job: str, params: TrainingParams) -> BatchTrainer:
+    """Return the Trainer that `make` gives with the batch sizes that fit into the memory of all workers' devices.
+
+    Raises TooLittleMemory if not even one input fits.
+    """
+    trainer = make(params)
+    fitting = Fitting(job, params, device_memory(trainer, params), workers.count())
+    sizes = agreed_sizes(fitting)
+    if fitting.memory:
+        fit = with_sizes(params, sizes)
+        if fit.gradient_checkpointing:
+            recompute_activations(trainer.model, params.backbone)
+        trainer = make(fit)
+    trainer.noting_shortages = partial(fitting.noting_shortages, sizes, lambda: trainer.model.training)
+    return trainer
 
 
 def agreed_precision(params: TrainingParams) -> UsedPrecision:
@@ -355,7 +379,10 @@ def leaves_unused(model: torch.nn.Module) -> bool:
 
 def input_dataset(task: Task, inputs: Any, numbers: Sequence[int], params: TrainingParams) -> InputDataset:
     """Wrap some of a task's inputs in a dataset for Trainer."""
-    return InputDataset(numbers, inputs.lengths()[list(numbers)], lambda rows: task.collate(inputs, rows, params))
+    counts = inputs.counts()[list(numbers)] if hasattr(inputs, "counts") else None
+    return InputDataset(
+        numbers, inputs.lengths()[list(numbers)], lambda rows: task.collate(inputs, rows, params), counts
+    )
 
 
 def training_arguments(

@@ -22,6 +22,7 @@ from typing import Any
 from jobs.files import causes, disk_trouble
 from jobs.timing import START, TRAINING, WAITING, Stopwatch, phase, timed_by
 from jobs.training.conditions import Conditions, conditions_in
+from jobs.training.memory.shortage import out_of_memory
 from sweeper.process.cgroups import kernel_kills, memory_state
 from sweeper.process.output import output_to
 from sweeper.secrets import redacted
@@ -31,19 +32,6 @@ from sweeper.trial.handover import LOG, RESUMED, FailureKind, TrialConfig, Trial
 from sweeper.trial.imports import import_trial_job
 from sweeper.trial.memory import kernel_failure
 
-# Messages of PyTorch for CUDA, cuBLAS, cuDNN and the CPU, of the C++ library, and of the system, in lower case. cuBLAS
-# and cuDNN are "not initialized", and cuDNN has no algorithm, where the memory for their workspace is missing.
-MEMORY_TEXTS = (
-    "out of memory",
-    "alloc_failed",
-    "alloc failed",
-    "cublas_status_not_initialized",
-    "cudnn_status_not_initialized",
-    "unable to find a valid cudnn algorithm",
-    "can't allocate memory",
-    "std::bad_alloc",
-    "cannot allocate memory",
-)
 # What CUDA, its libraries and its driver say when the device, its driver or another worker failed, in lower case. The
 # process cannot use CUDA any more, but the same training in a new one may succeed. An assertion on the device, such as
 # an index out of range, and a missing kernel would come again, so these are errors.
@@ -276,7 +264,7 @@ def failure_kind(error: Exception) -> FailureKind:
     text = str(error).lower()
     if isinstance(error, Diverged):
         return "diverged"
-    if isinstance(error, MemoryError) or any(one in text for one in MEMORY_TEXTS):
+    if out_of_memory(error):
         return "memory"
     if isinstance(error, RuntimeError) and any(one in text for one in CRASH_TEXTS):
         return "crash"
