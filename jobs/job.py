@@ -74,6 +74,8 @@ class Job:
     suits    suits(params, data): tries `params.backbone` on the data set before a sweep starts, once for each backbone,
              and returns lines to show; raises RuntimeError with a one-line reason if no trial could train it. For a
              Task, `jobs.training.suits_function(task)` returns it. By default nothing is tried
+    lengths  lengths(params, data): returns the estimated tokens of all inputs, a `jobs.dataset.lengths.InputLengths`,
+             for a forecast of the time. None for a job whose time is known from earlier trials only
     """
 
     name: str
@@ -87,3 +89,4 @@ class Job:
     idle: Callable[[str], Mapping[str, str]] = lambda _: {}
     reads: bool = False
     suits: Callable[[Any, str], Sequence[str]] = lambda params, data: ()
+    lengths: Callable[[Any, Any], Any] | None = None

@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from jobs.backbone.architectures import rounded_up
 from jobs.backbone.positions import local_config
+from jobs.dataset.lengths import joined_lengths
 from jobs.job import Direction, Job, ParamError
 from jobs.model.backbones import fetch_backbone
 from jobs.model.conversion import too_short, unlike_bert
@@ -211,4 +212,5 @@ JOB = Job(
     idle_params,
     reads=True,
     suits=suits_function(TASK, encoder=True),
+    lengths=lambda params, data: joined_lengths(data, params.max_length, params.doc_stride),
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Le
 
+from jobs.dataset.lengths import candidate_lengths
 from jobs.job import Job
 from jobs.model.backbones import fetch_backbone
 from jobs.params import BatchSize, TrainingParams, check_length, check_workers, knob, smaller
@@ -199,4 +200,5 @@ JOB = Job(
     check_workers,
     TASK,
     suits=suits_function(TASK, encoder=True),
+    lengths=lambda params, data: candidate_lengths(data, params.max_length),
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Le
 
+from jobs.dataset.lengths import relevant_lengths
 from jobs.job import Job, ParamError
 from jobs.model.backbones import fetch_backbone
 from jobs.params import MetricProfile, TrainingParams, check_length, check_workers, knob, smaller
@@ -142,4 +143,5 @@ JOB = Job(
     TASK,
     reads=True,
     suits=suits_function(TASK, encoder=True),
+    lengths=lambda params, data: relevant_lengths(data, params.max_length, params.doc_stride, params.unanswered_share),
 )

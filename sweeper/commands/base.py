@@ -219,6 +219,16 @@ def ledger_storage() -> LedgerStorage:
     return existing_storage(stores.ledger, places_of(stores))
 
 
+def ledger_storage_if_any() -> LedgerStorage | None:
+    """Return the database of all ledgers, or None when there is none yet."""
+    from sweeper.ledger.database import MissingLedger
+
+    try:
+        return ledger_storage()
+    except MissingLedger:
+        return None
+
+
 def ledger_of(name: str) -> Ledger:
     """Return the ledger of an existing sweep."""
     from sweeper.ledger.ledger import load_ledger

@@ -5,11 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from sweeper.commands.base import address_option, echo_line, ledger_of, ledger_storage, machine_at, main, show, terminal
+from sweeper.commands.base import (
+    address_option,
+    echo_line,
+    ledger_of,
+    ledger_storage,
+    ledger_storage_if_any,
+    machine_at,
+    main,
+    show,
+    terminal,
+)
 from sweeper.commands.completion import complete_space, complete_sweep
 from sweeper.errors import ConfigError, EnvironmentFailure
 
@@ -190,18 +202,39 @@ def run_and_print(
 @click.option(
     "--first", type=click.IntRange(min=0), default=5, show_default=True, help="Show this many configurations."
 )
-def plan_command(file: str, overrides: tuple[str, ...], address: str | None, first: int) -> None:
-    """Show the plan of `run`: branches, concurrent trials and their limit, first configurations, disk space."""
+@click.option("--price", type=click.FloatRange(min=0), help="Of an hour of a GPU, or of a trial without one.")
+@click.option("--device", "devices", multiple=True, metavar="GPU", help="Forecast for this GPU too, as A100.")
+@click.option("--json", "as_json", is_flag=True, help="Print the forecast as one JSON object.")
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the configurations to this file.")
+def plan_command(
+    file: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    first: int,
+    price: float | None,
+    devices: tuple[str, ...],
+    as_json: bool,
+    save: Path | None,
+) -> None:
+    """Show the plan and the forecast of `run`: branches, concurrent trials, first configurations, time, disk space."""
     from sweeper.cluster.preflight import check_gpus
     from sweeper.driver.backbones import try_present_backbones
-    from sweeper.monitor.plan import plan_lines
+    from sweeper.forecast.estimate import named_device
+    from sweeper.monitor import plan
     from sweeper.space.reading import find_file, read_search_space
 
     space = read_search_space(find_file(file), overrides)
+    named = [named_device(name) for name in devices]
     with machine_at(address) as machine:
         check_gpus(space, machine)
+        if save:
+            plan.save_configurations(space, first, save)
+        if as_json:
+            click.echo(plan.plan_json(space, machine, ledger_storage_if_any(), price, named), nl=False)
+            return
         try_present_backbones(space, partial(echo_line, err=True))
-        for line in plan_lines(space, machine, first):
+        lines = plan.plan_lines(space, machine, first)
+        for line in chain(lines, plan.forecast_lines(space, machine, ledger_storage_if_any(), price, named)):
             echo_line(line)
     click.echo(f"next: sweeper run {' '.join([file, *overrides])}", err=True)
 

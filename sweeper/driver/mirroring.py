@@ -11,7 +11,7 @@ from uuid import uuid4
 from jobs.checkpoint import PREDICTIONS
 from sweeper.budget.limits import noted_ending
 from sweeper.budget.spending import SPENT_SECONDS, spending_of
-from sweeper.ledger.ledger import Ledger
+from sweeper.ledger.ledger import FORECAST, Ledger
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
 from sweeper.results.comparison import compare_sweeps
@@ -45,11 +45,25 @@ def mirror_of(
         columns=searched_parameters(space),
         metrics=ledger.attributes["metrics"],
         run_id=next((record.run_id for record in ledger.records() if record.run_id), None),
-        tags={"data": space.data, "data_fingerprint": space.data_fingerprint, **ledger.attributes["versions"]},
+        tags={
+            "data": space.data,
+            "data_fingerprint": space.data_fingerprint,
+            **ledger.attributes["versions"],
+            **_forecast_tags(ledger),
+        },
         texts={"search_space.yaml": to_yaml(space)},
     )
     experiment = own_experiment(ledger.attributes["search_space"]["name"], stores)
     return Mirror(stores.tracking, stores.artifacts, experiment, info, flush_seconds, HURRY_SECONDS, running)
+
+
+def _forecast_tags(ledger: Ledger) -> dict[str, str]:
+    """Return the forecast that the sweep was begun with, as tags; empty without one."""
+    found = ledger.study.user_attrs.get(FORECAST) or {}
+    numbers = {name: found.get(name) for name in ("wall_s", "gpu_hours", "cost")}
+    texts = {name: " to ".join(f"{one[end]:.6g}" for end in ("low", "high")) for name, one in numbers.items() if one}
+    known = {**texts, "source": found["source"]} if found else {}
+    return {f"sweeper.forecast.{name}": text for name, text in known.items()}
 
 
 def _new_key(ledger: Ledger, stores: Stores) -> str:

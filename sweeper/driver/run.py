@@ -29,8 +29,9 @@ from sweeper.driver.opening import (
 from sweeper.driver.repeats import expected_trials, has_unfinished, is_finished, resume_summary, sweep_ending
 from sweeper.driver.sweep import Sweep, free_storage, sweep_folder, trial_folder
 from sweeper.errors import EnvironmentFailure
+from sweeper.forecast.estimate import forecast_line, sweep_forecast
 from sweeper.ledger.database import database_errors, open_storage
-from sweeper.ledger.ledger import Ledger, fully_created, load_ledger, sweep_exists, sweep_names
+from sweeper.ledger.ledger import FORECAST, Ledger, fully_created, load_ledger, sweep_exists, sweep_names
 from sweeper.ledger.lock import sweep_lock
 from sweeper.ledger.record import TrialRecord
 from sweeper.monitor.heartbeat import driver_heartbeat
@@ -135,7 +136,8 @@ def run_sweep(
             print_line(console, reused)
         ledger = open_ledger(storage, space, name, stored_as)
         space = with_recorded_precision(ledger, with_recorded_data(ledger, space))
-        for line in (*_opening_lines(ledger, space, folder, moved), *idle_budget_lines(space, machine)):
+        lines = (*_opening_lines(ledger, space, folder, moved), *idle_budget_lines(space, machine))
+        for line in (*lines, *recorded_forecast(ledger, space, machine)):
             print_line(console, line)
         (folder / "search_space.yaml").write_text(to_yaml(space), encoding="utf-8")
         if begin:
@@ -157,6 +159,13 @@ def _opening_lines(ledger: Ledger, space: SearchSpace, folder: Path, moved: str 
         ending = sweep_ending(ledger, records, space)
         yield ending.line(ledger.name) if ending else resume_summary(records, space)
     yield from idle_lines(space)
+
+
+def recorded_forecast(ledger: Ledger, space: SearchSpace, machine: Machine) -> Iterator[str]:
+    """Yield the forecast of a sweep that has no trial yet, as a line, and record it; nothing if nothing is known."""
+    if not ledger.records() and (found := sweep_forecast(space, machine, ledger.storage)):
+        ledger.set_attribute(FORECAST, found.values())
+        yield forecast_line(found)
 
 
 def _run_driver(sweep: Sweep, stores: Stores, console: Console, interrupt: Interrupt) -> Outcome:

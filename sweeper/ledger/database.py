@@ -216,11 +216,15 @@ def content_damage(connection: sqlite3.Connection) -> str | None:
     return next((f"{table} has {what}" for table, row, what in rows if row), None)
 
 
+class MissingLedger(ConfigError):
+    """Report that no sweep has been run here."""
+
+
 def existing_storage(url: str, places: Places | None = None) -> LedgerStorage:
-    """Open the database for a command that only reads. Raises ConfigError if there is none yet."""
+    """Open the database for a command that only reads. Raises MissingLedger if there is none yet."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
-        raise ConfigError(
+        raise MissingLedger(
             f"ledger {parsed.database}: not found; run a sweep first, or change to the folder where one was run"
         )
     return open_storage(url, places)

@@ -39,6 +39,7 @@ from sweeper.space.search_space import SearchSpace, assign, grid, params_of, res
 from sweeper.storage.places import Places
 
 READY = "ready"
+FORECAST = "forecast"
 MLFLOW_KEY = "shown_as"
 STORED_AS = "stored_as"  # the sweep's folder in `[storage] checkpoints`, if it is not the sweep's name
 PRECISION = "precision"  # the precision of trials that name none; sweeps of earlier versions lack this attribute

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-from typing import Any
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
-from jobs.model.backbones import weight_bytes
 from sweeper.cluster.capacity import Machine, idle_budget_lines, memory_text, reservations
-from sweeper.ledger.database import open_storage
-from sweeper.ledger.ledger import create_ledger
+from sweeper.cluster.devices import Device
+from sweeper.errors import ConfigError
+from sweeper.forecast.disk import disk_bytes, disk_line
+from sweeper.forecast.estimate import UNKNOWN, detailed_lines, first_configurations, forecast_line, sweep_forecast
+from sweeper.ledger.database import LedgerStorage
 from sweeper.monitor.progress import short_value
-from sweeper.space.cases import backbones, idle_lines, list_cases, max_epochs, max_evaluations
+from sweeper.space.cases import idle_lines, list_cases, max_epochs
+from sweeper.space.document import yaml_text
 from sweeper.space.search_space import SearchSpace, searched_parameters
 from sweeper.space.sections import MEDIAN_TRIALS, bracket_count
-
-STATE_COPIES = 2  # the two moments of AdamW have the size of the weights each
-RUNNING_CHECKPOINTS = 3  # of a running trial: its best, its newest, and the one that is being written
 
 
 def plan_lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str]:
@@ -39,11 +40,59 @@ def plan_lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str
     configurations = first_configurations(space, first)
     if configurations:
         yield configurations_title(len(configurations), space.search.trials)
-    shown = dict.fromkeys(
-        [*searched_parameters(space), *(name for settings in space.search.enqueue for name in settings)]
-    )
+    shown = shown_parameters(space)
     yield from (f"  {' '.join(f'{name}={short_value(params[name])}' for name in shown)}" for params in configurations)
-    yield disk_forecast(space, max(share.slots for share in reservations(space, machine)))
+    yield disk_line(space, max(share.slots for share in reservations(space, machine)))
+
+
+def forecast_lines(
+    space: SearchSpace, machine: Machine, storage: LedgerStorage | None, price: float | None, devices: Sequence[Device]
+) -> Iterator[str]:
+    """Yield the lines of the forecast for this machine, then a line for each of the devices."""
+    found = sweep_forecast(space, machine, storage, price)
+    yield from detailed_lines(found) if found else [UNKNOWN]
+    for device in devices:
+        there = sweep_forecast(space, machine, None, price, device)
+        yield f"on {device.name}: {forecast_line(there).removeprefix('forecast: ') if there else 'not known'}"
+
+
+def plan_json(
+    space: SearchSpace, machine: Machine, storage: LedgerStorage | None, price: float | None, devices: Sequence[Device]
+) -> str:
+    """Return the forecast as JSON text; its values are null if nothing is known."""
+    found = sweep_forecast(space, machine, storage, price)
+    disk = disk_bytes(space, max(share.slots for share in reservations(space, machine)))
+    there = {device.name: sweep_forecast(space, machine, None, price, device) for device in devices}
+    values = {
+        "name": space.name,
+        "trials": space.search.trials,
+        **(found.values() if found else dict.fromkeys(("wall_s", "gpu_hours", "cost", "source"))),
+        "disk_bytes": disk and asdict(disk),
+        "devices": {name: one and one.values() for name, one in there.items()},
+    }
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def save_configurations(space: SearchSpace, count: int, file: Path) -> None:
+    """Write the first configurations as YAML, an `enqueue` list for a search space.
+
+    Raises ConfigError if the file exists or cannot be written.
+    """
+    shown = shown_parameters(space)
+    entries = [{name: params[name] for name in shown} for params in first_configurations(space, count)]
+    try:
+        with file.open("x", encoding="utf-8") as written:
+            written.write(yaml_text({"enqueue": entries}))
+    except FileExistsError:
+        raise ConfigError(f"{file}: exists; name a new file for --save") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written ({error.strerror}); name another file for --save") from None
+
+
+def shown_parameters(space: SearchSpace) -> list[str]:
+    """Return the parameters by which the configurations of a space differ."""
+    enqueued = (name for settings in space.search.enqueue for name in settings)
+    return list(dict.fromkeys([*searched_parameters(space), *enqueued]))
 
 
 def configurations_title(shown: int, trials: int) -> str:
@@ -70,39 +119,3 @@ def early_stopping_line(space: SearchSpace) -> str:
     first = [f"{rule.grace_period * rule.reduction_factor**nth}" for nth in range(brackets)]
     when = f"{first[0]} epochs" if brackets == 1 else f"{', '.join(first[:-1])} or {first[-1]} epochs, by its bracket,"
     return f"early stopping: {rule.scheduler}, after {when} the best 1/{rule.reduction_factor:g} go on"
-
-
-def first_configurations(space: SearchSpace, count: int) -> list[dict[str, Any]]:
-    """Return the parameters of the first trials, drawn before any result has influenced the sampler."""
-    ledger = create_ledger(open_storage("sqlite:///:memory:"), space, space.name)
-    records = iter(partial(ledger.ask, space), None)
-    return [
-        dict(record.params) for record, _ in zip(records, range(min(count, space.search.trials or count)), strict=False)
-    ]
-
-
-def disk_forecast(space: SearchSpace, slots: int) -> str:
-    """Estimate the largest disk space of all checkpoints: those kept, which have weights alone, and those of running
-    trials."""
-    known = [size / 2**20 for size in map(weight_bytes, backbones(space)) if size is not None]
-    if not known:
-        return "disk: not known before the backbones are downloaded"
-    running = max(known) * running_copies(max_evaluations(space))
-    most = space.kept_checkpoints * max(known) + slots * running
-    caveat = "" if len(known) == len(backbones(space)) else ", larger if a backbone that is not here yet is larger"
-    return (
-        f"disk: up to {most:,.0f} MiB: {max(known):,.0f} MiB for each kept checkpoint ({space.kept_checkpoints}), "
-        f"{running:,.0f} MiB for each running trial ({slots}){caveat}"
-    )
-
-
-def running_copies(evaluations: int | None) -> int:
-    """Return the size of a running trial's checkpoints at their largest, in sizes of its weights.
-
-    All checkpoints but the last one of `evaluations` have training state. None means many evaluations.
-
-    >>> running_copies(1), running_copies(2), running_copies(4)
-    (1, 4, 9)
-    """
-    with_state = RUNNING_CHECKPOINTS if evaluations is None else min(evaluations - 1, RUNNING_CHECKPOINTS)
-    return with_state * (1 + STATE_COPIES) + (with_state < RUNNING_CHECKPOINTS)

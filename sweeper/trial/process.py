@@ -98,6 +98,7 @@ def run_job(config: TrialConfig) -> None:
     rank = int(os.environ["RANK"]) if config.workers > 1 else 0
     name = resume_from.name if resume_from else None
     reporter = TuneReporter(job.metrics, config.storage, rank, config.workers, name)
+    reporter.conditions.update(cpus=config.cpus, gpus=config.gpus, workers=config.workers)
     with timed_by(reporter.stopwatch), conditions_in(reporter.conditions), phase(TRAINING):
         try:
             job.train(params, config.data, Path(config.workdir), reporter, resume_from)

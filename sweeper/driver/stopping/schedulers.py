@@ -6,12 +6,9 @@ of evaluations that the ledger has removed.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from jobs.job import Direction
@@ -21,9 +18,8 @@ from sweeper.ledger.ranking import without_repeats
 from sweeper.ledger.record import TrialRecord
 from sweeper.space.cases import max_epochs
 from sweeper.space.search_space import SearchSpace
-from sweeper.space.sections import MEDIAN_TRIALS, bracket_count
-
-Values = Mapping[float, float]  # the objective by epoch
+from sweeper.space.sections import bracket_count
+from sweeper.space.stopping import bracket_of, is_below_median
 
 
 def early_stopping_scheduler(ledger: Ledger, space: SearchSpace) -> TrialScheduler:
@@ -102,18 +98,6 @@ def _known_as(number: int) -> SimpleNamespace:
     return SimpleNamespace(trial_id=number)
 
 
-def bracket_of(number: int, seed: int, brackets: int, reduction_factor: float) -> int:
-    """Return the bracket of a trial. The first compares its trials earliest, each further one a rung later.
-
-    It depends on the seed and the trial's number alone, so that a trial that resumes has the same bracket. The shares
-    are those of Hyperband, which gives each bracket about the same number of epochs: Li et al., 2018,
-    https://arxiv.org/abs/1603.06560.
-    """
-    left = np.arange(brackets)[::-1]  # how often each bracket compares its trials
-    shares = brackets / (left + 1) * reduction_factor**left
-    return int(np.random.default_rng([seed, number]).choice(brackets, p=shares / shares.sum()))
-
-
 class LedgerMedian(NotPickled, FIFOScheduler):  # type: ignore[misc]
     """Stop a trial whose best value is worse than the median of the other trials' means up to the same epoch.
 
@@ -146,17 +130,3 @@ class LedgerMedian(NotPickled, FIFOScheduler):  # type: ignore[misc]
         others = [values for other, values in self.values.items() if other != number]
         below = epoch >= self.grace_period and is_below_median(self.values[number], others, self.grace_period)
         return str(TrialScheduler.STOP if below else TrialScheduler.CONTINUE)
-
-
-def is_below_median(own: Values, others: Sequence[Values], grace_period: float) -> bool:
-    """Return True if a trial's best value is below the median of the means of others that trained as long.
-
-    A mean begins at `grace_period`, an epoch. The result is False with fewer than MEDIAN_TRIALS others.
-    """
-    epoch = max(own)
-    means = [
-        statistics.fmean(value for past, value in values.items() if grace_period <= past <= epoch)
-        for values in others
-        if values and max(values) >= epoch and any(grace_period <= past <= epoch for past in values)
-    ]
-    return len(means) >= MEDIAN_TRIALS and max(own.values()) < statistics.median(means)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from sweeper.cluster.capacity import Machine
-from sweeper.monitor.plan import disk_forecast, plan_lines
+from sweeper.forecast.disk import disk_line
+from sweeper.monitor.plan import plan_lines
 from sweeper.space.search_space import SearchSpace
 
 
@@ -47,6 +48,6 @@ def test_the_disk_holds_weights_for_kept_checkpoints_and_training_state_for_runn
     toy_space: Callable[..., SearchSpace], changes: dict[str, object], total: int, kept: int, running: int
 ) -> None:
     space = toy_space(*SCRATCH, *(f"{name}={value}" for name, value in changes.items()))
-    assert disk_forecast(space, 2) == (
+    assert disk_line(space, 2) == (
         f"disk: up to {total} MiB: 12 MiB for each kept checkpoint ({kept}), {running} MiB for each running trial (2)"
     )

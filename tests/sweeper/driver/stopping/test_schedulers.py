@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
-from sweeper.driver.stopping.schedulers import LedgerAsha, bracket_of, early_stopping_scheduler, is_below_median
+from sweeper.driver.stopping.schedulers import LedgerAsha, early_stopping_scheduler
 from sweeper.errors import ConfigError
 from sweeper.ledger.record import TrialRecord
 from sweeper.monitor.plan import early_stopping_line
 from sweeper.space.reading import restored
 from sweeper.space.search_space import SearchSpace, resolved
 from sweeper.space.sections import EarlyStopping, bracket_count
+from sweeper.space.stopping import bracket_of, is_below_median
 from tests.support.trials import record
 
 Make = Callable[..., SearchSpace]
