@@ -121,9 +121,9 @@ def copy_part(
     checkpoint: Path,
     target: Path,
     part: Callable[[Manifest], dict[str, Any]] = dict,
-    copy: Callable[[Path, Path], object] = shutil.copyfile,
+    copy: Callable[[Path, Path], object] | None = None,
 ) -> Path:
-    """Copy the files that `part` leaves in the manifest to `target`, as an undamaged checkpoint.
+    """Copy the files that `part` leaves in the manifest to `target`, as an undamaged checkpoint. `copy` copies a file.
 
     Raises OSError if a copied file does not match the manifest, ValueError for a manifest that is not readable.
     """
@@ -132,7 +132,7 @@ def copy_part(
     with atomic(target, replace=True) as incoming:
         incoming.mkdir(mode=0o700)
         for name in manifest:
-            copy(checkpoint / name, incoming / name)
+            (copy or shutil.copyfile)(checkpoint / name, incoming / name)
         write_json(incoming / MANIFEST, manifest)
         refuse_damaged(incoming)
     return target

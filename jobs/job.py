@@ -25,6 +25,9 @@ class Report(Protocol):
 
     metrics     the metrics that the job declares, and `epoch`: how many epochs of training are done, as a float
     checkpoint  a complete folder under the trial's workdir; rank 0 has written it before any rank reports
+
+    A report may also have a method `store(checkpoint)`. A job may call it on rank 0 from another thread, as soon as the
+    checkpoint is complete, so that the upload does not delay the report.
     """
 
     def __call__(self, metrics: dict[str, float], checkpoint: Path | None = None) -> None: ...

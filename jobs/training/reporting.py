@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, NamedTuple
 
 from transformers import (
     TrainerCallback,
@@ -15,20 +18,30 @@ from transformers import (
 
 from jobs import checkpoint
 from jobs.job import Report
+from jobs.timing import phase
 from jobs.training import workers
 from jobs.training.batches import Floats
 from jobs.training.conditions import recorded_conditions
 
 SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 UNFINISHED = "unfinished"  # Trainer writes checkpoints into this folder; publishing moves them out of it
+ASKING_STEPS = 8  # several workers ask rank 0 after so many optimizer steps whether a checkpoint is complete
+
+
+class Unreported(NamedTuple):
+    """Hold the metrics of an evaluation whose checkpoint is being published. Only rank 0 knows when it is complete."""
+
+    metrics: dict[str, float]
+    published: Future[Path] | None
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]
-    """Report the metrics of each evaluation as soon as its checkpoint is complete.
+    """Report the metrics of each evaluation once its checkpoint is complete.
 
-    Trainer logs, evaluates, then saves, so the report is made after saving. Rank 0 writes predictions, metrics,
-    identity and tokenizer into the checkpoint and publishes it; then all ranks report it. `evaluate` turns logits into
-    metrics and predictions, and `identity` describes the job and its params.
+    Trainer logs, evaluates, then saves. Rank 0 writes predictions, metrics, identity and tokenizer into the checkpoint.
+    A thread publishes it (hashes, disk, upload) while training goes on. All ranks report it after the step in which it
+    is complete, and in any case before the next evaluation is saved; the last one is reported at once. `evaluate` turns
+    logits into metrics and predictions, and `identity` describes the job and its params.
     """
 
     def __init__(
@@ -50,6 +63,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self.predictions: list[dict[str, Any]] = []
         self.train_loss = float("nan")
         self.special: dict[str, Any] = {}
+        self.unreported: Unreported | None = None
 
     def score(self, logits: tuple[Floats, ...]) -> dict[str, float]:
         """Return the metrics of these logits and keep the predictions. Takes a single output out of its tuple."""
@@ -76,6 +90,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step >= state.max_steps:  # Trainer may not log the last step; its report needs the train_loss
             control.should_log = True
+        if self.unreported and self._is_published(self.unreported, state.global_step):
+            self._deliver()
 
     def on_log(
         self,
@@ -95,24 +111,44 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         metrics: dict[str, float],
         **_: Any,
     ) -> None:
+        self._deliver()
         self.metrics = metrics
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        finished = state.global_step >= state.max_steps
+        step, finished = state.global_step, state.global_step >= state.max_steps
         epoch = float(self.epochs) if finished else round(float(state.epoch or 0), 6)
         metrics = {
             **self.metrics,
             "train_loss": self.train_loss,
             "epoch": epoch,
-            "step": float(state.global_step),
+            "step": float(step),
         }
         workers.barrier()  # every rank writes its random state into the folder first
-        self.report(
-            metrics, workers.once(lambda: self._publish(Path(str(args.output_dir)), state.global_step, metrics))
-        )
+        folder = Path(str(args.output_dir)) / f"checkpoint-{step}"
+        workers.once(lambda: self._complete(folder, metrics))
+        published = None if workers.rank() else in_background(lambda: self._publish(folder, step))
+        self.unreported = Unreported(metrics, published)
+        if finished:
+            self._deliver()
 
-    def _publish(self, output_dir: Path, step: int, metrics: dict[str, float]) -> Path:
-        folder = output_dir / f"checkpoint-{step}"
+    @contextmanager
+    def delivering(self) -> Iterator[None]:
+        """Train inside the block: an error that ends it is raised after the report of the evaluation before it.
+
+        Of several workers the others may hang or be dead, so this evaluation is not reported.
+        """
+        try:
+            yield
+        except Exception:
+            if workers.count() == 1:
+                self._deliver()
+            raise
+        finally:
+            if self.unreported and self.unreported.published:
+                self.unreported.published.exception()  # wait: a later attempt writes the same folders
+
+    def _complete(self, folder: Path, metrics: dict[str, float]) -> None:
+        """Write all that belongs to a checkpoint beside what Trainer has written."""
         # Not as Trainer's processing_class, whose special tokens Trainer (transformers 5.24) writes into the model's
         # config. A RoBERTa counts positions from its own padding, so the stored model would give other scores.
         self.tokenizer.save_pretrained(folder)
@@ -122,4 +158,39 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         if metrics["epoch"] >= self.epochs:
             for name in checkpoint.state_files([path.name for path in folder.iterdir()]):
                 (folder / name).unlink()
-        return checkpoint.publish(folder, self.workdir, step)
+
+    def _publish(self, folder: Path, step: int) -> Path:
+        """Publish a checkpoint and store it where the report wants it. Called in a thread."""
+        published = checkpoint.publish(folder, self.workdir, step)
+        if store := getattr(self.report, "store", None):
+            store(published)
+        return published
+
+    def _is_published(self, unreported: Unreported, step: int) -> bool:
+        """Return True, on all ranks, if rank 0 has published the checkpoint."""
+        if workers.count() > 1 and step % ASKING_STEPS:
+            return False
+        return workers.once(lambda: bool(unreported.published and unreported.published.done()))
+
+    def _deliver(self) -> None:
+        """Wait until the checkpoint of the last evaluation is complete, then report it. Does nothing a second time."""
+        if self.unreported is None:
+            return
+        (metrics, published), self.unreported = self.unreported, None
+        with phase("checkpoints"):
+            folder = workers.once(lambda: published.result() if published else None)
+        self.report(metrics, folder)
+
+
+def in_background(work: Callable[[], Path]) -> Future[Path]:
+    """Do some work in a thread. It is a daemon, so that a process that is told to end does not wait for an upload."""
+    future: Future[Path] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True, name="publisher").start()
+    return future

@@ -94,16 +94,18 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         score: Callable[[tuple[Floats, ...]], dict[str, float]],
         stored: Callable[[str], torch.nn.Module] | None = None,
         precision: UsedPrecision = FP32,
+        delivering: Callable[[], AbstractContextManager[None]] = nullcontext,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.score = score
+        self.delivering = delivering
         self.stored = stored
         self.precision = precision
         self.ahead: Ahead[Any] = Ahead(iter(()), 0)
 
     def train(self, *args: Any, **options: Any) -> Any:
-        with computing_in(self.precision), closing(self):
+        with computing_in(self.precision), closing(self), self.delivering():
             return super().train(*args, **options)
 
     def close(self) -> None:
@@ -298,6 +300,7 @@ def make_trainer(task: Task, params: TrainingParams, data: str, workdir: Path, r
         stored=lambda folder: task.model(replace(params, backbone=folder), tokenizer),
         model=made_fast(model, params.torch_compile),
         precision=precision,
+        delivering=reporter.delivering,
         data_collator=keep_batch,
         train_dataset=input_dataset(task, trained, task.trained(trained, params), params),
         eval_dataset=input_dataset(task, asked, range(len(asked)), params),

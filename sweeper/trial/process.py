@@ -158,6 +158,7 @@ class TuneReporter:
         self.began = time.monotonic()
         self.stopwatch = Stopwatch(START)
         self.conditions: Conditions = {}
+        self.stored: dict[Path, str] = {}  # addresses of checkpoints that are stored and not reported yet
         self.epoch = 0.0
         self.first = {RESUMED: resumed_from}  # only the first report tells where this process began
         self.group: Any = None
@@ -175,12 +176,17 @@ class TuneReporter:
             torch.distributed.barrier(self.group)
         self.epoch = metrics.get("epoch", self.epoch)
 
+    def store(self, checkpoint: Path) -> str:
+        """Store a checkpoint before it is reported, and return its address. May be called in another thread."""
+        self.stored[checkpoint] = store_checkpoint(checkpoint, self.storage)
+        return self.stored[checkpoint]
+
     def send(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-        """Store the checkpoint and report to Tune. Called on rank 0 only."""
+        """Store the checkpoint, unless that is done, and report to Tune. Called on rank 0 only."""
         from ray import tune
 
         with phase("checkpoints"):
-            address = store_checkpoint(checkpoint, self.storage) if checkpoint else None
+            address = checkpoint and (self.stored.pop(checkpoint, None) or store_checkpoint(checkpoint, self.storage))
         taken = {"seconds": time.monotonic() - self.began, "timing": self.stopwatch.taken()}
         added = {**taken, "conditions": {**self.conditions, **peak_memory()}}
         with phase(WAITING):

@@ -91,7 +91,23 @@ def whole_resumed_and_sharded(home: Path, name: str, params: TrainingParams, dat
     whole, resumed = whole_and_resumed(home, name, params, data)
     with sharding_among_cpus() as held:
         sharded, again = whole_and_resumed(home / "sharded", name, replace(params, fsdp=True), data)
-    return {"whole": whole, "resumed": resumed, "sharded": sharded, "sharded_resumed": again, "held": held}
+    seen = {"whole": whole, "resumed": resumed, "sharded": sharded, "sharded_resumed": again, "held": held}
+    return {**seen, "full": on_a_full_disk(home, name, params, data)}
+
+
+def on_a_full_disk(home: Path, name: str, params: TrainingParams, data: str) -> str:
+    """What a rank says when no checkpoint can be published, in the thread of rank 0."""
+    from jobs import checkpoint
+
+    def publish(folder: Path, workdir: Path, step: int) -> Path:
+        raise OSError(28, "No space left on device")
+
+    with patch.object(checkpoint, "publish", publish):
+        try:
+            watched(home, name, params, data, "full")
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+    return ""
 
 
 @contextmanager

@@ -167,6 +167,12 @@ def test_rank_0_alone_writes_checkpoints_and_they_are_whole_with_every_ranks_ran
 
 
 @pytest.mark.slow
+def test_a_disk_that_is_full_in_the_thread_of_rank_0_ends_every_rank(compared: Compared) -> None:
+    text = "OSError: [Errno 28] No space left on device"
+    assert [done["full"] for done in compared.on_rank] == [text, f"WorkerError: rank 0: {text}"]
+
+
+@pytest.mark.slow
 def test_each_text_is_tokenized_once_for_all_ranks(compared: Compared) -> None:
     assert sum(seen.tokenized for seen in compared.ranks) == compared.alone.tokenized > 0
     assert sum(seen.tokenized for seen in compared.resumed) == 0

@@ -26,7 +26,7 @@ from sweeper.storage import checkpoint_store
 from sweeper.storage.checkpoint_store import Damaged, StorageError
 from sweeper.storage.settings import read_stores
 from sweeper.trial.handover import FAILURE, TrialConfig, read_failure
-from sweeper.trial.process import recorded_failure, store_checkpoint, usable_checkpoint
+from sweeper.trial.process import TuneReporter, recorded_failure, store_checkpoint, usable_checkpoint
 from tests.support.limits import killed_at
 from tests.support.servers import BUCKET, bucket, keys
 from tests.support.trials import asked, saved_by_trainer
@@ -143,6 +143,21 @@ def test_only_the_newest_stays_on_the_machine_that_made_it(place: str, tmp_path:
     second = store_checkpoint(made(tmp_path / "work", 2), place)
     assert checkpoint_store.still_stored([first, second]) == {first, second}
     assert [path.name for path in (tmp_path / "work").glob("checkpoint-*")] == ["checkpoint-000002"]
+
+
+def test_a_checkpoint_that_is_stored_early_is_reported_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[dict[str, object]] = []
+    monkeypatch.setattr("ray.tune.report", reported.append)
+    reporter = TuneReporter({"height": "max"}, str(tmp_path / "shared"))
+    reporter.store(made(tmp_path / "work", 1))
+    (tmp_path / "shared/checkpoint-000001/untouched").write_text("")
+    reporter({"height": 0.5, "epoch": 1.0}, tmp_path / "work/checkpoint-000001")
+    reporter({"height": 0.5, "epoch": 2.0}, made(tmp_path / "work", 2))
+    addresses = [str(tmp_path / f"shared/checkpoint-{step:06d}") for step in (1, 2)]
+    assert [one["checkpoint"] for one in reported] == addresses
+    assert (tmp_path / "shared/checkpoint-000001/untouched").exists()  # it was not stored a second time
 
 
 def test_without_a_storage_a_checkpoint_stays_where_it_is(tmp_path: Path) -> None:
