@@ -12,7 +12,7 @@ from jobs import JOBS
 from jobs.job import ParamError
 from jobs.training.conditions import conditions_in
 from jobs.training.precision import this_device
-from tests.support.gpus import BOTH, JOBS_ON_BOTH, computing_on, evaluated, taken_step
+from tests.support.gpus import BOTH, JOBS_ON_BOTH, STEADY, computing_on, evaluated, taken_step
 
 # Relative distances from a step in fp32: of the loss and of all gradients.
 MANNERS: dict[str, dict[str, Any]] = {  # each computes the same in another way
@@ -53,6 +53,10 @@ def test_a_compiled_step_is_as_on_the_cpu(data: str, tmp_path: Path) -> None:
     here.assert_close(there, loss=1e-4, gradient=1e-2)
 
 
+def tf32_is_on() -> bool:
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+
 @pytest.mark.parametrize("precision", LIMITS)
 @pytest.mark.parametrize(("name", "device"), JOBS_ON_BOTH)
 def test_a_step_in_another_precision_is_near_one_in_fp32_or_is_refused(
@@ -60,16 +64,16 @@ def test_a_step_in_another_precision_is_near_one_in_fp32_or_is_refused(
 ) -> None:
     with computing_on(device):
         offered = precision in this_device().offered
-    before, found = torch.backends.cuda.matmul.fp32_precision, {}
+    before, found = tf32_is_on(), {}
     if not offered:
         with pytest.raises(ParamError, match=f"has no {precision}"):
-            taken_step(name, data, tmp_path / device, device, precision=precision)
+            taken_step(name, data, tmp_path / device, device, precision=precision, **STEADY)
         return
     with conditions_in(found):
-        here = taken_step(name, data, tmp_path / device, device, precision=precision)
-    assert (found["precision"], torch.backends.cuda.matmul.fp32_precision) == (precision, before)
+        here = taken_step(name, data, tmp_path / device, device, precision=precision, **STEADY)
+    assert (found["precision"], tf32_is_on()) == (precision, before)
     loss, gradient = LIMITS[precision]
-    here.assert_close(taken_step(name, data, tmp_path / "cpu", "cpu", precision="fp32"), loss, gradient)
+    here.assert_close(taken_step(name, data, tmp_path / "cpu", "cpu", precision="fp32", **STEADY), loss, gradient)
 
 
 @pytest.mark.parametrize(("name", "device"), JOBS_ON_BOTH)

@@ -34,6 +34,8 @@ JOBS_ON_BOTH = (  # on the CPU one of the jobs in the quick tier
     *(pytest.param(name, "cpu", marks=pytest.mark.long) for name in ("mc", "longformer")),
     *(pytest.param(name, "cuda", marks=pytest.mark.gpu) for name in ("qa", "mc", "longformer")),
 )
+# Steps that leave the weights as they are. fp16 scales losses, at first so much that gradients may be infinite.
+STEADY: dict[str, Any] = {"steps": 4, "learning_rate": 1e-9}
 MODELS: list[weakref.ref[torch.nn.Module]] = []
 JOINED = 8  # paragraphs of the sample in one of ours, which has some hundred characters
 LENGTHS: dict[str, dict[str, Any]] = {
