@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
 
-from jobs.params import TRAIN_BATCH, TrainingParams, smaller
-from jobs.training.trainer import BatchTrainer
+from jobs.params import AUTO, TRAIN_BATCH, TrainingParams, smaller
+from jobs.training.conditions import conditions_in
 from sweeper.trial.process import failure_kind
+from tests.support.gpu_memory import pretended_memory
 from tests.support.gpus import BOTH, computing_on, limited_trainer, living_models, small_params
 
 ROWS = 16  # in a batch that does not fit
@@ -24,6 +24,13 @@ ROWS = 16  # in a batch that does not fit
 def train_two_steps(params: TrainingParams, data: str, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     limited_trainer("qa", params, data, folder, steps=2).train()
+
+
+def sized_params(device: str, rows: int | str) -> TrainingParams:
+    """Return params with so many rows on the device at once, of ROWS in a step."""
+    backbone = "scratch:2x128x2" if device == "cuda" else "scratch:1x32x2"
+    sizes = {"max_length": 448, "effective_batch_size": ROWS, "per_device_eval_batch_size": ROWS}
+    return small_params("qa", backbone=backbone, **sizes, per_device_train_batch_size=rows)
 
 
 def fitting(params: TrainingParams, train: Callable[[TrainingParams], None]) -> tuple[TrainingParams, int]:
@@ -54,9 +61,9 @@ def held() -> int:
 def less_memory(
     device: str, train: Callable[[TrainingParams], None], one: TrainingParams, all_rows: TrainingParams
 ) -> Iterator[None]:
-    """Leave room for about half of the rows. On the CPU, where there is no such limit, a loss raises what CUDA does."""
+    """Leave room for about half of the rows. On the CPU, which has no such limit, a model raises what CUDA does."""
     if device == "cpu":
-        with patch.object(BatchTrainer, "compute_loss", limited_loss(BatchTrainer.compute_loss)):
+        with pretended_memory(train=ROWS // 4):
             yield
         return
     peaks = [peak(lambda params=params: train(params)) for params in (one, all_rows)]  # type: ignore[misc]
@@ -78,22 +85,11 @@ def peak(work: Callable[[], None]) -> int:
     return reserved
 
 
-def limited_loss(own: Callable[..., Any]) -> Callable[..., Any]:
-    def loss(self: BatchTrainer, model: Any, inputs: dict[str, Any], *rest: Any, **others: Any) -> Any:
-        if len(inputs["input_ids"]) > ROWS // 4:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return own(self, model, inputs, *rest, **others)
-
-    return loss
-
-
 @pytest.mark.parametrize("device", BOTH)
 def test_a_batch_that_does_not_fit_is_told_as_memory_and_a_smaller_one_fits(
     device: str, data: str, tmp_path: Path
 ) -> None:
-    backbone = "scratch:2x128x2" if device == "cuda" else "scratch:1x32x2"
-    sizes = {"backbone": backbone, "effective_batch_size": ROWS, "max_length": 448, "per_device_eval_batch_size": ROWS}
-    params, one = (small_params("qa", **sizes, per_device_train_batch_size=rows) for rows in (ROWS, 1))
+    params, one = (sized_params(device, rows) for rows in (ROWS, 1))
 
     def train(params: TrainingParams) -> None:
         train_two_steps(params, data, tmp_path / "trial")
@@ -107,6 +103,21 @@ def test_a_batch_that_does_not_fit_is_told_as_memory_and_a_smaller_one_fits(
         assert 1 <= getattr(found, TRAIN_BATCH) < ROWS
         assert living_models() <= models
         assert (held() if device == "cuda" else 0) - before < 2**24
+
+
+@pytest.mark.parametrize("device", BOTH)
+def test_an_automatic_batch_is_one_that_fits(device: str, data: str, tmp_path: Path) -> None:
+    def train(params: TrainingParams) -> None:
+        train_two_steps(params, data, tmp_path / "trial")
+
+    found: dict[str, Any] = {}
+    with computing_on(device):
+        with less_memory(device, train, sized_params(device, 1), sized_params(device, ROWS)), conditions_in(found):
+            train(sized_params(device, AUTO))
+        assert found[TRAIN_BATCH] < ROWS or found["gradient_checkpointing"]
+        with conditions_in(found):
+            train(sized_params(device, AUTO if device == "cuda" else ROWS))  # there is room again
+        assert (found[TRAIN_BATCH], found["gradient_checkpointing"]) == (ROWS, False)
 
 
 def test_a_model_that_is_left_behind_is_found(data: str, tmp_path: Path) -> None:
