@@ -32,7 +32,7 @@ class Visibility(NamedTuple):
 
     block    queries in a block; a row's last block may extend past the row's end
     margin   a block's keys are the global tokens and the tokens from `margin` before it to `margin` after it
-    local    [rows * blocks, 1, block, keys] added to scores: 0 for visible keys, the dtype's minimum for others
+    local    [rows * blocks, 1, block, keys] added to scores: 0 for visible keys, half the dtype's minimum for others
     places   [rows, most] positions of each row's global tokens, padded with positions of other tokens
     held     [rows, most, 1] True where `places` is a global token
     wide     [rows, 1, 1, positions] added to the scores of global tokens
@@ -90,8 +90,11 @@ def _blocks(positions: int, block: int) -> tuple[int, int]:
 
 
 def _added(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return 0 for visible keys and the dtype's finite minimum for others, because -inf gives NaN in padding rows."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+    """Return 0 for visible keys and half the dtype's minimum for others.
+
+    -inf gives NaN in padding rows, and so does the whole minimum: in float16 its sum with a negative score is -inf.
+    """
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min / 2)
 
 
 class BlockSelfAttention(LongformerSelfAttention):  # type: ignore[misc]

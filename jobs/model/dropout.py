@@ -69,7 +69,8 @@ def attention(
     scores = (query * (query.shape[-1] ** -0.5 if scaling is None else scaling)) @ key.transpose(-1, -2)
     if attention_mask is not None:
         hidden = torch.zeros(attention_mask.shape, dtype=scores.dtype)
-        scores = scores + hidden.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
+        # Half the minimum, whose sum with a score is finite in float16 too.
+        scores = scores + hidden.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min / 2)
     weights = scores.softmax(-1)
     weights = weights * keep_mask(weights.detach(), dropout)
     return ((weights @ value) * _kept_scale(dropout)).transpose(1, 2).contiguous(), None

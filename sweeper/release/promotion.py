@@ -233,6 +233,7 @@ def lineage_tags(
         "checkpoint": str(trial.record.checkpoint),
         "manifest_sha256": content,
         "forced": str(forced).lower(),
+        **({"precision": record.used_precision} if record.used_precision else {}),
         **({"replaced": previous.trial} if previous else {}),
         **({} if p is None else {"p_value": str(p)}),
     }
