@@ -17,8 +17,9 @@ from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
 from sweeper.cluster.capacity import Machine, Node, cluster_of
-from sweeper.cluster.gpus import PROBE_SECONDS, VISIBLE, GpuSurvey, survey_gpus, unusable_reason
+from sweeper.cluster.gpus import PROBE_SECONDS, VISIBLE, Gpu, GpuSurvey, survey_gpus, unusable_reason
 from sweeper.cluster.ray_session import HIDE_GPUS
+from sweeper.cluster.sharing import weakest
 from sweeper.errors import EnvironmentFailure
 from sweeper.process.cgroups import MemoryState, memory_state
 from sweeper.trial.gpu import CHECK
@@ -62,7 +63,7 @@ def named_nodes(nodes: list[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, A
 
 def _node(node: Mapping[str, Any], name: str, with_gpus: bool) -> Node:
     cpus, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
-    return Node(name, cpus, gpus if with_gpus else 0)
+    return Node(name, cpus, gpus if with_gpus else 0, str(node["NodeID"]))
 
 
 def call_on_node(node: str, function: Callable[..., Any], *arguments: Any, with_gpus: bool = False) -> Any:
@@ -192,6 +193,24 @@ class VisibleGpus(NamedTuple):
 def visible_survey() -> VisibleGpus | None:
     """Return the survey of this node's GPUs; None if its environment says that GPUs are not checked."""
     return None if os.environ.get(CHECK) == "0" else VisibleGpus(survey_gpus(), os.environ.get(VISIBLE))
+
+
+def node_gpus() -> dict[str, Gpu]:
+    """Return the weakest GPU of each node, by the node's id. Nodes that do not tell are left out."""
+    import ray
+
+    asked = {
+        str(node["NodeID"]): call_on_node(str(node["NodeID"]), visible_survey, with_gpus=True)
+        for node in live_ray_nodes()
+        if node["Resources"].get("GPU")
+    }
+    found = {}
+    for node, answer in asked.items():
+        with suppress(ray.exceptions.RayError):
+            told = ray.get(answer, timeout=NODE_START_SECONDS + PROBE_SECONDS)
+            if told and (gpu := weakest(told.survey.usable)):
+                found[node] = gpu
+    return found
 
 
 def gpu_reasons(find: FindReason = unusable_reason, every: bool = False) -> list[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.training.precision import Hardware, lacking
 from sweeper.cluster.capacity import Machine, reservations, reserve
 from sweeper.cluster.gpus import VISIBLE, GpuSurvey, hardware, survey_gpus, unusable_reason
+from sweeper.cluster.sharing import largest_memory, taken_memory, weakest
 from sweeper.errors import EnvironmentFailure
-from sweeper.space.cases import possible_with_resources
+from sweeper.ledger.record import TrialRecord
+from sweeper.space.cases import possible_resources, possible_with_resources
 from sweeper.space.search_space import SearchSpace
 from sweeper.trial.gpu import CHECK
 
@@ -100,3 +102,21 @@ def _values_by_device(space: SearchSpace, machine: Machine, name: str) -> tuple[
         for value, resources in possible_with_resources(space, name)
     ]
     return [value for value, on_gpu in wanted if on_gpu], [value for value, on_gpu in wanted if not on_gpu]
+
+
+def with_trial_memory(space: SearchSpace, machine: Machine, earlier: Iterable[TrialRecord]) -> Machine:
+    """Return the machine with what `gpus: auto` needs to know: its GPUs, and the memory that a trial takes.
+
+    earlier  trials of the same job; read only if a trial has `gpus: auto`
+    """
+    if not machine.gpus or not any(one and one.shares_gpus for one in possible_resources(space)):
+        return machine
+    memory = largest_memory(space, taken_memory(earlier))
+    if machine.nodes:
+        from sweeper.cluster.nodes import node_gpus
+
+        gpus = node_gpus()
+        nodes = tuple(replace(node, gpu=gpus.get(node.id)) for node in machine.nodes)
+        return replace(machine, nodes=nodes, memory=memory)
+    gpu = None if os.environ.get(CHECK) == "0" else weakest(survey_gpus().usable)
+    return replace(machine, gpu=gpu, memory=memory)

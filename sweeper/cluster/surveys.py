@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sweeper.cluster.capacity import Node
 from sweeper.cluster.gpus import unusable_reason
 from sweeper.cluster.nodes import call_on_node, live_nodes, live_ray_nodes, named_nodes, visible_survey
+from sweeper.cluster.sharing import weakest
 
 NODE_LABEL = "ray.io/node-id"  # Ray gives each node this label
 
@@ -17,10 +19,12 @@ class NodeSurveys:
 
     say      shows a line for each node whose GPUs trials cannot use
     refused  ids of these nodes
+    gpus     the weakest GPU of each node that has told of them, by the node's id
     """
 
-    def __init__(self, say: Callable[[str], object]) -> None:
+    def __init__(self, say: Callable[[str], object], known: Sequence[Node] = ()) -> None:
         self.say = say
+        self.gpus = {node.id: node.gpu for node in known if node.gpu}
         self.refused: set[str] = set()
         self.asked: dict[str, Any] = {}  # by the node's id: Ray's reference to the answer
 
@@ -44,6 +48,8 @@ class NodeSurveys:
             told = ray.get(answer)
         except ray.exceptions.RayError:
             return
+        if told and (gpu := weakest(told.survey.usable)):
+            self.gpus[node] = gpu
         gpus = next((int(one["Resources"].get("GPU", 0)) for one in live_ray_nodes() if one["NodeID"] == node), 0)
         if told and gpus and (reason := unusable_reason(told.survey, gpus, told.visible)):
             self.refuse(node, reason)
@@ -56,9 +62,14 @@ class NodeSurveys:
             self.say(f"node {name}: {reason}; it gets no trials that reserve a GPU")
 
     def nodes(self) -> tuple[Node, ...]:
-        """Return the live nodes, those that are refused without their GPUs."""
-        return live_nodes(self.refused)
+        """Return the live nodes with their GPUs, as far as they are known; those that are refused without GPUs."""
+        return tuple(replace(node, gpu=self.gpus.get(node.id)) for node in live_nodes(self.refused))
 
-    def selector(self) -> str:
-        """Return the condition on NODE_LABEL of the nodes that may run a trial with a GPU; empty for all nodes."""
+    def selector(self, nodes: Sequence[str] = ()) -> str:
+        """Return the condition on NODE_LABEL of the nodes that may run a trial with a GPU; empty for all nodes.
+
+        nodes  ids of the nodes that the trial's reservation is for; empty for all that are not refused
+        """
+        if nodes:
+            return f"in({','.join(nodes)})"
         return f"!in({','.join(sorted(self.refused))})" if self.refused else ""

@@ -217,9 +217,10 @@ def plan_command(
     save: Path | None,
 ) -> None:
     """Show the plan and the forecast of `run`: branches, concurrent trials, first configurations, time, disk space."""
-    from sweeper.cluster.preflight import check_gpus
+    from sweeper.cluster.preflight import check_gpus, with_trial_memory
     from sweeper.driver.backbones import try_present_backbones
     from sweeper.forecast.estimate import named_device
+    from sweeper.ledger.lookup import trials_of_job
     from sweeper.monitor import plan
     from sweeper.space.reading import find_file, read_search_space
 
@@ -227,14 +228,16 @@ def plan_command(
     named = [named_device(name) for name in devices]
     with machine_at(address) as machine:
         check_gpus(space, machine)
+        storage = ledger_storage_if_any()
+        machine = with_trial_memory(space, machine, trials_of_job(storage, space.job))
         if save:
             plan.save_configurations(space, first, save)
         if as_json:
-            click.echo(plan.plan_json(space, machine, ledger_storage_if_any(), price, named), nl=False)
+            click.echo(plan.plan_json(space, machine, storage, price, named), nl=False)
             return
         try_present_backbones(space, partial(echo_line, err=True))
         lines = plan.plan_lines(space, machine, first)
-        for line in chain(lines, plan.forecast_lines(space, machine, ledger_storage_if_any(), price, named)):
+        for line in chain(lines, plan.forecast_lines(space, machine, storage, price, named)):
             echo_line(line)
     click.echo(f"next: sweeper run {' '.join([file, *overrides])}", err=True)
 

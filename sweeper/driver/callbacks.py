@@ -88,7 +88,9 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         ledger, number = self.sweep.ledger, trial.config["number"]
         self.account.end(number)
         record = ledger.record(number)
-        if record.trained:
+        if trial.status == "PENDING":  # taken back before it began
+            self.retry(record)
+        elif record.trained:
             self.on_change(ledger.finish(number, "COMPLETE"))
         elif not self.interrupt.stopping:
             self.on_change(ledger.finish(number, "PRUNED", f"stopped early after epoch {record.epochs:g}"))

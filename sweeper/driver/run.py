@@ -11,8 +11,8 @@ from rich.console import Console
 
 from jobs import fault_injection
 from sweeper.budget.limits import ENDED_BY, Ending, noted_ending
-from sweeper.cluster.capacity import Machine, idle_budget_lines, reservations
-from sweeper.cluster.preflight import check_gpus
+from sweeper.cluster.capacity import Machine, idle_budget_lines, reservations, sharing_lines
+from sweeper.cluster.preflight import check_gpus, with_trial_memory
 from sweeper.driver.backbones import Say, check_backbones
 from sweeper.driver.checkpoints import delete_checkpoints, delete_copies, trials_with_checkpoints, unneeded_checkpoints
 from sweeper.driver.mirroring import finish_mirror, mirror_of, save_predictions, show_trial, sync_lines
@@ -33,6 +33,7 @@ from sweeper.forecast.estimate import forecast_line, sweep_forecast
 from sweeper.ledger.database import database_errors, open_storage
 from sweeper.ledger.ledger import FORECAST, Ledger, fully_created, load_ledger, sweep_exists, sweep_names
 from sweeper.ledger.lock import sweep_lock
+from sweeper.ledger.lookup import trials_of_job
 from sweeper.ledger.record import TrialRecord
 from sweeper.monitor.heartbeat import driver_heartbeat
 from sweeper.monitor.progress import Progress
@@ -136,8 +137,9 @@ def run_sweep(
             print_line(console, reused)
         ledger = open_ledger(storage, space, name, stored_as)
         space = with_recorded_precision(ledger, with_recorded_data(ledger, space))
+        machine = with_trial_memory(space, machine, trials_of_job(storage, space.job))
         lines = (*_opening_lines(ledger, space, folder, moved), *idle_budget_lines(space, machine))
-        for line in (*lines, *recorded_forecast(ledger, space, machine)):
+        for line in (*lines, *sharing_lines(space, machine), *recorded_forecast(ledger, space, machine)):
             print_line(console, line)
         (folder / "search_space.yaml").write_text(to_yaml(space), encoding="utf-8")
         if begin:

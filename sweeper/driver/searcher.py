@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -15,12 +16,13 @@ from jobs.backbone.names import absolute_name
 from jobs.params import TrainingParams
 from jobs.timing import START, WAITING
 from sweeper.budget.account import Account
-from sweeper.cluster.capacity import reservation_of, reservations, trials_at_once
+from sweeper.cluster.capacity import TrialReservation, cluster_of, reservation_of, reservations, trials_at_once
 from sweeper.cluster.surveys import NodeSurveys
 from sweeper.driver.checkpoints import resume_checkpoints
 from sweeper.driver.repeats import RepeatSeed, missing_repeats
 from sweeper.driver.retries import allowed_at_once
 from sweeper.driver.sweep import Sweep
+from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.record import TrialRecord
 from sweeper.process.cgroups import usable_memory
 from sweeper.process.import_path import user_folders
@@ -78,16 +80,21 @@ def epoch_at(record: TrialRecord, checkpoint: str | None) -> float:
 
 
 def trial_config(
-    sweep: Sweep, record: TrialRecord, checkpoints: Sequence[str], gpu_nodes: str = ""
+    sweep: Sweep,
+    record: TrialRecord,
+    checkpoints: Sequence[str],
+    reserved: TrialReservation | None = None,
+    gpu_nodes: str = "",
 ) -> handover.TrialConfig:
     """Return the config for a trial's process, which resumes from the first undamaged of the checkpoints.
 
+    reserved   what the trial reserves; by default what any trial with its params reserves on the sweep's machine
     gpu_nodes  condition on the nodes that may run a trial with a GPU, see `NodeSurveys.selector`
     """
     workdir = sweep.workdir(record.number)
     resume_from, *earlier = checkpoints or (None,)
     handover.clear_handover(workdir)
-    reserved = reservation_of(sweep.space, record.params, sweep.machine)
+    reserved = reserved or reservation_of(sweep.space, record.params, sweep.machine)
     return handover.TrialConfig(
         number=record.number,
         job=sweep.space.job,
@@ -181,10 +188,12 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         self.on_change = on_change
         self.interrupt = interrupt
         self.say = say
-        self.surveys = surveys or NodeSurveys(say)
+        self.surveys = surveys or NodeSurveys(say, sweep.machine.nodes)
         self.account = account or Account(sweep.ledger, sweep.space)
+        self.machine = sweep.machine
         self.reservations = reservations(sweep.space, sweep.machine)
         self.nodes = sweep.machine.parts
+        self.placed: dict[str, TrialReservation] = {}  # of trials that share GPUs of one kind of node, by Tune's id
         self.counted = 0.0  # time of the last node count
         self.left = self.unfinished()
         self.exhausted = False  # the source has no more trials; running ones may still be retried
@@ -222,7 +231,29 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         self.attempts.ask(record.number)
         record, checkpoints = go_back(self.sweep, record)
         self.on_change(record)
-        return asdict(trial_config(self.sweep, record, checkpoints, self.surveys.selector()))
+        reserved = self.place(trial_id, record)
+        return asdict(trial_config(self.sweep, record, checkpoints, reserved, self.surveys.selector(reserved.nodes)))
+
+    def place(self, trial_id: str, record: TrialRecord) -> TrialReservation:
+        """Return what a trial reserves. If nodes of different kinds have different reservations, choose one with room.
+
+        Without room, the trial waits for a whole GPU on any node, perhaps one that joins.
+        """
+        reserved = reservation_of(self.sweep.space, record.params, self.machine)
+        if chosen := next(filter(self.has_room, reserved.parts), None):
+            self.placed[trial_id] = chosen
+        return chosen or reserved
+
+    def has_room(self, part: TrialReservation) -> bool:
+        """Return True if fewer trials than fit were given to the nodes of a reservation."""
+        running = [self.placed[one] for one in self.given if one in self.placed]
+        there = sum(bool({*part.nodes} & {*one.nodes}) for one in running)
+        return there < trials_at_once(part, self.nodes)
+
+    def is_stranded(self, trial_id: str) -> bool:
+        """Return True if all nodes that a trial's reservation is for have left, or cannot use their GPUs."""
+        placed = self.placed.get(trial_id)
+        return placed is not None and not any(node.gpus and node.id in placed.nodes for node in self.nodes)
 
     def max_running(self) -> int:
         """Return the number of trials to give to Tune at once: as many as fit on the nodes and in the memory.
@@ -240,6 +271,10 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
         if any(one.gpus for one in self.reservations):
             self.surveys.poll()
         self.counted, self.nodes = time.monotonic(), self.surveys.nodes()
+        machine = replace(cluster_of(self.nodes), memory=self.sweep.machine.memory)
+        if machine.gpus and any(one.note for one in self.reservations):  # other nodes may have other shares
+            with suppress(EnvironmentFailure):  # no node fits a trial at present
+                self.reservations, self.machine = reservations(self.sweep.space, machine), machine
 
     def fitting(self) -> int:
         return max(trials_at_once(one, self.nodes) for one in self.reservations)
@@ -254,6 +289,7 @@ class LedgerSearcher(NotPickled, Searcher):  # type: ignore[misc]
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Free the trial's slot. LedgerCallback records the result."""
         self.given.pop(trial_id, None)
+        self.placed.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing, since the ledger has the state. Tune calls this method."""

@@ -71,7 +71,7 @@ def _run_all(
     with ray_session(sweep.machine, sweep.ledger.name, interrupt, say):
         if sweep.machine.nodes:
             cluster.check_nodes(sweep.folder, sweep.space.data, sweep.space.data_fingerprint)
-        surveys = NodeSurveys(say)
+        surveys = NodeSurveys(say, sweep.machine.nodes)
         for source, stopping in (
             (new_trials_source(sweep), early_stopping_scheduler(sweep.ledger, sweep.space)),
             (repeats_source(sweep), FIFOScheduler()),
@@ -93,7 +93,7 @@ def _tune(searcher: LedgerSearcher, stopping: TrialScheduler) -> None:
         tune.with_resources(group.run_trial, placement_group),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=bind_pending_trials(stopping),
+            scheduler=bind_pending_trials(stopping, searcher),
             num_samples=-1,
             reuse_actors=True,
         ),
@@ -169,14 +169,20 @@ def placement_group(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([{"CPU": config["cpus"], "GPU": config["gpus"]}] * config["workers"], **where)
 
 
-def bind_pending_trials(scheduler: TrialScheduler) -> TrialScheduler:
-    """Keep a pending trial bound to the process that is starting for it.
+def bind_pending_trials(scheduler: TrialScheduler, searcher: LedgerSearcher) -> TrialScheduler:
+    """Keep a pending trial bound to the process that is starting for it, and take back those that no node can start.
 
     By default Tune gives the trial to any process that becomes free and kills the process that is starting for it. With
     short trials or few CPUs, most processes would be killed before they have started.
     """
+
+    def choose_none(controller: Any) -> None:
+        for trial in list(controller.get_live_trials()):
+            if trial.status == "PENDING" and searcher.is_stranded(trial.trial_id):
+                controller.stop_trial(trial)  # LedgerCallback gives it out again
+
     # Undocumented in ray 2.60: if the scheduler chooses no trial, Tune itself starts those that have no process yet.
-    scheduler.choose_trial_to_run = lambda controller: None
+    scheduler.choose_trial_to_run = choose_none
     return scheduler
 
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.checkpoint import PREDICTIONS, damage
 from sweeper.errors import ConfigError, DataFailure, EnvironmentFailure, NoPredictions
 from sweeper.ledger.database import LedgerStorage
-from sweeper.ledger.ledger import Ledger, load_ledger, sweep_names
+from sweeper.ledger.ledger import Ledger, fully_created, load_ledger, sweep_names
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord
 from sweeper.storage import checkpoint_store
+
+
+def trials_of_job(storage: LedgerStorage | None, job: str) -> Iterator[TrialRecord]:
+    """Yield the trials of all sweeps with this job; none without a ledger."""
+    if storage is None:
+        return
+    for name in sweep_names(storage):
+        if fully_created(storage, name) and (ledger := load_ledger(storage, name)).attributes.get("job") == job:
+            yield from ledger.records()
 
 
 @dataclass(frozen=True)

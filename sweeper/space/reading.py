@@ -398,7 +398,7 @@ def _params_error(job: Job, assignment: Mapping[str, Any], resources: Sequence[R
     index = first_match(resources, {**defaults_of(job), **assignment})
     asked = Resources() if index is None else resources[index].resources
     try:
-        job.check(job.params(**assignment), asked.workers, asked.gpus)
+        job.check(job.params(**assignment), asked.workers, asked.asked_gpus)
     except ParamError as error:
         return error
     return None

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import count, takewhile
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -21,6 +21,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
+    WrapValidator,
     model_serializer,
     model_validator,
 )
@@ -29,6 +30,7 @@ from pydantic_core import ErrorDetails
 from jobs.suggestions import nearest, shown, unknown_name
 from sweeper.space.mistakes import Key, Mistakes
 
+AUTO_GPUS = "auto"
 MAX_VALUES = 1_000  # largest number of values of a domain in a grid, and of entries of a list
 MEDIAN_TRIALS = 3  # with fewer other trials of as many epochs the median stops none
 RANGE = {"min", "max", "log", "step"}
@@ -72,6 +74,12 @@ def _whole_above_one(gpus: float) -> float:
     if gpus > 1 and gpus != int(gpus):
         raise ValueError(f"found {shown(gpus)}; above one GPU only whole numbers can be reserved")
     return gpus
+
+
+def _auto_or_number(gpus: Any, check: Callable[[Any], Any]) -> Any:
+    if isinstance(gpus, str) and gpus != AUTO_GPUS:
+        raise ValueError(f"found {shown(gpus)}; write a number, or {AUTO_GPUS}")
+    return gpus if gpus == AUTO_GPUS else check(gpus)
 
 
 def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -239,9 +247,13 @@ class Resources(Section):
     """Reserve CPUs, GPUs and workers for one trial. The planner chooses missing values."""
 
     cpus: Annotated[Number | None, about("CPU cores of each worker", gt=0)] = None
+    # A number; `shares_gpus` tells if the file says auto instead.
     gpus: Annotated[
         Annotated[Number, Field(ge=0), AfterValidator(_whole_above_one)] | None,
-        about("GPUs of each worker; with 0.5 two trials of one worker share one"),
+        WrapValidator(_auto_or_number),
+        PlainSerializer(lambda gpus: gpus),
+        WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"const": AUTO_GPUS}, {"type": "null"}]}),
+        about("GPUs of each worker; with 0.5 two trials of one worker share one; auto: as many trials as fit, up to 3"),
     ] = None
     workers: Annotated[
         int, about("processes that train one trial together, on one machine or several", ge=1, le=1024)
@@ -250,9 +262,19 @@ class Resources(Section):
     @model_validator(mode="after")
     def _own_gpus(self) -> Self:
         # NCCL refuses two processes of a group on one device.
-        if self.workers > 1 and self.gpus is not None and self.gpus != int(self.gpus):
+        if self.workers > 1 and self.asked_gpus is not None and self.asked_gpus != int(self.asked_gpus):
             raise ValueError(f"{self.workers} workers cannot share a GPU; write a whole number of gpus")
         return self
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Return True if the file leaves it to the machine how many trials share a GPU."""
+        return str(self.gpus) == AUTO_GPUS
+
+    @property
+    def asked_gpus(self) -> float | None:
+        """Return the number of GPUs that the file asks for; None if the machine decides."""
+        return None if self.shares_gpus else self.gpus
 
 
 class Keep(Section):

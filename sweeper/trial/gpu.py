@@ -9,6 +9,7 @@ import re
 CHECK = "SWEEPER_GPU_CHECK"  # 0: GPUs are taken as Ray and CUDA_VISIBLE_DEVICES name them; tests pretend GPUs so
 ON_CPU = "or train on the CPU with resources.gpus=0"
 CAUSE_CHARS = 200
+CONTEXT_BYTES = 600 * 2**20  # of a process on a GPU, outside of what PyTorch counts: CUDA and its libraries
 MEMORY = "gpu_memory_bytes"  # the condition's name
 # PyTorch 2.13 reads the first of these; the later names are the older ones.
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
@@ -17,6 +18,7 @@ ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC
 def share_gpu(gpus: float) -> None:
     """Limit this process to its share of a GPU's memory if `gpus` is a fraction, so that it cannot take another's.
 
+    The share holds what CUDA itself takes of the memory, which PyTorch does not count.
     Called before CUDA is initialised. A larger share needs no reset: Tune reuses a process for the same `gpus` only.
     """
     if not 0 < gpus < 1:
@@ -27,7 +29,8 @@ def share_gpu(gpus: float) -> None:
     import torch
 
     if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(float(gpus))
+        whole = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(float(gpus) / 2, gpus - CONTEXT_BYTES / whole))
 
 
 class UnusableGpu(RuntimeError):

@@ -19,6 +19,7 @@ from optuna.storages import RDBStorage
 from sweeper.cluster import nodes as cluster
 from sweeper.cluster.nodes import NodeReport, node_differences
 from sweeper.cluster.ray_session import joined_cluster
+from sweeper.cluster.sharing import TrialMemory
 from sweeper.driver import callbacks
 from sweeper.driver.sweep import Sweep
 from sweeper.driver.tuning import run_trials
@@ -32,6 +33,7 @@ from sweeper.storage.settings import Stores
 from sweeper.trial.handover import ProcessAddress, read_processes
 from tests.support.invariants import check, starts
 from tests.support.spaces import TOY
+from tests.sweeper.cluster.test_gpus import GIB, H200, T4
 
 ROOT = Path(__file__).parents[3]
 Make = Callable[..., SearchSpace]
@@ -147,6 +149,19 @@ class TestOnNodes:
         records = packed.ledger.records()
         assert [(record.state, record.value) for record in records] == [("COMPLETE", 1.0)] * 8
         assert max(record.metrics["crowd"] for record in records) <= 6
+
+    @pytest.mark.long
+    def test_a_node_with_a_fast_gpu_takes_three_trials_and_one_with_slow_ones_one_on_each(
+        self, nodes: Nodes, sweep: Callable[..., Sweep], tmp_path: Path
+    ) -> None:
+        """Five trials wait for each other: three on the node with one GPU, two on that with two."""
+        shared = sweep(*meeting(tmp_path, 5), "resources.gpus=auto")
+        kinds = tuple(replace(node, gpu=H200 if node.gpus == 1 else T4) for node in shared.machine.nodes)
+        machine = replace(shared.machine, nodes=kinds, memory=TrialMemory(GIB, measured=True))
+        run_trials(replace(shared, machine=machine), silent)
+        records = shared.ledger.records()
+        assert [(record.state, record.value) for record in records] == [("COMPLETE", 1.0)] * 8
+        assert max(record.metrics["crowd"] for record in records) == 5
 
     def test_three_workers_train_one_trial_on_two_nodes(
         self, nodes: Nodes, sweep: Callable[..., Sweep], tmp_path: Path

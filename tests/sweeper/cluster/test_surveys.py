@@ -67,7 +67,12 @@ def test_a_node_that_joins_is_asked_once_and_refused_in_one_line(cluster: Nodes)
     assert line.startswith("node 10.0.0.2: GPU 0: Tesla V100")
     assert line.endswith("; it gets no trials that reserve a GPU")
     assert watched.selector() == "!in(2)"
-    assert watched.nodes() == (Node("10.0.0.1", 4, 2), Node("10.0.0.2", 4, 0), Node("10.0.0.3", 4, 0))
+    assert watched.nodes() == (
+        Node("10.0.0.1", 4, 2, "1", H200),
+        Node("10.0.0.2", 4, 0, "2", V100),
+        Node("10.0.0.3", 4, 0, "3"),
+    )
+    assert (watched.selector(("1",)), watched.selector(("1", "3"))) == ("in(1)", "in(1,3)")
     cluster.join("4", 1)
     cluster.answers["4"] = VisibleGpus(GpuSurvey(failure="the driver hangs"), None)
     watched.poll()
