@@ -3,7 +3,7 @@
 pytest                             quick and offline
 pytest -m "slow and not long"      real sweeps and faults; .ci/run runs it after the quick tier
 pytest -m long                     matrices, repeated kills, simulations; run by hand before a release
-pytest -m gpu -rs                  needs a GPU; -rs tells why a test was skipped. Most of it needs PyTorch,
+pytest -m gpu -rs tests/gpu        needs a GPU; -rs tells why a test was skipped. Most of it needs PyTorch,
                                    transformers, accelerate and what jobs/ imports, and neither Ray nor Optuna
 
 Tests of real data and a real encoder skip unless SHARED lies beside the project.

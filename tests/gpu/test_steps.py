@@ -46,6 +46,7 @@ def test_a_third_step_in_another_manner_is_as_on_the_cpu(manner: str, device: st
 
 
 @pytest.mark.gpu
+@pytest.mark.timeout(600)
 def test_a_compiled_step_is_as_on_the_cpu(data: str, tmp_path: Path) -> None:
     """No twin: compiling for a CPU needs a compiler and takes minutes."""
     there = taken_step("qa", data, tmp_path / "cpu", "cpu", steps=3, precision="fp32")

@@ -15,6 +15,7 @@ import pytest
 from tests.support.gpu_child import ROOT, Child
 from tests.support.gpus import CUDA_AND_LONG_CPU, small_params
 
+pytestmark = pytest.mark.timeout(400)  # each starts processes that import PyTorch, or Ray too
 METRICS = ("eval_loss", "train_loss", "exact_match")
 
 
