@@ -57,10 +57,11 @@ class Finding:
     good: bool = True
 
 
-def findings(stores: Stores, changed: Mapping[str, str]) -> list[Finding]:
+def findings(stores: Stores, changed: Mapping[str, str], notify: bool = False) -> list[Finding]:
     """Return the result of every check. Creates nothing.
 
     `changed` holds the environment variables that `prepare_environment` changed, with the reasons.
+    `notify` sends a test message.
     """
     return [
         python_finding(),
@@ -69,6 +70,7 @@ def findings(stores: Stores, changed: Mapping[str, str]) -> list[Finding]:
         *gpu_findings(),
         disk_finding(stores.root),
         *reachable_findings(stores),
+        *notify_findings(stores.folder, notify),
         *variable_findings(),
         *lock_findings(stores.root),
         *hidden_findings(),
@@ -154,6 +156,27 @@ def _finding_of(what: str, address: str, attempt: Callable[[], object]) -> Findi
     except Failure as failure:
         return Finding(what, failure.lines[0], False)
     return Finding(what, redacted(address))
+
+
+def notify_findings(folder: Path | None, send: bool) -> list[Finding]:
+    """Tell where the address for messages stands, without showing it; `send` sends a test message to it."""
+    from sweeper.notify import service
+    from sweeper.notify.events import Message
+
+    found = service.notify_address(folder)
+    if found is None:
+        cure = "no address; set SWEEPER_NOTIFY_URL, or url below [notify] in mlflow.ini"
+        return [Finding("notify", cure, False)] if send else []
+    try:
+        address = service.checked_address(folder) or ""
+    except Failure as failure:
+        return [Finding("notify", failure.lines[0], False)]
+    if not send:
+        return [Finding("notify", f"address set by {found[1]}")]
+    message = Message("finished", "sweeper doctor", "This is a test message.")
+    good = service.delivered(address, message)
+    outcome = "a test message was sent" if good else "a test message was not delivered; check address and network"
+    return [Finding("notify", f"{outcome} (address set by {found[1]})", good)]
 
 
 def variable_findings() -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 # bounded repetitions avoid quadratic time for a long text without spaces
@@ -23,6 +23,27 @@ _SHAPES = re.compile(
 
 _SECRET_NAME = re.compile(r"(?i)passw(?:or)?d|secret|credential|(?:api|access|private)[_-]?key|token$")
 _MIN_SECRET_CHARS = 8
+NOTIFY_URL = "SWEEPER_NOTIFY_URL"
+PRIVATE = (NOTIFY_URL,)  # variables that no process which this one starts may see
+_private: dict[str, str] = {}
+
+
+def take_private(environ: MutableMapping[str, str]) -> None:
+    """Move the variables in PRIVATE from `environ`, which trials and servers inherit, to this process's memory.
+
+    `redacted` hides their values from then on.
+    """
+    _private.clear()
+    for name in PRIVATE:
+        if value := environ.pop(name, ""):
+            _private[name] = value
+
+
+def private_value(name: str, environ: MutableMapping[str, str] = os.environ) -> str | None:
+    """Return the value of a variable in PRIVATE, and take it if it is still in `environ`; None if it is not set."""
+    if value := environ.pop(name, ""):
+        _private[name] = value
+    return _private.get(name)
 
 
 def redacted(text: str, environ: Mapping[str, str] = os.environ) -> str:
@@ -32,11 +53,13 @@ def redacted(text: str, environ: Mapping[str, str] = os.environ) -> str:
     'postgresql://me:***@db/mlflow'
 
     Secrets are passwords in URLs, values after a name like `password=`, tokens with a well-known prefix, and values
-    of environment variables with a secret's name.
+    of environment variables with a secret's name or in PRIVATE.
     """
     for name, value in environ.items():
         if _SECRET_NAME.search(name) and len(value) >= _MIN_SECRET_CHARS:
             text = text.replace(value, "***")
+    for value in _private.values():
+        text = text.replace(value, "***") if len(value) >= _MIN_SECRET_CHARS else text
     text = _USERINFO.sub(lambda match: f"{match[1]}:***@" if match[1] else f"{match[2]}***@", text)
     return _SHAPES.sub("***", _NAMED.sub(r"\1***", text))
 

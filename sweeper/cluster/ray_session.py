@@ -22,7 +22,7 @@ from sweeper.cluster.watchdog import START_SECONDS, STOP_SECONDS, RayParts, part
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.process.import_path import library_path
 from sweeper.process.signals import Interrupt, adopt_orphans, descendants, kill_processes, signals_blocked
-from sweeper.secrets import redacted_values
+from sweeper.secrets import PRIVATE, redacted_values
 
 CAUSE_CHARS = 300
 OBJECT_STORE_BYTES = 100 * 2**20  # trials exchange only paths and numbers
@@ -248,7 +248,8 @@ def runtime_env() -> dict[str, Any]:
     Ray shows these values to all users of the cluster, so variables with secrets are left out. Trials do not need the
     ledger's password, and nodes have their own logins.
     """
-    wanted = {name: value for name, value in os.environ.items() if name.startswith(SENT_PREFIXES)}
+    sent = (name for name in os.environ if name.startswith(SENT_PREFIXES) and name not in PRIVATE)
+    wanted = {name: os.environ[name] for name in sent}
     hidden = redacted_values(wanted)
     environment = {name: value for name, value in wanted.items() if hidden[name] == value}
     return {"env_vars": environment | HIDE_GPUS} | ({} if is_installed() else {"py_modules": package_folders()})

@@ -93,8 +93,10 @@ def main(context: click.Context) -> None:
     and prints a table.
     """
     from sweeper.process.environment import prepare_environment
+    from sweeper.secrets import take_private
     from sweeper.storage.settings import read_stores
 
+    take_private(os.environ)
     os.umask(0o077)  # only the owner may read records, checkpoints and logs
     print_utf8()
     refuse_deleted_folder()

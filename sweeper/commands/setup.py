@@ -118,14 +118,15 @@ def measured_data(found: Job, job: str, data: str) -> Survey | None:
 
 
 @main.command()
+@click.option("--notify", is_flag=True, help="Send a test message to the address of `notify`.")
 @click.pass_obj
-def doctor_command(changed: dict[str, str]) -> None:
+def doctor_command(changed: dict[str, str], notify: bool) -> None:
     """Check versions, devices, stores and environment variables."""
     from sweeper.doctor import findings
     from sweeper.process.environment import FOREIGN_RAY, foreign_variables
     from sweeper.storage.settings import read_stores
 
-    results = findings(read_stores(), changed | foreign_variables(os.environ, FOREIGN_RAY))
+    results = findings(read_stores(), changed | foreign_variables(os.environ, FOREIGN_RAY), notify)
     for finding in results:
         echo_line(f"{'ok  ' if finding.good else 'BAD '} {finding.what:<18} {finding.detail}", DETAIL_COLUMN)
     sys.exit(0 if all(finding.good for finding in results) else 4)

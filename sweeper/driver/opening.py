@@ -22,7 +22,7 @@ from sweeper.space.search_space import SearchSpace, defaults_by_name, memory_onl
 
 PACKAGES = ("sweeper", "torch", "transformers", "ray", "optuna", "mlflow")
 # keys that may differ when a sweep is resumed
-MAY_CHANGE = ("search.trials", "keep.checkpoints", "repeats", "budget", "resources", "reference")
+MAY_CHANGE = ("search.trials", "keep.checkpoints", "repeats", "budget", "resources", "reference", "notify")
 
 
 def space_of(ledger: Ledger) -> SearchSpace:

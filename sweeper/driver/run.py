@@ -37,6 +37,8 @@ from sweeper.ledger.lookup import trials_of_job
 from sweeper.ledger.record import TrialRecord
 from sweeper.monitor.heartbeat import driver_heartbeat
 from sweeper.monitor.progress import Progress
+from sweeper.notify.service import checked_address
+from sweeper.notify.watcher import Watcher, watched
 from sweeper.process.output import output_to
 from sweeper.process.screen import print_line
 from sweeper.process.signals import Interrupt
@@ -47,6 +49,10 @@ from sweeper.storage.identity import places_of, stores_in_use
 from sweeper.storage.settings import Stores
 from sweeper.tracking.client import check_store
 from sweeper.tracking.mirror import Mirror
+
+NO_ADDRESS = (
+    "notify: sends no message, since there is no address; set SWEEPER_NOTIFY_URL, or url below [notify] in mlflow.ini"
+)
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,14 @@ def run_sweep(
     """
     nothing_left = not (new or extend) and is_finished(stores, name or space.name, space)
     reservations(space, machine)  # refuses what the machine cannot hold
+    told = space.notify is not None and not nothing_left
+    address = checked_address(stores.folder) if told else None
     if not nothing_left:
         check_gpus(space, machine)
     print_line(console, title_line(space, name))
     check_environment(space, stores, None if nothing_left else partial(print_line, console))
+    if told and address is None:
+        print_line(console, NO_ADDRESS)
     stores = stores_in_use(stores)
     storage = open_storage(stores.ledger, places_of(stores))
     taken = [name for name in sweep_names(storage) if fully_created(storage, name)] if new or extend else []
@@ -145,7 +155,8 @@ def run_sweep(
         if begin:
             begin(folder)
         with driver_heartbeat(ledger, interrupt):
-            return _run_driver(Sweep(ledger, space, folder, machine, stores.checkpoints), stores, console, interrupt)
+            sweep = Sweep(ledger, space, folder, machine, stores.checkpoints)
+            return _run_driver(sweep, stores, console, interrupt, address)
 
 
 def title_line(space: SearchSpace, name: str | None) -> str:
@@ -170,13 +181,18 @@ def recorded_forecast(ledger: Ledger, space: SearchSpace, machine: Machine) -> I
         yield forecast_line(found)
 
 
-def _run_driver(sweep: Sweep, stores: Stores, console: Console, interrupt: Interrupt) -> Outcome:
-    ledger, space = sweep.ledger, sweep.space
-    names = searched_parameters(space)
-    progress = Progress(console, space.objective, space.direction, expected_trials(space), names, ledger.records())
-    with output_to(sweep.log), mirror_of(ledger, space, stores) as mirror, progress:
+def _run_driver(
+    sweep: Sweep, stores: Stores, console: Console, interrupt: Interrupt, address: str | None = None
+) -> Outcome:
+    ledger, space, earlier = sweep.ledger, sweep.space, sweep.ledger.records()
+    names, say = searched_parameters(space), partial(print_line, console)
+    progress = Progress(console, space.objective, space.direction, expected_trials(space), names, earlier)
+    told = watched(space, ledger.name, earlier, address, interrupt, say)
+    with output_to(sweep.log), told as watcher, mirror_of(ledger, space, stores) as mirror, progress:
         with interrupt.held(), interrupt.before_end(lambda: finish_mirror(ledger, mirror, in_a_hurry=True)):
-            run_unfinished(sweep, ChangeListener(sweep, mirror, progress), interrupt)
+            run_unfinished(sweep, ChangeListener(sweep, mirror, progress, watcher), interrupt)
+        if interrupt.asked is None:
+            watcher.end(noted_ending(ledger.latest_attributes()), interrupt.cause)
         records = finish_mirror(ledger, mirror, in_a_hurry=interrupt.stopping)
     if interrupt.cause is not None:
         raise EnvironmentFailure(interrupt.cause)
@@ -218,12 +234,14 @@ class ChangeListener:
     sweep: Sweep
     mirror: Mirror
     progress: Progress
+    watcher: Watcher
     kept: dict[int, TrialRecord] = field(default_factory=dict)  # trials that may still need a checkpoint
     # remote checkpoints already deleted, so that each costs the bucket only one request
     gone: set[str] = field(default_factory=set)
 
     def __call__(self, record: TrialRecord) -> None:
         self.progress.update(record)
+        self.watcher.update(record)
         predictions = save_predictions(record, self.sweep.workdir(record.number), self.sweep.ledger.places)
         fault_injection.point("mirror.put")
         show_trial(self.mirror, self.sweep.ledger, record, predictions)

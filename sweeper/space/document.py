@@ -328,8 +328,9 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
 
 def _override(text: str, values: dict[str, Any], lines: dict[Key, str], note: Mistakes) -> None:
     """Apply one `dotted.key=value`. The value is parsed as YAML."""
-    place = f"override {text!r}" if len(text) <= 80 else f"override {text[:79] + '…'!r}"
     name, equals, value = text.partition("=")
+    shown_text = f"{name}=…" if name.strip().startswith("notify") else text  # it may hold a secret address
+    place = f"override {shown_text!r}" if len(shown_text) <= 80 else f"override {shown_text[:79] + '…'!r}"
     path: list[str] = name.strip().split(".")
     if not equals or not all(path):
         note((), "is not dotted.key=value; write for instance search.trials=2", place)

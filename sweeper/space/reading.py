@@ -86,6 +86,7 @@ def read_search_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
     """
     document = read_document(path, overrides)
     note = Mistakes(path, document.lines)
+    _refuse_addresses(document.values, note)
     _refuse_secrets(document.values, (), note)
     try:
         space = _space(document.values, note, read_document(path).values if overrides else document.values)
@@ -109,6 +110,26 @@ def unreadable_options(job: Job, data: Data) -> str | None:
         f"{shown(data.location)} holds multiple-choice questions, whose answers are whole options;"
         f" job {job.name} marks answers inside paragraphs; use job mc"
     )
+
+
+def _refuse_addresses(values: dict[str, Any], note: Mistakes) -> None:
+    """Record a mistake if `notify` holds an address, and drop the section, so that no other message shows it."""
+    section = values.get("notify")
+    if section is None or not _holds_address(section):
+        return
+    values["notify"] = None
+    note(
+        ("notify",), "holds an address, which is a secret; set SWEEPER_NOTIFY_URL, or url below [notify] in mlflow.ini"
+    )
+
+
+def _holds_address(value: Any) -> bool:
+    """Return True if a value has the key `url`, or a text that names a scheme or an account."""
+    if isinstance(value, dict):
+        return "url" in value or any(map(_holds_address, (*value, *value.values())))
+    if isinstance(value, list):
+        return any(map(_holds_address, value))
+    return isinstance(value, str) and any(mark in value for mark in (":/", "@"))
 
 
 def _refuse_secrets(value: Any, key: Key, note: Mistakes) -> None:
@@ -214,6 +235,7 @@ def _space(values: dict[str, Any], note: Mistakes, own: Mapping[str, Any] | None
         resources=resources,
         keep=file.keep,
         reference=file.reference or {},
+        notify=file.notify,
     )
 
 

@@ -29,6 +29,7 @@ from sweeper.space.sections import (
     Budget,
     EarlyStopping,
     Keep,
+    Notify,
     Repeats,
     Resources,
     Search,
@@ -62,6 +63,7 @@ class SearchSpace:
     keep: Keep
     data_fingerprint: str = ""
     reference: Mapping[str, float] = field(default_factory=dict)
+    notify: Notify | None = None
 
     @property
     def metrics(self) -> Mapping[str, Direction]:
@@ -144,6 +146,7 @@ def resolved(space: SearchSpace) -> dict[str, Any]:
         "search": space.search.model_dump(mode="json"),
         **{key: section for key, section in sections.items() if section},
         "keep": space.keep.model_dump(),
+        **({"notify": space.notify.model_dump(mode="json")} if space.notify else {}),
         **({"reference": dict(space.reference)} if space.reference else {}),
     }
 

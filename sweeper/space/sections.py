@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from itertools import count, takewhile
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -283,6 +283,29 @@ class Keep(Section):
     checkpoints: Annotated[int, about("best checkpoints of the whole sweep", ge=1)] = 3
 
 
+NotifyEvent = Literal["finished", "failed", "budget", "first_failure", "new_best"]
+NOTIFY_EVENTS = get_args(NotifyEvent)
+
+
+class Notify(Section):
+    """Choose the events of a sweep that send a message. The address is a secret: it stands in SWEEPER_NOTIFY_URL or
+    mlflow.ini."""
+
+    events: Annotated[
+        tuple[NotifyEvent, ...],
+        about(
+            "the sweep has finished, has failed, or was ended by its budget; its first trial has failed; a new best",
+            strict=False,
+            min_length=1,
+            max_length=MAX_VALUES,
+        ),
+    ] = NOTIFY_EVENTS
+    # A factory keeps this default out of the JSON Schema, where it would be a number.
+    new_best_every: Annotated[Seconds, about("a new best is told at most once in this time: 30m, 2h")] = Field(
+        default_factory=lambda: 1800
+    )
+
+
 class File(Section):
     """Define a search space: the job, its data, the values to try, and limits."""
 
@@ -310,6 +333,10 @@ class File(Section):
     repeats: Repeats | None = None
     resources: Annotated[Any, about("what one trial reserves; a list of these with `when` is conditional")] = None
     keep: Keep = Keep()
+    notify: Annotated[
+        Notify | None,
+        about("which events send a message; its address stands in SWEEPER_NOTIFY_URL or mlflow.ini, never here"),
+    ] = None
     reference: Annotated[
         dict[str, Number] | None,
         about(
@@ -326,6 +353,7 @@ _SECTIONS: dict[str | int, type[Section]] = {
     "repeats": Repeats,
     "resources": Resources,
     "keep": Keep,
+    "notify": Notify,
 }
 PLACES = {
     "when": "in a list of branches",

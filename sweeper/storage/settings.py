@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from configparser import ConfigParser, DuplicateOptionError, DuplicateSectionError
 from configparser import Error as SyntaxMistake
@@ -18,7 +19,12 @@ from sweeper.errors import ConfigError
 from sweeper.secrets import redacted
 
 FILE = "mlflow.ini"
-KEYS = {"storage": ("root", "ledger", "checkpoints"), "mlflow": ("tracking_uri", "artifacts"), "ui": ("host", "port")}
+KEYS = {
+    "storage": ("root", "ledger", "checkpoints"),
+    "mlflow": ("tracking_uri", "artifacts"),
+    "ui": ("host", "port"),
+    "notify": ("url",),
+}
 ENVIRONMENT = {
     "SWEEPER_ROOT": ("storage", "root"),
     "SWEEPER_LEDGER": ("storage", "ledger"),
@@ -124,6 +130,15 @@ def read_stores(folder: Path | None = None, environ: Mapping[str, str] = os.envi
     return stores
 
 
+def notify_setting(folder: Path) -> tuple[str, str] | None:
+    """Return the address for messages in `mlflow.ini` and where it stands, None without one.
+
+    It is a secret, so Stores does not hold it. Mistakes in the file are left to `read_stores`.
+    """
+    setting = _read_file(folder)[0].get(("notify", "url"))
+    return (setting.text, setting.place) if setting else None
+
+
 def _read_file(folder: Path) -> tuple[dict[_Place, _Setting], list[str]]:
     """Read the file's settings by section and key, and the mistakes in its sections and keys."""
     try:
@@ -164,6 +179,8 @@ def _parse_ini(text: str) -> ConfigParser:
 
 def _not_understood(number: int, found: str) -> str:
     line = found.strip("'\"").removesuffix("\\n").strip()  # ConfigParser reports the line as its repr
+    if re.search(":/|@", line):  # perhaps a secret address
+        line = re.split("[=:]", line)[0].strip()
     return f"{FILE}:{number}: {redacted(line)}: not understood; write `key = value` below a [section]"
 
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from optuna.storages import RDBStorage
 
-from sweeper.budget.changes import with_limits
-from sweeper.budget.spending import spending_of
 from sweeper.cluster.capacity import Machine
 from sweeper.driver.callbacks import UNREADY, LedgerCallback
-from sweeper.driver.repeats import sweep_ending
 from sweeper.driver.searcher import LedgerSearcher, new_trials_source
 from sweeper.driver.sweep import Sweep
 from sweeper.driver.tuning import ray_session, run_trials
@@ -223,30 +219,6 @@ def test_a_spent_time_budget_ends_the_sweep_and_says_so(run: Callable[..., Ledge
         "budget={time: 3s}",
     ).records()[0]
     assert (record.state, record.reason) == ("FAIL", "the time budget of 3 s was spent")
-
-
-@pytest.mark.slow
-def test_a_cost_counts_over_runs_and_ends_running_trials_with_its_reason(
-    storage: RDBStorage, toy_space: Make, tmp_path: Path
-) -> None:
-    """Without a GPU, an hour of a trial has the price of a GPU's: two trials spend 0.01 in 1.8 s."""
-    space = toy_space("search.trials=200", "parameters.pace=0.2", "budget={cost: 0.01, price: 10}")
-    ledger = create_ledger(storage, space, "toy")
-    spent, trials = 0.0, 0
-    for _ in range(2):
-        cost = f"{spent + 0.01:.4f}"
-        space = replace(space, budget=with_limits(space.budget, [f"cost={cost}"]))
-        run_trials(Sweep(ledger, space, tmp_path / "toy", MACHINE), lambda record: None)
-        records = ledger.records()
-        ending = sweep_ending(ledger, records, space)
-        assert ending is not None
-        assert ending.reason == f"the cost budget of {float(cost):g} was spent, at 10 per GPU-hour"
-        assert ending.reason in {record.reason for record in records[trials:] if record.ended_by}
-        spent, trials = spending_of(ledger.latest_attributes(), records).cost(10) or 0.0, len(records)
-        assert spent >= float(cost)
-    told: list[TrialRecord] = []
-    run_trials(Sweep(ledger, space, tmp_path / "toy", MACHINE), told.append)
-    assert (told, len(ledger.records())) == ([], trials)  # it is spent
 
 
 @pytest.mark.slow
