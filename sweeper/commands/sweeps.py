@@ -27,6 +27,7 @@ from sweeper.errors import ConfigError, EnvironmentFailure
 
 if TYPE_CHECKING:
     from sweeper.cluster.capacity import Machine
+    from sweeper.ledger.sampling.learning import Learned
     from sweeper.process.detach import Detachment
     from sweeper.process.signals import Interrupt
     from sweeper.space.search_space import SearchSpace
@@ -226,20 +227,31 @@ def plan_command(
 
     space = read_search_space(find_file(file), overrides)
     named = [named_device(name) for name in devices]
+    learned = learned_trials(space)
     with machine_at(address) as machine:
         check_gpus(space, machine)
         storage = ledger_storage_if_any()
         machine = with_trial_memory(space, machine, trials_of_job(storage, space.job))
         if save:
-            plan.save_configurations(space, first, save)
+            plan.save_configurations(space, first, save, learned)
         if as_json:
             click.echo(plan.plan_json(space, machine, storage, price, named), nl=False)
             return
         try_present_backbones(space, partial(echo_line, err=True))
-        lines = plan.plan_lines(space, machine, first)
+        lines = plan.plan_lines(space, machine, first, learned)
         for line in chain(lines, plan.forecast_lines(space, machine, storage, price, named)):
             echo_line(line)
     click.echo(f"next: sweeper run {' '.join([file, *overrides])}", err=True)
+
+
+def learned_trials(space: SearchSpace) -> Learned | None:
+    """Return the trials of other sweeps from which the sampler would learn; None if it learns from none."""
+    if not space.search.learn_from:
+        return None
+    from sweeper.ledger.sampling.learning import find_sources, learn
+
+    storage = ledger_storage()
+    return learn(storage, find_sources(storage, space), space)
 
 
 @main.command()

@@ -35,6 +35,7 @@ from sweeper.ledger.ledger import FORECAST, Ledger, fully_created, load_ledger, 
 from sweeper.ledger.lock import sweep_lock
 from sweeper.ledger.lookup import trials_of_job
 from sweeper.ledger.record import TrialRecord
+from sweeper.ledger.sampling.learning import find_sources
 from sweeper.monitor.heartbeat import driver_heartbeat
 from sweeper.monitor.progress import Progress
 from sweeper.notify.service import checked_address
@@ -137,6 +138,8 @@ def run_sweep(
     extended = sweep_to_extend(storage, space, taken) if extend else None
     space = with_recorded_data(extended, space) if extended else space
     name = name or sweep_name(space, taken, new, extended)
+    if name not in sweep_names(storage):
+        find_sources(storage, space)  # refuses a sweep that does not fit before anything is created
     folder = sweep_folder(stores.root, name)
     with sweep_lock(folder, stores.ledger, interrupt.halt), database_errors(stores.ledger):
         known = sweep_exists(storage, name)
@@ -171,6 +174,8 @@ def _opening_lines(ledger: Ledger, space: SearchSpace, folder: Path, moved: str 
     if records := ledger.records():
         ending = sweep_ending(ledger, records, space)
         yield ending.line(ledger.name) if ending else resume_summary(records, space)
+    if (learned := ledger.learned(space)).counts:
+        yield learned.line()
     yield from idle_lines(space)
 
 

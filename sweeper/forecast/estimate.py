@@ -18,15 +18,16 @@ from sweeper.forecast.forecast import HOUR_SECONDS, Expected, Forecast, forecast
 from sweeper.forecast.sources import Calculation, experience
 from sweeper.ledger.database import LedgerStorage, open_storage
 from sweeper.ledger.ledger import create_ledger, load_ledger, sweep_names
+from sweeper.ledger.sampling.learning import Learned
 from sweeper.space.search_space import SearchSpace
 
 MOST_CONFIGURATIONS = 30  # drawn for a forecast; they stand for all trials
 UNKNOWN = "forecast: not known; no earlier trial of this job and data has run here, and its time cannot be calculated"
 
 
-def first_configurations(space: SearchSpace, count: int) -> list[dict[str, Any]]:
+def first_configurations(space: SearchSpace, count: int, learned: Learned | None = None) -> list[dict[str, Any]]:
     """Return the parameters of the first trials, drawn before any result has influenced the sampler."""
-    ledger = create_ledger(open_storage("sqlite:///:memory:"), space, space.name)
+    ledger = create_ledger(open_storage("sqlite:///:memory:"), space, space.name, learned=learned or Learned())
     records = iter(partial(ledger.ask, space), None)
     return [
         dict(record.params) for record, _ in zip(records, range(min(count, space.search.trials or count)), strict=False)

@@ -4,7 +4,7 @@ Every other view of a sweep (tables, plots, MLflow) is made from it."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from sqlalchemy import extract, func, select
 
 from jobs import fault_injection, get_job
-from jobs.job import Direction, ParamError
+from jobs.job import Direction
 from jobs.suggestions import unknown_name
 from sweeper.errors import ConfigError
 from sweeper.ledger.addresses import data_attributes, present_attributes, present_evaluation, stored_trial
@@ -29,13 +29,23 @@ from sweeper.ledger.record import (
     State,
     TrialRecord,
     best_evaluation,
+    evaluations_of,
     trial_key,
 )
 from sweeper.ledger.sampling.branches import draw_by_branches
-from sweeper.ledger.sampling.draws import draw, draw_seed, enqueueable, record_draw, sampler
-from sweeper.ledger.sampling.models import Past, best_value
+from sweeper.ledger.sampling.draws import (
+    draw,
+    draw_seed,
+    drawn_by_branches,
+    enqueueable,
+    fixed_key,
+    record_draw,
+    sampler,
+)
+from sweeper.ledger.sampling.learning import Learned, find_sources, learn
+from sweeper.ledger.sampling.models import own_past
 from sweeper.ledger.tally import ABANDONED, Tally, tally_of
-from sweeper.space.search_space import SearchSpace, assign, grid, params_of, resolved
+from sweeper.space.search_space import SearchSpace, grid, resolved
 from sweeper.storage.places import Places
 
 READY = "ready"
@@ -43,6 +53,7 @@ FORECAST = "forecast"
 MLFLOW_KEY = "shown_as"
 STORED_AS = "stored_as"  # the sweep's folder in `[storage] checkpoints`, if it is not the sweep's name
 PRECISION = "precision"  # the precision of trials that name none; sweeps of earlier versions lack this attribute
+LEARNED = "learned"  # the trials of other sweeps that the sampler learns from: numbers by sweep
 MAX_DRAWS = 50  # after this many draws of parameters that were already tried, the space counts as exhausted
 MODEL_DRAWS = 5  # after this many of them, gp and cmaes would propose the same again, and draws are random
 
@@ -67,6 +78,7 @@ class Ledger:
     storage: LedgerStorage
     study: optuna.Study
     _tallies: list[Tally] = field(default_factory=list, repr=False, compare=False)  # the current one, or empty
+    _learned: list[Learned] = field(default_factory=list, repr=False, compare=False)  # once they are read
     _ids: dict[int, int] = field(default_factory=dict, repr=False, compare=False)  # number → Optuna's id
 
     @property
@@ -140,7 +152,8 @@ class Ledger:
             trial = self._begin(space)
             params = self._draw(trial, space, number, attempt)
             key = trial_key(space.job, params, space.data_fingerprint) if params else None
-            if key and key not in self.tally.keys:
+            learned = () if "fixed" in trial.user_attrs else self.learned(space).trials
+            if key and key not in self.tally.keys and key not in learned:
                 trial.set_user_attr("key", key)
                 trial.set_user_attr("params", params)
                 self.tally.add(record := self.record(trial.number))
@@ -151,25 +164,18 @@ class Ledger:
     def _draw(self, trial: optuna.Trial, space: SearchSpace, number: int, attempt: int) -> dict[str, Any] | None:
         """Draw a trial's parameters. `number` counts draws, and `attempt` those of this trial. See MODEL_DRAWS."""
         kind = space.search.sampler
-        if kind in ("tpe", "random", "grid") or (kind != "qmc" and attempt >= MODEL_DRAWS):
+        if not drawn_by_branches(space) or (kind != "qmc" and attempt >= MODEL_DRAWS):
             return draw(trial, space)
-        fixed = trial.user_attrs.get("fixed", {})
-        values = draw_by_branches(space, self._past() if kind != "qmc" else [], fixed, draw_seed(space, number), number)
+        past = [past for key, past in self.learned(space).trials.items() if key not in self.tally.keys]
+        past += own_past(self.study.get_trials(deepcopy=False), self.objective, self.direction)
+        values = draw_by_branches(space, past, trial.user_attrs.get("fixed", {}), draw_seed(space, number), number)
         return record_draw(trial, space, values)
 
-    def _past(self) -> list[Past]:
-        """Return the trials to learn from by number: those that run, and those that ended with a value."""
-        sign = 1 if self.direction == "max" else -1
-        trials = self.study.get_trials(
-            deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        )
-        own = (trial for trial in trials if "params" in trial.user_attrs and "repeat_of" not in trial.user_attrs)
-        found = ((trial, best_value(trial, sign)) for trial in own)
-        return [
-            Past(trial.user_attrs["params"], value)
-            for trial, value in found
-            if value is not None or trial.state == TrialState.RUNNING
-        ]
+    def learned(self, space: SearchSpace) -> Learned:
+        """Return the trials of other sweeps that the sampler learns from, as they were when the sweep was created."""
+        if not self._learned:
+            self._learned.append(learn(self.storage, self.attributes.get(LEARNED, {}), space))
+        return self._learned[0]
 
     def _begin(self, space: SearchSpace) -> optuna.Trial:
         """Start a trial: the next enqueued one, else a new one.
@@ -181,7 +187,7 @@ class Ledger:
         waiting = self.tally.waiting
         enqueued = waiting.popleft() if waiting else None
         self.tally.drawn += enqueued is None
-        if space.search.sampler == "tpe":
+        if space.search.sampler == "tpe" and not drawn_by_branches(space):
             trial = self.study.ask()
         elif enqueued is None:
             trial = optuna.Trial(self.study, self.study._storage.create_new_trial(self._study_id))
@@ -363,11 +369,6 @@ class Ledger:
         )
 
 
-def evaluations_of(attrs: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """Return the evaluations among a trial's user attributes, by epoch."""
-    return tuple(attrs[key] for key in sorted(attrs) if key.startswith(EVALUATION))
-
-
 def _evaluation_name(epoch: float) -> str:
     """Return the user attribute of an evaluation. Names sort as epochs do."""
     return f"{EVALUATION}{epoch:014.6f}"
@@ -380,11 +381,14 @@ def create_ledger(
     versions: Mapping[str, str] | None = None,
     adopted: Sequence[optuna.trial.FrozenTrial] = (),
     stored_as: str | None = None,
+    learned: Learned | None = None,
 ) -> Ledger:
     """Create a sweep with the trials of another sweep (`adopted`) and the enqueued settings.
 
-    Raises ConfigError when a sweep of that name exists.
+    The sampler learns from `learned` too; by default from the sweeps in `search.learn_from`, as they are now.
+    Raises ConfigError when a sweep of that name exists, or one to learn from does not fit.
     """
+    sources = find_sources(storage, space) if learned is None else {}
     directions = optuna.study.StudyDirection
     direction = directions.MAXIMIZE if space.direction == "max" else directions.MINIMIZE
     try:
@@ -400,6 +404,7 @@ def create_ledger(
         "search_space": resolved(space),
         "versions": dict(versions or {}),
         PRECISION: "auto",
+        **({LEARNED: sources} if sources else {}),
         **({STORED_AS: stored_as} if stored_as not in (None, name) else {}),
     }
     for attribute, value in attributes.items():
@@ -409,21 +414,10 @@ def create_ledger(
     adopted_keys = {trial.user_attrs["key"] for trial in adopted}
     combinations = grid(space) if space.search.sampler == "grid" else ()
     for settings in chain(space.search.enqueue, combinations):
-        if not adopted_keys or _fixed_key(space, settings) not in adopted_keys:
+        if not adopted_keys or fixed_key(space, settings) not in adopted_keys:
             study.enqueue_trial(enqueueable(space, settings), user_attrs={"fixed": dict(settings)})
     study.set_user_attr(READY, True)
-    return Ledger(storage, study)
-
-
-def _fixed_key(space: SearchSpace, settings: Mapping[str, Any]) -> str | None:
-    """Return the key of the trial with these settings; None if they leave parameters for the sampler to draw."""
-    undecided = object()
-    assignment = assign(space, lambda label, domain: undecided, settings)
-    try:
-        decided = undecided not in assignment.values()
-        return trial_key(space.job, asdict(params_of(space, assignment)), space.data_fingerprint) if decided else None
-    except ParamError:
-        return None
+    return Ledger(storage, study, _learned=[] if learned is None else [learned])
 
 
 def sweep_exists(storage: LedgerStorage, name: str) -> bool:

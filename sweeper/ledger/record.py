@@ -134,6 +134,11 @@ def best_evaluation(
     return max(evaluations, key=lambda evaluation: sign * evaluation[objective], default=None)
 
 
+def evaluations_of(attrs: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """Return the evaluations among a trial's user attributes, by epoch."""
+    return tuple(attrs[key] for key in sorted(attrs) if key.startswith(EVALUATION))
+
+
 def incident_line(incident: Incident) -> str:
     """Return an incident as one line.
 

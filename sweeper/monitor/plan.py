@@ -13,6 +13,7 @@ from sweeper.errors import ConfigError
 from sweeper.forecast.disk import disk_bytes, disk_line
 from sweeper.forecast.estimate import UNKNOWN, detailed_lines, first_configurations, forecast_line, sweep_forecast
 from sweeper.ledger.database import LedgerStorage
+from sweeper.ledger.sampling.learning import Learned
 from sweeper.monitor.progress import short_value
 from sweeper.space.cases import idle_lines, list_cases, max_epochs
 from sweeper.space.document import yaml_text
@@ -20,7 +21,7 @@ from sweeper.space.search_space import SearchSpace, searched_parameters
 from sweeper.space.sections import MEDIAN_TRIALS, bracket_count
 
 
-def plan_lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str]:
+def plan_lines(space: SearchSpace, machine: Machine, first: int, learned: Learned | None = None) -> Iterator[str]:
     """Yield the lines of the plan: branches of the space, concurrent trials, first configurations, disk space."""
     search = space.search
     goal = f"{space.objective} ({space.direction})"
@@ -37,7 +38,9 @@ def plan_lines(space: SearchSpace, machine: Machine, first: int) -> Iterator[str
     if space.repeats:
         seeds = ", ".join(map(str, space.repeats.seeds))
         yield f"repeats: then the best {space.repeats.top} again, with seeds {seeds}"
-    configurations = first_configurations(space, first)
+    if learned and learned.counts:
+        yield learned.line()
+    configurations = first_configurations(space, first, learned)
     if configurations:
         yield configurations_title(len(configurations), space.search.trials)
     shown = shown_parameters(space)
@@ -73,13 +76,13 @@ def plan_json(
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
-def save_configurations(space: SearchSpace, count: int, file: Path) -> None:
+def save_configurations(space: SearchSpace, count: int, file: Path, learned: Learned | None = None) -> None:
     """Write the first configurations as YAML, an `enqueue` list for a search space.
 
     Raises ConfigError if the file exists or cannot be written.
     """
     shown = shown_parameters(space)
-    entries = [{name: params[name] for name in shown} for params in first_configurations(space, count)]
+    entries = [{name: params[name] for name in shown} for params in first_configurations(space, count, learned)]
     try:
         with file.open("x", encoding="utf-8") as written:
             written.write(yaml_text({"enqueue": entries}))

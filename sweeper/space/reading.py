@@ -330,6 +330,7 @@ def _check_search(search: Any, parameters: Parameters, note: Mistakes) -> None:
     if search.get("sampler") == "cmaes" and parameters and not _has_range(parameters):
         text = "cmaes draws numbers from ranges, and no parameter has min and max; write a range, or choose tpe"
         note(("search", "sampler"), text)
+    _check_learn_from(search, note)
     if search.get("sampler") != "grid":
         if "trials" not in search:
             note(("search", "trials"), "is missing; write how many trials to run")
@@ -338,6 +339,15 @@ def _check_search(search: Any, parameters: Parameters, note: Mistakes) -> None:
         if any(grid_values(branch.domain) is None for branch in branches):
             text = "has too many values for a grid; give values or a step, or choose another sampler"
             note(("parameters", name), text)
+
+
+def _check_learn_from(search: Mapping[str, Any], note: Mistakes) -> None:
+    names, sampler = search.get("learn_from"), search.get("sampler")
+    if names and sampler in ("qmc", "random", "grid"):
+        note(("search", "learn_from"), f"{sampler} does not learn; choose tpe, gp or cmaes, or drop learn_from")
+    for index, name in enumerate(names if isinstance(names, list) else ()):
+        if name in (names or ())[:index]:
+            note(("search", "learn_from", index), f"{shown(name)} stands twice; keep one")
 
 
 def _has_range(parameters: Parameters) -> bool:

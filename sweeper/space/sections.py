@@ -137,6 +137,20 @@ class Search(Section):
             max_length=MAX_VALUES,
         ),
     ] = ()
+    learn_from: Annotated[
+        tuple[Name, ...],
+        about(
+            "sweeps of the same job, data and objective; tpe, gp and cmaes learn from their trials too",
+            strict=False,
+            max_length=MAX_VALUES,
+        ),
+    ] = ()
+
+    @model_serializer(mode="wrap")
+    def _used_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an empty `learn_from`, which stored search spaces of earlier versions do not have."""
+        values: dict[str, Any] = serialize(self)
+        return {key: value for key, value in values.items() if key != "learn_from" or value}
 
 
 def _not_of_median(factor: int, info: ValidationInfo) -> int:

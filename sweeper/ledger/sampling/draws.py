@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 
 from jobs.job import ParamError
+from sweeper.ledger.record import trial_key
 from sweeper.space.domains import Choice, Constant, Domain, Range, contains
 from sweeper.space.search_space import SearchSpace, assign, draw_labels, params_of
 
@@ -70,6 +71,11 @@ def distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
             raise TypeError(f"nothing is drawn from {domain}")
 
 
+def drawn_by_branches(space: SearchSpace) -> bool:
+    """Return True if the trials are drawn by `draw_by_branches`, False if Optuna draws them in the sweep's study."""
+    return space.search.sampler in ("gp", "cmaes", "qmc") or bool(space.search.learn_from)
+
+
 def draw_seed(space: SearchSpace, number: int) -> int:
     """Return the seed of draw `number`."""
     return (space.search.seed * 1_000_003 + number) % 2**32
@@ -78,7 +84,7 @@ def draw_seed(space: SearchSpace, number: int) -> int:
 def sampler(space: SearchSpace, number: int) -> optuna.samplers.BaseSampler:
     """Return the sampler for draw `number`. With `group`, TPE models each branch of a conditional space separately."""
     seed = draw_seed(space, number)
-    if space.search.sampler != "tpe":
+    if space.search.sampler != "tpe" or drawn_by_branches(space):
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -89,3 +95,14 @@ def enqueueable(space: SearchSpace, settings: Mapping[str, Any]) -> dict[str, An
     """Return the values of a setting that lie in the space, by draw label. The sampler can learn only from these."""
     labelled = ((label, domain, settings[name]) for name, label, domain in draw_labels(space) if name in settings)
     return {label: value for label, domain, value in labelled if contains(domain, value)}
+
+
+def fixed_key(space: SearchSpace, settings: Mapping[str, Any]) -> str | None:
+    """Return the key of the trial with these settings; None if they leave parameters for the sampler to draw."""
+    undecided = object()
+    assignment = assign(space, lambda label, domain: undecided, settings)
+    try:
+        decided = undecided not in assignment.values()
+        return trial_key(space.job, asdict(params_of(space, assignment)), space.data_fingerprint) if decided else None
+    except ParamError:
+        return None

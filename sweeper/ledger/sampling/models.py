@@ -6,7 +6,7 @@ Each function is given all that it learns from and keeps nothing, so that a resu
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,9 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
+
+from jobs.job import Direction
+from sweeper.ledger.record import evaluations_of
 
 Distributions = Mapping[str, BaseDistribution]
 TRIALS_BEFORE_TPE = 10  # Optuna's default: so many values are drawn at random before TPE has enough to learn from
@@ -37,14 +40,30 @@ class Past:
     learned: bool = False
 
 
-def best_value(trial: FrozenTrial, sign: int) -> float | None:
-    """Return the best objective of a trial that has ended, times `sign`; None if it has none or runs.
+def is_searched(trial: FrozenTrial) -> bool:
+    """Return True for a trial that the sampler has drawn: no repeat, and no draw that was discarded."""
+    return "params" in trial.user_attrs and "repeat_of" not in trial.user_attrs
+
+
+def best_value(trial: FrozenTrial, objective: str, direction: Direction) -> float | None:
+    """Return the best objective of a trial that has ended well; larger is better. None if it has none.
 
     A trial that was stopped early counts with what it had reached.
     """
-    if trial.state == TrialState.RUNNING:
+    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
         return None
-    return max((sign * value for value in trial.intermediate_values.values()), default=None)
+    sign = 1 if direction == "max" else -1
+    return max((sign * one[objective] for one in evaluations_of(trial.user_attrs)), default=None)
+
+
+def own_past(trials: Iterable[FrozenTrial], objective: str, direction: Direction) -> list[Past]:
+    """Return a sweep's own trials to learn from: those that run, and those that ended with a value."""
+    found = ((trial, best_value(trial, objective, direction)) for trial in trials if is_searched(trial))
+    return [
+        Past(trial.user_attrs["params"], value)
+        for trial, value in found
+        if value is not None or trial.state == TrialState.RUNNING
+    ]
 
 
 @contextmanager
