@@ -20,6 +20,7 @@ Taken = tuple[tuple[Shape, int], ...]  # bytes of GPU memory that trials have ta
 SHAPE_PARAMS = ("backbone", "max_length", "precision")
 ESTIMATED_JOBS = ("qa",)  # a row of the others has several sequences, or attention that stores more
 SCRATCH_VOCABULARY = 21_128
+USED_SHARE = 0.95  # of a trial's share; the search for a batch that fits leaves the rest free
 AUTO_TOKENS = 2**15  # of a batch whose size is chosen on the device: no larger one is tried
 MOST_TRIALS = 3  # that share a GPU: one of three nearly always computes, so a fourth gains nothing
 # A GPU gains from a second trial if it computes faster than the host starts kernels for one: from an A100 on. One whose
@@ -51,7 +52,7 @@ def trials_per_gpu(gpu: Gpu | None, memory: TrialMemory | None) -> int:
     """
     if gpu is None or memory is None or not gains_from_sharing(gpu):
         return 1
-    return max(1, min(MOST_TRIALS, gpu.memory_bytes // (memory.bytes + CONTEXT_BYTES)))
+    return max(1, min(MOST_TRIALS, int(gpu.memory_bytes / (memory.bytes / USED_SHARE + CONTEXT_BYTES))))
 
 
 def weakest(gpus: Sequence[Gpu]) -> Gpu | None:
@@ -77,10 +78,13 @@ def memory_shape(params: Mapping[str, Any]) -> Shape:
 
 
 def taken_memory(records: Iterable[TrialRecord]) -> Taken:
-    """Return the most memory that trials of each shape have taken."""
+    """Return the most memory that trials of each shape have taken.
+
+    What the search for a batch has measured counts more than the peak, which holds memory that was free to use, too.
+    """
     found: dict[Shape, int] = {}
     for record in records:
-        if taken := record.gpu_memory_bytes:
+        if taken := record.conditions.get("needed_gpu_memory_bytes") or record.gpu_memory_bytes:
             shape = memory_shape(record.used)
             found[shape] = max(taken, found.get(shape, 0))
     return tuple(found.items())

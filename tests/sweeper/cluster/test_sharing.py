@@ -19,7 +19,7 @@ from sweeper.cluster.preflight import with_trial_memory
 from sweeper.cluster.sharing import TrialMemory, taken_memory, trial_memory, trials_per_gpu
 from sweeper.ledger.record import TrialRecord
 from sweeper.space.reading import read_search_space
-from sweeper.space.search_space import SearchSpace
+from sweeper.space.search_space import SearchSpace, to_yaml
 from sweeper.space.sections import Resources
 from sweeper.trial.gpu import CONTEXT_BYTES
 from tests.support.commands import invoke
@@ -41,7 +41,8 @@ def takes(gib: float, measured: bool = True) -> TrialMemory:
     ("gpu", "memory", "expected"),
     [
         (H200, takes(11), 3),
-        (H200, takes(46), 2),  # three would leave nothing for CUDA itself
+        (H200, takes(43), 3),
+        (H200, takes(45), 2),  # three would leave nothing for CUDA itself
         (H200, takes(100), 1),
         (H200, takes(500), 1),
         (H200, None, 1),
@@ -141,6 +142,9 @@ def test_earlier_trials_tell_the_memory_of_later_ones_of_the_same_backbone_lengt
     shape = {"backbone": "hfl/chinese-lert-large", "max_length": 512, "precision": "auto"}
     taken = taken_memory([with_peak(7, **shape, seed=1), with_peak(9, **shape), record(3, 0.1)])
     assert trial_memory("mc", {**shape, "seed": 3}, taken) == takes(9)
+    needed = with_peak(9, **shape)
+    needed.evaluations[-1]["conditions"]["needed_gpu_memory_bytes"] = 5 * GIB
+    assert trial_memory("mc", shape, taken_memory([needed])) == takes(5)
     for change in ({"max_length": 256}, {"backbone": "b"}, {"precision": "fp32"}):
         assert trial_memory("mc", {**shape, **change}, taken) is None
 
@@ -207,6 +211,14 @@ def test_no_backbone_of_unknown_size_shares_a_gpu(tmp_path: Path, two_h200: Mach
     machine = with_trial_memory(explicit, two_h200, [])
     assert reservation_of(explicit, {"backbone": str(tmp_path / "bert")}, machine).slots == 6
     assert reservation_of(explicit, {"backbone": "hfl/chinese-lert-large"}, machine).slots == 2
+
+
+def test_a_sweep_that_goes_on_still_decides_by_itself(tmp_path: Path) -> None:
+    space = qa_space(tmp_path, '[{when: {backbone: "*bert"}, gpus: auto, cpus: 2}, {gpus: 0.5}]')
+    (tmp_path / "again.yaml").write_text(to_yaml(space), encoding="utf-8")
+    again = read_search_space(tmp_path / "again.yaml", [])
+    assert again.resources == space.resources
+    assert [one.resources.shares_gpus for one in again.resources] == [True, False]
 
 
 def test_nothing_is_asked_without_auto(toy_space: Callable[..., SearchSpace], monkeypatch: pytest.MonkeyPatch) -> None:

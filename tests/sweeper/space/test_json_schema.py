@@ -62,6 +62,8 @@ def test_a_good_file_is_valid(validator: Validator) -> None:
     [
         "search={sampler: grid}",
         "resources={gpus: 0, cpus: 1.5, workers: 1}",
+        "resources={gpus: auto, cpus: 2}",
+        "resources=[{when: {backbone: valley}, gpus: auto, workers: 2}, {gpus: 0.5}]",
         "resources={gpus: 2, workers: 4}",
         "budget.preemptions=0",
         "resources=null",
@@ -116,6 +118,7 @@ def test_what_the_reader_accepts_is_valid(override: str, validator: Validator) -
         "resources={workers: 0}",
         "resources={gpu: 1}",
         "resources=[{when: {}, gpus: 1}]",
+        "resources={gpus: some}",
         "keep.checkpoints=0",
         "repeats={top: 3}",
     ],
