@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections import deque
 from collections.abc import Iterator
@@ -69,4 +70,4 @@ class Ahead(Iterator[T], Generic[T]):
 
 def _random_states() -> tuple[Any, ...]:
     """Return the states of the random numbers of Python, NumPy and torch."""
-    return random.getstate(), str(np.random.get_state(legacy=False)), torch.get_rng_state().numpy().tobytes()
+    return random.getstate(), pickle.dumps(np.random.get_state()), torch.get_rng_state().numpy().tobytes()

@@ -71,6 +71,7 @@ def names_of(checkpoint: Path) -> list[str]:
     "compiler",
     [pytest.param("eager", marks=pytest.mark.slow), pytest.param("inductor", marks=pytest.mark.long)],
 )
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # in torch itself
 def test_a_compiled_training_has_the_same_losses_and_resumes(
     compiler: str, few: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
