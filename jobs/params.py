@@ -163,15 +163,22 @@ def check_workers(params: TrainingParams, workers: int, gpus: float | None) -> N
 
 
 def smaller(params: Params, workers: int) -> Params | None:
-    """Return params with half the batch size per device and the same effective batch, to save memory.
+    """Return params for the same training with less memory: with half the batch size per device, or, if both batch
+    sizes are 1 already, with activations that are computed again.
 
-    Returns None when both batch sizes are 1 already.
+    Returns None when nothing is left to change.
     """
     train, evaluation = train_batch(params, workers), batch_size(params, EVALUATION_BATCH)
     if train == evaluation == 1:
-        return None
+        return None if params.gradient_checkpointing else _recomputing(params)
     return replace(
         params,
         per_device_train_batch_size=max(1, train // 2),
         per_device_eval_batch_size=max(1, evaluation // 2),
     )
+
+
+def _recomputing(params: Params) -> Params | None:
+    from jobs.model.recomputation import can_recompute  # imports transformers
+
+    return replace(params, gradient_checkpointing=True) if can_recompute(params.backbone) else None

@@ -335,14 +335,15 @@ def fitting_trainer(make: Callable[[TrainingParams], BatchTrainer], job: str, pa
     Raises TooLittleMemory if not even one input fits.
     """
     trainer = make(params)
+    model = trainer.model
     fitting = Fitting(job, params, device_memory(trainer, params), workers.count())
     sizes = agreed_sizes(fitting)
     if fitting.memory:
         fit = with_sizes(params, sizes)
         if fit.gradient_checkpointing:
-            recompute_activations(trainer.model, params.backbone)
+            recompute_activations(model, params.backbone)
         trainer = make(fit)
-    trainer.noting_shortages = partial(fitting.noting_shortages, sizes, lambda: trainer.model.training)
+    trainer.noting_shortages = partial(fitting.noting_shortages, sizes, lambda: model.training)
     return trainer
 
 

@@ -116,7 +116,7 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
             self.on_change(record)
             self.retry(record)
         else:
-            self.on_change(ledger.finish(number, "FAIL", failure_line(record, failure)))
+            self.on_change(ledger.finish(number, "FAIL", failure_line(self.sweep.space.job, record, failure)))
 
     def leave_gpu(self, record: TrialRecord, failure: TrialFailure) -> None:
         """Give a trial to another node if its GPU cannot be used; stop the sweep if there is only this machine."""

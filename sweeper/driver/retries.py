@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from jobs import get_job
+from jobs.job import MEMORY_ONLY
+from jobs.params import AUTO, TRAIN_BATCH
 from sweeper.ledger.record import Incident, TrialRecord
 from sweeper.space.search_space import SearchSpace, resources_of
 from sweeper.trial.handover import TrialFailure
@@ -30,18 +32,29 @@ def retry_incident(
         tried = sum(one["kind"] == failure.kind for one in record.incidents)
         return _incident(record, failure, {}) if tried < budget[failure.kind] else None
     if failure.kind == "memory":
-        changed = smaller_params(record, space)
+        changed = smaller_params(record, failure, space)
         fewer = {"at_once": others, "memory": memory} if others else {}
         return {**_incident(record, failure, changed), **fewer} if changed or fewer else None
     return None
 
 
-def smaller_params(record: TrialRecord, space: SearchSpace) -> Mapping[str, Any]:
+def smaller_params(record: TrialRecord, failure: TrialFailure, space: SearchSpace) -> Mapping[str, Any]:
     """Return the params to change so that the same training needs less memory; empty if no change can save memory."""
     job = get_job(space.job)
     resources = resources_of(space, record.params)
-    smaller = job.smaller(job.params(**record.used), resources.workers if resources else 1)
+    params = job.params(**params_in_use(space.job, record, failure))
+    smaller = job.smaller(params, resources.workers if resources else 1)
     return {} if smaller is None else {k: v for k, v in asdict(smaller).items() if v != record.used[k]}
+
+
+def params_in_use(job: str, record: TrialRecord, failure: TrialFailure) -> Mapping[str, Any]:
+    """Return the params with which a training failed, with the values that it chose itself in place of `auto`.
+
+    It may also have begun to compute activations again. Its conditions tell, or else those of the last report.
+    """
+    own = {one.name for one in fields(get_job(job).params) if one.metadata.get(MEMORY_ONLY)}
+    chosen = {k: v for k, v in {**record.conditions, **failure.conditions}.items() if k in own}
+    return {**record.used, **{k: v for k, v in chosen.items() if record.used[k] == AUTO or record.used[k] is False}}
 
 
 def allowed_at_once(records: Iterable[TrialRecord], memory: int | None) -> int | None:
@@ -58,11 +71,11 @@ def _incident(record: TrialRecord, failure: TrialFailure, changed: Mapping[str, 
     return {"kind": failure.kind, "reason": failure.reason, "epoch": record.epochs, "changed": dict(changed)}
 
 
-def failure_line(record: TrialRecord, failure: TrialFailure) -> str:
+def failure_line(job: str, record: TrialRecord, failure: TrialFailure) -> str:
     """Return the reason why a trial has failed, with the number of attempts or the batch size, in one line."""
     tries = sum(one["kind"] == failure.kind for one in record.incidents) + 1
     if failure.kind in ("crash", "node") and tries > 1:
         return f"{failure.reason} ({tries} times)"
-    if failure.kind == "memory" and (size := record.used.get("per_device_train_batch_size")):
-        return f"{failure.reason} (with per_device_train_batch_size {size})"
+    if failure.kind == "memory" and (size := params_in_use(job, record, failure).get(TRAIN_BATCH, AUTO)) != AUTO:
+        return f"{failure.reason} (with {TRAIN_BATCH} {size})"
     return failure.reason

@@ -109,6 +109,7 @@ def trial_config(
         workers=reserved.workers,
         folders=user_folders(),
         nodes=gpu_nodes if reserved.gpus else "",
+        notes=str(sweep.batch_sizes),
     )
 
 

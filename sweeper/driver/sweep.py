@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from jobs.training.memory.notes import BATCH_SIZES
 from sweeper.cluster.capacity import Machine
 from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.ledger.ledger import Ledger
@@ -40,6 +41,11 @@ class Sweep:
     @property
     def ray_folder(self) -> Path:
         return self.folder / "ray"
+
+    @property
+    def batch_sizes(self) -> Path:
+        """Return the file in which the trials of all sweeps note the batches that run out of a GPU's memory."""
+        return self.folder.parent / BATCH_SIZES
 
     def workdir(self, number: int) -> Path:
         return trial_folder(self.folder, number)

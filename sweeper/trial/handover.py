@@ -40,6 +40,7 @@ class TrialConfig:
     workers      number of processes that train the trial together
     folders      folders from which a job of the user's own is imported
     nodes        condition on the ids of the nodes that may run the trial, as Ray's label selectors; empty for all nodes
+    notes        file in which trials note the batches that run out of a GPU's memory; None for no notes
     """
 
     number: int
@@ -55,11 +56,13 @@ class TrialConfig:
     workers: int = 1
     folders: tuple[str, ...] = ()
     nodes: str = ""
+    notes: str | None = None
 
 
 class TrialFailure(NamedTuple):
     """Describe why a trial's process failed: its kind, and the reason in one line. `killed` is True if it was killed
-    for want of the machine's memory; `node` is Ray's id of the node whose GPU cannot be used.
+    for want of the machine's memory; `node` is Ray's id of the node whose GPU cannot be used; `conditions` are those of
+    the training, such as its batch sizes.
 
     error     the job raised an exception; a retry would raise it again
     diverged  a metric is not finite
@@ -75,6 +78,7 @@ class TrialFailure(NamedTuple):
     reason: str
     killed: bool = False
     node: str = ""
+    conditions: Mapping[str, Any] = {}
 
 
 class ProcessAddress(NamedTuple):
@@ -143,7 +147,7 @@ def write_failure(workdir: Path, failure: TrialFailure) -> None:
     A full disk prevents the record; `read_failure` detects this.
     """
     with suppress(OSError), (workdir / FAILURE).open("x", encoding="utf-8") as file:
-        file.write(json.dumps(failure._asdict(), ensure_ascii=False))
+        file.write(json.dumps(failure._asdict(), ensure_ascii=False, default=str))
 
 
 def read_failure(workdir: Path) -> TrialFailure:

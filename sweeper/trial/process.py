@@ -21,7 +21,8 @@ from typing import Any
 
 from jobs.files import causes, disk_trouble
 from jobs.timing import START, TRAINING, WAITING, Stopwatch, phase, timed_by
-from jobs.training.conditions import Conditions, conditions_in
+from jobs.training.conditions import Conditions, conditions_in, record_conditions, recorded_conditions
+from jobs.training.memory.notes import notes_in
 from jobs.training.memory.shortage import out_of_memory
 from sweeper.process.cgroups import kernel_kills, memory_state
 from sweeper.process.output import output_to
@@ -98,8 +99,8 @@ def run_job(config: TrialConfig) -> None:
     rank = int(os.environ["RANK"]) if config.workers > 1 else 0
     name = resume_from.name if resume_from else None
     reporter = TuneReporter(job.metrics, config.storage, rank, config.workers, name)
-    reporter.conditions.update(cpus=config.cpus, gpus=config.gpus, workers=config.workers)
-    with timed_by(reporter.stopwatch), conditions_in(reporter.conditions), phase(TRAINING):
+    record_conditions(cpus=config.cpus, gpus=config.gpus, workers=config.workers)
+    with timed_by(reporter.stopwatch), notes_in(Path(config.notes) if config.notes else None), phase(TRAINING):
         try:
             job.train(params, config.data, Path(config.workdir), reporter, resume_from)
         except SystemExit as error:
@@ -157,7 +158,6 @@ class TuneReporter:
         self.workers = workers
         self.began = time.monotonic()
         self.stopwatch = Stopwatch(START)
-        self.conditions: Conditions = {}
         self.stored: dict[Path, str] = {}  # addresses of checkpoints that are stored and not reported yet
         self.epoch = 0.0
         self.first = {RESUMED: resumed_from}  # only the first report tells where this process began
@@ -188,7 +188,7 @@ class TuneReporter:
         with phase("checkpoints"):
             address = checkpoint and (self.stored.pop(checkpoint, None) or store_checkpoint(checkpoint, self.storage))
         taken = {"seconds": time.monotonic() - self.began, "timing": self.stopwatch.taken()}
-        added = {**taken, "conditions": {**self.conditions, **peak_memory()}}
+        added = {**taken, "conditions": {**recorded_conditions(), **peak_memory()}}
         with phase(WAITING):
             try:
                 tune.report({**metrics, **added, **self.first, "checkpoint": address})
@@ -219,15 +219,21 @@ def check_metrics(metrics: Mapping[str, float], declared: Mapping[str, Any]) -> 
 
 @contextmanager
 def recorded_failure(workdir: Path) -> Iterator[None]:
-    """Record an exception's reason for the driver and its traceback in the log, then raise TrialError."""
+    """Record an exception's reason for the driver and its traceback in the log, then raise TrialError.
+
+    Conditions that are noted inside the block are recorded with the reason.
+    """
     kills = kernel_kills()
+    conditions: Conditions = {}
     try:
-        yield
+        with conditions_in(conditions):
+            yield
     except Exception as error:
         reason = redacted(" ".join(f"{type(error).__name__}: {error}".split()))
         refusal = storage_failure(error) or disk_trouble(error, workdir)
         if not lost_connection(error):
-            write_failure(workdir, TrialFailure("disk", refusal) if refusal else job_failure(error, reason, kills))
+            failure = TrialFailure("disk", refusal) if refusal else job_failure(error, reason, kills)
+            write_failure(workdir, failure._replace(conditions=conditions))
         with suppress(OSError), output_to(workdir / LOG):
             print(redacted(traceback.format_exc()), file=sys.stderr)
         raise TrialError(reason) from None  # without its cause, which may contain secrets: Ray logs the exception

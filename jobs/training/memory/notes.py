@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from jobs.files import atomic
 
-FILE = "batch_sizes.json"
+BATCH_SIZES = "batch_sizes.json"  # name of the file
 LOCK_SECONDS = 10.0  # a process holds the lock for milliseconds
 MOST_BYTES = 2**20  # of the file; thousands of settings have room
 MOST_ROWS = 2**16  # as in effective_batch_size

@@ -334,7 +334,19 @@ def test_less_at_once_is_less_than_what_each_of_the_workers_had() -> None:
     while (less := smaller(params, 4)) is not None:
         params = less
         sizes.append(device_batch(params.effective_batch_size, params.per_device_train_batch_size, 4))
-    assert sizes == [4, 2, 1, 1, 1]  # evaluation has farther to go
+    assert sizes == [4, 2, 1, 1, 1, 1]  # evaluation has farther to go
+    assert params.gradient_checkpointing  # as the last step
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlnet", "funnel", "deberta-v2", "t5"])
+def test_activations_are_computed_again_by_architectures_that_can(kind: str, tmp_path: Path) -> None:
+    name = build(kind, tmp_path / kind)
+    params = QaParams(backbone=name, per_device_train_batch_size=1, per_device_eval_batch_size=1)
+    less = smaller(params, 1)
+    tokenizer = tokenizers.load_tokenizer(name, ())
+    assert (less is not None) == get_job("qa").task.model(params, tokenizer).supports_gradient_checkpointing
+    assert (less is None) == (kind in ("xlnet", "funnel"))
+    assert smaller(replace(params, backbone="someone/unseen"), 1) is None
 
 
 def test_trainer_is_told_to_shard_layer_by_layer(backbone: str, data: Data, tmp_path: Path) -> None:

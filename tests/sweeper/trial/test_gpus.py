@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from jobs.training.conditions import conditions_in
 from sweeper.trial import gpu, process
 from sweeper.trial.handover import TrialConfig, read_failure
 
@@ -118,11 +119,11 @@ def test_a_report_tells_the_most_memory_that_this_trial_has_taken(monkeypatch: p
     monkeypatch.setattr("ray.tune.report", reported.append)
     gpu.forget_peak()
     reporter = process.TuneReporter({"height": "max"})
-    reporter.conditions["precision"] = "bf16"
-    for memory.peak in (5, 7):
-        reporter({"height": 1.0, "epoch": 1.0})
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    reporter({"height": 1.0, "epoch": 2.0})
+    with conditions_in({"precision": "bf16"}):
+        for memory.peak in (5, 7):
+            reporter({"height": 1.0, "epoch": 1.0})
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        reporter({"height": 1.0, "epoch": 2.0})
     peaks = [one["conditions"] for one in reported]
     assert peaks == [
         {"precision": "bf16", "gpu_memory_bytes": 5},
