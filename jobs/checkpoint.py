@@ -19,6 +19,7 @@ from jobs import fault_injection
 from jobs.files import atomic, naming, rename_synced
 
 MANIFEST = "manifest.json"
+UNFINISHED = "unfinished"  # Trainer writes checkpoints into this folder of a trial; publishing moves them out of it
 # The file has one object for each validation question, in the order of the data. All objects have the same keys: `id`;
 # for an answer, `answer` (its text) and `start` (its first character in the paragraph); for a picked paragraph,
 # `paragraph` (its index in the data). Scores recomputed from these keys must equal the reported scores.

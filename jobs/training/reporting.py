@@ -24,7 +24,6 @@ from jobs.training.batches import Floats
 from jobs.training.conditions import recorded_conditions
 
 SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
-UNFINISHED = "unfinished"  # Trainer writes checkpoints into this folder; publishing moves them out of it
 ASKING_STEPS = 8  # several workers ask rank 0 after so many optimizer steps whether a checkpoint is complete
 
 

@@ -23,7 +23,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from jobs.backbone import tokenizers
 from jobs.backbone.architectures import BERTS
-from jobs.checkpoint import CheckpointError, has_state
+from jobs.checkpoint import UNFINISHED, CheckpointError, has_state
 from jobs.dataset.data import SAMPLE, read_data, vocabulary
 from jobs.job import ParamError, Report
 from jobs.model import dropout
@@ -56,7 +56,7 @@ from jobs.training.memory.device import device_memory
 from jobs.training.memory.fitting import Fitting, agreed_sizes, with_sizes
 from jobs.training.precision import FP32, UsedPrecision, computing_in, this_device, training_precision
 from jobs.training.predict import Outputs, disable_cudnn_attention, logits_of
-from jobs.training.reporting import UNFINISHED, Reporter
+from jobs.training.reporting import Reporter
 
 COMPILER = "inductor"  # torch's own; it needs a C++ compiler on a CPU and a C compiler on a GPU
 

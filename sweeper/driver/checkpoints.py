@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from jobs import fault_injection
+from jobs.checkpoint import UNFINISHED
 from jobs.job import Direction
+from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.ranking import best_first, without_repeats
 from sweeper.ledger.record import TrialRecord
 from sweeper.storage import checkpoint_store
@@ -84,7 +87,17 @@ def delete_checkpoints(checkpoints: Iterable[str]) -> None:
         checkpoint_store.delete_stored([checkpoint])
 
 
-def delete_copies(workdir: Path) -> None:
-    """Delete a finished trial's local copies of checkpoints that are stored elsewhere."""
-    for checkpoint in workdir.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint, ignore_errors=True)
+def delete_leftovers(folder: str, kept: str | None) -> None:
+    """Delete all checkpoints in a folder of a trial that has ended, except `kept`.
+
+    There may be copies of checkpoints that are stored elsewhere, checkpoints that were never reported, and an
+    unfinished one. Ignores errors, since nothing needs them any more.
+    """
+    if checkpoint_store.is_remote(folder):
+        with suppress(EnvironmentFailure):
+            checkpoint_store.tidy(folder, {kept} if kept else set())
+        return
+    needed = Path(kept) if kept and not checkpoint_store.is_remote(kept) else None
+    for path in (*Path(folder).glob("checkpoint-*"), Path(folder, UNFINISHED)):
+        if path.is_dir() and not (needed and needed.is_dir() and path.samefile(needed)):
+            shutil.rmtree(path, ignore_errors=True)

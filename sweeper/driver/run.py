@@ -14,7 +14,12 @@ from sweeper.budget.limits import ENDED_BY, Ending, noted_ending
 from sweeper.cluster.capacity import Machine, idle_budget_lines, reservations, sharing_lines
 from sweeper.cluster.preflight import check_gpus, with_trial_memory
 from sweeper.driver.backbones import Say, check_backbones
-from sweeper.driver.checkpoints import delete_checkpoints, delete_copies, trials_with_checkpoints, unneeded_checkpoints
+from sweeper.driver.checkpoints import (
+    delete_checkpoints,
+    delete_leftovers,
+    trials_with_checkpoints,
+    unneeded_checkpoints,
+)
 from sweeper.driver.mirroring import finish_mirror, mirror_of, save_predictions, show_trial, sync_lines
 from sweeper.driver.opening import (
     create_extended,
@@ -252,13 +257,17 @@ class ChangeListener:
         show_trial(self.mirror, self.sweep.ledger, record, predictions)
         self.retain(record)
 
-    def remove_state(self, record: TrialRecord, unneeded: Container[str]) -> None:
-        """Remove what an ended trial's resuming would need: the training state in its checkpoint, and local copies."""
-        kept = record.checkpoint
-        if kept and kept not in unneeded and self.sweep.ledger.places.owns(kept):
+    def clear_ended(self, record: TrialRecord, unneeded: Container[str], now: bool) -> None:
+        """Remove what only resuming would need: training state, local copies, checkpoints that were never reported.
+
+        now  the trial ends now; a bucket is searched only then, since that takes a request
+        """
+        kept = record.checkpoint if record.checkpoint not in unneeded else None
+        if kept and self.sweep.ledger.places.owns(kept):
             checkpoint_store.remove_stored_state(kept)
-        if self.sweep.checkpoints:
-            delete_copies(self.sweep.workdir(record.number))
+        for folder in (str(self.sweep.workdir(record.number)), self.sweep.storage(record.number)):
+            if folder and (now or not checkpoint_store.is_remote(folder)):
+                delete_leftovers(folder, kept)
 
     def say(self, line: str) -> None:
         print_line(self.progress.console, line)
@@ -278,7 +287,7 @@ class ChangeListener:
         self.gone.clear()
         self.gone.update(address for address in unneeded if checkpoint_store.is_remote(address))
         if record.state != "RUNNING":
-            self.remove_state(record, unneeded)
+            self.clear_ended(record, unneeded, now=before is not None and before.state == "RUNNING")
         for number in self.kept.keys() - {
             one.number for one in trials_with_checkpoints(records, space.direction, keep)
         }:

@@ -74,6 +74,11 @@ def max_evaluations(space: SearchSpace) -> int | None:
     return None if by_steps else max_epochs(space)
 
 
+def may_shard(space: SearchSpace) -> bool:
+    """Return True if a trial may have `fsdp`, whose checkpoints hold the weights a second time."""
+    return "fsdp" in defaults_by_name(space.job) and any(_possible(space, "fsdp"))
+
+
 def backbones(space: SearchSpace) -> list[str]:
     """Return every backbone that a trial of this space can have."""
     return list(dict.fromkeys(_possible(space, "backbone")))

@@ -138,6 +138,40 @@ def test_what_is_kept_of_an_ended_trial_has_no_training_state(
     assert [has_training_state(path) for path in left] == expected
 
 
+@pytest.mark.parametrize("state", ["COMPLETE", "PRUNED", "FAIL"])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_nothing_is_left_of_a_checkpoint_that_was_never_reported(
+    storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path, state: State, elsewhere: bool
+) -> None:
+    """One whose metrics are not finite, say, and one that was being written when the process died."""
+    space = toy_space()
+    ledger = create_ledger(storage, space, "toy")
+    sweep = Sweep(ledger, space, tmp_path / "toy", Machine(1, 0), str(tmp_path / "shared") if elsewhere else None)
+    place = Path(sweep.storage(0) or sweep.workdir(0))
+    listener(sweep).retain(evaluated(ledger, asked(ledger, space).number, place, 2, saved_by_trainer))
+    saved_by_trainer(place, 3)
+    saved_by_trainer(sweep.workdir(0), 4)
+    (sweep.workdir(0) / "unfinished/checkpoint-5").mkdir(parents=True)
+    (sweep.workdir(0) / "log.txt").write_text("it said")
+    listener(sweep).retain(ledger.finish(0, state, "ended"))
+    assert [path.name for path in place.glob("checkpoint-*")] == ([] if state == "FAIL" else ["checkpoint-000002"])
+    left = {path.name for path in sweep.workdir(0).iterdir()}
+    assert left == {"log.txt"} | {path.name for path in place.glob("checkpoint-*") if not elsewhere}
+
+
+def test_a_checkpoint_stays_when_later_ones_are_stored_elsewhere(
+    storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path
+) -> None:
+    """`[storage] checkpoints` was set after the trial had ended."""
+    space = toy_space()
+    ledger = create_ledger(storage, space, "toy")
+    sweep = Sweep(ledger, space, tmp_path / "toy", Machine(1, 0), str(tmp_path / "shared"))
+    evaluated(ledger, asked(ledger, space).number, sweep.workdir(0), 2, saved_by_trainer)
+    ended = ledger.finish(0, "COMPLETE")
+    listener(sweep).retain(ended)
+    assert damage(Path(str(ended.checkpoint))) is None
+
+
 def test_the_next_run_removes_the_state_that_a_killed_driver_left(
     storage: RDBStorage, toy_space: Callable[..., SearchSpace], tmp_path: Path
 ) -> None:

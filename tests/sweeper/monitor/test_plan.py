@@ -41,6 +41,7 @@ SCRATCH = ("job=qa", "objective=exact_match", "parameters={backbone: 'scratch:2x
         ({"parameters.num_train_epochs": 3}, 205, 3, 84),
         ({"parameters.num_train_epochs": 9}, 253, 3, 109),
         ({"parameters.num_train_epochs": 1, "parameters.eval_steps": 5}, 253, 3, 109),
+        ({"parameters.num_train_epochs": 9, "parameters.fsdp": "true", "resources": "{workers: 2}"}, 326, 3, 145),
         ({"parameters.num_train_epochs": 1, "repeats": "{top: 5, seeds: [1]}"}, 84, 5, 12),
     ],
 )
