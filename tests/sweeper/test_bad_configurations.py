@@ -207,7 +207,7 @@ MEANING = [
     Case("metric that the job does not report", line(4, "objective: accuracy"),
          [":4: objective: unknown metric 'accuracy'; known here: eval_loss, exact_match, f1, train_loss"]),
     Case("a slip in mode", search("trials: 3, mode: mxa"),
-         [":8: search.mode: unknown key 'mode'; known here: enqueue, sampler"]),
+         [":8: search.mode: unknown key 'mode'; known here: enqueue, learn_from, sampler"]),
     Case("unknown backbone", line(6, "  backbone: bert-base-chines"),
          [":6: parameters.backbone: unknown backbone 'bert-base-chines'; did you mean 'bert-base-chinese'?"]),
     Case("backbone outside", line(6, "  backbone: {values: [../../etc/hosts, hub/../../x]}"),

@@ -50,7 +50,7 @@ pytestmark = pytest.mark.usefixtures("without_data")
         ),
         (
             {S: "{trials: 1, mode: max}"},
-            ":6: search.mode: unknown key 'mode'; known here: enqueue, sampler, seed, trials",
+            ":6: search.mode: unknown key 'mode'; known here: enqueue, learn_from, sampler, seed, trials",
         ),
         ({S: "{trails: 1, trials: 1}"}, ":6: search.trails: unknown key 'trails'; did you mean 'trials'?"),
         (
@@ -88,7 +88,7 @@ pytestmark = pytest.mark.usefixtures("without_data")
         ({S: "{trials: 1_000}"}, ':6: search.trials: found "1_000"; must be a whole number'),
         (
             {S: "{trials: 3, sampler: [tpe]}"},
-            ":6: search.sampler: found [\"tpe\"]; must be 'tpe', 'random' or 'grid'",
+            ":6: search.sampler: found [\"tpe\"]; must be 'tpe', 'gp', 'cmaes', 'qmc', 'random' or 'grid'",
         ),
         ({S: "{trials: 3, sampler: tpee}"}, ":6: search.sampler: found \"tpee\"; did you mean 'tpe'?"),
         ({S: "{trials: 3, sampler: bayes}"}, ":6: search.sampler: found \"bayes\"; must be 'tpe'"),
