@@ -35,7 +35,8 @@ def predict(
 ) -> tuple[Floats, ...]:
     """Return the model's logits for all inputs, in their order: arrays [inputs, widest], padded with 0.
 
-    Inputs of similar length share a batch to save padding.
+    Inputs of similar length share a batch to save padding. What fp16 cannot hold is computed again in fp32: a
+    model that was trained in bf16 may have larger numbers.
     """
     disable_cudnn_attention()
     batches = evaluation_batches(padded_lengths(model, inputs.lengths()), batch_size(params, EVALUATION_BATCH))
@@ -45,7 +46,10 @@ def predict(
     with computing_in(precision), autocast, closing(Ahead(made, AHEAD)) as ahead:
         for batch in ahead:
             outputs.add(_logits(model.eval(), dict(batch)))
-    return tuple(restore_order(batches, parts) for parts in zip(*outputs.arrays(), strict=True))
+    tables = tuple(restore_order(batches, parts) for parts in zip(*outputs.arrays(), strict=True))
+    if precision.name == "fp16" and not all(np.isfinite(table).all() for table in tables):
+        return predict(task, model, inputs, params)
+    return tables
 
 
 def _told_batch(batch: Mapping[str, torch.Tensor]) -> Mapping[str, Any]:

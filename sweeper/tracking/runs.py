@@ -159,7 +159,7 @@ def _progress(record: TrialRecord) -> dict[str, str]:
     last = record.evaluations[-1] if record.evaluations else {}
     texts = {"epochs": ("epoch", "g"), "seconds": ("seconds", ".1f")}
     memory = {"gpu_memory_bytes": str(record.gpu_memory_bytes)} if record.gpu_memory_bytes else {}
-    used = {"precision": record.used_precision} if record.used_precision else {}
+    used = {"precision": str(record.used_precision)} if "precision" in record.conditions else {}
     return {name: format(last[key], form) for name, (key, form) in texts.items() if key in last} | used | memory
 
 

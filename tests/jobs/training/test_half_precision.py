@@ -27,6 +27,7 @@ from jobs.job import ParamError
 from jobs.mc import ABSENT, candidate_loss
 from jobs.model import attention, dropout
 from jobs.model.attention import layout
+from jobs.params import TrainingParams
 from jobs.qa import TASK as QA
 from jobs.qa import QaParams
 from jobs.training import train
@@ -262,3 +263,27 @@ def test_a_checkpoint_answers_in_the_precision_that_it_records(
     (folder / "job.json").write_text(json.dumps(told))
     monkeypatch.setattr(answers, "this_device", lambda: device)
     assert answers.load_answering_model(folder, "qa", tmp_path).precision.name == expected
+
+
+def test_answers_that_fp16_cannot_hold_are_computed_in_fp32(few: Data, tmp_path: Path) -> None:
+    params = QaParams(backbone="scratch:1x32x2", **SMALL["qa"])
+    tokenizer = tokenizers.load_tokenizer(params.backbone, few.paragraphs)
+    inputs, model = QA.inputs(params, tokenizer, few, few.valid, tmp_path), QA.model(params, tokenizer)
+    exact, _ = predict(QA, model, inputs, params)
+    rounded, _ = predict(QA, model, inputs, params, UsedPrecision("fp16"))
+    assert (rounded != exact).any()
+    model.qa_outputs.register_forward_hook(lambda module, args, output: output * 2.0**20 / 2.0**20)
+    again, _ = predict(QA, model, inputs, params, UsedPrecision("fp16"))
+    assert (again == exact).all()
+
+
+def test_workers_on_different_gpus_train_in_what_both_have_and_record_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Hardware("cuda", "Tesla T4", (7, 5))
+    monkeypatch.setattr(training, "this_device", lambda: Hardware("cuda", "A100", (8, 0)))
+    monkeypatch.setattr(training.workers, "gather_on_first", lambda own: [own, other, other])
+    noted: dict[str, Any] = {}
+    with conditions_in(noted):
+        assert training.agreed_precision(TrainingParams()) == UsedPrecision("fp16")
+    assert noted == {"precision": "fp16", "device": "A100, Tesla T4"}
+    with pytest.raises(ParamError, match=r"Tesla T4 \(capability 7\.5\) has no bf16"):
+        training.agreed_precision(TrainingParams(precision="bf16"))

@@ -83,7 +83,8 @@ def test_the_precision_of_a_training_is_a_tag() -> None:
     evaluations = [{"exact_match": 0.5, "epoch": 1.0, "conditions": {"precision": "bf16", "device": "A100"}}]
     content = trial_content(snapshot(evaluations=evaluations), SWEEP)
     assert content.tags["sweeper.precision"] == "bf16"
-    assert "sweeper.precision" not in trial_content(snapshot(epochs=2), SWEEP).tags
+    earlier = snapshot(epochs=2, params={"bf16": False})
+    assert (earlier.used_precision, "sweeper.precision" in trial_content(earlier, SWEEP).tags) == ("fp32", False)
     assert not {"device", "precision"} & {point.key for point in content.points}
 
 
