@@ -205,6 +205,7 @@ def run_and_print(
 )
 @click.option("--price", type=click.FloatRange(min=0), help="Of an hour of a GPU, or of a trial without one.")
 @click.option("--device", "devices", multiple=True, metavar="GPU", help="Forecast for this GPU too, as A100.")
+@click.option("--probe", is_flag=True, help="Train on a few questions first, to forecast by measured seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the forecast as one JSON object.")
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the configurations to this file.")
 def plan_command(
@@ -214,16 +215,18 @@ def plan_command(
     first: int,
     price: float | None,
     devices: tuple[str, ...],
+    probe: bool,
     as_json: bool,
     save: Path | None,
 ) -> None:
     """Show the plan and the forecast of `run`: branches, concurrent trials, first configurations, time, disk space."""
     from sweeper.cluster.preflight import check_gpus, with_trial_memory
     from sweeper.driver.backbones import try_present_backbones
-    from sweeper.forecast.estimate import named_device
+    from sweeper.forecast.estimate import named_device, sweep_forecast
     from sweeper.ledger.lookup import trials_of_job
     from sweeper.monitor import plan
     from sweeper.space.reading import find_file, read_search_space
+    from sweeper.storage.settings import read_stores
 
     space = read_search_space(find_file(file), overrides)
     named = [named_device(name) for name in devices]
@@ -234,12 +237,15 @@ def plan_command(
         machine = with_trial_memory(space, machine, trials_of_job(storage, space.job))
         if save:
             plan.save_configurations(space, first, save, learned)
+        say = partial(echo_line, err=True)
+        if not as_json:
+            try_present_backbones(space, say)
+        found = sweep_forecast(space, machine, storage, price, root=read_stores().root, say=say if probe else None)
         if as_json:
-            click.echo(plan.plan_json(space, machine, storage, price, named), nl=False)
+            click.echo(plan.plan_json(space, machine, found, price, named), nl=False)
             return
-        try_present_backbones(space, partial(echo_line, err=True))
         lines = plan.plan_lines(space, machine, first, learned)
-        for line in chain(lines, plan.forecast_lines(space, machine, storage, price, named)):
+        for line in chain(lines, plan.forecast_lines(space, machine, found, price, named)):
             echo_line(line)
     click.echo(f"next: sweeper run {' '.join([file, *overrides])}", err=True)
 

@@ -157,7 +157,7 @@ def run_sweep(
         space = with_recorded_precision(ledger, with_recorded_data(ledger, space))
         machine = with_trial_memory(space, machine, trials_of_job(storage, space.job))
         lines = (*_opening_lines(ledger, space, folder, moved), *idle_budget_lines(space, machine))
-        for line in (*lines, *sharing_lines(space, machine), *recorded_forecast(ledger, space, machine)):
+        for line in (*lines, *sharing_lines(space, machine), *recorded_forecast(ledger, space, machine, stores.root)):
             print_line(console, line)
         (folder / "search_space.yaml").write_text(to_yaml(space), encoding="utf-8")
         if begin:
@@ -184,9 +184,9 @@ def _opening_lines(ledger: Ledger, space: SearchSpace, folder: Path, moved: str 
     yield from idle_lines(space)
 
 
-def recorded_forecast(ledger: Ledger, space: SearchSpace, machine: Machine) -> Iterator[str]:
+def recorded_forecast(ledger: Ledger, space: SearchSpace, machine: Machine, root: Path) -> Iterator[str]:
     """Yield the forecast of a sweep that has no trial yet, as a line, and record it; nothing if nothing is known."""
-    if not ledger.records() and (found := sweep_forecast(space, machine, ledger.storage)):
+    if not ledger.records() and (found := sweep_forecast(space, machine, ledger.storage, root=root)):
         ledger.set_attribute(FORECAST, found.values())
         yield forecast_line(found)
 

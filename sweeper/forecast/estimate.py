@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from jobs.dataset.data import read_data
@@ -15,6 +16,7 @@ from sweeper.cluster.devices import DEVICES, Device, find_device
 from sweeper.cluster.gpus import hardware, survey_gpus
 from sweeper.errors import ConfigError
 from sweeper.forecast.forecast import HOUR_SECONDS, Expected, Forecast, forecast
+from sweeper.forecast.probing import with_probes
 from sweeper.forecast.sources import Calculation, experience
 from sweeper.ledger.database import LedgerStorage, open_storage
 from sweeper.ledger.ledger import create_ledger, load_ledger, sweep_names
@@ -40,12 +42,16 @@ def sweep_forecast(
     storage: LedgerStorage | None,
     price: float | None = None,
     device: Device | None = None,
+    root: Path | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> Forecast | None:
     """Return the forecast of a sweep; None if nothing tells how long its trials take.
 
     storage  ledger with earlier trials; None to use none
     price    of an hour of a GPU, or of a trial without one; None for that of the space's budget
     device   GPU to forecast for, one for each trial; None for this machine
+    root     folder with what was measured here before; None to use nothing of it
+    say      shows what is measured now, in `root`; None to measure nothing
     """
     if device:
         machine = replace(machine, gpus=max(1, machine.gpus))
@@ -54,6 +60,8 @@ def sweep_forecast(
     calculation = Calculation(space, machine, read_data(space.data), device or find_device(place.name), place)
     ledgers = [load_ledger(storage, name) for name in sweep_names(storage)] if storage and not device else []
     known = experience(calculation, ledgers)
+    if root and not device:
+        known = with_probes(known, configurations, root, say)
     seconds = [found for params in configurations if (found := known.seconds(params))]
     if not seconds or len(seconds) < len(configurations):
         return None

@@ -18,8 +18,9 @@ from sweeper.forecast.work import Work, work_of
 from sweeper.ledger.ledger import Ledger
 from sweeper.space.search_space import SearchSpace
 
-LEDGER = "the seconds of {count} earlier trials"
-OTHERS = "the seconds of {count} earlier trials with other backbones or lengths"
+TRIALS = "the seconds of {count} earlier trials"
+PROBED = "a probe of this machine"
+OTHERS = ", with other backbones or lengths"
 CALCULATION = "a calculation from the models' sizes and the speed of {device}"
 ASSUMED = "; sizes by the names of the backbones that are not here"
 
@@ -83,11 +84,17 @@ class Calculation:
 class Experience:
     """Know the seconds of trials from recorded ones.
 
-    seen  what was learned from the trials of the same job in the same place
+    seen    what was learned from the trials of the same job in the same place
+    probed  how many of these come from probes
     """
 
     calculation: Calculation
     seen: Sequence[Sighting]
+    probed: int = 0
+
+    @property
+    def shapes(self) -> set[tuple[Any, ...]]:
+        return {one.shape for one in self.seen}
 
     def seconds(self, params: Mapping[str, Any]) -> TrialSeconds | None:
         """Return the seconds of a trial; None if they cannot be calculated and no trial of its shape was seen."""
@@ -97,10 +104,11 @@ class Experience:
 
     def source(self, configurations: Sequence[Mapping[str, Any]]) -> str:
         """Return in words from what the seconds of these trials are known."""
-        shapes = {shape_of(params) for params in configurations}
-        known = {one.shape for one in self.seen}
         if self.seen:
-            return (LEDGER if shapes <= known else OTHERS).format(count=len(self.seen))
+            same = all(shape_of(params) in self.shapes for params in configurations)
+            trials = len(self.seen) - self.probed
+            parts = [TRIALS.format(count=trials)] * bool(trials) + [PROBED] * bool(self.probed)
+            return " and ".join(parts) + ("" if same else OTHERS)
         device = self.calculation.device.name if self.calculation.device else "this machine's CPUs"
         assumed = ASSUMED if self.calculation.assumes_sizes(configurations) else ""
         return CALCULATION.format(device=device) + assumed

@@ -12,7 +12,7 @@ from sweeper.cluster.devices import Device
 from sweeper.errors import ConfigError
 from sweeper.forecast.disk import disk_bytes, disk_line
 from sweeper.forecast.estimate import UNKNOWN, detailed_lines, first_configurations, forecast_line, sweep_forecast
-from sweeper.ledger.database import LedgerStorage
+from sweeper.forecast.forecast import Forecast
 from sweeper.ledger.sampling.learning import Learned
 from sweeper.monitor.progress import short_value
 from sweeper.space.cases import idle_lines, list_cases, max_epochs
@@ -49,10 +49,9 @@ def plan_lines(space: SearchSpace, machine: Machine, first: int, learned: Learne
 
 
 def forecast_lines(
-    space: SearchSpace, machine: Machine, storage: LedgerStorage | None, price: float | None, devices: Sequence[Device]
+    space: SearchSpace, machine: Machine, found: Forecast | None, price: float | None, devices: Sequence[Device]
 ) -> Iterator[str]:
     """Yield the lines of the forecast for this machine, then a line for each of the devices."""
-    found = sweep_forecast(space, machine, storage, price)
     yield from detailed_lines(found) if found else [UNKNOWN]
     for device in devices:
         there = sweep_forecast(space, machine, None, price, device)
@@ -60,10 +59,9 @@ def forecast_lines(
 
 
 def plan_json(
-    space: SearchSpace, machine: Machine, storage: LedgerStorage | None, price: float | None, devices: Sequence[Device]
+    space: SearchSpace, machine: Machine, found: Forecast | None, price: float | None, devices: Sequence[Device]
 ) -> str:
     """Return the forecast as JSON text; its values are null if nothing is known."""
-    found = sweep_forecast(space, machine, storage, price)
     disk = disk_bytes(space, max(share.slots for share in reservations(space, machine)))
     there = {device.name: sweep_forecast(space, machine, None, price, device) for device in devices}
     values = {
