@@ -46,7 +46,7 @@ def remembered(calculation: Calculation, configurations: Sequence[Mapping[str, A
     return [known[key] for key in sorted(keys & known.keys())]
 
 
-def probe(
+def probe_shapes(
     calculation: Calculation,
     configurations: Sequence[Mapping[str, Any]],
     root: Path,
@@ -81,7 +81,7 @@ def with_probes(
     missing = [params for params in configurations if shape_of(params) not in known.shapes]
     if not missing:
         return known
-    found = probe(known.calculation, missing, root, say) if say else remembered(known.calculation, missing, root)
+    found = probe_shapes(known.calculation, missing, root, say) if say else remembered(known.calculation, missing, root)
     return replace(known, seen=(*known.seen, *found), probed=len(found))
 
 
