@@ -77,6 +77,10 @@ class DeviceChecks:
                 return f"{self.name}: parameters.torch_compile: there is no {language} compiler; {cure}"
         return None
 
+    def of_gpus(self, survey: GpuSurvey, shown: int, visible: str | None) -> str | None:
+        """Return why trials with a GPU cannot train on a machine, whatever its CPU is; None if they can."""
+        return replace(self, on_cpu=(), compiled_on_cpu=False).reason(survey, shown, visible)
+
     def _of_gpus(self, survey: GpuSurvey) -> str | None:
         lines = [self._lacking(self.on_gpu, hardware(gpu, survey)) for gpu in survey.usable] if self.gpus else []
         other = f", or name other GPUs in {VISIBLE}" if None in lines else ""

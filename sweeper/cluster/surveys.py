@@ -8,7 +8,7 @@ from typing import Any
 
 from sweeper.cluster.capacity import Node
 from sweeper.cluster.gpus import unusable_reason
-from sweeper.cluster.nodes import call_on_node, live_nodes, live_ray_nodes, named_nodes, visible_survey
+from sweeper.cluster.nodes import FindReason, call_on_node, live_nodes, live_ray_nodes, named_nodes, visible_survey
 from sweeper.cluster.sharing import weakest
 
 NODE_LABEL = "ray.io/node-id"  # Ray gives each node this label
@@ -18,12 +18,16 @@ class NodeSurveys:
     """Keep what each node of a cluster tells about its GPUs. Nodes may join at any time.
 
     say      shows a line for each node whose GPUs trials cannot use
+    find     returns the reason, see `gpu_reasons`
     refused  ids of these nodes
     gpus     the weakest GPU of each node that has told of them, by the node's id
     """
 
-    def __init__(self, say: Callable[[str], object], known: Sequence[Node] = ()) -> None:
+    def __init__(
+        self, say: Callable[[str], object], known: Sequence[Node] = (), find: FindReason = unusable_reason
+    ) -> None:
         self.say = say
+        self.find = find
         self.gpus = {node.id: node.gpu for node in known if node.gpu}
         self.refused: set[str] = set()
         self.asked: dict[str, Any] = {}  # by the node's id: Ray's reference to the answer
@@ -51,7 +55,7 @@ class NodeSurveys:
         if told and (gpu := weakest(told.survey.usable)):
             self.gpus[node] = gpu
         gpus = next((int(one["Resources"].get("GPU", 0)) for one in live_ray_nodes() if one["NodeID"] == node), 0)
-        if told and gpus and (reason := unusable_reason(told.survey, gpus, told.visible)):
+        if told and gpus and (reason := self.find(told.survey, gpus, told.visible)):
             self.refuse(node, reason)
 
     def refuse(self, node: str, reason: str) -> None:

@@ -20,6 +20,7 @@ from jobs.files import causes, disk_trouble
 from sweeper.budget.account import Account, open_account
 from sweeper.budget.limits import Limit
 from sweeper.cluster import nodes as cluster
+from sweeper.cluster.preflight import device_checks
 from sweeper.cluster.ray_session import ray_session
 from sweeper.cluster.surveys import NODE_LABEL, NodeSurveys
 from sweeper.driver.callbacks import LedgerCallback, NodeCallback, TimeLimitCallback
@@ -71,7 +72,7 @@ def _run_all(
     with ray_session(sweep.machine, sweep.ledger.name, interrupt, say):
         if sweep.machine.nodes:
             cluster.check_nodes(sweep.folder, sweep.space.data, sweep.space.data_fingerprint)
-        surveys = NodeSurveys(say, sweep.machine.nodes)
+        surveys = NodeSurveys(say, sweep.machine.nodes, device_checks(sweep.space, sweep.machine).of_gpus)
         for source, stopping in (
             (new_trials_source(sweep), early_stopping_scheduler(sweep.ledger, sweep.space)),
             (repeats_source(sweep), FIFOScheduler()),

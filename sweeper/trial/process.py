@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.files import causes, disk_trouble
+from jobs.job import ParamError
 from jobs.timing import START, TRAINING, WAITING, Stopwatch, phase, timed_by
 from jobs.training.conditions import Conditions, conditions_in, record_conditions, recorded_conditions
 from jobs.training.memory.notes import notes_in
@@ -107,6 +108,10 @@ def run_job(config: TrialConfig) -> None:
             if reporter.stopped:
                 raise
             raise EarlyExit(f"the job called sys.exit({error.code!r})") from None
+        except ParamError as error:
+            if error.key == "precision" and config.gpus and config.workers == 1:  # another node's GPU may have it
+                raise UnusableGpu(f"parameters.precision: {error}") from error
+            raise
     if reporter.epoch < params.num_train_epochs:
         raise MissingReport(f"the job ended after epoch {reporter.epoch:g} of {params.num_train_epochs}")
 

@@ -12,8 +12,9 @@ from sweeper.cluster import nodes, surveys
 from sweeper.cluster.capacity import Node
 from sweeper.cluster.gpus import GpuSurvey
 from sweeper.cluster.nodes import VisibleGpus
+from sweeper.cluster.preflight import DeviceChecks
 from sweeper.cluster.surveys import NodeSurveys
-from tests.sweeper.cluster.test_gpus import H200, V100, survey
+from tests.sweeper.cluster.test_gpus import H200, T4, V100, survey
 
 LOST = ray.exceptions.RayActorError()
 
@@ -78,6 +79,20 @@ def test_a_node_that_joins_is_asked_once_and_refused_in_one_line(cluster: Nodes)
     watched.poll()
     watched.poll()
     assert (cluster.asked, watched.selector()) == (["1", "2", "4"], "!in(2,4)")
+
+
+def test_a_node_that_joins_without_a_precision_that_trials_name_is_refused(cluster: Nodes) -> None:
+    said: list[str] = []
+    checks = DeviceChecks("toy", gpus=True, on_gpu=["bf16"], on_cpu=["fp16"], compiled_on_cpu=True)
+    watched = NodeSurveys(said.append, find=checks.of_gpus)
+    cluster.join("1", 1)
+    cluster.join("2", 1)
+    cluster.answers = {"1": VisibleGpus(survey(H200), None), "2": VisibleGpus(survey(T4), None)}
+    watched.poll()
+    watched.poll()
+    assert watched.selector() == "!in(2)"  # what trials on a CPU lack counts for none
+    (line,) = said
+    assert line.startswith("node 10.0.0.2: toy: parameters.precision: Tesla T4 (capability 7.5) has no bf16")
 
 
 def test_a_node_that_leaves_or_does_not_check_its_gpus_is_not_refused(cluster: Nodes) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from jobs.job import ParamError
 from jobs.training.conditions import conditions_in
 from sweeper.trial import gpu, process
 from sweeper.trial.handover import TrialConfig, read_failure
@@ -89,6 +90,26 @@ def test_a_reserved_gpu_that_cannot_be_used_ends_the_trial_before_it_trains_on_t
     told = str(trouble).partition(".")[0].partition("\n")[0]
     assert f"cannot use what the trial has reserved; {told}" in failure.reason
     assert kind != "gpu" or failure.reason.startswith("GPUs: torch ")
+
+
+@pytest.mark.parametrize(
+    ("key", "gpus", "workers", "kind"),
+    [("precision", 1.0, 1, "gpu"), ("precision", 0.0, 1, "error"), ("fsdp", 1.0, 1, "error")],
+)
+def test_a_gpu_without_the_precision_that_a_trial_names_is_no_fault_of_the_trial(
+    key: str, gpus: float, workers: int, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def train(*_: object) -> None:
+        raise ParamError(key, "Tesla T4 has no bf16")
+
+    job = SimpleNamespace(params=lambda: None, metrics={}, train=train)
+    monkeypatch.setattr(process, "import_trial_job", lambda config: job)
+    config = TrialConfig(0, "qa", {}, "sample", str(tmp_path), cpus=1, gpus=gpus, workers=workers)
+    with pytest.raises(process.TrialError), process.recorded_failure(tmp_path):
+        process.run_job(config)
+    failure = read_failure(tmp_path)
+    assert failure.kind == kind
+    assert kind == "error" or failure.reason == "parameters.precision: Tesla T4 has no bf16"
 
 
 def test_each_reserved_gpu_is_tried_and_none_without_reservation(monkeypatch: pytest.MonkeyPatch) -> None:
