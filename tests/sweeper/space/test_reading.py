@@ -91,7 +91,7 @@ pytestmark = pytest.mark.usefixtures("without_data")
             ":6: search.sampler: found [\"tpe\"]; must be 'tpe', 'gp', 'cmaes', 'qmc', 'random' or 'grid'",
         ),
         ({S: "{trials: 3, sampler: tpee}"}, ":6: search.sampler: found \"tpee\"; did you mean 'tpe'?"),
-        ({S: "{trials: 3, sampler: bayes}"}, ":6: search.sampler: found \"bayes\"; must be 'tpe'"),
+        ({S: "{trials: 3, sampler: newton}"}, ":6: search.sampler: found \"newton\"; must be 'tpe'"),
         ({S: "{trials: 3, enqueue: [1]}"}, ":6: search.enqueue.0: found 1; must be a mapping"),
         ({P: "{backbone: 5}"}, ":5: parameters.backbone: found 5; must be text"),
         ({P: "{backbone: [a, b]}"}, ":5: parameters.backbone: a list holds branches"),
