@@ -32,6 +32,7 @@ from sweeper.results.table import cell_text, constant_columns
 from sweeper.results.timing import wall_seconds
 from sweeper.secrets import redacted
 from sweeper.space.document import yaml_text
+from sweeper.space.domains import alternatives
 from sweeper.space.sections import duration
 
 TEMPLATE = "report.html.jinja"
@@ -193,7 +194,7 @@ def describe_domain(declared: Any) -> str:
         case list():
             return "; ".join(describe_domain(branch) for branch in declared)
         case {"when": when, **rest}:
-            conditions = " and ".join(f"{name} is {glob}" for name, glob in when.items())
+            conditions = " and ".join(f"{name} is {' or '.join(alternatives(one))}" for name, one in when.items())
             return f"{describe_domain(rest)} where {conditions}"
         case {"values": values}:
             return " · ".join(map(str, values))

@@ -133,6 +133,10 @@ def test_the_question_names_what_is_searched() -> None:
             [{"when": {"backbone": "*-large"}, "value": 1}, {"min": 0, "max": 1}],
             "1 where backbone is *-large; 0 to 1",
         ),
+        (
+            [{"when": {"backbone": ["a", "b*"], "epochs": ">2"}, "value": 1}],
+            "1 where backbone is a or b* and epochs is >2",
+        ),
         (5, "5"),
     ],
 )
