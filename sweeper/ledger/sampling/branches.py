@@ -7,7 +7,10 @@ parameters learns from the trials whose parameters took the same branches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from typing import Any
+
+from optuna.distributions import CategoricalDistribution
 
 from sweeper.ledger.sampling.draws import distribution
 from sweeper.ledger.sampling.models import Distributions, Past, by_cmaes, by_gp, by_qmc, by_tpe
@@ -82,7 +85,8 @@ def _took(
     """
     known = {**defaults_by_name(space.job), **past.params}
     return domains_of(space, names, known) == domains and all(
-        contains(domains[name], known[name]) and known[name] <= getattr(one, "high", known[name])
+        contains(domains[name], known[name])
+        and (isinstance(one, CategoricalDistribution) or known[name] <= getattr(one, "high", inf))
         for name, one in distributions.items()
     )
 

@@ -211,6 +211,20 @@ def test_cma_es_without_a_range_is_refused(toy_space: Make) -> None:
     toy_space("search.sampler=cmaes")
 
 
+@pytest.mark.parametrize("sampler", [GP, "cmaes", "qmc"])
+def test_a_choice_may_have_values_of_any_kind(sampler: str) -> None:
+    found = parameters(
+        "{dropout: {values: [null, 0.1, 0.5]}, balanced: {values: [true, false]}, backbone: {values: [a, b]}, "
+        "num_train_epochs: {min: 1, max: 3}}",
+        search=f"{{sampler: {sampler}, trials: 3}}",
+    )
+    past: list[Past] = []
+    for number in range(6):
+        values = draw_by_branches(found, past, {}, number, number)
+        assert values["dropout"] in (None, 0.1, 0.5)
+        past.append(Past({**defaults_by_name(found.job), **values}, number / 10))
+
+
 def test_constants_of_a_branch_are_no_draws(toy_space: Make) -> None:
     space = toy_space(search("qmc"), "parameters.num_train_epochs=[{when: {backbone: hill}, value: 2}, {value: 3}]")
     drawn = [draw_by_branches(space, [], {}, number, number) for number in range(8)]
