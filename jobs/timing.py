@@ -1,4 +1,4 @@
-"""Measure how many seconds each phase of a trial takes. Standard library only.
+"""Measure how many seconds each phase of a trial takes, and tell how far it is. Standard library only.
 
 A job marks its phases with `with phase("evaluation"):`. The caller measures them with `timed_by`; without it,
 nothing is measured.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -72,3 +72,25 @@ def phase(name: str) -> Iterator[None]:
         yield
     finally:
         watch.turn(before)
+
+
+_listener: ContextVar[Callable[[float], object] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def epochs_told_to(listener: Callable[[float], object]) -> Iterator[None]:
+    """Call `listener` with each epoch that `tell_epoch` tells inside the block."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def tell_epoch(epoch: float) -> None:
+    """Tell how far the training is: 1.25 is a quarter of the second epoch. Jobs may call it after every step.
+
+    Without a listener, nothing happens.
+    """
+    if (listener := _listener.get()) is not None:
+        listener(epoch)

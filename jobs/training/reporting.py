@@ -18,7 +18,7 @@ from transformers import (
 
 from jobs import checkpoint
 from jobs.job import Report
-from jobs.timing import phase
+from jobs.timing import phase, tell_epoch
 from jobs.training import workers
 from jobs.training.batches import Floats
 from jobs.training.conditions import recorded_conditions
@@ -89,6 +89,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step >= state.max_steps:  # Trainer may not log the last step; its report needs the train_loss
             control.should_log = True
+        tell_epoch(float(state.epoch or 0))
         if self.unreported and self._is_published(self.unreported, state.global_step):
             self._deliver()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -16,6 +16,7 @@ from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.record import TrialRecord
 from sweeper.space.search_space import SearchSpace
 
+EpochOf = Callable[[int], float | None]
 SAVE_SECONDS = 10.0  # between two writes to the ledger; a driver that is killed loses at most this much
 
 
@@ -37,10 +38,17 @@ class Account:
     ...     account.limit()
     """
 
-    def __init__(self, ledger: Ledger, space: SearchSpace, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        space: SearchSpace,
+        clock: Callable[[], float] = time.monotonic,
+        epoch_of: EpochOf = lambda number: None,
+    ) -> None:
         self.ledger = ledger
         self.space = space
         self.clock = clock
+        self.epoch_of = epoch_of
         self.began = self.saved = clock()
         records = ledger.records()
         attributes = ledger.latest_attributes()
@@ -72,6 +80,15 @@ class Account:
         """Return what the sweep has spent up to now."""
         spent = sum(map(self._spent, self.running.values()), self.before)
         return spent + Spending(seconds=self.clock() - self.began)
+
+    def present(self) -> list[TrialRecord]:
+        """Return the trials with what running attempts have spent and reached up to now. Any thread may call it."""
+        records = dict(self.records)
+        for number, attempt in list(self.running.items()):
+            if number in records:
+                before = records[number].attempts[: attempt.nth]
+                records[number] = replace(records[number], attempts=(*before, self._values(number, attempt)))
+        return list(records.values())
 
     def limit(self) -> Limit | None:
         """Return the limit that the sweep has reached, the first one of several."""
@@ -112,14 +129,27 @@ class Account:
 
     def _write(self, number: int) -> None:
         attempt = self.running[number]
-        seconds = round(self.clock() - attempt.began, 3)
-        self.ledger.set_attempt(number, attempt.nth, {"seconds": seconds, "gpus": attempt.gpus})
+        self.ledger.set_attempt(number, attempt.nth, self._values(number, attempt))
+
+    def _values(self, number: int, attempt: Attempt) -> dict[str, float]:
+        """Return an attempt as the ledger stores it."""
+        epoch = self.epoch_of(number)
+        reached = {} if epoch is None else {"epoch": epoch}
+        return {"seconds": round(self.clock() - attempt.began, 3), "gpus": attempt.gpus, **reached}
 
 
 @contextmanager
-def open_account(ledger: Ledger, space: SearchSpace, clock: Callable[[], float] = time.monotonic) -> Iterator[Account]:
-    """Yield the account of a run and close it at the end, also after an error."""
-    account = Account(ledger, space, clock)
+def open_account(
+    ledger: Ledger,
+    space: SearchSpace,
+    clock: Callable[[], float] = time.monotonic,
+    epoch_of: EpochOf = lambda number: None,
+) -> Iterator[Account]:
+    """Yield the account of a run and close it at the end, also after an error.
+
+    `epoch_of` tells how far a running trial is, None if that is not known.
+    """
+    account = Account(ledger, space, clock, epoch_of)
     try:
         yield account
     except BaseException:

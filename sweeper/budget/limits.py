@@ -149,6 +149,12 @@ def noted_ending(attributes: Mapping[str, Any]) -> Ending | None:
     return Ending(**noted) if noted else None
 
 
+def has_limits(budget: Budget) -> bool:
+    """Return True if the budget has a limit that ends the sweep."""
+    keys = ("time", "gpu_hours", "cost", "target", "trials_without_gain", "failed_trials")
+    return any(getattr(budget, key) is not None for key in keys)
+
+
 def spending_phrases(budget: Budget, spent: Spending, counts: Counts) -> list[str]:
     """Return what is spent, each of it with its limit if there is one.
 

@@ -302,7 +302,7 @@ def run_unfinished(sweep: Sweep, listeners: ChangeListener, interrupt: Interrupt
     if has_unfinished(records, sweep.space) and sweep_ending(sweep.ledger, records, sweep.space) is None:
         from sweeper.driver.tuning import run_trials
 
-        run_trials(sweep, listeners, interrupt, listeners.say)
+        run_trials(sweep, listeners, interrupt, listeners.say, listeners.progress.follow)
     note_ending(sweep)
 
 

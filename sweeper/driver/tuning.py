@@ -9,6 +9,7 @@ import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from ray import tune
@@ -33,6 +34,7 @@ from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.record import State, TrialRecord
 from sweeper.process.signals import Interrupt
 from sweeper.trial import workers as group
+from sweeper.trial.handover import read_epoch
 
 
 def run_trials(
@@ -40,16 +42,20 @@ def run_trials(
     on_change: Callable[[TrialRecord], None],
     interrupt: Interrupt | None = None,
     say: Callable[[str], None] = print,
+    follow: Callable[[Account], object] = lambda account: None,
 ) -> None:
     """Run all trials that the search space requests, then the repeats.
 
-    `on_change` receives each changed record, `say` receives lines for the user. Returns when all trials have ended, a
+    `on_change` receives each changed record, `say` receives lines for the user, `follow` the account of what is spent.
+    Returns when all trials have ended, a
     limit of the budget is reached, or `interrupt` stops the sweep, which leaves running trials RUNNING in the ledger. A
     full disk or a lack of nodes also sets `interrupt`. Raises EnvironmentFailure if a cluster's nodes cannot run the
     trials.
     """
     interrupt = interrupt or Interrupt()
-    with open_account(sweep.ledger, sweep.space) as account:
+    epoch_of = partial(_epoch_in, sweep)
+    with open_account(sweep.ledger, sweep.space, epoch_of=epoch_of) as account:
+        follow(account)
 
         def changed(record: TrialRecord) -> None:
             account.update(record)
@@ -59,6 +65,10 @@ def run_trials(
             _run_all(sweep, changed, interrupt, say, account)
     if not interrupt.stopping and account.cut is not None:
         close_unfinished(sweep.ledger, account.cut, on_change)
+
+
+def _epoch_in(sweep: Sweep, number: int) -> float | None:
+    return read_epoch(sweep.workdir(number))
 
 
 def _run_all(

@@ -41,7 +41,8 @@ class TrialRecord:
                  parameters `changed` for the next attempt, and perhaps the number of trials that may run `at_once`
                  from then on, on machines with no more than `memory` bytes
     origin       SWEEP/NUMBER of the original if the trial was copied from another sweep
-    attempts     each time that the trial ran: its `seconds`, and the `gpus` that all its workers reserved together
+    attempts     each time that the trial ran: its `seconds`, the `gpus` that all its workers reserved together, and the
+                 `epoch` reached if the job tells it
     ended_by     key of the limit in `budget` that ended the trial before its end, None if none did
     """
 
@@ -95,6 +96,17 @@ class TrialRecord:
     @property
     def epochs(self) -> float:
         return float(self.evaluations[-1]["epoch"]) if self.evaluations else 0.0
+
+    @property
+    def progress(self) -> float:
+        """Return the epochs of the last evaluation, or how far within an epoch a running trial is, if that is more."""
+        newest = self.attempts[-1] if self.attempts and self.state == "RUNNING" else {}
+        return max(self.epochs, newest.get("epoch", 0.0))
+
+    @property
+    def elapsed(self) -> float:
+        """Return the seconds of all attempts."""
+        return sum(attempt["seconds"] for attempt in self.attempts)
 
     @property
     def trained(self) -> bool:

@@ -11,8 +11,11 @@ from rich.live import Live
 from rich.text import Text
 
 from jobs.job import Direction
+from sweeper.budget.account import Account
+from sweeper.budget.limits import has_limits, spending_phrases
 from sweeper.ledger.ranking import best_first
 from sweeper.ledger.record import TrialRecord, incident_line
+from sweeper.monitor.remaining import end_text, seconds_left
 from sweeper.process.screen import print_line
 from sweeper.results.table import Table, terminal_lines
 
@@ -44,6 +47,7 @@ class Progress:
         self.records: dict[int, TrialRecord] = {record.number: record for record in earlier}
         self.open: dict[int, TrialRecord] = {}  # the running trials, for the live table
         self.began = time.monotonic()
+        self.account: Account | None = None
         self.live = Live(
             console=console,
             get_renderable=self.view,
@@ -62,6 +66,10 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.live.stop()
+
+    def follow(self, account: Account) -> None:
+        """Show from now on how far the running trials are, what is spent, and the expected end."""
+        self.account = account
 
     def update(self, record: TrialRecord) -> None:
         before = self.records.get(record.number)
@@ -93,13 +101,26 @@ class Progress:
         ended = len(self.records) - len(self.open)
         ranked = best_first(list(self.records.values()), self.direction)
         best = f", best {ranked[0].value:.4f} (trial {ranked[0].number})" if ranked else ""
-        return f"{ended} of {self.trials} trials, {time.monotonic() - self.began:.0f} s{best}"
+        return f"{ended} of {self.trials} trials, {time.monotonic() - self.began:.0f} s{best}{self.outlook()}"
+
+    def outlook(self) -> str:
+        """Return the expected end and what is spent of the budget, as far as they are known."""
+        if self.account is None:
+            return ""
+        account, budget = self.account, self.account.space.budget
+        spent = account.spending()
+        left = seconds_left(account.present(), self.trials, budget, spent)
+        phrases = spending_phrases(budget, spent, account.counts) if has_limits(budget) else []
+        end = "" if left is None else f", {end_text(left)}"
+        return end + (f"; spent: {', '.join(phrases)}" if phrases else "")
 
     def running(self) -> Table:
         """Return the table of the running trials. A narrow screen leaves out the last parameters."""
         rows = []
+        present = {one.number: one for one in self.account.present()} if self.account else {}
         for record in self.open.values():
-            epoch = f"{record.epochs:g}/{record.params['num_train_epochs']}"
+            reached = present.get(record.number, record).progress
+            epoch = f"{round(reached, 1):g}/{record.params['num_train_epochs']}"
             value = "–" if record.value is None else f"{record.value:.4f}"
             rows.append([record.number, epoch, value, *(short_value(record.params[name]) for name in self.names)])
         columns = ["trial", "epoch", self.objective, *self.names]

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs.job import Direction
-from sweeper.budget.limits import Ending, counts_of, noted_ending, spending_phrases
-from sweeper.budget.spending import SPENT_SECONDS, spending_of
+from sweeper.budget.limits import Counts, Ending, counts_of, noted_ending, spending_phrases
+from sweeper.budget.spending import SPENT_SECONDS, Spending, spending_of
 from sweeper.errors import EnvironmentFailure
 from sweeper.ledger.database import LedgerStorage
 from sweeper.ledger.ledger import Ledger, fully_created, load_ledger, sweep_names
@@ -28,6 +27,7 @@ from sweeper.monitor.heartbeat import (
     stop_request,
     wait_for_driver,
 )
+from sweeper.monitor.remaining import end_text, seconds_left
 from sweeper.process.signals import SHUTDOWN_SECONDS
 from sweeper.space.sections import Budget, duration
 
@@ -41,7 +41,7 @@ PROMISES: Mapping[StopRequest, str] = {
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """Hold the state of a running trial. `epoch` and `seconds` are those of its last evaluation.
+    """Hold the state of a running trial: how far it is, in epochs, after so many seconds; `value` is its best so far.
 
     gpu_memory_bytes  the most memory that it has taken of its GPU; None if it was not measured
     used_precision    the precision in which it is trained; None before the first evaluation
@@ -102,6 +102,7 @@ class Status:
     asked  the stop request to the driver, if any
     spent  what the sweep has spent; None if no run has noted it
     ended_by  the limit of the budget that has ended it
+    seconds_left  the expected seconds until it ends; None if it does not run or nothing is known yet
     """
 
     sweep: str
@@ -114,6 +115,7 @@ class Status:
     running: tuple[RunningTrial, ...]
     spent: Spent | None = None
     ended_by: Ending | None = None
+    seconds_left: float | None = None
 
     def lines(self) -> list[str]:
         """Return the lines that `sweeper status` prints: driver, trials, best, then each running trial."""
@@ -124,6 +126,7 @@ class Status:
             f"  trials: {self._counts()}",
             f"  best so far: {leader}",
             *([f"  spent: {', '.join(self.spent.phrases)}"] if self.spent else []),
+            *([f"  {end_text(self.seconds_left)}"] if self.seconds_left is not None else []),
             *([f"  ended by {self.ended_by}"] if self.ended_by else []),
             *(f"  {self._running(trial)}" for trial in self.running),
         ]
@@ -174,24 +177,27 @@ def status(ledger: Ledger) -> Status:
     """
     attributes, now = ledger.latest_attributes(), ledger.now()
     driver, records = driver_of(attributes), ledger.records()
-    ranked = best_first(records, ledger.direction)
+    state = driver.state(now) if driver else None
+    trials, ranked = count_trials(records, attributes["search_space"]), best_first(records, ledger.direction)
+    spent = spending_of(attributes, records)
+    budget = Budget.model_validate(attributes["search_space"].get("budget") or {})
+    told = told_spending(budget, spent, counts_of(records, ledger.direction))
     return Status(
         sweep=ledger.name,
-        state=driver.state(now) if driver else None,
+        state=state,
         process=process_of(driver, now) if driver else None,
         asked=stop_request(driver, attributes) if driver else None,
         objective=ledger.objective,
-        trials=count_trials(records, attributes["search_space"]),
+        trials=trials,
         best=BestTrial(ranked[0].number, ranked[0].value) if ranked and ranked[0].value is not None else None,
         running=tuple(running_trial(record) for record in records if record.state == "RUNNING"),
-        spent=spent_so_far(attributes, records, ledger.direction) if SPENT_SECONDS in attributes else None,
+        spent=told if SPENT_SECONDS in attributes else None,
         ended_by=noted_ending(attributes),
+        seconds_left=seconds_left(records, trials.total, budget, spent) if state == "running" else None,
     )
 
 
-def spent_so_far(attributes: Mapping[str, Any], records: Sequence[TrialRecord], direction: Direction) -> Spent:
-    budget = Budget.model_validate(attributes["search_space"].get("budget") or {})
-    spent, counts = spending_of(attributes, records), counts_of(records, direction)
+def told_spending(budget: Budget, spent: Spending, counts: Counts) -> Spent:
     phrases = tuple(spending_phrases(budget, spent, counts))
     return Spent(spent.seconds, spent.gpu_hours, spent.cost(budget.price), phrases)
 
@@ -219,9 +225,9 @@ def count_trials(records: Sequence[TrialRecord], space: Mapping[str, Any]) -> Tr
 def running_trial(record: TrialRecord) -> RunningTrial:
     return RunningTrial(
         trial=record.number,
-        epoch=record.epochs,
+        epoch=round(record.progress, 2),
         epochs=record.params["num_train_epochs"],
-        seconds=record.seconds,
+        seconds=record.elapsed if record.attempts else record.seconds,
         value=record.value,
         gpu_memory_bytes=record.gpu_memory_bytes,
         used_precision=record.used_precision,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from sweeper.process.cgroups import kernel_kills
 
 FAILURE = "failure.json"
 PROCESS = "process"
+EPOCH = "epoch"  # file in which a trial's process says how far it is, while it runs
+EPOCH_SECONDS = 3.0  # between two writes of it
 IMPORTING = "importing"  # file that exists while a trial's process imports the job
 FailureKind = Literal["error", "diverged", "memory", "disk", "crash", "node", "gpu", "timeout"]
 LOG = "log.txt"
@@ -137,8 +140,38 @@ def remove_process_files(workdir: Path, ranks: Iterable[int]) -> None:
 
 def clear_handover(workdir: Path) -> None:
     """Remove the files that earlier processes of the trial left. The driver calls this before it starts a new one."""
-    for path in (*workdir.glob(f"{PROCESS}*"), workdir / FAILURE, workdir / IMPORTING):
+    for path in (*workdir.glob(f"{PROCESS}*"), *(workdir / name for name in (FAILURE, IMPORTING, EPOCH))):
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def epoch_file(workdir: Path) -> Iterator[Callable[[float], None]]:
+    """Yield a function that writes how far the trial is, for the driver, at most once in EPOCH_SECONDS.
+
+    A write that fails is left out. The file is removed at the end.
+    """
+    written = float("-inf")
+
+    def write(epoch: float) -> None:
+        nonlocal written
+        if time.monotonic() - written >= EPOCH_SECONDS:
+            written = time.monotonic()
+            with suppress(OSError):
+                (workdir / EPOCH).write_text(f"{epoch:.4f}")
+
+    try:
+        yield write
+    finally:
+        with suppress(OSError):
+            (workdir / EPOCH).unlink(missing_ok=True)
+
+
+def read_epoch(workdir: Path) -> float | None:
+    """Return how far a running trial is, in epochs; None if its process does not tell."""
+    try:
+        return float((workdir / EPOCH).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def write_failure(workdir: Path, failure: TrialFailure) -> None:

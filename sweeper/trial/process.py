@@ -21,7 +21,7 @@ from typing import Any
 
 from jobs.files import causes, disk_trouble
 from jobs.job import ParamError
-from jobs.timing import START, TRAINING, WAITING, Stopwatch, phase, timed_by
+from jobs.timing import START, TRAINING, WAITING, Stopwatch, epochs_told_to, phase, timed_by
 from jobs.training.conditions import Conditions, conditions_in, record_conditions, recorded_conditions
 from jobs.training.memory.notes import notes_in
 from jobs.training.memory.shortage import out_of_memory
@@ -30,7 +30,16 @@ from sweeper.process.output import output_to
 from sweeper.secrets import redacted
 from sweeper.storage import checkpoint_store
 from sweeper.trial.gpu import UnusableGpu, check_gpu, forget_peak, peak_memory, share_gpu
-from sweeper.trial.handover import LOG, RESUMED, FailureKind, TrialConfig, TrialFailure, this_node, write_failure
+from sweeper.trial.handover import (
+    LOG,
+    RESUMED,
+    FailureKind,
+    TrialConfig,
+    TrialFailure,
+    epoch_file,
+    this_node,
+    write_failure,
+)
 from sweeper.trial.imports import import_trial_job
 from sweeper.trial.memory import kernel_failure
 
@@ -101,7 +110,9 @@ def run_job(config: TrialConfig) -> None:
     name = resume_from.name if resume_from else None
     reporter = TuneReporter(job.metrics, config.storage, rank, config.workers, name)
     record_conditions(cpus=config.cpus, gpus=config.gpus, workers=config.workers)
-    with timed_by(reporter.stopwatch), notes_in(Path(config.notes) if config.notes else None), phase(TRAINING):
+    notes = notes_in(Path(config.notes) if config.notes else None)
+    telling = epochs_of_first(rank, Path(config.workdir))
+    with telling, timed_by(reporter.stopwatch), notes, phase(TRAINING):
         try:
             job.train(params, config.data, Path(config.workdir), reporter, resume_from)
         except SystemExit as error:
@@ -114,6 +125,16 @@ def run_job(config: TrialConfig) -> None:
             raise
     if reporter.epoch < params.num_train_epochs:
         raise MissingReport(f"the job ended after epoch {reporter.epoch:g} of {params.num_train_epochs}")
+
+
+@contextmanager
+def epochs_of_first(rank: int, workdir: Path) -> Iterator[None]:
+    """Let the first worker write to the trial's folder how far the job says that it is."""
+    if rank:
+        yield
+        return
+    with epoch_file(workdir) as write, epochs_told_to(write):
+        yield
 
 
 def usable_checkpoint(config: TrialConfig) -> Path | None:

@@ -13,6 +13,7 @@ import pytest
 
 from jobs import checkpoint, fault_injection, get_job
 from jobs.dataset.data import Data
+from jobs.timing import epochs_told_to
 from jobs.training import trainer as training
 from sweeper.trial.handover import read_failure
 from sweeper.trial.process import TrialError, recorded_failure
@@ -187,3 +188,11 @@ def test_a_checkpoint_is_stored_in_the_thread(watched: Watched) -> None:
     watched.report = Storing()  # type: ignore[method-assign]
     watched.train()
     assert [name for _, name in stored] == [f"checkpoint-{step:06d}" for step in (STEPS, 2 * STEPS)]
+
+
+def test_a_training_tells_after_each_step_how_far_it_is(watched: Watched) -> None:
+    told: list[float] = []
+    watched.gate.set()
+    with epochs_told_to(told.append):
+        watched.train()
+    assert told == pytest.approx([step / STEPS for step in range(1, 2 * STEPS + 1)])

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from optuna.storages import RDBStorage
 from rich.cells import cell_len
 from rich.console import Console
 
+from sweeper.budget.account import Account
+from sweeper.ledger.ledger import create_ledger
 from sweeper.ledger.record import TrialRecord
 from sweeper.monitor.progress import Progress
-from tests.support.trials import record
+from sweeper.space.search_space import SearchSpace
+from tests.support.trials import asked, record
 
 
 def printed(earlier: list[TrialRecord], *changes: TrialRecord) -> list[str]:
@@ -68,3 +73,26 @@ def test_live_lines_and_the_live_table_fit_the_screen(monkeypatch: pytest.Monkey
     assert {"backbone=/模型/" + "x" * 20, "parameter_39=5.57", "0.5000", "parameter_39"} <= set(words)
     assert "0.7500" in words
     assert "no room for" in text
+
+
+def test_the_live_table_shows_how_far_each_trial_is_the_expected_end_and_what_is_spent(
+    storage: RDBStorage, toy_space: Callable[..., SearchSpace]
+) -> None:
+    now, reached = [100.0], {0: 1.25}
+    space = toy_space("search.trials=2", "budget={time: 1h, target: 0.9}")
+    ledger = create_ledger(storage, space, "toy")
+    account = Account(ledger, space, lambda: now[0], reached.get)
+    progress = Progress(Console(file=io.StringIO()), "height", "max", 2, ["learning_rate"])
+    for change in (asked(ledger, space), asked(ledger, space)):
+        account.update(change)
+        progress.update(change)
+    assert "spent" not in progress.totals()
+    progress.follow(account)
+    account.begin(0, gpus=0.0)
+    account.begin(1, gpus=0.0)
+    now[0] += 25
+    assert [row[1] for row in progress.running().rows] == ["1.2/4", "0/4"]
+    assert ", ends in about 55s (at " in progress.totals()
+    assert progress.totals().endswith("; spent: 25s of 1h, target 0.9")
+    account.save()
+    assert (ledger.record(0).progress, ledger.record(1).progress) == (1.25, 0.0)

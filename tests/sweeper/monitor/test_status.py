@@ -68,6 +68,18 @@ def test_status_tells_of_the_driver_and_every_trial(ledger: Ledger) -> None:
     assert result.stderr == "next: sweeper status toy   or   sweeper stop toy\n"
 
 
+def test_status_tells_how_far_trials_are_within_an_epoch_and_the_expected_end(ledger: Ledger) -> None:
+    signed(ledger)
+    ledger.set_attempt(3, 0, {"seconds": 70.0, "gpus": 0.0, "epoch": 3.5})
+    shown = invoke("status", "toy").stdout.splitlines()
+    assert "  trial 3: epoch 3.5 of 4 after 1m10s, best height 0.3000" in shown
+    assert any(line.startswith("  ends in about 6m (at ") for line in shown)  # 10 s, then four more of 80 s
+    found = json.loads(invoke("status", "toy", "--json").stdout)
+    assert (found["seconds_left"], found["running"][0]["epoch"]) == (330.0, 3.5)
+    signed(ledger, ended=ledger.now())
+    assert "ends in" not in invoke("status", "toy").stdout
+
+
 def test_status_as_json_has_the_same(ledger: Ledger) -> None:
     driver = signed(ledger)
     request_stop(ledger, driver, "stop")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -27,6 +28,13 @@ SPACE = (
 def hook() -> Iterator[Webhook]:
     with webhook() as found:
         yield found
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for temporary files whose path is short enough for Ray's sockets."""
+    with TemporaryDirectory(prefix="n-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def files_with(token: str, *folders: Path) -> list[Path]:
@@ -57,11 +65,10 @@ def processes_with(token: str, driver: Driver) -> list[str]:
 
 @pytest.mark.slow
 def test_a_sweep_tells_a_webhook_and_its_address_is_nowhere_else(
-    tmp_path: Path, hook: Webhook, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, temporary: Path, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project, temporary = tmp_path / "project", tmp_path / "tmp"
+    project = tmp_path / "project"
     project.mkdir()
-    temporary.mkdir()
     (project / "toy.yaml").write_text(TOY, encoding="utf-8")
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv(NOTIFY_URL, hook.address)
@@ -69,7 +76,7 @@ def test_a_sweep_tells_a_webhook_and_its_address_is_nowhere_else(
 
     def look(message: dict[str, Any]) -> None:
         """While trials run, as Ray's files and processes are there then."""
-        seen["files"] += files_with(hook.token, tmp_path)
+        seen["files"] += files_with(hook.token, tmp_path, temporary)
         seen["processes"] += processes_with(hook.token, driver)
         seen["running"] += temporary.rglob("raylet*.out")
 
@@ -86,7 +93,7 @@ def test_a_sweep_tells_a_webhook_and_its_address_is_nowhere_else(
     assert hook.titles.count("toy: finished") == 1
     assert set(hook.paths) == {f"/{hook.token}"}
     assert seen["running"], "no file of Ray's was there when it was looked"
-    assert (seen["files"], seen["processes"], files_with(hook.token, tmp_path)) == ([], [], [])
+    assert (seen["files"], seen["processes"], files_with(hook.token, tmp_path, temporary)) == ([], [], [])
     assert hook.token not in said
     assert "could not be sent" not in said
 
