@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from jobs import get_job
+from jobs.params import TrainingParams
 from jobs.training.precision import Hardware, lacking
 from sweeper.cluster.capacity import Machine, reservations, reserve
 from sweeper.cluster.gpus import VISIBLE, GpuSurvey, hardware, survey_gpus, unusable_reason
@@ -100,7 +102,12 @@ def device_checks(space: SearchSpace, machine: Machine) -> DeviceChecks:
 
 
 def _values_by_device(space: SearchSpace, machine: Machine, name: str) -> tuple[list[Any], list[Any]]:
-    """Return the values that a parameter can have in trials on a GPU, and those in trials on a CPU."""
+    """Return the values that a parameter of TrainingParams can have in trials on a GPU, and those in trials on a CPU.
+
+    Both are empty for a job with parameters of its own, where the name may mean anything.
+    """
+    if not issubclass(get_job(space.job).params, TrainingParams):
+        return [], []
     wanted = [
         (value, bool(reserve(resources, machine, space.search.trials or 1).gpus))
         for value, resources in possible_with_resources(space, name)

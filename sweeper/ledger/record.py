@@ -83,15 +83,20 @@ class TrialRecord:
         return max(filter(None, found), default=None)
 
     @property
-    def used_precision(self) -> str | None:
-        """Return the precision of the training; several, if it went on on another device. None if it is not known.
+    def precisions(self) -> tuple[str, ...]:
+        """Return the precision of the training; several, if it went on on another device. Empty if it is not known.
 
         Earlier versions recorded none, and trained in fp32 unless `bf16` was true.
         """
         if self.evaluations and not self.conditions and self.params.get("bf16") is False:
-            return FP32.name
+            return (FP32.name,)
         found = (one.get("conditions", {}).get("precision") for one in self.evaluations)
-        return " and ".join(dict.fromkeys(filter(None, found))) or None
+        return tuple(dict.fromkeys(filter(None, found)))
+
+    @property
+    def used_precision(self) -> str | None:
+        """Return `precisions` as one text; None if none is known."""
+        return " and ".join(self.precisions) or None
 
     @property
     def epochs(self) -> float:

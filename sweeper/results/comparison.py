@@ -49,13 +49,19 @@ def comparison_rows(records: Sequence[TrialRecord], direction: Direction) -> lis
             "epochs": record.epochs,
             "duration_s": round(record.seconds, 3),
             "gpu_memory_bytes": record.gpu_memory_bytes,
-            "used_precision": record.used_precision,
+            "used_precision": _used_precisions(record, repeats),
             "run_id": record.run_id,
             "checkpoint": record.checkpoint if record.checkpoint in kept else None,
             "reason": record.reason,
         }
         for record in rank_trials(records, direction)
     ]
+
+
+def _used_precisions(record: TrialRecord, repeats: Sequence[TrialRecord]) -> str | None:
+    """Return the precisions of a trial and of the repeats that count in its row."""
+    own = [record, *(one for one in repeats if one.repeat_of == record.number and one.state == "COMPLETE")]
+    return " and ".join(dict.fromkeys(name for one in own for name in one.precisions)) or None
 
 
 def differing_parameters(table: Sequence[Row]) -> list[str]:

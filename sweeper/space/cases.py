@@ -147,17 +147,12 @@ def possible_resources(space: SearchSpace) -> list[Resources | None]:
 
 
 def possible_with_resources(space: SearchSpace, name: str) -> list[tuple[Any, Resources | None]]:
-    """Return the distinct values that a parameter can have, each with the resources that its trials may reserve.
-
-    Empty if the job has no such parameter.
-    """
-    defaults = defaults_by_name(space.job)
-    if name not in defaults:
-        return []
+    """Return the distinct values that a parameter can have, each with the resources that its trials may reserve."""
+    default = Constant(defaults_by_name(space.job)[name])
     found = [
         (value, resources_of(space, cut.first))
         for cut in _all_cuts(space)
-        for value in ends(cut.domains.get(name, Constant(defaults[name])))
+        for value in ends(cut.domains.get(name, default))
     ]
     return [pair for number, pair in enumerate(found) if pair not in found[:number]]
 

@@ -19,6 +19,8 @@ from sweeper.errors import EnvironmentFailure
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 from tests.support.commands import invoke
+from tests.support.own_job import JOB
+from tests.support.spaces import TOY
 from tests.sweeper.cluster.test_gpus import GIB, H200, T4, survey
 
 QA = """\
@@ -159,6 +161,18 @@ def test_a_job_without_the_parameter_is_not_asked_about_it(
     toy_space: Callable[..., SearchSpace], machine_with: Callable[..., Machine]
 ) -> None:
     assert refusal(toy_space(), machine_with(survey(T4))) is None
+
+
+def test_a_precision_of_a_job_of_the_users_own_may_mean_anything(
+    tmp_path: Path, machine_with: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = JOB.replace("    seed:", '    precision: str = "bf16"\n    seed:')
+    (tmp_path / "own_precision.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "own.yaml"
+    file.write_text(TOY.replace("tests.toy:JOB", "own_precision:JOB").replace("[hill, valley]", "[hill]"))
+    assert refusal(read_search_space(file, ["parameters.precision=finest"]), machine_with(survey(T4))) is None
 
 
 def test_each_node_of_a_cluster_is_checked_with_the_trials_that_it_can_run(

@@ -127,6 +127,9 @@ def trained_in(number: int, *precisions: str, value: float | None = 0.5, **param
     return replace(record(number, value, params=params), evaluations=evaluations)
 
 
+REPEATED: list[tuple[int, str, Any]] = [(1, "fp16", "COMPLETE"), (2, "bf16", "COMPLETE"), (3, "fp32", "FAIL")]
+
+
 def view_of(*records: TrialRecord) -> tables.Table:
     return comparison.trial_table(comparison.comparison_rows(records, "max"), "height")
 
@@ -139,6 +142,12 @@ def test_trials_of_different_precision_are_told_apart_and_their_scores_are_marke
     assert view.caption == marked
     assert marked in tables.table_markdown(view)
     assert "used_precision" in tables.table_csv(view).splitlines()[0]
+
+
+def test_repeats_of_another_precision_count_in_the_row_of_their_trial() -> None:
+    again = [replace(trained_in(n, one), repeat_of=0, state=state) for n, one, state in REPEATED]
+    (row,) = comparison.comparison_rows([trained_in(0, "bf16"), *again], "max")
+    assert (row["n"], row["used_precision"]) == (3, "bf16 and fp16")
 
 
 def test_one_precision_is_a_constant_and_fp32_is_not_worth_a_column() -> None:
