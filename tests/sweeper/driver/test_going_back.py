@@ -50,7 +50,7 @@ def report(sweep: Sweep, epoch: int, height: float, **more: Any) -> None:
     """Let a trial's process report to the driver."""
     callback, trial = LedgerCallback(searcher(sweep)), SimpleNamespace(config={"number": 0})
     metrics = {"height": height, "eval_loss": 0.5, "epoch": float(epoch), "seconds": 1.0}
-    callback.on_trial_result(0, [], trial, {**metrics, "checkpoint": None, "timing": {}, **more})
+    callback.on_trial_result(0, [], trial, {**metrics, "checkpoint": None, "timing": {}, "conditions": {}, **more})
 
 
 @pytest.mark.parametrize(("damaged", "left"), [((), 3), ((3,), 2), ((2, 3), 1), ((1, 2, 3), 0)])

@@ -40,7 +40,7 @@ def tuned(space: SearchSpace, folder: Path, interrupt: Interrupt) -> None:
     )
     searcher = LedgerSearcher(sweep, new_trials_source(sweep), lambda record: None, interrupt)
     searcher.has_trials = lambda: True
-    tuning._tune(searcher, FIFOScheduler(), None)
+    tuning._tune(searcher, FIFOScheduler())
 
 
 def test_an_error_of_tune_on_a_full_disk_is_one_line(
