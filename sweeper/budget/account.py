@@ -57,6 +57,7 @@ class Account:
         self.running: dict[int, Attempt] = {}
         self.records = {record.number: record for record in records}
         self.counts = counts_of(records, space.direction)
+        self.closed: float | None = None  # time at which the account was closed
         self.cut: Limit | None = None  # the limit that ends the running trials; it stays
 
     def update(self, record: TrialRecord) -> None:
@@ -79,7 +80,7 @@ class Account:
     def spending(self) -> Spending:
         """Return what the sweep has spent up to now."""
         spent = sum(map(self._spent, self.running.values()), self.before)
-        return spent + Spending(seconds=self.clock() - self.began)
+        return spent + Spending(seconds=(self.clock() if self.closed is None else self.closed) - self.began)
 
     def present(self) -> list[TrialRecord]:
         """Return the trials with what running attempts have spent and reached up to now. Any thread may call it."""
@@ -120,6 +121,7 @@ class Account:
         self.limit()
         for number in list(self.running):
             self.end(number)
+        self.closed = self.clock()
         self.save()
         if self.noted != self.ledger.latest_attributes().get(FIRST_LIMIT):
             self.ledger.set_attribute(FIRST_LIMIT, self.noted)

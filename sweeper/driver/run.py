@@ -299,15 +299,16 @@ def run_unfinished(sweep: Sweep, listeners: ChangeListener, interrupt: Interrupt
     records = sweep.ledger.records()
     for record in records:
         listeners(record)
-    if has_unfinished(records, sweep.space) and sweep_ending(sweep.ledger, records, sweep.space) is None:
+    if has_unfinished(records, sweep.space) and note_ending(sweep) is None:
         from sweeper.driver.tuning import run_trials
 
         run_trials(sweep, listeners, interrupt, listeners.say, listeners.progress.follow)
     note_ending(sweep)
 
 
-def note_ending(sweep: Sweep) -> None:
-    """Record in the ledger which limit has ended the sweep, or that none has."""
+def note_ending(sweep: Sweep) -> Ending | None:
+    """Record in the ledger which limit has ended the sweep, or that none has, and return it."""
     ending = sweep_ending(sweep.ledger, sweep.ledger.records(), sweep.space)
     if ending != noted_ending(sweep.ledger.latest_attributes()):
         sweep.ledger.set_attribute(ENDED_BY, asdict(ending) if ending else None)
+    return ending

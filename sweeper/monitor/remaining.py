@@ -10,6 +10,8 @@ from sweeper.budget.spending import HOUR_SECONDS, Spending
 from sweeper.ledger.record import TrialRecord
 from sweeper.space.sections import Budget, duration
 
+MIN_SHARE = 0.1  # of a trial that tells how long it takes; before, its start counts too much
+
 
 def seconds_left(records: Sequence[TrialRecord], total: int, budget: Budget, spent: Spending) -> float | None:
     """Return the expected seconds until a sweep of `total` trials ends; None while no trial tells how long one takes.
@@ -39,7 +41,9 @@ def end_text(left: float) -> str:
 
 
 def _share_done(record: TrialRecord) -> float:
-    return min(1.0, record.progress / float(record.params["num_train_epochs"]))
+    """Return the share of a trial's epochs that it has trained; 0 before it tells how long the trial takes."""
+    share = record.progress / float(record.params["num_train_epochs"])
+    return min(1.0, share) if share >= MIN_SHARE else 0.0
 
 
 def _rest(record: TrialRecord, typical: float) -> float:

@@ -106,7 +106,7 @@ class Notices:
 
     def _setting(self, record: TrialRecord) -> str:
         params = record.params
-        values = (f"{name}={params[name]}" for name in searched_parameters(self.space) if name in params)
+        values = (f"{name}={_short(params[name])}" for name in searched_parameters(self.space) if name in params)
         return f"after epoch {record.epochs:g}: {', '.join(values) or 'the only setting'}"
 
     def _reason(self, record: TrialRecord) -> str:
@@ -125,3 +125,7 @@ class Notices:
 def _has_failed(record: TrialRecord) -> bool:
     """Return True for a trial that failed by itself, not by a limit of the budget."""
     return record.state == "FAIL" and record.ended_by is None
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 
+from sweeper.budget.limits import noted_ending
 from sweeper.budget.spending import SPENT_SECONDS
+from sweeper.cluster.capacity import Machine
 from sweeper.driver import opening
 from sweeper.driver.repeats import sweep_ending
+from sweeper.driver.run import note_ending
+from sweeper.driver.sweep import Sweep
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
 from sweeper.space.search_space import SearchSpace
@@ -96,6 +100,16 @@ def test_a_raised_limit_goes_on_and_others_do_not(spent: Ledger) -> None:
     assert not ends(gpu_hours=3)
     assert ends(target=0.4)
     assert not ends(target=0.5)
+
+
+def test_a_sweep_that_goes_on_is_not_ended_any_more(spent: Ledger, stores: Stores) -> None:
+    space = opening.space_of(spent)
+    sweep = Sweep(spent, space, stores.root / "toy", Machine(2, 0))
+    ending = note_ending(sweep)
+    assert ending is not None
+    assert noted_ending(spent.latest_attributes()) == ending
+    assert note_ending(replace(sweep, space=replace(space, budget=Budget()))) is None
+    assert noted_ending(spent.latest_attributes()) is None
 
 
 def test_time_is_added_by_resume_and_kept(spent: Ledger) -> None:

@@ -43,6 +43,7 @@ def test_trials_that_are_left_need_as_long_as_those_that_have_ended() -> None:
 def test_before_a_trial_has_ended_a_running_one_tells_how_long_trials_take() -> None:
     assert left(2, trial(0, 10, "RUNNING")) is None
     assert left(2, trial(0, 10, "RUNNING", 1.0)) == 30 + 40
+    assert left(2, trial(0, 10, "RUNNING", 0.2)) is None  # most of these seconds were its start
     assert left(2, trial(0, 10, "FAIL")) is None
 
 

@@ -61,7 +61,7 @@ def test_a_new_best_is_told_at_most_once_in_a_time_and_then_the_latest(toy_space
     notices = made(toy_space, notify="{new_best_every: 10m}")
     (first,) = told(notices, record(0, 0.1, "RUNNING"))
     assert first.title == "toy: new best height 0.1000 (trial 0)"
-    assert first.body == "after epoch 1: backbone=hill, learning_rate=1.0"
+    assert first.body == "after epoch 1: backbone=hill, learning_rate=1"
     assert told(notices, record(1, 0.2), record(2, 0.3), at=599) == []
     assert [one.title for one in told(notices, record(3, 0.1), at=600)] == ["toy: new best height 0.3000 (trial 2)"]
     assert told(notices, record(4, 0.3), at=5000) == []  # as good is not better
