@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from jobs import get_job
 from jobs.job import STANDS_FOR, Direction
+from jobs.params import EVALUATION_BATCH, TRAIN_BATCH
 from jobs.training.precision import FP32
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
@@ -20,6 +21,7 @@ INCIDENT = "incident:"
 ORIGIN = "origin"
 ATTEMPT = "attempt:"
 CUT_BY = "ended_by"
+SIZE_PARAMS = (TRAIN_BATCH, EVALUATION_BATCH, "gradient_checkpointing")
 INCIDENT_TEXTS = {"crash": "its process died", "node": "its machine was lost", "memory": "out of memory"}
 
 Incident = Mapping[str, Any]
@@ -97,6 +99,12 @@ class TrialRecord:
     def used_precision(self) -> str | None:
         """Return `precisions` as one text; None if none is known."""
         return " and ".join(self.precisions) or None
+
+    @property
+    def used_sizes(self) -> Mapping[str, Any]:
+        """Return the batch sizes of a device and if activations were computed again, as last reported; empty if not
+        known."""
+        return {name: self.conditions[name] for name in SIZE_PARAMS if name in self.conditions}
 
     @property
     def epochs(self) -> float:

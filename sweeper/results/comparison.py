@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.backbone.folders import parameter_count
 from jobs.job import Direction
+from jobs.params import AUTO
 from jobs.suggestions import unknown_name
 from sweeper.errors import ConfigError
 from sweeper.ledger.ranking import ENDED_WELL, NOTHING, Rank, rank_key, rank_trials, seed_spread
@@ -28,7 +29,7 @@ def comparison_rows(records: Sequence[TrialRecord], direction: Direction) -> lis
     """Return one row per trial, best first. Trials without a value come last, by number.
 
     Keys: trial, state, value, n, mean, std, params, metrics, test, epochs, duration_s, gpu_memory_bytes,
-    used_precision, run_id, checkpoint, reason.
+    used_precision, used_sizes, run_id, checkpoint, reason.
     `value` and `metrics` belong to the trial's best evaluation. `mean` and `std` (None for one seed) summarize the
     value over `n` seeds. `test` is the score on the test questions, if known. `duration_s` is the training time in
     seconds. `gpu_memory_bytes` is the most memory that the trial took of its GPU, None without one. `checkpoint` is the
@@ -50,6 +51,7 @@ def comparison_rows(records: Sequence[TrialRecord], direction: Direction) -> lis
             "duration_s": round(record.seconds, 3),
             "gpu_memory_bytes": record.gpu_memory_bytes,
             "used_precision": _used_precisions(record, repeats),
+            "used_sizes": dict(record.used_sizes),
             "run_id": record.run_id,
             "checkpoint": record.checkpoint if record.checkpoint in kept else None,
             "reason": record.reason,
@@ -66,8 +68,15 @@ def _used_precisions(record: TrialRecord, repeats: Sequence[TrialRecord]) -> str
 
 def differing_parameters(table: Sequence[Row]) -> list[str]:
     """Return the parameters whose values differ between trials, in the job's order; all of them for a single trial."""
-    names = dict.fromkeys(name for row in table for name in row["params"])
-    return [name for name in names if len(table) == 1 or len({repr(row["params"].get(name)) for row in table}) > 1]
+    shown = [_shown_params(row) for row in table]
+    names = dict.fromkeys(name for params in shown for name in params)
+    return [name for name in names if len(table) == 1 or len({repr(params.get(name)) for params in shown}) > 1]
+
+
+def _shown_params(row: Row) -> Mapping[str, Any]:
+    """Return the parameters of a trial, with the number that was used in place of `auto`."""
+    used = {name: value for name, value in (row["used_sizes"] or {}).items() if row["params"].get(name) == AUTO}
+    return {**row["params"], **used}
 
 
 def trial_columns(table: Sequence[Row], objective: str) -> list[str]:
@@ -128,11 +137,11 @@ def _values_by_column(row: Row, objective: str) -> Mapping[str, Any]:
     size = row["gpu_memory_bytes"]
     gib = None if size is None else round(size / 2**30, 2)
     shown = {objective: row["value"], "seconds": round(row["duration_s"], 1), "gpu_gib": gib}
-    return {**row["params"], **row["metrics"], **row, **shown}
+    return {**_shown_params(row), **row["metrics"], **row, **shown}
 
 
 def _text_columns(table: Sequence[Row]) -> frozenset[str]:
-    settings = (name for row in table for name, value in row["params"].items() if isinstance(value, str))
+    settings = (name for row in table for name, value in _shown_params(row).items() if isinstance(value, str))
     return frozenset({"sweep", "job", "state", PRECISION, *settings})
 
 

@@ -33,9 +33,8 @@ COUNTER = "scratch:1x64x1"  # its tokenizer makes one token of each character of
 LINE_CHARS = 120
 SPECIAL_TOKENS = 3  # [CLS] and two [SEP] around a question and a paragraph
 LENGTH_STEP = 32  # tokens
-BATCH_TOKENS = 4096  # tokens of a batch that a base model can train with in 16 GB of GPU memory
+BATCH_TOKENS = 4096  # tokens of a batch without a GPU, where a search for the largest one would take long
 BATCH_BY_QUESTIONS = ((100_000, 32), (20_000, 16), (0, 8))  # training questions and windows per step
-LONG_TOKENS = 2048  # longer windows need gradient checkpointing in 16 GB of GPU memory
 CPU_WINDOWS = 10_000  # windows of a trial that two cores train in minutes
 FEW_QUESTIONS = 5_000  # training questions; fewer need more epochs
 
@@ -221,7 +220,7 @@ def shipped_lines(job: str, found: Survey, gpus: bool) -> list[Line]:
         Line("learning_rate", f"{{min: {'2e-5, max: 8e-5' if gpus else '2e-4, max: 4e-3'}, log: true}}"),
         Line("warmup_ratio", "{min: 0.0, max: 0.2}"),
         Line("effective_batch_size", str(batch), f"about {ceil(questions / batch):,} steps an epoch"),
-        device_line(job, found, int(length.value), batch),
+        *([] if gpus else [device_line(job, found, int(length.value), batch)]),
         epochs_line(questions, gpus),
         length,
     ]
@@ -287,8 +286,4 @@ def answer_lines(answer: Lengths, length: int) -> list[Line]:
 
 def long_lines(length: int, gpus: bool) -> list[Line]:
     window = min(512, length) if gpus else 64
-    checkpointing = [Line("gradient_checkpointing", "true", "saves memory and costs time")]
-    return [
-        Line("attention_window", str(window), "neighbours that a token attends to"),
-        *(checkpointing if length > LONG_TOKENS else []),
-    ]
+    return [Line("attention_window", str(window), "neighbours that a token attends to")]

@@ -154,13 +154,15 @@ def trial_content(
 
 
 def _progress(record: TrialRecord) -> dict[str, str]:
-    """Return the epochs and the seconds of training until the last evaluation, its precision, and the GPU memory if
-    measured."""
+    """Return the epochs and the seconds of training until the last evaluation, its precision, the GPU memory if
+    measured, and the batch sizes that it chose itself."""
     last = record.evaluations[-1] if record.evaluations else {}
     texts = {"epochs": ("epoch", "g"), "seconds": ("seconds", ".1f")}
     memory = {"gpu_memory_bytes": str(record.gpu_memory_bytes)} if record.gpu_memory_bytes else {}
     used = {"precision": str(record.used_precision)} if "precision" in record.conditions else {}
-    return {name: format(last[key], form) for name, (key, form) in texts.items() if key in last} | used | memory
+    sizes = {name: str(size) for name, size in record.used_sizes.items() if size != record.params.get(name)}
+    progress = {name: format(last[key], form) for name, (key, form) in texts.items() if key in last}
+    return progress | used | memory | sizes
 
 
 def sweep_content(

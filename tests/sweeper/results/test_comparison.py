@@ -68,6 +68,7 @@ def test_json_is_one_array_with_the_promised_keys() -> None:
         "duration_s",
         "gpu_memory_bytes",
         "used_precision",
+        "used_sizes",
         "run_id",
         "checkpoint",
         "reason",
@@ -76,7 +77,7 @@ def test_json_is_one_array_with_the_promised_keys() -> None:
         "trial": 2, "state": "PRUNED", "value": 0.9, "n": 1, "mean": 0.9, "std": None,
         "params": {"backbone": "hill", "learning_rate": 0.01, "seed": 42},
         "metrics": {"height": 0.9, "eval_loss": 0.5}, "test": None,
-        "epochs": 1.0, "duration_s": 2.5, "gpu_memory_bytes": None, "used_precision": None,
+        "epochs": 1.0, "duration_s": 2.5, "gpu_memory_bytes": None, "used_precision": None, "used_sizes": {},
         "run_id": "run-2", "checkpoint": None, "reason": None,
     }  # fmt: skip
 
@@ -148,6 +149,23 @@ def test_repeats_of_another_precision_count_in_the_row_of_their_trial() -> None:
     again = [replace(trained_in(n, one), repeat_of=0, state=state) for n, one, state in REPEATED]
     (row,) = comparison.comparison_rows([trained_in(0, "bf16"), *again], "max")
     assert (row["n"], row["used_precision"]) == (3, "bf16 and fp16")
+
+
+def test_the_sizes_that_trials_found_for_auto_are_shown_in_its_place() -> None:
+    def trial(number: int, size: Any, used: int | None, again: bool = False) -> TrialRecord:
+        found = {"per_device_train_batch_size": used, "gradient_checkpointing": again} if used else {}
+        evaluations = ({"height": 0.5, "epoch": 1.0, "seconds": 1.0, "conditions": {**found, "device": "T4"}},)
+        params = {"per_device_train_batch_size": size, "gradient_checkpointing": False}
+        return replace(record(number, 0.5, params=params), evaluations=evaluations)
+
+    rows = comparison.comparison_rows([trial(0, "auto", 8), trial(1, "auto", 2, True), trial(2, 4, 4)], "max")
+    view = comparison.trial_table(rows, "height")
+    place = list(view.columns).index("per_device_train_batch_size")
+    assert {row[0]: row[place] for row in view.rows} == {0: 8, 1: 2, 2: 4}
+    assert [row["params"]["per_device_train_batch_size"] for row in rows] == ["auto", "auto", 4]
+    assert rows[1]["used_sizes"] == {"per_device_train_batch_size": 2, "gradient_checkpointing": True}
+    same = comparison.comparison_rows([trial(0, "auto", 8), trial(1, "auto", 8)], "max")
+    assert "per_device_train_batch_size" not in comparison.trial_columns(same, "height")
 
 
 def test_one_precision_is_a_constant_and_fp32_is_not_worth_a_column() -> None:

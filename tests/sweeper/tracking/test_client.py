@@ -88,6 +88,16 @@ def test_the_precision_of_a_training_is_a_tag() -> None:
     assert not {"device", "precision"} & {point.key for point in content.points}
 
 
+def test_the_batch_sizes_that_a_training_found_are_tags() -> None:
+    sizes = {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 8, "gradient_checkpointing": True}
+    evaluations = [{"exact_match": 0.5, "epoch": 1.0, "conditions": sizes}]
+    params = {"per_device_train_batch_size": "auto", "per_device_eval_batch_size": 8, "gradient_checkpointing": False}
+    tags = trial_content(snapshot(evaluations=evaluations, params=params), SWEEP).tags
+    assert tags["sweeper.per_device_train_batch_size"] == "2"
+    assert tags["sweeper.gradient_checkpointing"] == "True"
+    assert "sweeper.per_device_eval_batch_size" not in tags  # the file says it
+
+
 def test_long_and_odd_texts_are_made_to_fit() -> None:
     params = {"long": "長" * 7000, "odd": "a\ud800b\0c", "list": ["a", "b"], "none": None}
     record = trial_content(snapshot(params=params, origin="x" * 9000), SWEEP)
