@@ -106,7 +106,7 @@ class Notices:
 
     def _setting(self, record: TrialRecord) -> str:
         params = record.params
-        values = (f"{name}={_short(params[name])}" for name in searched_parameters(self.space) if name in params)
+        values = (f"{name}={_value_text(params[name])}" for name in searched_parameters(self.space) if name in params)
         return f"after epoch {record.epochs:g}: {', '.join(values) or 'the only setting'}"
 
     def _reason(self, record: TrialRecord) -> str:
@@ -127,5 +127,5 @@ def _has_failed(record: TrialRecord) -> bool:
     return record.state == "FAIL" and record.ended_by is None
 
 
-def _short(value: object) -> str:
+def _value_text(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
