@@ -14,7 +14,6 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from jobs.backbone.architectures import rounded_up
 from jobs.backbone.positions import local_config
-from jobs.dataset.lengths import joined_lengths
 from jobs.job import Direction, Job, ParamError
 from jobs.model.backbones import fetch_backbone
 from jobs.model.conversion import too_short, unlike_bert
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from jobs.dataset.data import Data, Question
+    from jobs.dataset.lengths import InputLengths
     from jobs.features.windows import Group, Windows
 
 WINDOW = 512  # neighbours of a token by default
@@ -190,6 +190,15 @@ METRICS: dict[str, Direction] = {
     "eval_loss": "min",
     "train_loss": "min",
 }
+
+
+def longformer_lengths(params: LongformerParams, data: Data) -> InputLengths:
+    """Return the estimated tokens of the inputs, for a forecast."""
+    from jobs.dataset.lengths import joined_lengths
+
+    return joined_lengths(data, params.max_length, params.doc_stride)
+
+
 TASK = Task(
     "longformer",
     load_long_reader,
@@ -212,5 +221,5 @@ JOB = Job(
     idle_params,
     reads=True,
     suits=suits_function(TASK, encoder=True),
-    lengths=lambda params, data: joined_lengths(data, params.max_length, params.doc_stride),
+    lengths=longformer_lengths,
 )

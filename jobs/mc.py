@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Le
 
-from jobs.dataset.lengths import candidate_lengths
 from jobs.job import Job
 from jobs.model.backbones import fetch_backbone
 from jobs.params import BatchSize, TrainingParams, check_length, check_workers, knob, smaller
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from jobs.dataset.data import Data, Question
+    from jobs.dataset.lengths import InputLengths
     from jobs.features.windows import Windows
 
 ABSENT = -100  # the label that PyTorch's cross-entropy ignores
@@ -181,6 +181,13 @@ def evaluate_picks(
     return {"accuracy": sum(right) / len(right)}, predictions
 
 
+def mc_lengths(params: McParams, data: Data) -> InputLengths:
+    """Return the estimated tokens of the inputs, for a forecast."""
+    from jobs.dataset.lengths import candidate_lengths
+
+    return candidate_lengths(data, params.max_length)
+
+
 TASK = Task(
     "mc",
     load_selector,
@@ -200,5 +207,5 @@ JOB = Job(
     check_workers,
     TASK,
     suits=suits_function(TASK, encoder=True),
-    lengths=lambda params, data: candidate_lengths(data, params.max_length),
+    lengths=mc_lengths,
 )

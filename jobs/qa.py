@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Le
 
-from jobs.dataset.lengths import relevant_lengths
 from jobs.job import Job, ParamError
 from jobs.model.backbones import fetch_backbone
 from jobs.params import MetricProfile, TrainingParams, check_length, check_workers, knob, smaller
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from jobs.dataset.data import Data, Question
+    from jobs.dataset.lengths import InputLengths
     from jobs.features.tokens import Ints
     from jobs.features.windows import Pair, Windows
 
@@ -121,6 +121,13 @@ def evaluate_spans(
     ]
 
 
+def qa_lengths(params: QaParams, data: Data) -> InputLengths:
+    """Return the estimated tokens of the inputs, for a forecast."""
+    from jobs.dataset.lengths import relevant_lengths
+
+    return relevant_lengths(data, params.max_length, params.doc_stride, params.unanswered_share)
+
+
 TASK = Task(
     "qa",
     load_reader,
@@ -143,5 +150,5 @@ JOB = Job(
     TASK,
     reads=True,
     suits=suits_function(TASK, encoder=True),
-    lengths=lambda params, data: relevant_lengths(data, params.max_length, params.doc_stride, params.unanswered_share),
+    lengths=qa_lengths,
 )

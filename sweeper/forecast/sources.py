@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jobs import get_job
@@ -22,6 +22,7 @@ TRIALS = "the seconds of {count} earlier trials"
 PROBED = "a probe of this machine"
 OTHERS = ", with other backbones or lengths"
 CALCULATION = "a calculation from the models' sizes and the speed of {device}"
+COMPILE_SECONDS = 60.0  # of a small model on a CPU, in one trial
 ASSUMED = "; sizes by the names of the backbones that are not here"
 
 
@@ -51,7 +52,11 @@ class Calculation:
     def seconds(self, params: Mapping[str, Any]) -> TrialSeconds | None:
         """Return the seconds of a trial with these params; None if its job or its device is not known well enough."""
         work, rate = self.work(params), self._rate(params)
-        return calculated_seconds(work, rate) if work and rate else None
+        if not (work and rate):
+            return None
+        found = calculated_seconds(work, rate)
+        more = COMPILE_SECONDS if params.get("torch_compile") else 0.0
+        return replace(found, first=found.first + more, start=found.start + more)
 
     def precision(self, params: Mapping[str, Any]) -> str | None:
         """Return the precision of a trial with these params; None if the device lacks it or the job has none."""
