@@ -20,7 +20,7 @@ from sweeper.driver.sweep import Sweep
 from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger
 from sweeper.space.search_space import SearchSpace
-from sweeper.space.sections import Budget
+from sweeper.space.sections import Budget, Notify
 from sweeper.storage.settings import Stores
 from sweeper.tracking.client import connect
 from tests.support.commands import invoke
@@ -102,13 +102,17 @@ def test_a_raised_limit_goes_on_and_others_do_not(spent: Ledger) -> None:
     assert not ends(target=0.5)
 
 
-def test_a_sweep_that_goes_on_is_not_ended_any_more(spent: Ledger, stores: Stores) -> None:
+def test_a_file_with_another_budget_continues_the_sweep_and_it_is_not_ended_any_more(
+    spent: Ledger, stores: Stores
+) -> None:
     space = opening.space_of(spent)
     sweep = Sweep(spent, space, stores.root / "toy", Machine(2, 0))
     ending = note_ending(sweep)
     assert ending is not None
     assert noted_ending(spent.latest_attributes()) == ending
-    assert note_ending(replace(sweep, space=replace(space, budget=Budget()))) is None
+    changed = replace(space, budget=Budget(target=0.9, trials_without_gain=4), notify=Notify())
+    assert opening.space_differences(*opening.comparable_spaces(spent, changed)) == []
+    assert note_ending(replace(sweep, space=changed)) is None
     assert noted_ending(spent.latest_attributes()) is None
 
 
@@ -132,14 +136,9 @@ def test_a_mistake_in_an_option_of_resume_changes_nothing(spent: Ledger) -> None
     assert spent.latest_attributes() == before
 
 
-def test_a_file_with_a_larger_budget_continues_the_sweep(spent: Ledger, toy_space: Make) -> None:
-    space = toy_space("search.trials=5", "budget={time: 2h, target: 0.9, trials_without_gain: 4}")
-    assert opening.space_differences(*opening.comparable_spaces(spent, space)) == []
-
-
-def test_a_ledger_of_an_earlier_version_has_spent_nothing(spent: Ledger, toy_space: Make) -> None:
+def test_a_ledger_of_an_earlier_version_has_spent_nothing(spent: Ledger) -> None:
     """Its trials have no attempts, and no run has noted its time."""
-    space = toy_space(BUDGET)
+    space = opening.space_of(spent)
     ledger = create_ledger(spent.storage, space, "earlier")
     ledger.report(asked(ledger, space).number, {"height": 0.1, "eval_loss": 0.5, "epoch": 4.0}, None)
     ledger.finish(0, "COMPLETE")
