@@ -1,7 +1,8 @@
 """Measure how many seconds each phase of a trial takes, and tell how far it is. Standard library only.
 
 A job marks its phases with `with phase("evaluation"):`. The caller measures them with `timed_by`; without it,
-nothing is measured.
+nothing is measured. Work that a thread does while training goes on, such as publishing a checkpoint, belongs to no
+phase: `checkpoints` is the time for which training waits.
 """
 
 from __future__ import annotations

@@ -166,6 +166,8 @@ def store_checkpoint(checkpoint: Path, storage: str | None) -> str:
 class TuneReporter:
     """Send a job's metrics to Tune, with `seconds`, `timing` and `conditions` added. Jobs receive it as `report`.
 
+    `seconds` and `timing` reach up to the report, which may come some steps after the evaluation.
+
     Only the address of a checkpoint is sent, since Tune would copy a folder. With several workers, only rank 0 reports.
     The others wait at a barrier until Tune has the report, so that no rank is an epoch ahead when Tune stops the trial.
     """
