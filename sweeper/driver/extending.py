@@ -55,14 +55,15 @@ def imported_trials(
 def importable_trials(ledger: Ledger, space: SearchSpace) -> list[tuple[TrialRecord, Draws]]:
     """Return the ledger's finished trials that `space` could also draw, with their draws, in order.
 
-    Their batch sizes become those of the space, so that the same training is not run again with another one.
+    Their batch sizes become those of the space, so that the same training is not run again with another one. Parameters
+    that are new since they ended have their defaults, as the space may search them in other branches.
     """
     fitting = [record for record in without_repeats(ledger.records()) if misfit(record, space) is None]
     return [_as_drawn(record, space, _redrawn(space, record.params)) for record in fitting]
 
 
 def _as_drawn(record: TrialRecord, space: SearchSpace, found: Redrawn) -> tuple[TrialRecord, Draws]:
-    params = {**record.params, **{name: found.params[name] for name in memory_only(space)}}
+    params = {**found.params, **record.params, **{name: found.params[name] for name in memory_only(space)}}
     return replace(record, params=params, key=trial_key(space.job, params, space.data_fingerprint)), found.draws
 
 

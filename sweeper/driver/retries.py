@@ -10,7 +10,7 @@ from jobs import get_job
 from jobs.job import MEMORY_ONLY
 from jobs.params import AUTO, TRAIN_BATCH
 from sweeper.ledger.record import Incident, TrialRecord
-from sweeper.space.search_space import SearchSpace, resources_of
+from sweeper.space.search_space import SearchSpace, defaults_by_name, resources_of
 from sweeper.trial.handover import TrialFailure
 
 
@@ -44,7 +44,8 @@ def smaller_params(record: TrialRecord, failure: TrialFailure, space: SearchSpac
     resources = resources_of(space, record.params)
     params = job.params(**params_in_use(space.job, record, failure))
     smaller = job.smaller(params, resources.workers if resources else 1)
-    return {} if smaller is None else {k: v for k, v in asdict(smaller).items() if v != record.used[k]}
+    used = all_params(space.job, record)
+    return {} if smaller is None else {k: v for k, v in asdict(smaller).items() if v != used[k]}
 
 
 def params_in_use(job: str, record: TrialRecord, failure: TrialFailure) -> Mapping[str, Any]:
@@ -54,7 +55,14 @@ def params_in_use(job: str, record: TrialRecord, failure: TrialFailure) -> Mappi
     """
     own = {one.name for one in fields(get_job(job).params) if one.metadata.get(MEMORY_ONLY)}
     chosen = {k: v for k, v in {**record.conditions, **failure.conditions}.items() if k in own}
-    return {**record.used, **{k: v for k, v in chosen.items() if record.used[k] == AUTO or record.used[k] is False}}
+    used = all_params(job, record)
+    return {**used, **{k: v for k, v in chosen.items() if used[k] == AUTO or used[k] is False}}
+
+
+def all_params(job: str, record: TrialRecord) -> Mapping[str, Any]:
+    """Return all parameters of a trial with the changes of its incidents. Those that are new since it began have their
+    defaults."""
+    return {**defaults_by_name(job), **record.used}
 
 
 def allowed_at_once(records: Iterable[TrialRecord], memory: int | None) -> int | None:

@@ -186,6 +186,22 @@ def test_a_larger_grid_adopts_them_whatever_their_batch_size(
     assert (first.params["bf16"], first.origin) == (True, "qa_tiny/0")
 
 
+def test_adopted_trials_have_the_parameters_that_other_branches_search(
+    qa_ledger: Ledger, qa_space: Callable[..., SearchSpace], tmp_path: Path
+) -> None:
+    """Tables and plots show the searched parameters of all trials."""
+    backbones = "parameters.backbone={values: ['scratch:1x32x2', 'scratch:2x32x2']}"
+    precision = "parameters.precision=[{when: {backbone: 'scratch:2x32x2'}, values: [fp32, auto]}]"
+    space = with_recorded_data(qa_ledger, qa_space(QA_TINY, backbones, precision))
+    adopted = imported_trials(qa_ledger, space, lambda number: tmp_path / str(number))
+    ledger = create_ledger(qa_ledger.storage, space, "qa_tiny-2", adopted=adopted)
+    assert [record.params["precision"] for record in ledger.records()] == ["auto"] * 3
+    assert [record.key for record in ledger.records()] == [
+        trial_key("qa", {**record.params, "per_device_train_batch_size": 8}, space.data_fingerprint)
+        for record in qa_ledger.records()
+    ]
+
+
 def test_a_grid_over_batch_sizes_adopts_the_size_that_was_used(
     qa_ledger: Ledger, qa_space: Callable[..., SearchSpace], tmp_path: Path
 ) -> None:

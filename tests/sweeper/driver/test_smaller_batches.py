@@ -74,6 +74,19 @@ def test_what_was_used_is_halved(
     assert (incident["changed"] if incident else None) == changed
 
 
+@pytest.mark.parametrize("conditions", [{}, sizes(8, 32)])
+def test_a_trial_of_an_earlier_version_is_retried_with_less(conditions: dict[str, Any], space: SearchSpace) -> None:
+    """It lacks the parameters that are new since."""
+    new = ("precision", "optim", "torch_compile", "gradient_checkpointing")
+    params = {k: v for k, v in asdict(QaParams(bf16=False)).items() if k not in new} | {SIZES[0]: 8, SIZES[1]: 32}
+    one = record(0, None, "RUNNING", params=params)
+    failure = TrialFailure("memory", "out of memory", conditions=conditions)
+    incident = retry_incident(one, failure, space)
+    assert incident
+    assert incident["changed"] == {SIZES[0]: 4, SIZES[1]: 16}
+    assert failure_line("qa", one, failure) == "out of memory (with per_device_train_batch_size 8)"
+
+
 def test_the_batch_that_was_used_is_told() -> None:
     failure = TrialFailure("memory", "out of memory", conditions=sizes(2, 64))
     assert failure_line("qa", trial(), failure) == "out of memory (with per_device_train_batch_size 2)"
