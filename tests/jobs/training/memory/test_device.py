@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import JOBS, get_job
+from jobs import get_job
 from jobs.dataset.data import Data
 from jobs.training import trainer as training
 from jobs.training.memory.device import DeviceMemory, largest_batch, longest_rows, unchanged
@@ -125,7 +125,7 @@ def test_an_error_that_is_no_want_of_memory_is_raised(memory: DeviceMemory) -> N
         memory.fits_training(1, False)
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("name", ["mc", "qa", pytest.param("longformer", marks=pytest.mark.slow)])
 def test_a_training_after_the_search_is_the_one_with_the_same_sizes_without_it(
     name: str, few: Data, tmp_path: Path
 ) -> None:

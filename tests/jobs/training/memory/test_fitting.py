@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jobs import get_job
 from jobs.dataset.data import Data
 from jobs.qa import QaParams
+from jobs.training import workers
 from jobs.training.conditions import Conditions, conditions_in
 from jobs.training.memory import device
 from jobs.training.memory.fitting import BatchSizes, Fitting, TooLittleMemory, agreed_sizes, smallest_sizes, with_sizes
@@ -153,6 +154,25 @@ def test_workers_train_with_what_fits_all_of_them(found: list[tuple[int, bool, i
     least = TrainingSize(min(rows for rows, _, _ in found), any(again for _, again, _ in found))
     assert agreed == BatchSizes(least, min(evaluation for _, _, evaluation in found))
     assert smallest_sizes([*sizes, BatchSizes(None, None)]) == BatchSizes(None, None)
+
+
+def test_a_worker_meets_the_others_after_its_search_and_takes_what_fits_them_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory, noted = SmallMemory(), Conditions()
+
+    def gather(own: BatchSizes) -> list[BatchSizes]:
+        assert memory.tried
+        return [own, BatchSizes(TrainingSize(2, True), 16)]
+
+    monkeypatch.setattr(workers, "gather_on_first", gather)
+    with conditions_in(noted):
+        assert agreed_sizes(fitting(memory, workers=2)) == BatchSizes(TrainingSize(2, True), 16)
+    assert noted["per_device_train_batch_size"] == 2
+    assert noted["gradient_checkpointing"]
+    monkeypatch.setattr(workers, "gather_on_first", lambda own: [own, BatchSizes(None, None)])
+    with pytest.raises(TooLittleMemory):
+        agreed_sizes(fitting(memory, workers=2))
 
 
 @pytest.mark.parametrize(("kind", "shrinks", "before", "after"), [("train", 6, 8, 4), ("evaluate", 6, 8, 4)])
