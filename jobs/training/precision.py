@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jobs.job import ParamError
 from jobs.params import TrainingParams
@@ -80,8 +80,10 @@ def lacking(asked: str, device: Hardware) -> str | None:
 
     >>> lacking("bf16", Hardware("cuda", "Tesla T4", (7, 5)))
     'Tesla T4 (capability 7.5) has no bf16, which needs …; choose auto, fp16 or fp32'
+
+    In a job of the user's own, a parameter of this name may mean something else; then its values are not refused.
     """
-    if asked == "auto" or asked in device.offered:
+    if asked not in get_args(PrecisionName) or asked in device.offered:
         return None
     cure = " or ".join((", ".join(("auto", *device.offered[:-1])), device.offered[-1]))
     return f"{device} has no {asked}, which needs {NEEDS[asked]}; choose {cure}"
@@ -90,7 +92,7 @@ def lacking(asked: str, device: Hardware) -> str | None:
 def choose_precision(asked: str, legacy: bool | None, devices: Sequence[Hardware]) -> UsedPrecision:
     """Return the precision in which all of the devices compute one training.
 
-    asked   the parameter `precision`
+    asked   the parameter `precision`; a value that is no precision counts as auto
     legacy  the parameter `bf16` of earlier versions, which never used TF32; None if it is not set
 
     Raises ParamError if one of the devices lacks an explicit precision.
@@ -99,7 +101,8 @@ def choose_precision(asked: str, legacy: bool | None, devices: Sequence[Hardware
         return UsedPrecision("bf16" if legacy and all("bf16" in device.offered for device in devices) else "fp32")
     if mistake := next(filter(None, (lacking(asked, device) for device in devices)), None):
         raise ParamError("precision", mistake)
-    name = max((device.offered[0] for device in devices), key=BEST.index) if asked == "auto" else asked
+    best = max((device.offered[0] for device in devices), key=BEST.index)
+    name = asked if asked in get_args(PrecisionName) else best
     return UsedPrecision(name, name != "fp32" and all("tf32" in device.offered for device in devices))  # type: ignore[arg-type]
 
 

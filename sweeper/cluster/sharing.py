@@ -17,7 +17,7 @@ from sweeper.trial.gpu import CONTEXT_BYTES
 
 Shape = tuple[Any, ...]  # values of SHAPE_PARAMS
 Taken = tuple[tuple[Shape, int], ...]  # bytes of GPU memory that trials have taken, by shape
-SHAPE_PARAMS = ("backbone", "max_length", "precision")
+SHAPE_PARAMS = ("backbone", "max_length", "precision", "bf16")
 ESTIMATED_JOBS = ("qa",)  # a row of the others has several sequences, or attention that stores more
 SCRATCH_VOCABULARY = 21_128
 USED_SHARE = 0.95  # of a trial's share; the search for a batch that fits leaves the rest free
@@ -110,7 +110,7 @@ def trial_memory(job: str, params: Mapping[str, Any], taken: Taken) -> TrialMemo
     if job not in ESTIMATED_JOBS or config is None:
         return None
     effective, size = params["effective_batch_size"], params["per_device_train_batch_size"]
-    length, half = params["max_length"], params["precision"] not in ("fp32", "tf32")
+    length, half = params["max_length"], params["bf16"] is not False and params["precision"] not in ("fp32", "tf32")
     tokens = min(effective * length, AUTO_TOKENS) if size == "auto" else min(size, effective) * length
     estimate = training_bytes(config, tokens, half, params["gradient_checkpointing"])
     return None if estimate is None else TrialMemory(estimate, measured=False)

@@ -92,6 +92,14 @@ def test_a_refusal_names_device_need_and_cure() -> None:
 
 
 @pytest.mark.parametrize("device", ALL)
+@pytest.mark.parametrize("own", ["low", 3, None])
+def test_a_job_may_have_a_parameter_of_that_name_with_another_meaning(own: Any, device: Hardware) -> None:
+    """As a job of an earlier version may, which chose its name before there was `precision`."""
+    assert lacking(own, device) is None
+    assert choose_precision(own, None, [device]) == choose_precision("auto", None, [device])
+
+
+@pytest.mark.parametrize("device", ALL)
 def test_bf16_of_earlier_versions_is_never_refused_and_uses_no_tf32(device: Hardware) -> None:
     has = "bf16" in device.offered
     assert choose_precision("auto", True, [device]) == (PLAIN_BF16 if has else FP32)

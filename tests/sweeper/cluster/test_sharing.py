@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.backbone.footprint import training_bytes
+from jobs.qa import QaParams
 from sweeper.cluster import gpus, preflight
 from sweeper.cluster.capacity import Machine, Node, cluster_of, reservation_of, reservations, reserve, trials_at_once
 from sweeper.cluster.gpus import Gpu
@@ -145,8 +146,18 @@ def test_earlier_trials_tell_the_memory_of_later_ones_of_the_same_backbone_lengt
     needed = with_peak(9, **shape)
     needed.evaluations[-1]["conditions"]["needed_gpu_memory_bytes"] = 5 * GIB
     assert trial_memory("mc", shape, taken_memory([needed])) == takes(5)
-    for change in ({"max_length": 256}, {"backbone": "b"}, {"precision": "fp32"}):
+    for change in ({"max_length": 256}, {"backbone": "b"}, {"precision": "fp32"}, {"bf16": False}):
         assert trial_memory("mc", {**shape, **change}, taken) is None
+
+
+def test_a_trial_in_fp32_is_estimated_as_such_however_its_file_says_so() -> None:
+    """`bf16: false` is what files of earlier versions say."""
+    plain = {"backbone": "scratch:12x1024x16", "max_length": 512, "effective_batch_size": 8}
+    every = QaParams(**plain), QaParams(**plain, bf16=False), QaParams(**plain, precision="fp32")  # type: ignore[arg-type]
+    half, legacy, full = (trial_memory("qa", asdict(params), ()) for params in every)
+    assert half
+    assert legacy == full
+    assert half < full
 
 
 def test_an_estimate_is_near_the_calculation_for_a_large_model() -> None:
