@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from math import ceil, floor, inf, isfinite, nextafter
+from math import ceil, floor, inf, isclose, isfinite, nextafter
 from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -161,8 +161,8 @@ def contains(domain: Domain, value: Any) -> bool:
     if not is_number(value) or not domain.low <= value <= domain.high:
         return False
     step = domain.step or (1 if domain.integer else 0)
-    steps = (value - domain.low) / step if step else 0
-    return bool(abs(steps - round(steps)) < 1e-8)
+    nearest = domain.low + round((value - domain.low) / step) * step if step else value
+    return isclose(value, nearest, rel_tol=1e-12, abs_tol=1e-8 * step)
 
 
 def cut_range(domain: Range, numbers: Iterable[float]) -> list[Domain]:

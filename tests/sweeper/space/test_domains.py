@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sweeper.space.domains import Choice, Constant, Domain, Range, contains
 from sweeper.space.search_space import assign, draw_labels, to_yaml
@@ -124,3 +126,12 @@ def test_domains_read_as_text() -> None:
 def test_a_domain_contains_what_it_can_give(domain: Domain, inside: list[Any], outside: list[Any]) -> None:
     assert all(contains(domain, value) for value in inside)
     assert not any(contains(domain, value) for value in outside)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.floats(1e-3, 1e3), st.integers(-7, 0), st.integers(1, 1000))
+def test_a_value_of_a_fine_grid_far_from_zero_is_in_it(low: float, exponent: int, steps: int) -> None:
+    step = 10.0**exponent
+    domain = Range(low, low + 1000 * step, step=step)
+    assert contains(domain, low + steps * step)
+    assert steps == 1000 or not contains(domain, low + (steps + 0.5) * step)
