@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -247,7 +248,7 @@ def plan_command(
         lines = plan.plan_lines(space, machine, first, learned)
         for line in chain(lines, plan.forecast_lines(space, machine, found, price, named)):
             echo_line(line)
-    click.echo(f"next: sweeper run {' '.join([file, *overrides])}", err=True)
+    click.echo(f"next: sweeper run {shlex.join([file, *overrides])}", err=True)
 
 
 def learned_trials(space: SearchSpace) -> Learned | None:

@@ -129,7 +129,9 @@ def _no_value(name: str, glob: str, domains: Sequence[Domain]) -> str:
     number = glob_number(glob)
     values = [value for domain in domains for value in ends(domain) if isinstance(value, int | float)]
     near: str | None = nearest_part(re.sub(r"[*?\[\]!]", "", glob), texts)
-    compared = COMPARISON.fullmatch(glob)
+    compared, turned = COMPARISON.fullmatch(glob), re.fullmatch("=([<>])(.*)", glob, re.DOTALL)
+    if turned and values:
+        near = f"{turned[1]}={turned[2]}"
     if compared and not values:
         return f"{shown(glob)} compares numbers, and {name} has none; name its values or globs: {', '.join(texts)}"
     if number is not None and values:

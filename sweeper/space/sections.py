@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count, takewhile
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -386,10 +386,21 @@ def validated(model: type[Model], values: Any, key: Key, note: Mistakes, places:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        for details in error.errors(include_url=False):
+        for details in _true_causes(error.errors(include_url=False)):
             location = tuple(part for part in details["loc"] if part != "[key]")
             note((*key, *location), explanation(details, _sibling_keys(model, location), places))
         return None
+
+
+def _true_causes(errors: list[ErrorDetails]) -> Iterator[ErrorDetails]:
+    """Yield the errors, less those of a list that pydantic (2.14) calls too short without its wrong entries."""
+    places = [details["loc"] for details in errors]
+    for details in errors:
+        inside = (
+            len(place) > len(details["loc"]) and place[: len(details["loc"])] == details["loc"] for place in places
+        )
+        if details["type"] != "too_short" or not any(inside):
+            yield details
 
 
 def _sibling_keys(model: type[Section], location: Key) -> list[str]:

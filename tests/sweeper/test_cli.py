@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,6 +132,12 @@ def test_doctor_and_plan_show_the_cpus_and_the_memory_that_count(
     plan = invoke("plan", "toy.yaml").stdout
     assert "trials: 1 at once: each reserves 1 CPU, of 1 CPU (cgroup quota 0.5)\n" in plan
     assert "memory: 1.0 GiB (cgroup limit; the machine has 8.0 GiB) for all trials that run at once\n" in plan
+
+
+def test_the_command_after_a_plan_can_be_pasted_into_a_shell(toy_folder: Path) -> None:
+    override = "search.enqueue=[{learning_rate: 0.001}]"
+    (line,) = invoke("plan", "toy.yaml", override).stderr.splitlines()
+    assert shlex.split(line.removeprefix("next: ")) == ["sweeper", "run", "toy.yaml", override]
 
 
 def test_the_sample_can_be_written_checked_and_is_not_overwritten(here: Path) -> None:

@@ -55,6 +55,7 @@ def test_a_comparison_holds_for_numbers_and_text_keeps_its_meaning(value: Any, c
         (f'{{{EPOCHS}, seed: [{{when: {{num_train_epochs: ">=x"}}, value: 1}}]}}', 'found ">=x"; write a number aft'),
         (f'{{{EPOCHS}, seed: [{{when: {{num_train_epochs: ">.inf"}}, value: 1}}]}}', "write a number after >, such"),
         (f'{{{EPOCHS}, seed: [{{when: {{num_train_epochs: ">5"}}, value: 1}}]}}', '">5" matches no value of num_train'),
+        (f'{{{EPOCHS}, seed: [{{when: {{num_train_epochs: "=>2"}}, value: 1}}]}}', "did you mean '>=2'? its values: 1"),
         (
             f'{{{EPOCHS}, seed: [{{when: {{num_train_epochs: [">2", "<1"]}}, value: 1}}]}}',
             ':5: parameters.seed.0.when.num_train_epochs.1: "<1" matches no value of num_train_epochs; its values: 1',

@@ -385,6 +385,14 @@ def test_all_mistakes_are_told_at_once(check: Callable[..., tuple[str, ...]]) ->
     ]
 
 
+@pytest.mark.parametrize("section", [{"repeats": "{seeds: [x]}"}, {"notify": "{events: [finish]}"}])
+def test_a_list_with_a_wrong_entry_is_not_called_empty(
+    section: dict[str, str], check: Callable[..., tuple[str, ...]]
+) -> None:
+    (line,) = check(document(**section))
+    assert ".0: found" in line
+
+
 def test_an_unknown_job_does_not_hide_other_mistakes(check: Callable[..., tuple[str, ...]]) -> None:
     lines = check(document(job="qaa", parameters="{anything: {min: 2, max: 1}}", search="{trials: 0}"))
     assert [line.split(": ")[1] for line in lines] == ["job", "parameters.anything.max", "search.trials"]
