@@ -41,6 +41,7 @@ from jobs.params import TrainingParams
 from jobs.task import Task
 from jobs.training import batches
 from jobs.training import trainer as training
+from jobs.training.arguments import training_arguments
 from jobs.training.precision import this_device, training_precision
 
 SEEDS = (42, 43, 44)
@@ -104,7 +105,7 @@ def ours(one: Setting, limits: dict[str, Any]) -> Way:
     )
     precision = training_precision(params, [this_device()])
     # and what is timed is cut down to the same
-    arguments = training.training_arguments(params, one.folder / "ours", precision=precision)
+    arguments = training_arguments(params, one.folder / "ours", precision=precision)
     for name, value in {**limits, "eval_strategy": "no", "save_strategy": "no"}.items():
         setattr(arguments, name, value)
     scores: dict[str, float] = {}

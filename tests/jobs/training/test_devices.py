@@ -17,8 +17,9 @@ from jobs.backbone import tokenizers
 from jobs.dataset.data import Data, read_data
 from jobs.model.recomputation import recompute_activations
 from jobs.task import Task
+from jobs.training.arguments import training_arguments
 from jobs.training.batches import FACTS, keep_batch
-from jobs.training.trainer import BatchTrainer, input_dataset, training_arguments
+from jobs.training.trainer import BatchTrainer, input_dataset
 from tests.support import zoo
 from tests.support.pretended import DEVICE, pretended_device
 from tests.support.spaces import SMALL

@@ -24,11 +24,11 @@ from jobs.params import TrainingParams, device_batch
 from jobs.qa import TASK as QA
 from jobs.qa import QaParams
 from jobs.task import Task
-from jobs.training import batches, predict, train
+from jobs.training import arguments, batches, predict, train
 from jobs.training import trainer as training
+from jobs.training.arguments import training_arguments
 from jobs.training.batches import batched_by_length, batches_by_tokens
 from jobs.training.precision import UsedPrecision
-from jobs.training.trainer import training_arguments
 from tests.support import zoo
 from tests.support.spaces import EPOCH, SMALL
 
@@ -184,10 +184,10 @@ class TwoGpus(TrainingArguments):  # type: ignore[misc]
 
 
 def test_a_process_trains_on_one_gpu_though_it_sees_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "TrainingArguments", TwoGpus)
+    monkeypatch.setattr(arguments, "TrainingArguments", TwoGpus)
     params = TrainingParams(effective_batch_size=8, per_device_train_batch_size=2)
-    arguments = training_arguments(params, tmp_path)
-    assert (arguments.n_gpu, arguments.train_batch_size, arguments.gradient_accumulation_steps) == (1, 2, 4)
+    made = training_arguments(params, tmp_path)
+    assert (made.n_gpu, made.train_batch_size, made.gradient_accumulation_steps) == (1, 2, 4)
     assert training_arguments(params, tmp_path).parallel_mode.name == "NOT_PARALLEL"
 
 
@@ -204,7 +204,7 @@ class Recorder:
 def test_trainer_computes_in_the_precision_that_was_chosen(
     name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "TrainingArguments", Recorder)
+    monkeypatch.setattr(arguments, "TrainingArguments", Recorder)
     given = training_arguments(TrainingParams(), tmp_path, precision=UsedPrecision(name)).given
     assert (given["bf16"], given["fp16"]) == (name == "bf16", name == "fp16")
     assert given["logging_nan_inf_filter"] is (name == "fp16")

@@ -14,9 +14,10 @@ from jobs.backbone import tokenizers
 from jobs.dataset.data import Data
 from jobs.model import facts
 from jobs.training import predict
+from jobs.training.arguments import training_arguments
 from jobs.training.batches import keep_batch
 from jobs.training.predict import Outputs
-from jobs.training.trainer import BatchTrainer, input_dataset, training_arguments
+from jobs.training.trainer import BatchTrainer, input_dataset
 from tests.support.pretended import Questions
 from tests.support.spaces import SMALL
 

@@ -24,9 +24,10 @@ from jobs.job import ParamError
 from jobs.model import backbones
 from jobs.params import TrainingParams, check_workers, device_batch, smaller
 from jobs.qa import QaParams
-from jobs.training import trainer, workers
+from jobs.training import workers
+from jobs.training.arguments import layer_classes, leaves_unused, training_arguments
 from jobs.training.batches import WorkerBatch, WorkerSampler, batched_by_length, split_step, worker_turns
-from jobs.training.trainer import check_sharding, training_arguments
+from jobs.training.trainer import check_sharding
 from tests.support.ranks import (
     Seen,
     in_a_group_of_others,
@@ -256,7 +257,7 @@ def test_unused_parameters_are_searched_for_where_an_architecture_may_have_some(
 ) -> None:
     name = build(kind, tmp_path / kind)
     model = backbones.load_model(name, "AutoModelForQuestionAnswering", tokenizers.load_tokenizer(name, ()), 64)
-    assert trainer.leaves_unused(model) is searched
+    assert leaves_unused(model) is searched
     assert training_arguments(TrainingParams(), tmp_path, unused=searched).ddp_find_unused_parameters is searched
 
 
@@ -354,8 +355,8 @@ def test_trainer_is_told_to_shard_layer_by_layer(backbone: str, data: Data, tmp_
     for name, layer in (("qa", "BertLayer"), ("mc", "BertLayer"), ("longformer", "LongformerLayer")):
         params = params_of(name, backbone, fsdp=True)
         model = import_module(f"jobs.{name}").TASK.model(params, tokenizer)
-        assert trainer.layer_classes(model) == [layer]
-        plugin = training_arguments(params, tmp_path, 2, trainer.layer_classes(model)).fsdp_plugin_args
+        assert layer_classes(model) == [layer]
+        plugin = training_arguments(params, tmp_path, 2, layer_classes(model)).fsdp_plugin_args
         assert plugin["transformer_cls_names_to_wrap"] == layer
         assert (plugin["fsdp_version"], plugin["state_dict_type"]) == (
             2,
