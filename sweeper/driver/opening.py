@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.metadata import version
-from itertools import count, takewhile
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
 
+from jobs import get_job
+from jobs.job import STANDS_FOR
 from sweeper.budget.changes import with_limits, with_time
 from sweeper.budget.spending import spending_of
 from sweeper.driver.sweep import CREATING, set_aside, trial_folder, trial_storage
@@ -18,7 +20,7 @@ from sweeper.ledger.database import LedgerStorage
 from sweeper.ledger.ledger import PRECISION, Ledger, create_ledger, load_ledger, sweep_exists
 from sweeper.space.domains import Branch, Constant
 from sweeper.space.reading import present_fingerprint, restored
-from sweeper.space.search_space import SearchSpace, defaults_by_name, memory_only, resolved
+from sweeper.space.search_space import SearchSpace, memory_only, resolved
 
 PACKAGES = ("sweeper", "torch", "transformers", "ray", "optuna", "mlflow")
 # keys that may differ when a sweep is resumed
@@ -70,14 +72,21 @@ def with_recorded_data(ledger: Ledger, space: SearchSpace) -> SearchSpace:
 
 
 def with_recorded_precision(ledger: Ledger, space: SearchSpace) -> SearchSpace:
-    """Return the space in which new trials have the precision of the sweep's earlier ones.
+    """Return the space in which new trials have the precision of the sweep's earlier ones, and conditions hold as then.
 
-    Earlier versions trained in fp32 if the file named no precision; they knew `bf16` only.
+    Earlier versions trained in fp32 if the file named no precision; they knew `bf16` only. Other defaults that have
+    changed since keep their earlier value if a condition names them.
     """
-    names = {"bf16", "precision"}
-    if PRECISION in ledger.attributes or names & space.parameters.keys() or names - defaults_by_name(space.job).keys():
+    if PRECISION in ledger.attributes or "precision" in space.parameters:
         return space
-    return replace(space, parameters={"bf16": (Branch({}, Constant(False)),), **space.parameters})
+    earlier = {one.name: one.metadata.get(STANDS_FOR) for one in fields(get_job(space.job).params)}
+    branches = list(chain.from_iterable(space.parameters.values()))
+    named = {"bf16"}.union(*(one.when for one in branches), *(one.when for one in space.resources))
+    last = {k: (Branch({}, Constant(value)),) for k, value in earlier.items() if value is not None and k in named}
+    decided = {name for name, found in space.parameters.items() if any(not branch.when for branch in found)}
+    added = {name: branch for name, branch in last.items() if name not in decided}
+    own = {name: (*found, *added.pop(name, ())) for name, found in space.parameters.items()}
+    return replace(space, parameters={**added, **own})
 
 
 def check_data(ledger: Ledger, present: str) -> None:

@@ -28,7 +28,7 @@ from sweeper.release.champions import champion
 from sweeper.release.promotion import promote
 from sweeper.space.domains import Branch, Constant
 from sweeper.space.reading import read_search_space
-from sweeper.space.search_space import SearchSpace
+from sweeper.space.search_space import SearchSpace, grid, params_of
 from sweeper.storage.settings import Stores, read_stores
 from tests.support.drivers import driven
 from tests.support.sources import ROOT
@@ -231,3 +231,23 @@ def test_its_new_trials_have_the_precision_it_began_with(
     assert "bf16" not in with_recorded_precision(begun_now, qa_space()).parameters
     named = replace(space, parameters={"precision": (Branch({}, Constant("tf32")),)})
     assert with_recorded_precision(qa_ledger, named) is named
+
+
+def test_conditions_on_a_default_that_has_changed_hold_as_before(
+    qa_ledger: Ledger,
+) -> None:
+    """A branch that no longer matched would leave its parameter at the default."""
+    stored = dict(qa_ledger.attributes["search_space"])
+    stored["parameters"] = {
+        "backbone": {"values": ["scratch:1x32x2", "scratch:2x32x2"]},
+        "bf16": [{"when": {"backbone": "scratch:2x32x2"}, "value": True}],
+        "max_length": [{"when": {"bf16": "false"}, "value": 64}, {"when": {"bf16": "true"}, "value": 96}],
+        "doc_stride": [{"when": {"per_device_train_batch_size": "8"}, "value": 8}, {"value": 16}],
+    }
+    qa_ledger.set_attribute("search_space", stored)
+    ledger = load_ledger(qa_ledger.storage, "qa_tiny")
+    space = with_recorded_precision(ledger, resumed_space(ledger))
+    drawn = [params_of(space, one) for one in grid(space)]
+    assert [(one.bf16, one.max_length, one.doc_stride) for one in drawn] == [(False, 64, 8), (True, 96, 8)]
+    assert {one.per_device_train_batch_size for one in drawn} == {8}
+    assert {one.per_device_eval_batch_size for one in drawn} == {"auto"}
