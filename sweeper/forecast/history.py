@@ -37,7 +37,8 @@ Calculate = Callable[[Mapping[str, Any]], TrialSeconds]
 
 
 def shape_of(params: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(params.get(name) for name in SHAPE)
+    """Return the values of SHAPE. A switch that is off counts as one that an earlier version did not have."""
+    return tuple(params.get(name) or None for name in SHAPE)
 
 
 def sightings(records: Iterable[TrialRecord], place: Place, calculate: Calculate) -> list[Sighting]:

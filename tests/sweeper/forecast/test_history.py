@@ -54,6 +54,12 @@ def test_other_trials_count_if_none_has_the_same_shape() -> None:
     assert seconds(both, other).epoch == 40.0
 
 
+def test_trials_of_an_earlier_version_have_the_same_shape_without_its_new_switches() -> None:
+    switches = {"gradient_checkpointing": False, "torch_compile": False}
+    assert seconds([trained(0, 1, 15.0)], {**PARAMS, **switches}).spread == SAME_SPREAD
+    assert seconds([trained(0, 1, 15.0)], {**PARAMS, **switches, "torch_compile": True}).spread == OTHER_SPREAD
+
+
 @pytest.mark.parametrize("conditions", [{"device": "NVIDIA A100"}, {"precision": "bf16"}, {"cpus": 4}])
 def test_trials_elsewhere_or_in_another_precision_teach_nothing(conditions: dict[str, Any]) -> None:
     here = {"device": "CPU", "precision": "fp32", "cpus": 1}
