@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from jobs import get_job
 from jobs.model.backbones import weight_bytes
 from sweeper.forecast.forecast import Expected
 from sweeper.space.cases import backbones, max_evaluations, may_shard
@@ -27,6 +28,8 @@ def disk_line(space: SearchSpace, slots: int) -> str:
     """Return the largest estimate as one line, with its parts."""
     sizes = [weight_bytes(name) for name in backbones(space)]
     most = disk_bytes(space, slots)
+    if most is None and get_job(space.job).task is None:
+        return "disk: not known; a job of your own decides what its checkpoints hold"
     if most is None:
         return "disk: not known before the backbones are downloaded"
     largest = max(size for size in sizes if size is not None) / 2**20

@@ -92,11 +92,12 @@ def detailed_lines(found: Forecast) -> Iterator[str]:
 
 
 def forecast_line(found: Forecast) -> str:
-    """Return a forecast as one line: time, GPU-hours and cost, each with its range, and the source."""
+    """Return a forecast as one line: time, GPU-hours and cost, each with its range, a limit that ends it, source."""
     hours = found.gpu_hours
     gpu = [f"{hours.expected:.1f} GPU-hours ({hours.low:.1f} to {hours.high:.1f})"] if hours.expected else []
     cost = [f"cost {found.cost.expected:,.2f} ({found.cost.low:,.2f} to {found.cost.high:,.2f})"] if found.cost else []
-    return "; ".join([f"forecast: {_spread_text(found.wall_s)}", *gpu, *cost, f"from {found.source}"])
+    ended = [f"budget.{found.ended_by} ends it before its last trial"] if found.ended_by else []
+    return "; ".join([f"forecast: {_spread_text(found.wall_s)}", *gpu, *cost, *ended, f"from {found.source}"])
 
 
 def _spread_text(seconds: Expected) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from sweeper.forecast.speed import TrialSeconds
 from sweeper.space.cases import list_cases
 from sweeper.space.domains import Constant, Domain, contains
 from sweeper.space.search_space import SearchSpace
-from sweeper.space.sections import EarlyStopping
+from sweeper.space.sections import Budget, EarlyStopping
 
 ROUNDS = 200  # simulated sweeps
 MOST_STEPS = 100_000  # epochs that all simulations together run; longer sweeps are simulated fewer times
@@ -33,7 +33,10 @@ class Expected:
     high: float
 
     def times(self, factor: float) -> Expected:
-        return Expected(self.low * factor, self.expected * factor, self.high * factor)
+        return self.scaled(Expected(factor, factor, factor))
+
+    def scaled(self, by: Expected) -> Expected:
+        return Expected(self.low * by.low, self.expected * by.expected, self.high * by.high)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Forecast:
     trial_s   seconds of a whole trial without early stopping, for each branch of the space
     at_rung   number of trials that reach each epoch at which early stopping decides, and the last one
     source    from what the seconds are known
+    ended_by  the key of the budget whose limit is expected to end the sweep before its last trial, or None
     """
 
     wall_s: Expected
@@ -51,6 +55,7 @@ class Forecast:
     trial_s: tuple[Expected, ...]
     at_rung: Mapping[int, Expected]
     source: str
+    ended_by: str | None = None
 
     def values(self) -> dict[str, Any]:
         """Return the forecast as plain values for JSON."""
@@ -60,6 +65,7 @@ class Forecast:
             "trial_s": [asdict(one) for one in self.trial_s],
             "trials_at_epoch": {str(epoch): asdict(count) for epoch, count in self.at_rung.items()},
             "source": self.source,
+            "ended_by": self.ended_by,
         }
 
 
@@ -85,15 +91,37 @@ def forecast(
     found = _simulations([plans[number] for number in order], space.early_stopping, repeats)
     spread = statistics.median(plan.seconds.spread for plan in plans)
     gpus = statistics.fmean(one.gpus * one.workers for one in reserved)
+    wall = _expected([one.wall_s for one in found], spread)
     hours = _expected([sum(one.trial_s) / HOUR_SECONDS for one in found], spread)
+    ended_by, share = _share(space.budget, wall, hours, gpus)
+    hours = hours.scaled(share)
     return Forecast(
-        _wall(found, spread, space.budget.time),
+        _with_session(wall.scaled(share)),
         hours.times(gpus),
         hours.times((gpus or 1) * price) if price is not None else None,
         tuple(_branch_seconds(space, configurations, plans)),
-        {rung: _expected([one.at_rung[rung] for one in found], 1) for rung in found[0].at_rung},
+        {rung: _expected([one.at_rung[rung] for one in found], 1).scaled(share) for rung in found[0].at_rung},
         source,
+        ended_by,
     )
+
+
+def _share(budget: Budget, wall_s: Expected, hours: Expected, gpus: float) -> tuple[str | None, Expected]:
+    """Return the limit that is expected to end the sweep, and the share of it that the limits leave, for each end.
+
+    wall_s, hours  seconds of the whole sweep, and hours of all its trials together
+    gpus           that a trial reserves
+    """
+    price = budget.price or 0.0
+    whole = {"time": wall_s, "gpu_hours": hours.times(gpus), "cost": hours.times((gpus or 1) * price)}
+    shares = {key: _left(limit, used) for key, used in whole.items() if (limit := getattr(budget, key)) is not None}
+    first = min(shares, key=lambda key: shares[key].expected, default=None)
+    ends = zip((1.0, 1.0, 1.0), *map(astuple, shares.values()), strict=True)
+    return first if first and shares[first].expected < 1 else None, Expected(*map(min, ends))
+
+
+def _left(limit: float, used: Expected) -> Expected:
+    return Expected(*(limit / max(limit, amount) for amount in astuple(used)))
 
 
 def _plan(params: Mapping[str, Any], seconds: TrialSeconds, reserved: TrialReservation) -> Plan:
@@ -106,10 +134,8 @@ def _simulations(plans: Sequence[Plan], rule: EarlyStopping | None, repeats: Seq
     return [simulate(plans, rule, repeats, np.random.default_rng(number)) for number in range(rounds)]
 
 
-def _wall(found: Sequence[SimulatedSweep], spread: float, limit: float | None) -> Expected:
-    most = limit or float("inf")
-    whole = _expected([one.wall_s for one in found], spread)
-    return Expected(*(min(most, seconds) + SESSION_SECONDS for seconds in (whole.low, whole.expected, whole.high)))
+def _with_session(wall_s: Expected) -> Expected:
+    return Expected(*(seconds + SESSION_SECONDS for seconds in astuple(wall_s)))
 
 
 def _expected(values: Sequence[float], spread: float) -> Expected:

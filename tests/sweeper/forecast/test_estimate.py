@@ -76,6 +76,25 @@ def test_early_stopping_and_a_time_budget_take_less(reader: Callable[..., Search
     assert forecast_of(reader(*many, "budget.time=1s")).wall_s.high < whole.wall_s.low
 
 
+def test_a_limit_that_ends_the_sweep_is_named_and_cuts_time_and_cost_alike(reader: Callable[..., SearchSpace]) -> None:
+    many = ("parameters.seed={values: [1, 2, 3, 4, 5, 6]}", "parameters.num_train_epochs=9")
+    whole = forecast_of(reader(*many, "budget={time: 999h, cost: 1e9, price: 2}"))
+    assert whole.ended_by is None
+    assert "budget." not in forecast_line(whole)
+    assert whole.cost is not None
+    half = whole.cost.expected / 2
+    by_cost = forecast_of(reader(*many, f"budget={{time: 999h, cost: {half!r}, price: 2}}"))
+    assert by_cost.cost is not None
+    assert by_cost.cost.expected == pytest.approx(half)
+    by_time = forecast_of(reader(*many, "budget={time: 1s, cost: 1e9, price: 2}"))
+    assert by_time.cost is not None
+    assert by_time.cost.expected < half
+    for key, found in (("cost", by_cost), ("time", by_time)):
+        assert found.wall_s.expected < whole.wall_s.expected
+        assert f"; budget.{key} ends it before its last trial; " in forecast_line(found)
+        assert found.values()["ended_by"] == key
+
+
 def test_a_price_is_of_gpu_hours_or_of_the_hours_of_trials_without_one(reader: Callable[..., SearchSpace]) -> None:
     on_gpu = forecast_of(reader(), "A100", 2.0)
     assert on_gpu.cost is not None

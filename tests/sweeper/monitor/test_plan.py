@@ -52,3 +52,9 @@ def test_the_disk_holds_weights_for_kept_checkpoints_and_training_state_for_runn
     assert disk_line(space, 2) == (
         f"disk: up to {total} MiB: 12 MiB for each kept checkpoint ({kept}), {running} MiB for each running trial (2)"
     )
+
+
+def test_the_disk_space_of_a_job_of_ones_own_is_not_said_to_wait_for_a_download(
+    toy_space: Callable[..., SearchSpace],
+) -> None:
+    assert disk_line(toy_space(), 2) == "disk: not known; a job of your own decides what its checkpoints hold"
