@@ -134,11 +134,18 @@ class Redrawn(NamedTuple):
 
 
 def _redrawn(space: SearchSpace, params: Mapping[str, Any]) -> Redrawn:
-    """Draw given parameters again: from the space or, if it cannot draw them, with settings of `search.enqueue`."""
-    found = _redrawn_with(space, params, {})
-    enqueued = [entry for entry in space.search.enqueue if entry.items() <= params.items()]
-    alike = (_redrawn_with(space, params, entry) for entry in enqueued if found.difference)
-    return next((one for one in alike if one.difference is None), found)
+    """Draw given parameters again: with settings of `search.enqueue` or, if none gives them, from the space alone.
+
+    So an enqueued trial has the batch size with which it is enqueued, and is not run again. Settings with the batch
+    size of the given parameters come first.
+    """
+    free = memory_only(space)
+    alike = [
+        one for one in space.search.enqueue if {k: v for k, v in one.items() if k not in free}.items() <= params.items()
+    ]
+    exactly_first = sorted(alike, key=lambda one: not one.items() <= params.items())
+    found = [_redrawn_with(space, params, entry) for entry in (*exactly_first, {})]
+    return next((one for one in found if one.difference is None), found[-1])
 
 
 def _redrawn_with(space: SearchSpace, params: Mapping[str, Any], entry: Mapping[str, Any]) -> Redrawn:

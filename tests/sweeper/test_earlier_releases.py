@@ -186,6 +186,20 @@ def test_a_larger_grid_adopts_them_whatever_their_batch_size(
     assert (first.params["bf16"], first.origin) == (True, "qa_tiny/0")
 
 
+@pytest.mark.parametrize("sizes", [("2",), ("4",), ("4", "2")])
+def test_an_adopted_trial_that_is_enqueued_with_a_batch_size_is_not_run_again(
+    qa_ledger: Ledger, qa_space: Callable[..., SearchSpace], tmp_path: Path, sizes: tuple[str, ...]
+) -> None:
+    each = (f"{{learning_rate: 3e-3, bf16: true, per_device_train_batch_size: {size}}}" for size in sizes)
+    space = qa_space(QA_TINY.replace("{learning_rate: 3e-3, bf16: true}", ", ".join(each)))
+    space = with_recorded_data(qa_ledger, space)
+    adopted = imported_trials(qa_ledger, space, lambda number: tmp_path / str(number))
+    ledger = create_ledger(qa_ledger.storage, space, "qa_tiny-2", adopted=adopted)
+    new = [record.params["learning_rate"] for record in iter(lambda: ledger.ask(space), None)]
+    assert (len(adopted), new) == (3, [*([3e-3] * (len(sizes) - 1)), 4e-3])
+    assert ledger.records()[0].params["per_device_train_batch_size"] == int(sizes[-1])
+
+
 def test_adopted_trials_have_the_parameters_that_other_branches_search(
     qa_ledger: Ledger, qa_space: Callable[..., SearchSpace], tmp_path: Path
 ) -> None:
