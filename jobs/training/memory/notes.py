@@ -53,7 +53,7 @@ def note_shortage(setting: str, rows: int) -> None:
             notes = _read(file)
             if rows < notes.get(setting, rows + 1):
                 with atomic(file) as part:
-                    part.write_text(json.dumps({**notes, setting: rows}, ensure_ascii=False, indent=0), "utf-8")
+                    part.write_text(json.dumps({**notes, setting: rows}, indent=0), "utf-8")
 
 
 def _read(file: Path) -> dict[str, int]:

@@ -37,7 +37,7 @@ def test_without_a_file_nothing_is_remembered(tmp_path: Path) -> None:
 
 DAMAGED = [
     "", "{", "[1]", "null", '{"bert": "4"}', '{"bert": true}', '{"bert": 0}', '{"bert": 1e3}', '{"bert": 65537}',
-    '{"bert": [4]}', '{"bert": -1}', "\x00\xff", "[" * 100_000, '{"bert": 4' + " " * MOST_BYTES + "}",
+    '{"bert": [4]}', '{"bert": -1}', r'{"\ud800": 4}', "\x00\xff", "[" * 100_000, '{"bert": 4' + " " * MOST_BYTES + "}",
 ]  # fmt: skip
 
 
