@@ -16,7 +16,7 @@ from sweeper.cluster.capacity import Node, workers_at_once
 from sweeper.driver.retries import failure_line, retry_incident
 from sweeper.driver.searcher import CHECK_SECONDS, LedgerSearcher, NotPickled, epoch_at
 from sweeper.driver.sweep import Sweep
-from sweeper.ledger.record import Incident, TrialRecord
+from sweeper.ledger.record import STOPPED, Incident, TrialRecord
 from sweeper.process.cgroups import memory_state
 from sweeper.space.sections import duration
 from sweeper.trial import handover
@@ -81,6 +81,8 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         timing = self.attempts.timing(number, result["timing"])
         if RESUMED in result:
             self.sweep.ledger.rewind(number, epoch_at(self.sweep.ledger.record(number), result[RESUMED]))
+        if result.get("done") and metrics["epoch"] < trial.config["params"]["num_train_epochs"]:
+            metrics[STOPPED] = True  # the scheduler decides before its decision and this report are carried out
         conditions = result["conditions"]
         self.on_change(self.sweep.ledger.report(number, metrics, result["checkpoint"], timing, conditions))
 
@@ -93,7 +95,7 @@ class LedgerCallback(NotPickled, tune.Callback):  # type: ignore[misc]
         elif record.trained:
             self.on_change(ledger.finish(number, "COMPLETE"))
         elif not self.interrupt.stopping:
-            self.on_change(ledger.finish(number, "PRUNED", f"stopped early after epoch {record.epochs:g}"))
+            self.on_change(ledger.finish(number, "PRUNED", record.stop_reason))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         if not self.interrupt.stopping:

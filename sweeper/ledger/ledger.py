@@ -204,14 +204,16 @@ class Ledger:
     def repair(self, space: SearchSpace) -> None:
         """Repair the trials of a driver that was killed between two writes. Requires the sweep's lock.
 
-        A trial without parameters is closed and drawn again. A trial whose last epoch is recorded is marked COMPLETE.
+        A trial without parameters is closed and drawn again. One whose last report is recorded is COMPLETE or PRUNED.
         """
         self.correct_values()
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if "params" not in trial.user_attrs:
                 self._abandon(trial, space)
-            elif self.record(trial.number).trained:
+            elif (record := self.record(trial.number)).trained:
                 self.finish(trial.number, "COMPLETE")
+            elif record.stopped:
+                self.finish(trial.number, "PRUNED", record.stop_reason)
         self._tallies.clear()
 
     def _abandon(self, trial: optuna.trial.FrozenTrial, space: SearchSpace) -> None:

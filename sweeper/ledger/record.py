@@ -19,6 +19,7 @@ State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 EVALUATION = "evaluation:"
 INCIDENT = "incident:"
 ORIGIN = "origin"
+STOPPED = "stopped"  # True in the evaluation at which the scheduler ended the trial
 ATTEMPT = "attempt:"
 CUT_BY = "ended_by"
 SIZE_PARAMS = (TRAIN_BATCH, EVALUATION_BATCH, "gradient_checkpointing")
@@ -125,6 +126,15 @@ class TrialRecord:
     def trained(self) -> bool:
         """Return True if the last epoch is recorded."""
         return bool(self.evaluations) and self.epochs >= self.params["num_train_epochs"]
+
+    @property
+    def stopped(self) -> bool:
+        """Return True if the scheduler ended the trial at its last report."""
+        return bool(self.evaluations) and bool(self.evaluations[-1].get(STOPPED))
+
+    @property
+    def stop_reason(self) -> str:
+        return f"stopped early after epoch {self.epochs:g}"
 
     @property
     def seconds(self) -> float:

@@ -48,7 +48,10 @@ def searcher(sweep: Sweep) -> LedgerSearcher:
 
 def report(sweep: Sweep, epoch: int, height: float, **more: Any) -> None:
     """Let a trial's process report to the driver."""
-    callback, trial = LedgerCallback(searcher(sweep)), SimpleNamespace(config={"number": 0})
+    callback, trial = (
+        LedgerCallback(searcher(sweep)),
+        SimpleNamespace(config={"number": 0, "params": {"num_train_epochs": 4}}),
+    )
     metrics = {"height": height, "eval_loss": 0.5, "epoch": float(epoch), "seconds": 1.0}
     callback.on_trial_result(0, [], trial, {**metrics, "checkpoint": None, "timing": {}, "conditions": {}, **more})
 
@@ -83,6 +86,16 @@ def test_a_process_that_found_no_checkpoint_begins_anew(sweep: Sweep) -> None:
 
 
 # early stopping
+
+
+def test_a_stop_is_written_down_with_the_report_that_led_to_it(sweep: Sweep) -> None:
+    report(sweep, 2, 0.1, done=False)
+    assert not sweep.ledger.record(0).stopped
+    report(sweep, 3, 0.1, done=True)  # Tune's word for it, before it ends the trial
+    assert sweep.ledger.record(0).stopped
+    report(sweep, 4, 0.1, done=True)
+    assert sweep.ledger.record(0).trained
+    assert not sweep.ledger.record(0).stopped
 
 
 def known(scheduler: Any) -> dict[float, dict[Any, float]]:

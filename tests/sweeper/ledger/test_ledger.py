@@ -25,7 +25,7 @@ from sweeper.errors import ConfigError, EnvironmentFailure
 from sweeper.ledger.database import database_errors, existing_storage, open_storage
 from sweeper.ledger.history import write_values
 from sweeper.ledger.ledger import Ledger, create_ledger, load_ledger, sweep_exists, sweep_names
-from sweeper.ledger.record import TrialRecord, trial_key
+from sweeper.ledger.record import STOPPED, TrialRecord, trial_key
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 from tests.support.spaces import TOY
@@ -429,6 +429,18 @@ def test_a_trial_whose_last_epoch_is_on_record_is_finished(storage: RDBStorage, 
             ledger.report(number, evaluation(epoch, 0.2), None)
     ledger.repair(space)
     assert [record.state for record in ledger.records()] == ["COMPLETE", "RUNNING"]
+
+
+def test_a_trial_that_was_stopped_at_its_last_report_is_pruned(storage: RDBStorage, toy_space: Make) -> None:
+    space = toy_space()
+    ledger = create_ledger(storage, space, "toy")
+    stopped, other = (asked(ledger, space).number for _ in range(2))
+    ledger.report(stopped, {**evaluation(1, 0.2), STOPPED: True}, None)
+    ledger.report(other, {**evaluation(1, 0.2), STOPPED: True}, None)
+    ledger.report(other, evaluation(1, 0.3), None)  # trained again, and not stopped then
+    ledger.repair(space)
+    assert [record.state for record in ledger.records()] == ["PRUNED", "RUNNING"]
+    assert ledger.record(stopped).reason == "stopped early after epoch 1"
 
 
 def test_a_sweep_that_was_cut_short_while_it_was_noted_is_created_again(storage: RDBStorage, toy_space: Make) -> None:
