@@ -61,8 +61,10 @@ def _forecast_tags(ledger: Ledger) -> dict[str, str]:
     """Return the forecast that the sweep was begun with, as tags; empty without one."""
     found = ledger.study.user_attrs.get(FORECAST) or {}
     numbers = {name: found.get(name) for name in ("wall_s", "gpu_hours", "cost")}
-    texts = {name: " to ".join(f"{one[end]:.6g}" for end in ("low", "high")) for name, one in numbers.items() if one}
+    texts = {name: "{expected:.6g} ({low:.6g} to {high:.6g})".format(**one) for name, one in numbers.items() if one}
     known = {**texts, "source": found["source"]} if found else {}
+    if found.get("ended_by"):
+        known["ended_by"] = f"budget.{found['ended_by']}"
     return {f"sweeper.forecast.{name}": text for name, text in known.items()}
 
 

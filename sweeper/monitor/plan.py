@@ -111,6 +111,9 @@ def early_stopping_line(space: SearchSpace) -> str:
     rule = space.early_stopping
     if rule is None:
         return "early stopping: none"
+    if rule.grace_period >= max_epochs(space):
+        most = f"no trial has more than {max_epochs(space)} epochs"
+        return f"early stopping: has no effect: grace_period is {rule.grace_period}, and {most}"
     if rule.scheduler == "median":
         return (
             f"early stopping: median, from epoch {rule.grace_period} on trials below the median of at least "

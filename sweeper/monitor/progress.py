@@ -90,7 +90,8 @@ class Progress:
         how = f"{STATES[record.state]:<13} {record.epochs:>4g} epochs {record.seconds:>7.1f} s"
         again = f"seed={record.params['seed']} of trial {record.repeat_of}  " if record.repeat_of is not None else ""
         precision = f" in {record.used_precision}" if record.used_precision not in (None, "fp32") else ""
-        return f"trial {record.number:>3}  {how}  {score}  {again}{settings}{precision}"
+        cut = f"({record.reason})  " if record.ended_by and record.value is not None else ""
+        return f"trial {record.number:>3}  {how}  {score}  {cut}{again}{settings}{precision}"
 
     def view(self) -> Group:
         """Return the live table: a line of totals, then a row per running trial."""

@@ -55,6 +55,11 @@ def backbone(record: TrialRecord) -> str:
     return str(record.params.get("backbone", "all trials"))
 
 
+def is_stopped_early(record: TrialRecord) -> bool:
+    """Return True if early stopping ended the trial, and not a limit of the budget."""
+    return record.state == "PRUNED" and record.ended_by is None
+
+
 def planned_epochs(record: TrialRecord) -> float | None:
     """Return the planned number of epochs of a trial; None if its job has no parameter for it."""
     epochs = record.params.get("num_train_epochs")

@@ -41,6 +41,7 @@ from sweeper.results.overview import (
     all_numbers,
     backbone,
     is_log_scaled,
+    is_stopped_early,
     planned_epochs,
     varying_parameters,
 )
@@ -276,7 +277,7 @@ def draw_leader_line(axes: Axes, x: float, y: float, style: BackboneStyle) -> No
 
 
 def early_stopping(found: Results) -> tuple[Figure, str]:
-    if not any(record.state == "PRUNED" for record in found.search):
+    if not any(map(is_stopped_early, found.search)):
         raise NothingToShow("No trial was stopped early.")
     trials = [r for r in found.search if r.state != "RUNNING" and planned_epochs(r) is not None and r.evaluations]
     if not trials:

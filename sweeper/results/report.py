@@ -26,7 +26,7 @@ from sweeper.ledger.record import TrialRecord
 from sweeper.results import comparison, plots
 from sweeper.results.drawing import figures
 from sweeper.results.drawing.names import xml_line
-from sweeper.results.overview import Results, backbone, planned_epochs, sweep_results
+from sweeper.results.overview import Results, backbone, is_stopped_early, planned_epochs, sweep_results
 from sweeper.results.plots import Plot
 from sweeper.results.table import cell_text, constant_columns
 from sweeper.results.timing import wall_seconds
@@ -273,9 +273,10 @@ def interval_range(table: Sequence[ReportRow]) -> Interval | None:
 def savings(records: Sequence[TrialRecord]) -> Savings | None:
     """Estimate the savings of early stopping: each trial's missing epochs times its mean seconds per epoch.
 
-    Returns None when no trial was stopped early or the job has no parameter for the number of epochs.
+    Returns None when no trial was stopped early or the job has no parameter for the number of epochs. A trial that a
+    limit of the budget ended is none of them.
     """
-    stopped = [(record, left) for record in records if record.state == "PRUNED" and (left := epochs_left(record))]
+    stopped = [(record, left) for record in records if is_stopped_early(record) and (left := epochs_left(record))]
     if not stopped:
         return None
     seconds = sum(left * record.seconds / record.epochs for record, left in stopped)

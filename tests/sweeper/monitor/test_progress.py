@@ -38,6 +38,13 @@ def test_a_trial_that_had_ended_before_is_not_printed_again() -> None:
     assert len(printed([], *earlier)) == 2
 
 
+def test_a_trial_that_a_limit_ends_has_the_limit_beside_its_score() -> None:
+    (line,) = printed([], record(1, 0.4, "PRUNED", reason="the time budget of 25 s was spent", ended_by="time"))
+    assert "  height 0.4000  (the time budget of 25 s was spent)  " in line
+    (line,) = printed([], record(1, 0.4, "PRUNED", reason="stopped early after epoch 1"))
+    assert "(" not in line
+
+
 def test_an_incident_is_printed_once_and_not_again_by_the_next_run() -> None:
     incident = {"kind": "crash", "reason": "killed", "epoch": 1.0, "changed": {}}
     hurt = record(0, 0.5, "RUNNING", incidents=(incident,))

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,7 @@ def test_what_early_stopping_saved_is_counted_at_each_trials_own_pace(ledger: Le
     records = sweep_results(ledger).records
     assert report.savings(records) == Savings(2, 5.0, 50.0, 50 / 170)
     assert report.savings(records[:1]) is None
+    assert report.savings([replace(record, ended_by="time") for record in records]) is None
 
 
 def test_cost_is_summed_by_backbone_and_the_dearest_comes_first(ledger: Ledger) -> None:

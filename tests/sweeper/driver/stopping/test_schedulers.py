@@ -138,7 +138,7 @@ def test_the_median_is_that_of_means_and_counts_trials_that_trained_as_long() ->
             "{scheduler: hyperband, reduction_factor: 2}",
             "hyperband, after 1, 2 or 4 epochs, by its bracket, the best 1/2 go on",
         ),
-        ("{scheduler: hyperband, grace_period: 4}", "hyperband, after 4 epochs the best 1/3 go on"),
+        ("{scheduler: hyperband, grace_period: 3}", "hyperband, after 3 epochs the best 1/3 go on"),
         (
             "{scheduler: median, grace_period: 2}",
             "median, from epoch 2 on trials below the median of at least 3 others end",
@@ -160,3 +160,11 @@ def test_there_is_a_bracket_for_each_rung() -> None:
     rule = EarlyStopping(scheduler="hyperband", reduction_factor=3)
     assert [bracket_count(rule, epochs) for epochs in (1, 2, 3, 8, 9, 243)] == [1, 1, 2, 2, 3, 6]
     assert bracket_count(EarlyStopping(), 243) == 1
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "hyperband", "median"])
+def test_a_rule_that_can_stop_no_trial_is_told(scheduler: str, toy_space: Make) -> None:
+    rule = f"early_stopping={{scheduler: {scheduler}, grace_period: 4}}"
+    told = "early stopping: has no effect: grace_period is 4, and no trial has more than 4 epochs"
+    assert early_stopping_line(toy_space(rule, "parameters.num_train_epochs=4")) == told
+    assert "no effect" not in early_stopping_line(toy_space(rule, "parameters.num_train_epochs=5"))
