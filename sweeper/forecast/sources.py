@@ -18,7 +18,7 @@ from sweeper.forecast.work import Work, work_of
 from sweeper.ledger.ledger import Ledger
 from sweeper.space.search_space import SearchSpace
 
-TRIALS = "the seconds of {count} earlier trials"
+TRIALS = "the seconds of {count} earlier trial{plural}"
 PROBED = "a probe of this machine"
 OTHERS = ", with other backbones or lengths"
 CALCULATION = "a calculation from the models' sizes and the speed of {device}"
@@ -112,7 +112,9 @@ class Experience:
         if self.seen:
             same = all(shape_of(params) in self.shapes for params in configurations)
             trials = len(self.seen) - self.probed
-            parts = [TRIALS.format(count=trials)] * bool(trials) + [PROBED] * bool(self.probed)
+            parts = [TRIALS.format(count=trials, plural="s" * (trials != 1))] * bool(trials) + [PROBED] * bool(
+                self.probed
+            )
             return " and ".join(parts) + ("" if same else OTHERS)
         device = self.calculation.device.name if self.calculation.device else "this machine's CPUs"
         assumed = ASSUMED if self.calculation.assumes_sizes(configurations) else ""

@@ -122,16 +122,16 @@ def test_a_gpu_that_lacks_an_explicit_precision_has_no_forecast(reader: Callable
 def test_trials_in_the_ledger_are_the_better_source(reader: Callable[..., SearchSpace], storage: RDBStorage) -> None:
     space = reader()
     ledger = create_ledger(storage, space, "earlier")
-    for _ in range(2):
+    for count in ("1 earlier trial", "2 earlier trials"):
         number = asked(ledger, space).number
         for epoch in (1.0, 2.0):
             timing = {"start": 3.0 if epoch == 1 else 0.0, "training": 50.0, "evaluation": 4.0, "checkpoints": 1.0}
             scores = dict.fromkeys(get_job("qa").metrics, 0.5)
             ledger.report(number, {**scores, "epoch": epoch, "seconds": 55 * epoch}, None, timing)
         ledger.finish(number, "PRUNED")
-    found = sweep_forecast(space, HERE, storage)
-    assert found is not None
-    assert found.source == "the seconds of 2 earlier trials"
+        found = sweep_forecast(space, HERE, storage)
+        assert found is not None
+        assert found.source == f"the seconds of {count}"
     assert found.trial_s[0].expected == pytest.approx(3 + 4 * 55, rel=0.01)
     other = sweep_forecast(reader("parameters.max_length=64", "parameters.doc_stride=16"), HERE, storage)
     assert other is not None
