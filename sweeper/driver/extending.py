@@ -19,7 +19,16 @@ from jobs.job import ParamError
 from jobs.suggestions import short
 from sweeper.ledger.ledger import Ledger
 from sweeper.ledger.ranking import ENDED_WELL, without_repeats
-from sweeper.ledger.record import EVALUATION, INCIDENT, ORIGIN, TrialRecord, best_evaluation, key_params, trial_key
+from sweeper.ledger.record import (
+    EVALUATION,
+    INCIDENT,
+    ORIGIN,
+    TrialRecord,
+    best_evaluation,
+    defaults_since,
+    key_params,
+    trial_key,
+)
 from sweeper.ledger.sampling.draws import distribution
 from sweeper.space.domains import Domain, contains, literal_text
 from sweeper.space.search_space import SearchSpace, assign, draw_labels, memory_only, params_of
@@ -151,10 +160,11 @@ def _redrawn(space: SearchSpace, params: Mapping[str, Any]) -> Redrawn:
 def _redrawn_with(space: SearchSpace, params: Mapping[str, Any], entry: Mapping[str, Any]) -> Redrawn:
     found: dict[str, tuple[Domain, Any]] = {}
     names = {label: name for name, label, _ in draw_labels(space)}
+    known = {**defaults_since(space.job), **params}
 
     def choose(label: str, domain: Domain) -> Any:
-        found[label] = (domain, params[names[label]])
-        return params[names[label]]
+        found[label] = (domain, known[names[label]])
+        return known[names[label]]
 
     try:
         drawn = asdict(params_of(space, assign(space, choose, entry)))

@@ -161,6 +161,12 @@ def key_params(job: str, params: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def defaults_since(job: str) -> dict[str, Any]:
+    """Return the defaults of the parameters that are new since the version that introduced the job: it trained so."""
+    known = {one.name: one for one in fields(get_job(job).params) if STANDS_FOR in one.metadata}
+    return {name: one.default for name, one in known.items() if one.metadata[STANDS_FOR] is None}
+
+
 def best_evaluation(
     evaluations: Sequence[Mapping[str, Any]], objective: str, direction: Direction
 ) -> Mapping[str, Any] | None:

@@ -186,6 +186,25 @@ def test_a_larger_grid_adopts_them_whatever_their_batch_size(
     assert (first.params["bf16"], first.origin) == (True, "qa_tiny/0")
 
 
+NEW = ["precision={values: [auto, fp32]}", "torch_compile={values: [true, false]}"]
+NEW += ["gradient_checkpointing={values: [true, false]}", "optim={values: [adafactor, adamw_torch_fused]}"]
+
+
+@pytest.mark.parametrize("override", NEW)
+def test_a_space_that_searches_a_new_parameter_adopts_them_with_its_default(
+    qa_ledger: Ledger, qa_space: Callable[..., SearchSpace], tmp_path: Path, override: str
+) -> None:
+    text = QA_TINY.replace(", enqueue: [{learning_rate: 3e-3, bf16: true}]", "").replace(", 4e-3", "")
+    space = with_recorded_data(qa_ledger, qa_space(text, f"parameters.{override}"))
+    adopted = imported_trials(qa_ledger, space, lambda number: tmp_path / str(number))
+    ledger = create_ledger(qa_ledger.storage, space, "qa_tiny-2", adopted=adopted)
+    name, default = override.split("=")[0], asdict(QaParams())[override.split("=")[0]]
+    drawn = [record.params[name] for record in iter(lambda: ledger.ask(space), None)]
+    assert [record.params[name] for record in ledger.records()[:2]] == [default] * 2
+    assert len(drawn) == 2
+    assert default not in drawn
+
+
 @pytest.mark.parametrize("sizes", [("2",), ("4",), ("4", "2")])
 def test_an_adopted_trial_that_is_enqueued_with_a_batch_size_is_not_run_again(
     qa_ledger: Ledger, qa_space: Callable[..., SearchSpace], tmp_path: Path, sizes: tuple[str, ...]
