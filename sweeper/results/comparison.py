@@ -67,10 +67,14 @@ def _used_precisions(record: TrialRecord, repeats: Sequence[TrialRecord]) -> str
 
 
 def differing_parameters(table: Sequence[Row]) -> list[str]:
-    """Return the parameters whose values differ between trials, in the job's order; all of them for a single trial."""
+    """Return the parameters whose values differ between trials, in the job's order; all of them for a single trial.
+
+    A trial of an earlier version lacks parameters that are new since. All trials of its sweep have their defaults.
+    """
     shown = [_shown_params(row) for row in table]
     names = dict.fromkeys(name for params in shown for name in params)
-    return [name for name in names if len(table) == 1 or len({repr(params.get(name)) for params in shown}) > 1]
+    values = {name: {repr(one[name]) for one in shown if name in one} for name in names}
+    return [name for name in names if len(table) == 1 or len(values[name]) > 1]
 
 
 def _shown_params(row: Row) -> Mapping[str, Any]:

@@ -82,6 +82,13 @@ def test_json_is_one_array_with_the_promised_keys() -> None:
     }  # fmt: skip
 
 
+def test_a_parameter_that_trials_of_an_earlier_version_lack_is_no_difference() -> None:
+    """Plots and importance read the values of all trials."""
+    earlier, later = {"learning_rate": 1e-3}, {"learning_rate": 2e-3, "optim": "adamw_torch_fused"}
+    rows = comparison.comparison_rows([record(0, 0.4, params=earlier), record(1, 0.5, params=later)], "max")
+    assert comparison.differing_parameters(rows) == ["learning_rate"]
+
+
 def test_only_parameters_that_change_are_columns() -> None:
     rows = comparison.comparison_rows(RECORDS, "max")
     assert comparison.trial_columns(rows, "height") == [
