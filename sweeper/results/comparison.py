@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.backbone.folders import parameter_count
-from jobs.job import Direction
-from jobs.params import AUTO
+from jobs.job import STANDS_FOR, Direction
+from jobs.params import AUTO, TrainingParams
 from jobs.suggestions import unknown_name
 from sweeper.errors import ConfigError
 from sweeper.ledger.ranking import ENDED_WELL, NOTHING, Rank, rank_key, rank_trials, seed_spread
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 PRECISION = "used_precision"
+# parameters of all jobs that trials of earlier versions lack
+NEW_SINCE = frozenset(one.name for one in fields(TrainingParams) if one.metadata.get(STANDS_FOR, ...) is None)
 DIFFERENCE_DIGITS = 6  # decimals of a difference of scores; further ones are errors of floating point
 
 
@@ -73,7 +75,7 @@ def differing_parameters(table: Sequence[Row]) -> list[str]:
     """
     shown = [_shown_params(row) for row in table]
     names = dict.fromkeys(name for params in shown for name in params)
-    values = {name: {repr(one[name]) for one in shown if name in one} for name in names}
+    values = {name: {repr(one.get(name)) for one in shown if name in one or name not in NEW_SINCE} for name in names}
     return [name for name in names if len(table) == 1 or len(values[name]) > 1]
 
 
