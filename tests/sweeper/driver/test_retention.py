@@ -110,7 +110,7 @@ def test_a_driver_killed_while_it_deletes_loses_nothing_that_is_needed(
 
 def listener(sweep: Sweep) -> ChangeListener:
     nothing: Any = None
-    return ChangeListener(sweep, nothing, nothing)
+    return ChangeListener(sweep, nothing, nothing, nothing)
 
 
 def has_training_state(checkpoint: Path) -> bool:
