@@ -19,8 +19,9 @@ from tests.support.sources import module_path, source_files
 
 WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 FILE_TIMES = {"st_mtime", "st_ctime", "st_atime", "st_mtime_ns", "st_ctime_ns", "getmtime", "getctime"}
-SHOWN = {  # the time of a point in MLflow that has none of its own
+SHOWN = {  # the time of a point in MLflow that has none of its own, and when a sweep is expected to end
     ("sweeper/tracking/client.py", "log_values"),
+    ("sweeper/monitor/remaining.py", "end_text"),
 }
 AGES = {  # a folder of an earlier version without a lock; after a jump of the clock its sockets still tell
     ("sweeper/cluster/ray_folder.py", "is_abandoned"),
@@ -48,7 +49,7 @@ def test_only_what_is_shown_asks_for_the_time_of_day() -> None:
     found = [(module_path(path), *look) for path in source_files() for look in looks(path)]
     assert {(module, function) for module, function, _ in found} == SHOWN | COMPARED | AGES
     asked = {asked for module, _, asked in found if module.startswith("sweeper/")}
-    assert asked == {"time.time", "folder.lstat().st_mtime"}
+    assert asked == {"time.time", "datetime.now", "folder.lstat().st_mtime"}
 
 
 def test_a_look_at_the_clock_would_be_found(tmp_path: Path) -> None:

@@ -306,6 +306,7 @@ ELSEWHERE: dict[str, str] = {
     "sweeper/tracking/client.py": "only names the folder, in which MLflow locks a file",
     "sweeper/tracking/replacement.py": "files on their way between two runs; in a folder of mode 0700 of its own",
     "jobs/backbone/tokenizers.py": "saved and loaded once, as a check; in a folder of mode 0700 of its own",
+    "sweeper/forecast/probing.py": "what a probe trains on and writes; in a folder of mode 0700 of its own",
     "jobs/training/dry_run.py": "what a trial run caches; in a folder of mode 0700 of its own",
     "jobs/answering/offline.py": "an exported folder may be read-only; in a folder of mode 0700 of its own",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 from collections import deque
 from collections.abc import Iterator
@@ -70,4 +69,5 @@ class Ahead(Iterator[T], Generic[T]):
 
 def _random_states() -> tuple[Any, ...]:
     """Return the states of the random numbers of Python, NumPy and torch."""
-    return random.getstate(), pickle.dumps(np.random.get_state()), torch.get_rng_state().numpy().tobytes()
+    state: Any = np.random.get_state()
+    return random.getstate(), (state[1].tobytes(), *state[2:]), torch.get_rng_state().numpy().tobytes()

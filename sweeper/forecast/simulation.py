@@ -58,7 +58,7 @@ def _outside_rungs(brackets: int, grace_period: int, factor: int, epochs: int, s
     seen: dict[tuple[int, int], list[float]] = defaultdict(list)  # by bracket and epoch
 
     def stops(number: int, epoch: int, value: float) -> bool:
-        bracket = bracket_of(number, seed, brackets, factor)
+        bracket = bracket_of(number, seed, brackets, factor) if brackets > 1 else 0
         if epoch not in milestones(grace_period, factor, epochs)[bracket:]:
             return False
         values = seen[bracket, epoch]

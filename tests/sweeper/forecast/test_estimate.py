@@ -39,6 +39,11 @@ search: {sampler: grid}
 HERE = Machine(2, 0)
 
 
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.forecast.forecast.ROUNDS", 30)
+
+
 @pytest.fixture
 def reader(tmp_path: Path) -> Callable[..., SearchSpace]:
     def make(*overrides: str) -> SearchSpace:
