@@ -82,6 +82,7 @@ def test_what_would_begin_after_the_deadline_is_left_out_and_said(gpu: Any, tmp_
     assert gpu.table(rows)[2].startswith("| qa | tiny |  | left out: it would end after 0 minutes |")
 
 
+@pytest.mark.slow
 def test_both_ways_halve_a_batch_that_does_not_fit(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import astuple, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,10 @@ def read_data(location: str) -> Data:
 
     Raises DataError with every mistake found.
     """
+    if location == SAMPLE:
+        return _sample()
     mistakes: list[str] = []
-    files = _sample() if location == SAMPLE else _read_files(Path(location), mistakes)
-    data = _parse_data(location, files, mistakes)
+    data = _parse_data(location, _read_files(Path(location), mistakes), mistakes)
     refuse(mistakes)
     return data
 
@@ -195,10 +196,11 @@ def _reference_lists(path: Path, ids: Set[str]) -> dict[str, list[str]]:
     return lists
 
 
-def _sample() -> dict[str, Any]:
+@cache
+def _sample() -> Data:
     from jobs.dataset.sample import sample_files
 
-    return sample_files()
+    return _parse_data(SAMPLE, sample_files(), [])
 
 
 def _read_files(folder: Path, mistakes: list[str]) -> dict[str, Any]:

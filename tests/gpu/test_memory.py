@@ -120,6 +120,7 @@ def test_an_automatic_batch_is_one_that_fits(device: str, data: str, tmp_path: P
         assert (found[TRAIN_BATCH], found["gradient_checkpointing"]) == (ROWS, False)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_left_behind_is_found(data: str, tmp_path: Path) -> None:
     before = living_models()
     with computing_on("cpu"):

@@ -52,6 +52,7 @@ def test_each_optimizer_decays_no_bias_and_no_norm(optim: str, few: Data, tmp_pa
     assert not any(name.endswith("bias") or "LayerNorm" in name for name in groups[0.1])
 
 
+@pytest.mark.slow
 def test_a_training_with_adafactor_resumes_to_the_same_weights(few: Data, tmp_path: Path) -> None:
     params = replace(PARAMS, optim="adafactor")
     first, last = trained(params, few, tmp_path / "whole")
