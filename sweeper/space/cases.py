@@ -292,7 +292,7 @@ def _merged(parameters: Parameters, cuts: list[Cut]) -> dict[str, Domain]:
 def _union(whole: Domain, parts: list[Domain]) -> Domain:
     joined = _joined(whole, parts)
     if isinstance(joined, Range):
-        return replace(joined, low=_shown_bound(joined.low), high=_shown_bound(joined.high))
+        return replace(joined, low=_shown_bound(joined.low, whole), high=_shown_bound(joined.high, whole))
     if not all(isinstance(part, Choice) for part in parts):
         return whole
     values = dict.fromkeys(value for part in parts for value in ends(part))
@@ -302,8 +302,10 @@ def _union(whole: Domain, parts: list[Domain]) -> Domain:
     return whole if len(values) == len(listed) else Choice(tuple(v for v in listed if v in values))
 
 
-def _shown_bound(number: float) -> float:
-    """Return a bound that is next to a number as that number."""
+def _shown_bound(number: float, whole: Domain) -> float:
+    """Return a bound that is next to a number as that number, unless it is a bound of the whole range."""
+    if isinstance(whole, Range) and number in (whole.low, whole.high):
+        return number
     near = number if isinstance(number, int) else float(f"{number:.15g}")
     return near if abs(near) > MIN_BOUND or isinstance(number, int) else 0.0
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sweeper.space.cases import list_cases, possible_resources
@@ -154,6 +154,7 @@ def draws(seed: int) -> Callable[[str, Domain], Any]:
 
 
 @given(documents(), st.integers(0, 100))
+@example({"parameters": "{learning_rate: {min: 0.0, max: 0.6579211957782275, step: 0.6579211957782275}}"}, 0)
 @settings(max_examples=60, deadline=None)
 def test_assign_gives_each_parameter_a_value_of_the_branch_it_matched(sections: dict[str, str], seed: int) -> None:
     found = space(**sections)
