@@ -29,7 +29,9 @@ from sweeper.ledger.database import open_storage
 from sweeper.ledger.ledger import Ledger, create_ledger
 from sweeper.ledger.record import TrialRecord
 from sweeper.monitor.progress import Progress
+from sweeper.notify.watcher import watched
 from sweeper.process.output import output_to
+from sweeper.process.signals import Interrupt
 from sweeper.space.reading import read_search_space
 from sweeper.space.search_space import SearchSpace
 from sweeper.storage.settings import Stores, read_stores
@@ -76,8 +78,9 @@ def run(folder: Path, stores: Stores, trials: int, reports: int) -> tuple[Ledger
     sweep = sweep_of(folder, stores, trials, reports)
     space = sweep.space
     progress = Progress(Console(quiet=True), space.objective, space.direction, trials, ["learning_rate"])
-    with output_to(sweep.log), mirror_of(sweep.ledger, space, stores) as mirror, progress:
-        meter = Meter(ChangeListener(sweep, mirror, progress))
+    told = watched(space, sweep.ledger.name, [], None, Interrupt(), print)
+    with output_to(sweep.log), told as watcher, mirror_of(sweep.ledger, space, stores) as mirror, progress:
+        meter = Meter(ChangeListener(sweep, mirror, progress, watcher))
         run_trials(sweep, meter)
         mirror.flush(MINUTE)
     return sweep.ledger, meter

@@ -282,7 +282,7 @@ class TestOnNodes:
         record = lonely.ledger.records()[0]
         assert (record.state, [one["kind"] for one in record.incidents]) == ("RUNNING", ["node"])
         assert len(said) == 1
-        assert said[0].startswith("no node can run the next trial; it needs 1 × 1 CPU and 5 GPU; nodes: ")
+        assert said[0].startswith("no node can run the next trial; it needs 1 × 5 CPU and 5 GPU; nodes: ")
         assert str(interrupt.cause).startswith("sweep toy: for 2 s no node could run a trial; it needs 1 × 1 CPU")
         assert str(interrupt.cause).endswith("add one, then sweeper resume toy")
 
@@ -312,7 +312,7 @@ class TestOnNodes:
         done = sweeper(tmp_path, "plan", "toy.yaml", "--address", nodes.address, "resources.gpus=0.5")
         assert done.returncode == 0, done.stderr
         line = next(line for line in done.stdout.splitlines() if line.startswith("trials: "))
-        assert "6 at once: each reserves 2 CPU and 0.5 GPU, 2 on each GPU, of 8 CPU and 3 GPU on 2 nodes" in line
+        assert "6 at once: each reserves 1 CPU and 0.5 GPU, 2 on each GPU, of 8 CPU and 3 GPU on 2 nodes" in line
         monkeypatch.setenv("SWEEPER_GPU_CHECK", "1")
         unusable = sweeper(tmp_path, "plan", "toy.yaml", "--address", nodes.address, "resources.gpus=0.5")
         assert (unusable.returncode, unusable.stderr.count("GPUs: ")) == (4, 2), unusable.stderr  # a line for each node
