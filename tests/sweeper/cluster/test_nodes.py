@@ -283,7 +283,7 @@ class TestOnNodes:
         assert (record.state, [one["kind"] for one in record.incidents]) == ("RUNNING", ["node"])
         assert len(said) == 1
         assert said[0].startswith("no node can run the next trial; it needs 1 × 5 CPU and 5 GPU; nodes: ")
-        assert str(interrupt.cause).startswith("sweep toy: for 2 s no node could run a trial; it needs 1 × 1 CPU")
+        assert str(interrupt.cause).startswith("sweep toy: for 2 s no node could run a trial; it needs 1 × 5 CPU")
         assert str(interrupt.cause).endswith("add one, then sweeper resume toy")
 
     def test_each_node_tells_its_memory_and_a_lost_one_nothing(self, nodes: Nodes) -> None:
