@@ -18,6 +18,7 @@ from sweeper.space.search_space import SearchSpace
 from sweeper.space.sections import Budget, EarlyStopping
 
 ROUNDS = 200  # simulated sweeps
+MOST_TRIALS = 200  # of a simulated sweep; longer ones take as much more as they have more trials
 MOST_STEPS = 100_000  # epochs that all simulations together run; longer sweeps are simulated fewer times
 SESSION_SECONDS = 12.0  # to start and end Ray and MLflow
 UNLIKELY = 0.1  # share of simulations below the low end of a range, and above its high end
@@ -86,13 +87,14 @@ def forecast(
     reserved = [reservation_of(space, params, machine) for params in configurations]
     plans = [_plan(*one) for one in zip(configurations, seconds, reserved, strict=True)]
     count = space.search.trials or len(plans)
-    order = [number % len(plans) for number in range(count)]
+    order = [number % len(plans) for number in range(min(count, MOST_TRIALS))]
+    more = max(1.0, count / MOST_TRIALS)
     repeats = [len(space.repeats.seeds)] * space.repeats.top if space.repeats else []
     found = _simulations([plans[number] for number in order], space.early_stopping, repeats)
     spread = statistics.median(plan.seconds.spread for plan in plans)
     gpus = statistics.fmean(one.gpus * one.workers for one in reserved)
-    wall = _expected([one.wall_s for one in found], spread)
-    hours = _expected([sum(one.trial_s) / HOUR_SECONDS for one in found], spread)
+    wall = _expected([one.wall_s for one in found], spread).times(more)
+    hours = _expected([sum(one.trial_s) / HOUR_SECONDS for one in found], spread).times(more)
     ended_by, share = _share(space.budget, wall, hours, gpus)
     hours = hours.scaled(share)
     return Forecast(
@@ -100,7 +102,10 @@ def forecast(
         hours.times(gpus),
         hours.times((gpus or 1) * price) if price is not None else None,
         tuple(_branch_seconds(space, configurations, plans)),
-        {rung: _expected([one.at_rung[rung] for one in found], 1).scaled(share) for rung in found[0].at_rung},
+        {
+            rung: _expected([one.at_rung[rung] for one in found], 1).times(more).scaled(share)
+            for rung in found[0].at_rung
+        },
         source,
         ended_by,
     )
@@ -130,7 +135,8 @@ def _plan(params: Mapping[str, Any], seconds: TrialSeconds, reserved: TrialReser
 
 def _simulations(plans: Sequence[Plan], rule: EarlyStopping | None, repeats: Sequence[int]) -> list[SimulatedSweep]:
     steps = sum(plan.epochs for plan in plans)
-    rounds = max(5, min(ROUNDS, MOST_STEPS // max(1, steps)))
+    compared = 0.1 * len(plans) if rule and rule.scheduler == "median" else 1  # each value with those of all trials
+    rounds = max(5, min(ROUNDS, int(MOST_STEPS / max(1, steps * compared))))
     return [simulate(plans, rule, repeats, np.random.default_rng(number)) for number in range(rounds)]
 
 

@@ -31,6 +31,11 @@ class Sighting:
     evaluation: float
     start: float
 
+    @property
+    def usable(self) -> bool:
+        """Return True if the training took time that was measured; a job may count all of it for other phases."""
+        return 0 < self.epoch < float("inf")
+
 
 Place = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 Calculate = Callable[[Mapping[str, Any]], TrialSeconds]
@@ -48,7 +53,8 @@ def sightings(records: Iterable[TrialRecord], place: Place, calculate: Calculate
     calculate  returns the calculated seconds of a trial with these params on the data of `records`
     """
     alike = (record for record in records if record.origin is None and _agrees(record.conditions, place(record.params)))
-    return [found for record in alike if (found := _sighting(record, calculate(record.params)))]
+    seen = (_sighting(record, calculate(record.params)) for record in alike if record.epochs)
+    return [one for one in seen if one and one.usable]
 
 
 def _agrees(conditions: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -144,6 +144,7 @@ def _key(calculation: Calculation, params: Mapping[str, Any]) -> str:
 def _read_probes(root: Path) -> Probes:
     """Return what earlier probes have measured; nothing if the file is missing or damaged."""
     try:
-        return TypeAdapter(Probes).validate_json((root / PROBES).read_bytes())
+        found = TypeAdapter(Probes).validate_json((root / PROBES).read_bytes())
+        return {key: one for key, one in found.items() if one.usable}
     except (OSError, ValueError):
         return {}

@@ -216,3 +216,10 @@ def test_a_forecast_is_one_line(reader: Callable[..., SearchSpace]) -> None:
     line = forecast_line(forecast_of(reader(), "A100", 1.0))
     assert line.startswith("forecast: ")
     assert line.count("; ") == 3
+
+
+def test_a_long_sweep_takes_as_much_more_as_it_has_more_trials(reader: Callable[..., SearchSpace]) -> None:
+    searched = ("parameters.learning_rate={min: 1e-4, max: 1e-3}", "early_stopping={scheduler: median}")
+    short, long = (forecast_of(reader(*searched, f"search={{sampler: random, trials: {n}}}")) for n in (200, 2000))
+    assert long.wall_s.expected == pytest.approx(10 * short.wall_s.expected, rel=0.1)
+    assert long.at_rung[1].expected == 2000

@@ -70,3 +70,8 @@ def test_trials_elsewhere_or_in_another_precision_teach_nothing(conditions: dict
 def test_trials_without_timing_and_copied_ones_teach_nothing() -> None:
     records = [record(0, 0.5), trained(1, 1, 15.0, origin="other/1"), record(2, None, "FAIL")]
     assert sightings(records, lambda _: {}, lambda _: CALCULATED) == []
+
+
+@pytest.mark.parametrize("epoch_s", [0.0, float("inf")])
+def test_a_trial_whose_training_took_no_time_teaches_nothing(epoch_s: float) -> None:
+    assert sightings([trained(0, 1, epoch_s)], lambda _: {}, lambda _: CALCULATED) == []
