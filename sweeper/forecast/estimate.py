@@ -11,11 +11,12 @@ from typing import Any
 from jobs.dataset.data import read_data
 from jobs.suggestions import unknown_name
 from jobs.training.precision import Hardware
+from sweeper.budget.spending import HOUR_SECONDS
 from sweeper.cluster.capacity import Machine, reservations
 from sweeper.cluster.devices import DEVICES, Device, find_device
 from sweeper.cluster.gpus import hardware, survey_gpus
 from sweeper.errors import ConfigError
-from sweeper.forecast.forecast import HOUR_SECONDS, Expected, Forecast, forecast
+from sweeper.forecast.forecast import Expected, Forecast, forecast
 from sweeper.forecast.probing import with_probes
 from sweeper.forecast.sources import Calculation, experience
 from sweeper.ledger.database import LedgerStorage, open_storage

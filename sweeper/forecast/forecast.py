@@ -1,4 +1,4 @@
-"""Predict what a sweep costs: wall-clock time, GPU-hours, money and disk space, each with a range."""
+"""Predict what a sweep costs: wall-clock time, GPU-hours and money, each with a range."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sweeper.budget.spending import HOUR_SECONDS
 from sweeper.cluster.capacity import Machine, TrialReservation, reservation_of
 from sweeper.forecast.simulation import Plan, SimulatedSweep, simulate
 from sweeper.forecast.speed import TrialSeconds
@@ -22,7 +23,6 @@ MOST_TRIALS = 200  # of a simulated sweep; longer ones take as much more as they
 MOST_STEPS = 100_000  # epochs that all simulations together run; longer sweeps are simulated fewer times
 SESSION_SECONDS = 12.0  # to start and end Ray and MLflow
 UNLIKELY = 0.1  # share of simulations below the low end of a range, and above its high end
-HOUR_SECONDS = 3600
 
 
 @dataclass(frozen=True)
