@@ -34,15 +34,7 @@ from sweeper.space.domains import (
 )
 from sweeper.space.mistakes import Key, Mistakes
 from sweeper.space.search_space import Parameters, SearchSpace, defaults_by_name, defaults_of, first_match
-from sweeper.space.sections import (
-    IMPORT_PATH,
-    PLACES,
-    Budget,
-    File,
-    Resources,
-    Search,
-    validated,
-)
+from sweeper.space.sections import IMPORT_PATH, PLACES, Budget, File, Resources, Search, validated
 
 MAX_TRIALS = 100_000
 MAX_PROBES = 10_000
